@@ -1,0 +1,42 @@
+"""Low-bit graph neural networks for DGL: train at 2, 4 or 8 bits, run packed integers on a plain CPU."""
+
+from ._environment import prepare as _prepare
+
+_prepare()
+
+from . import nn, quant, smoothness
+from ._version import __version__
+from .config import QuantConfig
+from .convert import FloatModuleWarning, calibrate, quantize, register_layer
+
+# Deployment needs Numba, whose import takes longer than the rest of the package: loaded when first asked for.
+_DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
+
+__all__ = [
+    "FloatModuleWarning",
+    "QuantConfig",
+    "__version__",
+    "calibrate",
+    "nn",
+    "quant",
+    "quantize",
+    "register_layer",
+    "smoothness",
+    *_DEPLOY,
+]
+
+
+def __getattr__(name):
+    if name in _DEPLOY:
+        from . import deploy
+
+        return getattr(deploy, name)
+    if name in ("deploy", "training", "data"):
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,114 @@
+"""Graphs by name, with features, labels and splits."""
+
+from __future__ import annotations
+
+import dgl
+import dgl.data
+import requests
+import torch
+
+from .planted import planted_graph
+
+_DATASETS = {
+    "cora": dgl.data.CoraGraphDataset,
+    "citeseer": dgl.data.CiteseerGraphDataset,
+    "pubmed": dgl.data.PubmedGraphDataset,
+    "coauthor-cs": dgl.data.CoauthorCSDataset,
+    "coauthor-physics": dgl.data.CoauthorPhysicsDataset,
+    "amazon-computer": dgl.data.AmazonCoBuyComputerDataset,
+    "amazon-photo": dgl.data.AmazonCoBuyPhotoDataset,
+    "reddit": dgl.data.RedditDataset,
+}
+GRAPH_NAMES = ("planted", *_DATASETS, "ogbn-arxiv")
+_TRAIN_A_CLASS, _VAL_A_CLASS = 20, 30
+_SECONDS_TO_ANSWER = 3
+
+
+class DatasetUnavailableError(RuntimeError):
+    """A dataset is neither in DGL's cache nor can it be downloaded."""
+
+
+def load_graph(name: str = "planted", seed: int = 0) -> dgl.DGLGraph:
+    """A node classification graph with its split.
+
+    Parameters
+    ----------
+    name : str
+        "planted" (made on the spot), "cora", "citeseer", "pubmed", "coauthor-cs", "coauthor-physics",
+        "amazon-computer", "amazon-photo", "reddit" (DGL's datasets, cached where ``DGL_DOWNLOAD_DIR`` says), or
+        "ogbn-arxiv" (package ``ogb``).
+    seed : int
+        Draws the split of graphs that carry none: 20 nodes a class for training, 30 for validation, the rest for
+        testing (arXiv:1811.05868). The planted graph itself is always the same.
+
+    Returns
+    -------
+    DGLGraph
+        ``ndata``: ``feat`` (N, D) float32, ``label`` (N,) int64, ``train_mask``, ``val_mask``, ``test_mask`` (N,)
+        bool. Without self-loops of our adding.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    DatasetUnavailableError
+        When the data are not cached and cannot be downloaded.
+    """
+    if name not in GRAPH_NAMES:
+        raise ValueError(f"graph must be one of {', '.join(GRAPH_NAMES)}, got {name!r}.")
+    if name == "ogbn-arxiv":
+        return _arxiv()
+    graph = planted_graph() if name == "planted" else _load(_DATASETS[name])
+    if "train_mask" not in graph.ndata:
+        _draw_split(graph, seed)
+    for mask in ("train_mask", "val_mask", "test_mask"):
+        graph.ndata[mask] = graph.ndata[mask].bool()
+    return graph
+
+
+def num_classes(graph: dgl.DGLGraph) -> int:
+    """Number of classes among ``graph.ndata["label"]``."""
+    return int(graph.ndata["label"].max()) + 1
+
+
+def _load(dataset):
+    def download(self):
+        # DGL tries five times with long pauses; ask once whether the server answers.
+        try:
+            requests.head(self.url, timeout=_SECONDS_TO_ANSWER)
+        except requests.RequestException:
+            raise DatasetUnavailableError(
+                f"{dataset.__name__} is not in {self.raw_dir} and its server cannot be reached; set the environment "
+                "variable DGL_DOWNLOAD_DIR to a folder that holds DGL's download cache."
+            ) from None
+        dataset.download(self)
+
+    return type(dataset.__name__, (dataset,), {"download": download})(verbose=False)[0]
+
+
+def _draw_split(graph, seed):
+    labels = graph.ndata["label"]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(labels), generator=generator)
+    part = torch.full_like(labels, 2)
+    for c in range(num_classes(graph)):
+        members = order[labels[order] == c]
+        part[members[:_TRAIN_A_CLASS]] = 0
+        part[members[_TRAIN_A_CLASS : _TRAIN_A_CLASS + _VAL_A_CLASS]] = 1
+    for index, mask in enumerate(("train_mask", "val_mask", "test_mask")):
+        graph.ndata[mask] = part == index
+
+
+def _arxiv():
+    try:
+        from ogb.nodeproppred import DglNodePropPredDataset
+    except ImportError:
+        raise DatasetUnavailableError("ogbn-arxiv is loaded by the package ogb: pip install ogb.") from None
+    dataset = DglNodePropPredDataset("ogbn-arxiv")
+    graph, labels = dataset[0]
+    graph = dgl.to_bidirected(graph, copy_ndata=True)
+    graph.ndata["label"] = labels.flatten()
+    for mask, part in (("train_mask", "train"), ("val_mask", "valid"), ("test_mask", "test")):
+        graph.ndata[mask] = torch.zeros(graph.num_nodes(), dtype=torch.bool)
+        graph.ndata[mask][dataset.get_idx_split()[part]] = True
+    return graph

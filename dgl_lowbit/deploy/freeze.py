@@ -1,0 +1,320 @@
+"""Low-bit model to packed model: traces the model's forward and records its layers."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import operator
+import traceback
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from .. import nn as lowbit_nn
+from .._version import __version__
+from ..quant import NotCalibratedError, Quantizer
+from .packed import PackedModel
+from .recorder import FreezeError, Recorder
+
+FREEZABLE = "GraphConv, SAGEConv (mean, gcn), SMPConv, Linear, ReLU, Dropout, Identity, sums and multiples of features"
+_MOST_BLOCKS = 1000
+_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, __import__("dgl")))
+
+
+def freeze(model: nn.Module) -> PackedModel:
+    """The packed form of a trained or calibrated low-bit model; one way.
+
+    The model's ``forward`` is traced symbolically (``torch.fx``), its low-bit layers whole. It may be ordinary Python
+    over graphs, blocks and features: calls of low-bit layers, ReLU, dropout, sums and differences, multiples, loops
+    over a ``ModuleList``.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        From :func:`dgl_lowbit.quantize`; it is left as it is.
+
+    Returns
+    -------
+    PackedModel
+        Takes the arguments of ``model.forward``.
+
+    Raises
+    ------
+    FreezeError
+        Names the layer or line that has no packed form, or the quantisers without a range.
+    ValueError
+        When ``model`` is not a module or holds no low-bit layer.
+    """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"freeze expects a torch.nn.Module, got {type(model).__name__}.")
+    layers = {
+        name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit
+    }
+    if not layers:
+        raise ValueError(
+            "the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train."
+        )
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        recorder = Recorder()
+        if isinstance(model, lowbit_nn.LowBitLayer):
+            outputs = _record_layer_alone(recorder, model)
+        else:
+            outputs = _Walk(recorder, model).outputs
+        returns_tuple = isinstance(outputs, (tuple, list))
+        plan = recorder.plan(list(outputs) if returns_tuple else [outputs], returns_tuple)
+    except NotCalibratedError as error:
+        raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    bits = {name: layer.config.to_dict() for name, layer in layers.items()}
+    return PackedModel(plan, info={"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits})
+
+
+def _uncalibrated(model):
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, Quantizer) and not module.format.is_float and not module.calibrated
+    ]
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return f"{shown or 'a quantiser'} cannot be frozen"
+
+
+def _record(recorder, name, layer, bound):
+    recorder.enter(name, layer)
+    if getattr(layer, "_allow_zero_in_degree", True) is False:
+        recorder.check_in_degrees(bound.arguments["graph"])
+    return layer.compute(recorder, *bound.args, **bound.kwargs)
+
+
+_LAYER_KINDS = {"graph": "graph", "edge_weight": "edge_weight"}
+
+
+def _record_layer_alone(recorder, layer):
+    signature = inspect.signature(layer.forward)
+    values = {
+        name: recorder.input(name, _LAYER_KINDS.get(name, "features"), parameter.default is None)
+        for name, parameter in signature.parameters.items()
+        if name != "weight"
+    }
+    return _record(recorder, "", layer, signature.bind(**values))
+
+
+class _Tracer(fx.Tracer):
+    """Traces with low-bit and DGL layers as leaves, and through loops over a list of blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.record_stack_traces = True
+
+    def is_leaf_module(self, m, module_qualified_name):
+        is_dgl = type(m).__module__.startswith("dgl.")
+        return (
+            isinstance(m, lowbit_nn.LowBitLayer) or is_dgl or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def iter(self, obj):
+        def items():
+            for index in itertools.count():
+                if index == _MOST_BLOCKS:
+                    raise FreezeError(
+                        "a loop over an argument does not end when traced; loop over the layers, as in "
+                        "zip(self.layers, blocks)."
+                    )
+                yield obj[index]
+
+        return items()
+
+
+class _Walk:
+    """Walks a traced graph in order and records what each node computes."""
+
+    def __init__(self, recorder, model):
+        self.recorder, self.model = recorder, model
+        self.modules = dict(model.named_modules())
+        self.graph = _trace(model)
+        self.kinds = self._placeholder_kinds()
+        self.values = {}
+        for node in self.graph.nodes:
+            if node.op == "output":
+                self.outputs = self._output(node)
+            elif node.users or node.op == "placeholder":
+                self.values[node] = getattr(self, f"_{node.op}")(node)
+
+    # -- what the arguments of forward are --------------------------------------------------------------
+    def _placeholder_kinds(self):
+        kinds = {}
+        for node in self.graph.nodes:
+            layer = self.modules.get(node.target) if node.op == "call_module" else None
+            if isinstance(layer, lowbit_nn.LowBitLayer):
+                for name, argument in self._bind(layer, node).arguments.items():
+                    if name in _LAYER_KINDS and isinstance(argument, fx.Node):
+                        root = argument
+                        while root.op == "call_function" and root.target is operator.getitem:
+                            root = root.args[0]
+                        kinds[root] = _LAYER_KINDS[name]
+        return kinds
+
+    @staticmethod
+    def _bind(layer, node):
+        return inspect.signature(layer.forward).bind(*node.args, **node.kwargs)
+
+    def _placeholder(self, node):
+        kind = self.kinds.get(node, "features") if node.users else "unused"
+        return self.recorder.input(node.target, kind, optional=bool(node.args))
+
+    # -- nodes ------------------------------------------------------------------------------------------
+    def _call_module(self, node):
+        module = self.modules[node.target]
+        if isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit:
+            bound = self._bind(module, node)
+            bound.arguments = {name: self._value(argument) for name, argument in bound.arguments.items()}
+            return _record(self.recorder, node.target, module, bound)
+        if isinstance(module, (nn.Dropout, nn.Identity)):
+            return self._value(node.args[0])
+        if isinstance(module, nn.ReLU):
+            return self.recorder.activate(self._float(node, node.args[0]), F.relu)
+        return self._fail(node, f"{node.target} ({type(module).__name__})")
+
+    def _call_function(self, node):
+        return self._call(
+            node, _FUNCTIONS.get(node.target), getattr(node.target, "__name__", str(node.target))
+        )
+
+    def _call_method(self, node):
+        return self._call(node, _METHODS.get(node.target), f"the method .{node.target}()")
+
+    def _call(self, node, record, name):
+        result = None if record is None else record(self, node, *node.args, **node.kwargs)
+        return self._fail(node, name) if result is None else result
+
+    def _get_attr(self, node):
+        return self._fail(node, f"the attribute {node.target}")
+
+    def _output(self, node):
+        value = self._value(node.args[0])
+        for part in value if isinstance(value, (tuple, list)) else [value]:
+            if not isinstance(part, int) or isinstance(part, bool):
+                self._fail(node, "an output that is not a tensor")
+        return value
+
+    # -- helpers ----------------------------------------------------------------------------------------
+    def _value(self, argument):
+        return fx.node.map_arg(argument, self.values.__getitem__)
+
+    def _float(self, node, argument):
+        value = self._value(argument)
+        if (
+            not isinstance(argument, fx.Node)
+            or self.kinds.get(argument) is not None
+            or not isinstance(value, int)
+        ):
+            self._fail(node, "an operation on something other than features")
+        return value
+
+    def _sum(self, node, *terms):
+        """Σ coefficient · term, where a term that is the number 0 is left out."""
+        terms = [(c, x) for c, x in terms if not (isinstance(x, (int, float)) and x == 0)]
+        return self.recorder.combine(*((c, self._float(node, x)) for c, x in terms))
+
+    def _multiply(self, node, x, y):
+        if isinstance(x, (int, float)):
+            x, y = y, x
+        return self._sum(node, (y, x)) if isinstance(y, (int, float)) and y != 0 else None
+
+    def _item(self, node, x, index):
+        if isinstance(index, int) and self.kinds.get(x) == "graph":
+            return self.recorder.item(self._value(x), index)
+        if isinstance(index, slice) and isinstance(self._value(index.stop), _DestinationRows):
+            return self.recorder.destination(self._float(node, x), self._value(index.stop).graph)
+        return None
+
+    def _destination_rows(self, node, graph):
+        return _DestinationRows(self._value(graph))
+
+    def _fail(self, node, what):
+        raise FreezeError(f"{what} cannot be frozen{_line(node)}; these can: {FREEZABLE}.")
+
+
+class _DestinationRows:
+    """The number of destination nodes of a graph, as an index."""
+
+    def __init__(self, graph):
+        self.graph = graph
+
+
+def _relu(walk, node, x, inplace=False):
+    return walk.recorder.activate(walk._float(node, x), F.relu)
+
+
+def _dropout(walk, node, x, *_, **__):
+    return walk._value(x)
+
+
+def _add(walk, node, x, y, alpha=1):
+    return walk._sum(node, (1, x), (alpha, y))
+
+
+def _subtract(walk, node, x, y, alpha=1):
+    return walk._sum(node, (1, x), (-alpha, y))
+
+
+_FUNCTIONS = {
+    F.relu: _relu,
+    torch.relu: _relu,
+    torch.relu_: _relu,
+    F.dropout: _dropout,
+    torch.dropout: _dropout,
+    operator.add: _add,
+    operator.iadd: _add,
+    torch.add: _add,
+    operator.sub: _subtract,
+    operator.isub: _subtract,
+    torch.sub: _subtract,
+    operator.mul: _Walk._multiply,
+    operator.imul: _Walk._multiply,
+    torch.mul: _Walk._multiply,
+    operator.getitem: _Walk._item,
+}
+_METHODS = {
+    "relu": _relu,
+    "relu_": _relu,
+    "add": _add,
+    "add_": _add,
+    "sub": _subtract,
+    "mul": _Walk._multiply,
+    "num_dst_nodes": _Walk._destination_rows,
+    "number_of_dst_nodes": _Walk._destination_rows,
+}
+
+
+def _trace(model):
+    try:
+        return _Tracer().trace(model)
+    except FreezeError:
+        raise
+    except Exception as error:
+        frames = [
+            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)
+        ]
+        own = [f for f in frames if Path(f.filename) != Path(__file__)]
+        where = f" at {own[-1].filename}:{own[-1].lineno} ({own[-1].line})" if own else ""
+        raise FreezeError(
+            f"{type(model).__name__}.forward cannot be traced{where}: {error} "
+            "Its course may not depend on the values of graphs or features."
+        ) from error
+
+
+def _line(node):
+    """Where in the user's code a node comes from, as " at file:line (code)"."""
+    lines = (node.stack_trace or "").strip().splitlines()
+    for place, code in zip(reversed(lines[:-1]), reversed(lines[1:])):
+        if place.strip().startswith("File ") and not any(library in place for library in _LIBRARIES):
+            file, number = place.strip()[len('File "') :].split('", line ')
+            return f" at {file}:{number.split(',')[0]} ({code.strip()})"
+    return ""

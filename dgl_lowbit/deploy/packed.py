@@ -1,0 +1,98 @@
+"""Packed models on DGL graphs and torch tensors."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import torch
+from dgl import DGLError, DGLGraph
+
+import numba_kernels
+
+# DGL replaces a graph's index when edges or nodes change, so an index that is the same object is the same graph.
+_prepared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def kernel_graph(graph: DGLGraph) -> numba_kernels.Graph:
+    """``graph`` as kernels read it, prepared once and kept as long as the graph lives unchanged.
+
+    Raises
+    ------
+    DGLError
+        For a graph of several edge types.
+    """
+    if len(graph.etypes) != 1:
+        raise DGLError(
+            f"a packed model runs on one edge type at a time, got {graph.etypes}; slice the graph."
+        )
+    index, prepared = _prepared.get(graph, (None, None))
+    if index is not graph._graph:
+        indptr, indices, edge_ids = (part.cpu().numpy() for part in graph.adj_tensors("csc"))
+        edge_ids = edge_ids if len(edge_ids) else None
+        prepared = numba_kernels.Graph(indptr, indices, graph.num_src_nodes(), edge_ids, graph.is_block)
+        _prepared[graph] = graph._graph, prepared
+    return prepared
+
+
+class PackedModel(numba_kernels.PackedModel):
+    """A frozen low-bit model on DGL graphs and torch tensors.
+
+    As :class:`numba_kernels.PackedModel`, and graphs may be a ``DGLGraph``, a DGL block or a list of blocks, features
+    and edge weights tensors. The result is a tensor if any argument is one, else an array.
+    """
+
+    def __call__(self, *args, **kwargs):
+        """Run the model, as :meth:`numba_kernels.PackedModel.__call__`.
+
+        Raises
+        ------
+        DGLError
+            When graph and features do not fit each other or the model.
+        """
+        wants_tensor = any(
+            isinstance(part, torch.Tensor) for value in (*args, *kwargs.values()) for part in _parts(value)
+        )
+        try:
+            result = super().__call__(
+                *map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()}
+            )
+        except numba_kernels.GraphError as error:
+            raise DGLError(str(error)) from error
+        return _tensors(result) if wants_tensor else result
+
+
+def load(path, threads: int | None = None) -> PackedModel:
+    """Read a packed model that ``PackedModel.save`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    numba_kernels.ModelFileError
+        When the file is truncated, of another kind, or of a newer version.
+    """
+    return PackedModel.load(path, threads)
+
+
+def _parts(value):
+    return value if isinstance(value, (tuple, list)) else (value,)
+
+
+def _plain(value):
+    """DGL graphs and tensors as what kernels take."""
+    if isinstance(value, (tuple, list)):
+        return type(value)(map(_plain, value))
+    if isinstance(value, DGLGraph):
+        return kernel_graph(value)
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    return value
+
+
+def _tensors(result):
+    return (
+        tuple(map(_tensors, result))
+        if isinstance(result, tuple)
+        else torch.from_numpy(np.ascontiguousarray(result))
+    )

@@ -1,0 +1,9 @@
+"""Low-bit layers: subclasses of DGL's and torch's, with their constructors and forwards, plus ``config``."""
+
+from .base import LowBitLayer, Operand
+from .graphconv import GraphConv
+from .linear import Linear
+from .sageconv import SAGEConv
+from .smpconv import SMPConv
+
+__all__ = ["GraphConv", "Linear", "LowBitLayer", "Operand", "SAGEConv", "SMPConv"]

@@ -1,0 +1,91 @@
+"""Low-bit graph convolution."""
+
+from __future__ import annotations
+
+import dgl.nn
+from dgl import DGLError
+
+from .base import LowBitLayer, Operand, check_edge_weight, check_features, check_graph, pair_rows
+from .ops import TorchOps
+
+
+class GraphConv(LowBitLayer, dgl.nn.GraphConv):
+    r"""``dgl.nn.GraphConv`` (arXiv:1609.02907) with quantised inputs, weights, messages and aggregates.
+
+    .. math:: h_i' = \sigma\Big(b + \sum_{j \in N(i)} \frac{e_{ji}}{c_{ji}} h_j W\Big)
+
+    As in DGL the product comes first where it narrows the features, else the sum. With the product first,
+    ``inputs`` meet ``weights``, and rows scaled by their degree norm become ``messages``; with the sum
+    first, normed inputs become ``messages`` and their sums ``aggregates``, which meet ``weights``.
+
+    Parameters
+    ----------
+    in_feats, out_feats, norm, weight, bias, activation, allow_zero_in_degree
+        As in ``dgl.nn.GraphConv``.
+    config : QuantConfig, optional
+        Default: None, exactly ``dgl.nn.GraphConv``.
+
+    Examples
+    --------
+    >>> import dgl, torch
+    >>> from dgl_lowbit import QuantConfig
+    >>> g = dgl.add_self_loop(dgl.graph(([0, 1, 2], [1, 2, 3])))
+    >>> GraphConv(10, 2, config=QuantConfig(2))(g, torch.ones(4, 10)).shape
+    torch.Size([4, 2])
+    """
+
+    float_class = dgl.nn.GraphConv
+
+    @property
+    def multiplies_first(self) -> bool:
+        """Whether the product with the weights comes before the sum over neighbours."""
+        return self._in_feats > self._out_feats
+
+    def operands(self):
+        operands = {
+            "inputs": Operand("inputs", self._in_feats),
+            "weights": Operand("weights", self._out_feats, axis=1),
+            "messages": Operand("messages", self._out_feats if self.multiplies_first else self._in_feats),
+            "aggregates": Operand("aggregates", self._in_feats),
+            "outputs": Operand("outputs", self._out_feats),
+        }
+        del operands["aggregates" if self.multiplies_first else "inputs"]
+        return operands
+
+    def forward(self, graph, feat, weight=None, edge_weight=None):
+        """As ``dgl.nn.GraphConv.forward``; shapes: feat (N, *, in_feats) or a pair, output (N_dst, *, out_feats).
+
+        Raises
+        ------
+        DGLError
+            As the parent, and when low-bit for features whose width, row count or dtype does not fit, and for NaN
+            or infinity in features or edge weights.
+        """
+        if not self.is_low_bit:
+            return super().forward(graph, feat, weight=weight, edge_weight=edge_weight)
+        if weight is not None and self.weight is not None:
+            raise DGLError(
+                "External weight is provided while at the same time the module has defined its own weight "
+                "parameter. Please create the module with flag weight=False."
+            )
+        check_graph(self, graph, self._allow_zero_in_degree)
+        check_edge_weight(self, graph, edge_weight)
+        (source, rows), _ = pair_rows(graph, feat)
+        check_features(self, source, self._in_feats, rows)
+        return self.compute(TorchOps(), graph, feat, weight, edge_weight)
+
+    def compute(self, ops, graph, feat, weight=None, edge_weight=None):
+        q, weight = self.quantizers, self.weight if weight is None else weight
+        h = ops.source(feat)
+        multiplies_first = weight is not None and self.multiplies_first
+        if multiplies_first:
+            h = ops.product(ops.quantize(q["inputs"], h), q["weights"], weight)
+        if self._norm in ("left", "both"):
+            h = ops.scale_by_degree(h, graph, "out", -0.5 if self._norm == "both" else -1)
+        h = ops.aggregate(graph, ops.quantize(q["messages"], h), edge_weight)
+        if weight is not None and not multiplies_first:
+            h = ops.product(ops.quantize(q["aggregates"], h), q["weights"], weight)
+        if self._norm in ("right", "both"):
+            h = ops.scale_by_degree(h, graph, "in", -0.5 if self._norm == "both" else -1)
+        h = ops.activate(ops.bias(h, self.bias), self._activation)
+        return ops.requantize(q["outputs"], h)

@@ -1,0 +1,166 @@
+"""What every quantiser shares: bits, granularity, straight-through coding, observed ranges."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .format import QFormat, QParams
+from .ste import centered_codes, encode
+
+GRANULARITIES = ("tensor", "channel", "row")
+# Values looked at when a range is searched; larger tensors are sampled in even strides.
+_SAMPLE = 1 << 20
+UNCALIBRATED = (
+    "a quantiser has no range yet; run dgl_lowbit.calibrate(model, graph, feat) "
+    "or train for a step before evaluating or freezing."
+)
+
+
+class NotCalibratedError(RuntimeError):
+    """A quantiser was used before it saw any data to take its range from."""
+
+
+class Quantizer(nn.Module):
+    """Base of the quantisers: maps float32 tensors to codes and back.
+
+    A subclass defines :meth:`qparams` and :meth:`_search`. The same object serves training
+    (:meth:`fake_quantize`, :meth:`split`) and export (:meth:`codes`, :meth:`dequantize`, :meth:`export`);
+    ``fake_quantize(x)`` equals ``dequantize(codes(x))`` bit for bit.
+
+    Ranges are taken from data: by ``dgl_lowbit.calibrate``, or from the first tensor seen in training mode.
+
+    Parameters
+    ----------
+    bits : int
+        1, 2, 3, 4, 8, or 32 for none.
+    granularity : {"tensor", "channel", "row"}
+        One scale for the tensor; one per channel along ``axis``; or one per vector of the last dimension,
+        taken from that vector itself at run time.
+    axis : int
+        Channel axis, for ``"channel"``.
+    channels : int, optional
+        Number of channels, required for ``"channel"``.
+    clip_gradient : bool
+        Whether values outside the range receive no gradient.
+
+    Raises
+    ------
+    ValueError
+        For an unsupported width or granularity, or a missing channel count.
+    """
+
+    def __init__(self, bits, *, granularity="tensor", axis=-1, channels=None, clip_gradient=True):
+        super().__init__()
+        self.format = QFormat(bits)
+        if granularity not in GRANULARITIES:
+            raise ValueError(f"granularity must be one of {GRANULARITIES}, got {granularity!r}.")
+        if granularity == "channel" and not channels:
+            raise ValueError("granularity 'channel' needs the number of channels; pass channels=.")
+        self.granularity, self.axis, self.channels = granularity, axis, channels
+        self.clip_gradient = clip_gradient
+        self.observing = False
+        self.register_buffer("calibrated", torch.tensor(False))
+
+    # -- for subclasses ---------------------------------------------------------------------------------
+    def qparams(self, x: torch.Tensor | None = None) -> QParams:
+        """Scale, zero point and offset; ``x`` is read only where the granularity is "row"."""
+        raise NotImplementedError
+
+    def _search(self, x: torch.Tensor) -> None:
+        """Set the state from ``x``, float32 and finite."""
+        raise NotImplementedError
+
+    @property
+    def margin(self) -> torch.Tensor:
+        """Reach of the range beyond the outermost codes, in steps."""
+        raise NotImplementedError
+
+    # -- values to codes and back -----------------------------------------------------------------------
+    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``."""
+        if self.format.is_float:
+            return x, x.new_ones(())
+        params = self._ready(x)
+        return centered_codes(x, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
+
+    def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` rounded to the grid, same shape, with straight-through gradients."""
+        if self.format.is_float:
+            return x
+        centered, scale = self.split(x)
+        return centered * scale
+
+    forward = fake_quantize
+
+    @torch.no_grad()
+    def codes(self, x: torch.Tensor, params: QParams | None = None) -> torch.Tensor:
+        """Codes of ``x``, uint8, same shape.
+
+        Raises
+        ------
+        ValueError
+            When the quantiser is off (32 bits), so that there are no codes.
+        """
+        if self.format.is_float:
+            raise ValueError("a quantiser of 32 bits is off and has no codes; set bits to 8 or fewer.")
+        return encode(x, params or self._ready(x), self.format.qmax).to(torch.uint8)
+
+    @torch.no_grad()
+    def dequantize(self, codes: torch.Tensor, params: QParams | None = None) -> torch.Tensor:
+        """Values of ``codes``, float32: (codes − zero_point) · scale.
+
+        Raises
+        ------
+        ValueError
+            Per row without ``params``: those scales come from the data, ``quantizer.qparams(x)``.
+        """
+        if params is None:
+            if self.granularity == "row":
+                raise ValueError(
+                    "scales per row come from the data: pass params=quantizer.qparams(x) to dequantize."
+                )
+            if not self.calibrated:
+                raise NotCalibratedError(UNCALIBRATED)
+            params = self.qparams(codes)
+        return (codes.to(torch.float32) - params.zero_point) * params.scale
+
+    # -- ranges -----------------------------------------------------------------------------------------
+    def observe(self, x: torch.Tensor) -> None:
+        """Take the range from ``x``.
+
+        Raises
+        ------
+        ValueError
+            When ``x`` is empty or holds NaN or infinity.
+        """
+        if self.format.is_float:
+            return
+        x = x.detach()
+        if x.numel() == 0:
+            raise ValueError("cannot take a range from an empty tensor; calibrate on a graph with nodes.")
+        if not torch.isfinite(x).all():
+            raise ValueError("cannot take a range from a tensor with NaN or infinity; clean the features.")
+        self._search(_sample(x) if self.granularity != "channel" else x)
+        self.calibrated.fill_(True)
+
+    def _ready(self, x):
+        if self.observing or (self.training and not self.calibrated):
+            self.observe(x)
+        elif not self.calibrated:
+            raise NotCalibratedError(UNCALIBRATED)
+        return self.qparams(x)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # A float checkpoint has no quantiser state: it loads, and the ranges stay to be calibrated.
+        if any(key.startswith(prefix) for key in state_dict):
+            super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self):
+        return f"bits={self.format.bits}, granularity={self.granularity!r}"
+
+
+def _sample(x):
+    rows = x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)
+    stride = -(-rows.numel() // _SAMPLE)
+    return rows[::stride]

@@ -1,0 +1,176 @@
+"""Quantisation with learnable ranges (QLR), arXiv:2308.14949."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .base import UNCALIBRATED, NotCalibratedError, Quantizer
+from .format import QParams
+
+GRIDS = ("auto", "affine", "half")
+# Keeps a range of zero width (a constant-zero tensor) invertible.
+_SMALLEST_SCALE = 2.0**-40
+
+
+def alpha_candidates(count: int = 40, lowest: float = 0.02) -> list[float]:
+    """Geometric factors from 1 down to ``lowest``, the grid on which the initial range is searched.
+
+    >>> [round(a, 3) for a in alpha_candidates(3)]
+    [1.0, 0.141, 0.02]
+    """
+    return [math.exp(math.log(lowest) * i / (count - 1)) for i in range(count)]
+
+
+class QLRQuantizer(Quantizer):
+    """Learned range [α·m, α·M] around the observed range [m, M] (arXiv:2308.14949).
+
+    α starts at the factor that minimises the error of representation and is trained straight through:
+    its gradient is m below the range, M above, and the rounding residual inside. It is kept as its
+    logarithm, so that it stays positive and an optimiser's step changes it by a share, not by an amount.
+
+    Two grids:
+
+    - ``"affine"``: the range is extended to hold 0, ``scale = (αM − αm) / (2^b − 1)`` and an integer zero
+      point; after ReLU this is the unsigned grid {0 … 2^b − 1}·scale.
+    - ``"half"``: ``scale = 2·α·max(|m|, |M|) / 2^b`` and ``zero_point = (2^b − 1) / 2``: levels at odd
+      halves, {−1.5, −0.5, 0.5, 1.5}·scale at 2 bits; no level is spent on zero.
+
+    ``"auto"`` takes ``half`` where both signs were observed, ``affine`` elsewhere.
+
+    Parameters
+    ----------
+    bits, granularity, axis, channels, clip_gradient
+        See :class:`Quantizer`. Per row, m and M are those of each row, and α is shared.
+    grid : {"auto", "affine", "half"}
+    error : {"squared", "absolute"}
+        What the initial search minimises.
+
+    Attributes
+    ----------
+    low, high : torch.Tensor
+        Observed range, () or (channels,), float32.
+    log_alpha : torch.nn.Parameter
+        Logarithm of α, the same shape.
+
+    Examples
+    --------
+    >>> q = QLRQuantizer(2).train()
+    >>> x = torch.tensor([-2.0, -0.4, 0.6, 1.9])
+    >>> torch.equal(q.fake_quantize(x), q.dequantize(q.codes(x)))
+    True
+    >>> q.codes(x).tolist()
+    [0, 1, 2, 3]
+    """
+
+    def __init__(self, bits, *, grid="auto", error="squared", **options):
+        super().__init__(bits, **options)
+        if grid not in GRIDS:
+            raise ValueError(f"grid must be one of {GRIDS}, got {grid!r}.")
+        if error not in ("squared", "absolute"):
+            raise ValueError(f"error must be 'squared' or 'absolute', got {error!r}.")
+        self.grid, self.error = grid, error
+        shape = (self.channels,) if self.granularity == "channel" else ()
+        self.register_buffer("low", torch.zeros(shape))
+        self.register_buffer("high", torch.zeros(shape))
+        self.register_buffer("half_grid", torch.tensor(grid == "half"))
+        self.log_alpha = nn.Parameter(torch.zeros(shape))
+        # The grid that [α·m, α·M] is divided into; truncation keeps the top levels of a finer one.
+        self._range_qmax = self.format.qmax
+
+    @property
+    def alpha(self) -> torch.Tensor:
+        return self.log_alpha.exp()
+
+    @property
+    def margin(self):
+        return 0.5 * self.half_grid
+
+    def qparams(self, x=None):
+        if self.granularity == "row":
+            x = x.detach()
+            low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+            return self._grid_params(self.alpha * low, self.alpha * high)
+        params = self._grid_params(self.alpha * self.low, self.alpha * self.high)
+        if self.granularity == "channel":
+            shape = [1] * x.dim()
+            shape[self.axis] = -1
+            params = QParams(*(p.view(shape) for p in params))
+        return params
+
+    def _grid_params(self, low, high):
+        qmax = self._range_qmax
+        if self.half_grid:
+            bound = torch.maximum(low.abs(), high.abs())
+            scale = (bound * (2.0 / (qmax + 1))).clamp_min(_SMALLEST_SCALE)
+            zero_point = torch.full_like(scale, qmax / 2)
+        else:
+            low, high = low.clamp_max(0), high.clamp_min(0)
+            scale = ((high - low) / qmax).clamp_min(_SMALLEST_SCALE)
+            zero_point = torch.round(-low / scale).detach()
+        return QParams(scale, zero_point, zero_point)
+
+    @torch.no_grad()
+    def _search(self, x):
+        reduce = self._reduced_dims(x)
+        self.low.copy_(x.amin(reduce))
+        self.high.copy_(x.amax(reduce))
+        if self.grid == "auto":
+            self.half_grid.copy_((self.low.amin() < 0) & (self.high.amax() > 0))
+        best = torch.full_like(self.low, math.inf)
+        best_log_alpha = torch.zeros_like(self.low)
+        for alpha in alpha_candidates():
+            self.log_alpha.fill_(math.log(alpha))
+            params = self.qparams(x)
+            residual = self.dequantize(self.codes(x, params), params) - x
+            error = (residual.square() if self.error == "squared" else residual.abs()).mean(reduce)
+            best_log_alpha = torch.where(error < best, self.log_alpha, best_log_alpha)
+            best = torch.minimum(best, error)
+        self.log_alpha.copy_(best_log_alpha)
+
+    def _reduced_dims(self, x):
+        dims = set(range(x.dim()))
+        if self.granularity == "channel":
+            dims -= {self.axis % x.dim()}
+        return tuple(sorted(dims))
+
+    @torch.no_grad()
+    def export(self) -> dict:
+        """Numbers that code a tensor without torch: Python scalars and float32 arrays.
+
+        Returns
+        -------
+        dict
+            ``bits``, ``granularity`` and either ``scale``, ``zero_point``, ``offset`` (arrays, () or
+            (channels,)) or, per row, ``alpha``, ``half_grid``, ``range_qmax``, ``divisor``, ``shift``.
+
+        Raises
+        ------
+        NotCalibratedError
+            Before a range is known.
+        """
+        if not self.calibrated:
+            raise NotCalibratedError(UNCALIBRATED)
+        common = {"bits": self.format.bits, "granularity": self.granularity}
+        if self.granularity == "row":
+            divisor, shift = self._truncation()
+            return {
+                **common,
+                "alpha": float(self.alpha),
+                "half_grid": bool(self.half_grid),
+                "range_qmax": self._range_qmax,
+                "divisor": divisor,
+                "shift": shift,
+            }
+        params = self._grid_params(self.alpha * self.low, self.alpha * self.high)
+        arrays = {name: value.reshape(-1).numpy() for name, value in params._asdict().items()}
+        return {**common, **arrays}
+
+    def _truncation(self) -> tuple[float, float]:
+        """Divisor of the fine grid and shift added before dividing: none here."""
+        return 1.0, 0.0
+
+    def extra_repr(self):
+        return f"{super().extra_repr()}, grid={self.grid!r}"

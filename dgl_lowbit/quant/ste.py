@@ -1,0 +1,77 @@
+"""Rounding to codes with a straight-through gradient."""
+
+from __future__ import annotations
+
+import torch
+
+from .format import QParams
+
+# A value on the edge of the range counts as inside, however its division rounds.
+_EDGE = 1e-4
+
+
+def encode(x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
+    """Codes of ``x`` as float32 whole numbers: clamp(round(x · (1/scale) + offset), 0, qmax).
+
+    The reciprocal is taken first and the product second, as the packed kernels do, so that both agree
+    to the last bit.
+    """
+    return torch.round(x * params.scale.reciprocal() + params.offset).clamp_(0, qmax)
+
+
+class _CenteredCodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale, zero_point, offset, qmax, margin, clip_gradient):
+        ctx.save_for_backward(x, scale, offset, margin)
+        ctx.qmax, ctx.clip_gradient = qmax, clip_gradient
+        return encode(x, QParams(scale, zero_point, offset), qmax) - zero_point
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, scale, offset, margin = ctx.saved_tensors
+        needs_x, needs_scale = ctx.needs_input_grad[:2]
+        inverse = scale.reciprocal()
+        grad_x = grad_scale = None
+        if ctx.clip_gradient or needs_scale:
+            place = x * inverse + offset
+            inside = (place >= -margin - _EDGE) & (place <= ctx.qmax + margin + _EDGE)
+        if needs_x:
+            grad_x = grad * inverse
+            if ctx.clip_gradient:
+                grad_x = grad_x * inside
+        if needs_scale:
+            grad_scale = (-(grad * inside * x) * inverse * inverse).sum_to_size(scale.shape)
+        return grad_x, grad_scale, None, None, None, None, None
+
+
+def centered_codes(
+    x: torch.Tensor, params: QParams, qmax: int, margin: torch.Tensor, clip_gradient: bool = True
+) -> torch.Tensor:
+    """``codes − zero_point``, differentiable straight through the rounding.
+
+    Multiplied by ``params.scale`` this is the fake-quantised tensor. Kept apart, products and neighbour
+    sums of centred codes are exact in float32 (whole or half numbers), as they are in packed integers.
+
+    Parameters
+    ----------
+    x : torch.Tensor
+        Values, float32, any shape.
+    params : QParams
+        Scale (may require grad), zero_point and offset, broadcastable against ``x``.
+    qmax : int
+        Largest code.
+    margin : torch.Tensor
+        How far, in steps, the representable range reaches beyond the outermost codes: 0 for a grid whose
+        range ends on them, ½ for the grid without zero.
+    clip_gradient : bool
+        Whether values outside the range receive no gradient. Weights keep theirs.
+
+    Notes
+    -----
+    With x̂ = scale · centred and upstream gradient g of x̂: ∂x = g inside the range and 0 outside;
+    ∂scale = Σ g · (centred − inside · x / scale), the rounding residual inside and the range's end outside
+    (arXiv:2308.14949; learned steps, arXiv:1902.08153).
+    """
+    return _CenteredCodes.apply(
+        x, params.scale, params.zero_point, params.offset, qmax, margin, clip_gradient
+    )

@@ -1,0 +1,148 @@
+"""A graph as kernels read it: in-neighbours of every destination, checked once."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Tasks a kernel's work is cut into, whatever the number of threads, so that results do not depend on it.
+BLOCKS = 64
+
+
+class GraphError(ValueError):
+    """A graph, or features that do not fit it."""
+
+
+class Graph:
+    """In-neighbours in compressed rows.
+
+    Parameters
+    ----------
+    indptr : (N_dst + 1,) integers
+        Sources of destination v stand at ``indices[indptr[v]:indptr[v + 1]]``.
+    indices : (E,) integers
+        Source nodes; an edge that stands twice counts twice.
+    num_src : int, optional
+        Number of source nodes. Default: N_dst, one set of nodes.
+    edge_ids : (E,) integers, optional
+        Where the weight of each edge stands in an ``edge_weight`` array. Default: in the order of ``indices``.
+    is_block : bool
+        Whether the destinations are the first of the sources, as in a DGL block.
+
+    Raises
+    ------
+    GraphError
+        When the arrays do not describe a graph.
+
+    Examples
+    --------
+    >>> graph = Graph([0, 1, 3], [1, 0, 1])
+    >>> graph.num_dst, graph.num_edges, graph.in_degrees.tolist(), graph.out_degrees.tolist()
+    (2, 3, [1, 2], [1, 2])
+    """
+
+    def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False):
+        indptr, indices = _whole(indptr, "indptr"), _whole(indices, "indices")
+        if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
+            raise GraphError(
+                f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}."
+            )
+        if indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
+            raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
+        self.num_dst = len(indptr) - 1
+        self.num_src = self.num_dst if num_src is None else int(num_src)
+        if self.num_src >= 2**31:
+            raise GraphError(f"at most 2^31 − 1 source nodes fit an index, got {self.num_src}.")
+        if len(indices) and (indices.min() < 0 or indices.max() >= self.num_src):
+            raise GraphError(
+                f"indices must name one of {self.num_src} source nodes, got {indices.min()} … {indices.max()}."
+            )
+        if is_block and self.num_src < self.num_dst:
+            raise GraphError(f"a block has its {self.num_dst} destinations among its {self.num_src} sources.")
+        self.indptr = np.ascontiguousarray(indptr, np.int64)
+        self.indices = np.ascontiguousarray(indices, np.int32)
+        self.edge_ids = None if edge_ids is None else _whole(edge_ids, "edge_ids")
+        self.is_block = is_block
+        self.in_degrees = np.diff(self.indptr)
+        self.out_degrees = np.bincount(self.indices, minlength=self.num_src)
+        self.bounds = _balanced_bounds(self.indptr)
+        self._factors: dict[tuple, np.ndarray] = {}
+
+    @property
+    def num_edges(self) -> int:
+        return len(self.indices)
+
+    @classmethod
+    def from_scipy(cls, matrix) -> Graph:
+        """From a sparse matrix whose entry (u, v) is an edge u → v, as ``dgl.from_scipy`` reads it."""
+        coo = matrix.tocoo()
+        order = np.argsort(coo.col, kind="stable")
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(coo.col, minlength=coo.shape[1]))])
+        return cls(indptr, coo.row[order], num_src=coo.shape[0], edge_ids=order)
+
+    @classmethod
+    def of(cls, graph) -> Graph:
+        """``graph`` itself, or what a scipy.sparse matrix or a pair (indptr, indices) describes.
+
+        Raises
+        ------
+        GraphError
+            For anything else.
+        """
+        if isinstance(graph, Graph):
+            return graph
+        if hasattr(graph, "tocoo"):
+            return cls.from_scipy(graph)
+        if isinstance(graph, (tuple, list)) and len(graph) == 2:
+            return cls(*graph)
+        raise GraphError(
+            "a graph is a numba_kernels.Graph, a scipy.sparse matrix or a pair (indptr, indices), "
+            f"got {type(graph).__name__}."
+        )
+
+    def degree_factor(self, side: str, power: float, plus: int) -> np.ndarray:
+        """(degree + plus)^power for power −1 or −½, (N,) float32; degrees of 0 count as 1."""
+        key = side, power, plus
+        if key not in self._factors:
+            degrees = self.out_degrees if side == "out" else self.in_degrees
+            degrees = np.maximum(degrees.astype(np.float32) + np.float32(plus), np.float32(1))
+            self._factors[key] = np.float32(1) / (np.sqrt(degrees) if power == -0.5 else degrees)
+        return self._factors[key]
+
+    def edge_weights(self, edge_weight) -> np.ndarray:
+        """Weights in the order of ``indices``, (E,) float32; (0,) for None.
+
+        Raises
+        ------
+        GraphError
+            Unless there is one finite number for each edge.
+        """
+        if edge_weight is None:
+            return np.empty(0, np.float32)
+        weights = np.asarray(edge_weight, dtype=np.float32)
+        if weights.shape not in ((self.num_edges,), (self.num_edges, 1)):
+            raise GraphError(f"edge_weight must have shape ({self.num_edges},), got {weights.shape}.")
+        if not np.isfinite(weights).all():
+            raise GraphError("edge_weight holds NaN or infinity.")
+        weights = weights.reshape(-1)
+        return weights if self.edge_ids is None else weights[self.edge_ids]
+
+
+def row_bounds(rows: int) -> np.ndarray:
+    """Blocks of as many rows each, (B + 1,) int64."""
+    return np.linspace(0, rows, min(BLOCKS, max(rows, 1)) + 1).astype(np.int64)
+
+
+def _balanced_bounds(indptr):
+    """Blocks of about as much work each, a row counting as its edges and some for itself."""
+    work = indptr + 4 * np.arange(len(indptr))
+    goals = np.linspace(0, work[-1], BLOCKS + 1)
+    return np.unique(np.concatenate([[0], np.searchsorted(work, goals[1:-1]), [len(indptr) - 1]])).astype(
+        np.int64
+    )
+
+
+def _whole(values, name):
+    values = np.asarray(values)
+    if values.size and values.dtype.kind not in "iu":
+        raise GraphError(f"{name} must hold integers, got {values.dtype}.")
+    return values.astype(np.int64, copy=False)

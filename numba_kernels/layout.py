@@ -1,0 +1,44 @@
+"""Packed rows: where a code stands in memory.
+
+A matrix of b-bit codes has one row of W bytes a node. With k = 8 / b codes a byte, byte j holds columns
+j, W + j, 2W + j, … in its 1st, 2nd, … group of b bits, low bits first. For 2-bit codes:
+
+    byte j:   bits 7–6        5–4         3–2        1–0
+              column 3W+j     2W+j        W+j        j
+
+Unpacking is a shift and a mask of whole vectors, and yields contiguous blocks of columns. W is padded so that
+rows are whole SIMD blocks; padding holds code 0.
+"""
+
+from __future__ import annotations
+
+PACKED_BITS = (1, 2, 4, 8)
+_BLOCK = 64
+
+
+def check_bits(bits: int) -> None:
+    """Raise ValueError unless ``bits`` is a packed width: 1, 2, 4 or 8."""
+    if bits not in PACKED_BITS:
+        raise ValueError(f"packed codes have {', '.join(map(str, PACKED_BITS))} bits, got {bits!r}.")
+
+
+def dense_bytes(columns: int, bits: int) -> int:
+    """Bytes of a row without padding, as in files.
+
+    >>> dense_bytes(7, 2), dense_bytes(9, 8)
+    (2, 9)
+    """
+    return -(-columns * bits // 8)
+
+
+def row_bytes(columns: int, bits: int) -> int:
+    """Bytes W of a row in memory: 16 or 32 where the codes fit, else whole blocks of 64.
+
+    >>> row_bytes(7, 2), row_bytes(128, 2), row_bytes(256, 2), row_bytes(602, 2)
+    (16, 32, 64, 192)
+    """
+    dense = max(dense_bytes(columns, bits), 1)
+    for small in (16, 32):
+        if dense <= small:
+            return small
+    return -(-dense // _BLOCK) * _BLOCK

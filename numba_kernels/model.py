@@ -1,0 +1,202 @@
+"""A packed model: runs on NumPy arrays, saves to and loads from a file."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from .executor import Executor
+from .graph import Graph, GraphError
+from .plan import Plan, PlanError
+from .runtime import launching, telling_when_slow
+
+FORMAT, VERSION = "dgl-lowbit", 1
+
+
+class ModelFileError(ValueError):
+    """A file that is not a packed model, or not a whole one."""
+
+
+class PackedModel:
+    """A frozen low-bit model.
+
+    Call it as the model it was frozen from: ``packed(graph, feat)``. A graph is a
+    :class:`~numba_kernels.graph.Graph`, a scipy.sparse matrix or a pair (indptr, indices) of in-neighbours, or a list
+    of them where the model takes blocks; features are float arrays, (N, width), or a pair of them.
+
+    Parameters
+    ----------
+    plan : Plan
+        What it computes.
+    info : dict, optional
+        What is known of its making, JSON values; kept in the file.
+    threads : int, optional
+        Threads to run on. Default: Numba's current number.
+    """
+
+    def __init__(self, plan: Plan, info: dict | None = None, threads: int | None = None):
+        self.plan, self.info, self.threads = plan, dict(info or {}), threads
+        self._executor = Executor(plan)
+
+    def __call__(self, *args, **kwargs):
+        """Run the model.
+
+        Returns
+        -------
+        numpy.ndarray or tuple of numpy.ndarray
+            float32, (N_dst, width).
+
+        Raises
+        ------
+        TypeError
+            When the arguments are not those of the frozen model's ``forward``.
+        GraphError
+            When graph and features do not fit each other or the model, or hold what cannot be computed with.
+        """
+        inputs = {}
+        for entry, value in self._bind(args, kwargs):
+            inputs[entry["value"]] = _CONVERT[entry["kind"]](value, entry["name"])
+        with launching(self.threads), telling_when_slow("compiling kernels for this model"):
+            outputs = self._executor.run(inputs)
+        return tuple(outputs) if self.plan.returns_tuple else outputs[0]
+
+    def _bind(self, args, kwargs):
+        names = [entry["name"] for entry in self.plan.inputs]
+        unknown = [name for name in kwargs if name not in names[len(args) :]]
+        if len(args) > len(names) or unknown:
+            raise TypeError(
+                f"the model takes ({', '.join(names)}), got {len(args)} positional and {list(kwargs)}."
+            )
+        given = {**dict(zip(names, args)), **kwargs}
+        for entry in self.plan.inputs:
+            if entry["name"] not in given and not entry["optional"]:
+                raise TypeError(f"the model takes ({', '.join(names)}), and {entry['name']} is missing.")
+            yield entry, given.get(entry["name"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays: codes, scales, zero points, biases."""
+        return sum(array.nbytes for array in self.plan.arrays.values())
+
+    # -- files ------------------------------------------------------------------------------------------
+    def save(self, path) -> Path:
+        """Write the model to ``path`` (safetensors); the same model always gives the same bytes.
+
+        The file is written beside and renamed into place, so that an existing one is replaced whole or not at all.
+        """
+        path = Path(path)
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "inputs": self.plan.inputs,
+            "ops": self.plan.ops,
+            "outputs": self.plan.outputs,
+            "returns_tuple": self.plan.returns_tuple,
+            "info": self.info,
+        }
+        metadata = {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))}
+        data = safetensors.numpy.save(self.plan.arrays, metadata)
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(beside, 0o666 & ~_umask())
+            os.replace(beside, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(beside)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path, threads: int | None = None) -> PackedModel:
+        """Read a model that :meth:`save` wrote.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        ModelFileError
+            When the file is truncated, of another kind, or of a newer version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no model file at {path}.")
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+            content = json.loads(metadata[FORMAT])
+            if content["version"] != VERSION:
+                raise ModelFileError(
+                    f"{path} has format version {content['version']}, this release reads {VERSION}; update dgl-lowbit."
+                )
+            plan = Plan(
+                content["inputs"], content["ops"], content["outputs"], arrays, content["returns_tuple"]
+            )
+        except ModelFileError:
+            raise
+        except PlanError as error:
+            raise ModelFileError(f"{path} holds no runnable model: {error}") from error
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+            raise ModelFileError(
+                f"{path} is not a whole dgl-lowbit model ({type(error).__name__}: {error}); save it again."
+            ) from error
+        return cls(plan, content["info"], threads)
+
+    def __repr__(self):
+        names = ", ".join(entry["name"] for entry in self.plan.inputs)
+        return f"{type(self).__name__}({names}) of {len(self.plan.ops)} operations, {self.nbytes:,} bytes"
+
+
+def load(path, threads: int | None = None) -> PackedModel:
+    """Same as :meth:`PackedModel.load`."""
+    return PackedModel.load(path, threads)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _graphs(value, name):
+    if isinstance(value, list) and value and not _is_index_pair(value):
+        return [Graph.of(graph) for graph in value]
+    return Graph.of(value)
+
+
+def _is_index_pair(value):
+    return len(value) == 2 and all(isinstance(part, np.ndarray) for part in value)
+
+
+def _features(value, name):
+    if isinstance(value, tuple):
+        if len(value) != 2:
+            raise GraphError(f"{name} must be one array or a pair (source, destination), got {len(value)}.")
+        return tuple(_features(part, name) for part in value)
+    array = np.asarray(value)
+    if array.dtype.kind != "f":
+        raise GraphError(f"{name} must be floating point, got {array.dtype}; convert it to float32.")
+    if array.ndim != 2:
+        raise GraphError(f"{name} must have shape (nodes, width), got {array.shape}.")
+    array = np.ascontiguousarray(array, np.float32)
+    # One pass: a sum is finite unless a term is not, or (rarely) the sum overflows.
+    if not np.isfinite(array.sum()) and not np.isfinite(array).all():
+        raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
+    return array
+
+
+_CONVERT = {
+    "graph": _graphs,
+    "features": _features,
+    "edge_weight": lambda value, name: value,  # checked against its graph
+    "unused": lambda value, name: None,
+}
