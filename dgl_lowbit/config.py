@@ -72,9 +72,7 @@ class QuantConfig:
     def __post_init__(self):
         QFormat(self.bits)
         if self.quantizer not in quantizer_names():
-            raise ValueError(
-                f"quantizer must be one of {', '.join(quantizer_names())}, got {self.quantizer!r}."
-            )
+            raise ValueError(f"quantizer must be one of {', '.join(quantizer_names())}, got {self.quantizer!r}.")
         if self.grid not in GRIDS:
             raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {self.grid!r}.")
         for component in COMPONENTS:

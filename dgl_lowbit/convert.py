@@ -71,9 +71,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"quantize expects a torch.nn.Module, got {type(model).__name__}.")
     if not isinstance(config, QuantConfig):
-        raise ValueError(
-            f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2)."
-        )
+        raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
     for name, module in model.named_modules():
         if isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit:
             raise ValueError(f"{name or 'the model'} is low-bit already; quantize the float model instead.")
@@ -82,9 +80,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
     converted, left = [], []
     _convert(model, "", config, converted, left)
     if not converted:
-        raise ValueError(
-            f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}."
-        )
+        raise ValueError(f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}.")
     if left:
         warnings.warn(f"left in float32: {', '.join(left)}.", FloatModuleWarning, stacklevel=2)
     return model

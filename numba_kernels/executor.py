@@ -82,9 +82,7 @@ class _TargetBuilder:
             self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
         else:
             self.mode = STATIC
-            arrays = [
-                plan.numbers(quantizer[n], (1, self.columns)) for n in ("scale", "zero_point", "offset")
-            ]
+            arrays = [plan.numbers(quantizer[n], (1, self.columns)) for n in ("scale", "zero_point", "offset")]
             width = max(map(len, arrays))
             self.scale, self.zero, self.offset = (_spread(array, width) for array in arrays)
             self.inverse = np.float32(1) / self.scale
@@ -158,18 +156,14 @@ class Executor:
             rows.finish(row_bounds(len(matrix)), matrix, *finishing)
 
         source = values[stage.source]
-        self._each(
-            stage, values, source, (source[0] if isinstance(source, tuple) else source).shape[1], launch
-        )
+        self._each(stage, values, source, (source[0] if isinstance(source, tuple) else source).shape[1], launch)
 
     def _run_aggregate(self, stage, values):
         graph, codes, edge_weight, own = (values[value] for value in stage.op["in"])
         if isinstance(codes, tuple) or len(codes) != graph.num_src:
             raise GraphError(f"{_rows(codes)} source rows for a graph of {graph.num_src} source nodes.")
         if own is not None and len(own) != graph.num_dst:
-            raise GraphError(
-                f"{_rows(own)} destination rows for a graph of {graph.num_dst} destination nodes."
-            )
+            raise GraphError(f"{_rows(own)} destination rows for a graph of {graph.num_dst} destination nodes.")
         degree = int(graph.in_degrees.max(initial=0)) + 1
         top = (1 << codes.operand.bits) - 1
         if degree * top >= 2**31:
@@ -269,9 +263,7 @@ class Executor:
     def _run_item(stage, values):
         graphs, index = values[stage.op["in"][0]], stage.op["index"]
         if isinstance(graphs, Graph) or index >= len(graphs):
-            raise GraphError(
-                f"the model reads graph {index} of a list of blocks; pass a list with at least that many."
-            )
+            raise GraphError(f"the model reads graph {index} of a list of blocks; pass a list with at least that many.")
         values[stage.value] = graphs[index]
 
     @staticmethod

@@ -21,9 +21,7 @@ def accumulate_product(inputs, weight, total):
 
 
 @kernel(parallel=True)
-def gemm(
-    bounds, operand, weight, weight_scale, weight_zero, weight_sums, scratch, epilogue, out, first, second
-):
+def gemm(bounds, operand, weight, weight_scale, weight_zero, weight_sums, scratch, epilogue, out, first, second):
     """Rows of (q_x − z_x) @ (q_w − z_w) · s_x · s_w, then the epilogue.
 
     Parameters

@@ -43,9 +43,7 @@ class Graph:
     def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False):
         indptr, indices = _whole(indptr, "indptr"), _whole(indices, "indices")
         if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
-            raise GraphError(
-                f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}."
-            )
+            raise GraphError(f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}.")
         if indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
             raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
         self.num_dst = len(indptr) - 1
@@ -136,9 +134,7 @@ def _balanced_bounds(indptr):
     """Blocks of about as much work each, a row counting as its edges and some for itself."""
     work = indptr + 4 * np.arange(len(indptr))
     goals = np.linspace(0, work[-1], BLOCKS + 1)
-    return np.unique(np.concatenate([[0], np.searchsorted(work, goals[1:-1]), [len(indptr) - 1]])).astype(
-        np.int64
-    )
+    return np.unique(np.concatenate([[0], np.searchsorted(work, goals[1:-1]), [len(indptr) - 1]])).astype(np.int64)
 
 
 def _whole(values, name):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from .executor import Executor
+from .files import replace_file
 from .graph import Graph, GraphError
 from .plan import Plan, PlanError
 from .runtime import launching, telling_when_slow
@@ -71,9 +69,7 @@ class PackedModel:
         names = [entry["name"] for entry in self.plan.inputs]
         unknown = [name for name in kwargs if name not in names[len(args) :]]
         if len(args) > len(names) or unknown:
-            raise TypeError(
-                f"the model takes ({', '.join(names)}), got {len(args)} positional and {list(kwargs)}."
-            )
+            raise TypeError(f"the model takes ({', '.join(names)}), got {len(args)} positional and {list(kwargs)}.")
         given = {**dict(zip(names, args)), **kwargs}
         for entry in self.plan.inputs:
             if entry["name"] not in given and not entry["optional"]:
@@ -86,12 +82,8 @@ class PackedModel:
         return sum(array.nbytes for array in self.plan.arrays.values())
 
     # -- files ------------------------------------------------------------------------------------------
-    def save(self, path) -> Path:
-        """Write the model to ``path`` (safetensors); the same model always gives the same bytes.
-
-        The file is written beside and renamed into place, so that an existing one is replaced whole or not at all.
-        """
-        path = Path(path)
+    def to_bytes(self) -> bytes:
+        """The file's content; the same model always gives the same bytes."""
         content = {
             "format": FORMAT,
             "version": VERSION,
@@ -102,18 +94,14 @@ class PackedModel:
             "info": self.info,
         }
         metadata = {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))}
-        data = safetensors.numpy.save(self.plan.arrays, metadata)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(beside, 0o666 & ~_umask())
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(beside)
-            raise
-        return path
+        return safetensors.numpy.save(self.plan.arrays, metadata)
+
+    def save(self, path) -> Path:
+        """Write the model to ``path``, a safetensors file.
+
+        It is written beside and renamed into place, so that an existing file is replaced whole or not at all.
+        """
+        return replace_file(path, self.to_bytes())
 
     @classmethod
     def load(cls, path, threads: int | None = None) -> PackedModel:
@@ -138,9 +126,7 @@ class PackedModel:
                 raise ModelFileError(
                     f"{path} has format version {content['version']}, this release reads {VERSION}; update dgl-lowbit."
                 )
-            plan = Plan(
-                content["inputs"], content["ops"], content["outputs"], arrays, content["returns_tuple"]
-            )
+            plan = Plan(content["inputs"], content["ops"], content["outputs"], arrays, content["returns_tuple"])
         except ModelFileError:
             raise
         except PlanError as error:
@@ -159,12 +145,6 @@ class PackedModel:
 def load(path, threads: int | None = None) -> PackedModel:
     """Same as :meth:`PackedModel.load`."""
     return PackedModel.load(path, threads)
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _graphs(value, name):

@@ -27,9 +27,7 @@ def pack(codes: np.ndarray, bits: int, width: int | None = None) -> np.ndarray:
     """
     check_bits(bits)
     if codes.ndim != 2 or codes.dtype != np.uint8:
-        raise ValueError(
-            f"codes must be a (rows, columns) uint8 array, got {codes.dtype} of shape {codes.shape}."
-        )
+        raise ValueError(f"codes must be a (rows, columns) uint8 array, got {codes.dtype} of shape {codes.shape}.")
     if codes.size and codes.max() >= 1 << bits:
         raise ValueError(f"{bits}-bit codes end at {(1 << bits) - 1}, got {codes.max()}.")
     rows, columns = codes.shape
@@ -60,14 +58,10 @@ def unpack(packed: np.ndarray, bits: int, columns: int) -> np.ndarray:
     """
     check_bits(bits)
     if packed.ndim != 2 or packed.dtype != np.uint8:
-        raise ValueError(
-            f"packed rows must be a (rows, W) uint8 array, got {packed.dtype} of shape {packed.shape}."
-        )
+        raise ValueError(f"packed rows must be a (rows, W) uint8 array, got {packed.dtype} of shape {packed.shape}.")
     planes = 8 // bits
     if columns > planes * packed.shape[1]:
-        raise ValueError(
-            f"rows of {packed.shape[1]} bytes hold {planes * packed.shape[1]} codes, not {columns}."
-        )
+        raise ValueError(f"rows of {packed.shape[1]} bytes hold {planes * packed.shape[1]} codes, not {columns}.")
     mask = np.uint8((1 << bits) - 1)
     blocks = [(packed >> np.uint8(plane * bits)) & mask for plane in range(planes)]
     return np.ascontiguousarray(np.concatenate(blocks, axis=1)[:, :columns])

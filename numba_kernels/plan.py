@@ -109,9 +109,7 @@ class Plan:
 
     def _expect(self, value, *kinds):
         self._require(value in self.kinds, f"value {value!r} read before it is written")
-        self._require(
-            self.kinds[value] in kinds, f"value {value} is {self.kinds[value]}, not {' or '.join(kinds)}"
-        )
+        self._require(self.kinds[value] in kinds, f"value {value} is {self.kinds[value]}, not {' or '.join(kinds)}")
         return self.columns[value]
 
     def _expect_columns(self, value, columns, *kinds):

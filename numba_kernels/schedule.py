@@ -94,9 +94,7 @@ class _Scheduler:
         while stage.value not in self.outputs and len(self.readers[stage.value]) == 1:
             op = self.readers[stage.value][0]
             last = max((_SLOTS[slot] for slot in stage.epilogue), default=-1)
-            if _SLOTS.get(op["op"], -1) <= last or (
-                op["op"] == "combine" and not self._is_residual(op, stage.value)
-            ):
+            if _SLOTS.get(op["op"], -1) <= last or (op["op"] == "combine" and not self._is_residual(op, stage.value)):
                 break
             stage.epilogue[op["op"]] = self._take(op)
             stage.value = op["out"]

@@ -49,13 +49,9 @@ def freeze(model: nn.Module) -> PackedModel:
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"freeze expects a torch.nn.Module, got {type(model).__name__}.")
-    layers = {
-        name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit
-    }
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit}
     if not layers:
-        raise ValueError(
-            "the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train."
-        )
+        raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -114,9 +110,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m, module_qualified_name):
         is_dgl = type(m).__module__.startswith("dgl.")
-        return (
-            isinstance(m, lowbit_nn.LowBitLayer) or is_dgl or super().is_leaf_module(m, module_qualified_name)
-        )
+        return isinstance(m, lowbit_nn.LowBitLayer) or is_dgl or super().is_leaf_module(m, module_qualified_name)
 
     def iter(self, obj):
         def items():
@@ -182,9 +176,7 @@ class _Walk:
         return self._fail(node, f"{node.target} ({type(module).__name__})")
 
     def _call_function(self, node):
-        return self._call(
-            node, _FUNCTIONS.get(node.target), getattr(node.target, "__name__", str(node.target))
-        )
+        return self._call(node, _FUNCTIONS.get(node.target), getattr(node.target, "__name__", str(node.target)))
 
     def _call_method(self, node):
         return self._call(node, _METHODS.get(node.target), f"the method .{node.target}()")
@@ -209,11 +201,7 @@ class _Walk:
 
     def _float(self, node, argument):
         value = self._value(argument)
-        if (
-            not isinstance(argument, fx.Node)
-            or self.kinds.get(argument) is not None
-            or not isinstance(value, int)
-        ):
+        if not isinstance(argument, fx.Node) or self.kinds.get(argument) is not None or not isinstance(value, int):
             self._fail(node, "an operation on something other than features")
         return value
 
@@ -299,9 +287,7 @@ def _trace(model):
     except FreezeError:
         raise
     except Exception as error:
-        frames = [
-            f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)
-        ]
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_LIBRARIES)]
         own = [f for f in frames if Path(f.filename) != Path(__file__)]
         where = f" at {own[-1].filename}:{own[-1].lineno} ({own[-1].line})" if own else ""
         raise FreezeError(

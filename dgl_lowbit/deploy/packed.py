@@ -23,9 +23,7 @@ def kernel_graph(graph: DGLGraph) -> numba_kernels.Graph:
         For a graph of several edge types.
     """
     if len(graph.etypes) != 1:
-        raise DGLError(
-            f"a packed model runs on one edge type at a time, got {graph.etypes}; slice the graph."
-        )
+        raise DGLError(f"a packed model runs on one edge type at a time, got {graph.etypes}; slice the graph.")
     index, prepared = _prepared.get(graph, (None, None))
     if index is not graph._graph:
         indptr, indices, edge_ids = (part.cpu().numpy() for part in graph.adj_tensors("csc"))
@@ -54,9 +52,7 @@ class PackedModel(numba_kernels.PackedModel):
             isinstance(part, torch.Tensor) for value in (*args, *kwargs.values()) for part in _parts(value)
         )
         try:
-            result = super().__call__(
-                *map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()}
-            )
+            result = super().__call__(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
         except numba_kernels.GraphError as error:
             raise DGLError(str(error)) from error
         return _tensors(result) if wants_tensor else result
@@ -91,8 +87,4 @@ def _plain(value):
 
 
 def _tensors(result):
-    return (
-        tuple(map(_tensors, result))
-        if isinstance(result, tuple)
-        else torch.from_numpy(np.ascontiguousarray(result))
-    )
+    return tuple(map(_tensors, result)) if isinstance(result, tuple) else torch.from_numpy(np.ascontiguousarray(result))

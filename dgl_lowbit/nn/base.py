@@ -67,9 +67,7 @@ class LowBitLayer(nn.Module):
             reference = next(self.parameters(), torch.empty(0))
             self.quantizers = nn.ModuleDict(
                 {
-                    name: config.quantizer_for(
-                        operand.component, channels=operand.channels, axis=operand.axis
-                    )
+                    name: config.quantizer_for(operand.component, channels=operand.channels, axis=operand.axis)
                     for name, operand in self.operands().items()
                 }
             ).to(reference.device)
@@ -127,9 +125,7 @@ def check_edge_weight(layer: nn.Module, graph, edge_weight) -> None:
         return
     shape = tuple(edge_weight.shape)
     if shape not in ((graph.num_edges(),), (graph.num_edges(), 1)):
-        raise DGLError(
-            f"{type(layer).__name__} expects edge_weight of shape ({graph.num_edges()},), got {shape}."
-        )
+        raise DGLError(f"{type(layer).__name__} expects edge_weight of shape ({graph.num_edges()},), got {shape}.")
     if not torch.isfinite(edge_weight).all():
         raise DGLError(f"{type(layer).__name__} got NaN or infinity in edge_weight.")
 

@@ -137,9 +137,7 @@ class SMPConv(LowBitLayer):
 
     @torch.no_grad()
     def _ascend(self, graph, step, change):
-        self.multipliers[step].step(
-            dirichlet_energy(graph, change), self.threshold * max(graph.num_edges(), 1)
-        )
+        self.multipliers[step].step(dirichlet_energy(graph, change), self.threshold * max(graph.num_edges(), 1))
 
     def extra_repr(self):
         return (

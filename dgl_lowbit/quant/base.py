@@ -117,9 +117,7 @@ class Quantizer(nn.Module):
         """
         if params is None:
             if self.granularity == "row":
-                raise ValueError(
-                    "scales per row come from the data: pass params=quantizer.qparams(x) to dequantize."
-                )
+                raise ValueError("scales per row come from the data: pass params=quantizer.qparams(x) to dequantize.")
             if not self.calibrated:
                 raise NotCalibratedError(UNCALIBRATED)
             params = self.qparams(codes)

@@ -40,7 +40,7 @@ class _CenteredCodes(torch.autograd.Function):
             if ctx.clip_gradient:
                 grad_x = grad_x * inside
         if needs_scale:
-            grad_scale = (-(grad * inside * x) * inverse * inverse).sum_to_size(scale.shape)
+            grad_scale = -(grad * inside).mul_(x).sum_to_size(scale.shape) * inverse * inverse
         return grad_x, grad_scale, None, None, None, None, None
 
 
@@ -72,6 +72,4 @@ def centered_codes(
     ∂scale = Σ g · (centred − inside · x / scale), the rounding residual inside and the range's end outside
     (arXiv:2308.14949; learned steps, arXiv:1902.08153).
     """
-    return _CenteredCodes.apply(
-        x, params.scale, params.zero_point, params.offset, qmax, margin, clip_gradient
-    )
+    return _CenteredCodes.apply(x, params.scale, params.zero_point, params.offset, qmax, margin, clip_gradient)

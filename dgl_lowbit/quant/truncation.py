@@ -61,9 +61,7 @@ class TruncationQuantizer(QLRQuantizer):
     def _grid_params(self, low, high):
         fine = super()._grid_params(low, high)
         divisor = _FINE_QMAX / self.format.qmax
-        return QParams(
-            fine.scale * divisor, fine.zero_point / divisor, (fine.zero_point + self.skew) / divisor
-        )
+        return QParams(fine.scale * divisor, fine.zero_point / divisor, (fine.zero_point + self.skew) / divisor)
 
     @torch.no_grad()
     def _search(self, x):

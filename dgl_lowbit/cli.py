@@ -1,0 +1,162 @@
+"""The command ``dgl-lowbit``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from ._version import __version__
+from .data import GRAPH_NAMES, load_graph
+from .models import MODELS
+
+
+def main(arguments=None) -> int:
+    """Run a command line; returns the exit status: 0, or 2 after one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        message = " ".join(str(error).split())
+        print(f"dgl-lowbit {options.command}: error: {message}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dgl-lowbit {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="dgl-lowbit", description="Low-bit graph neural networks for DGL.")
+    parser.add_argument("--version", action="version", version=f"dgl-lowbit {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser(
+        "demo",
+        help="train, freeze and run a model at several widths, and print what came of it",
+        description="Train a float32 model and its low-bit copies, freeze them, run them packed, and print a table.",
+    )
+    demo.add_argument("--graph", default="planted", choices=GRAPH_NAMES, metavar="GRAPH", help=", ".join(GRAPH_NAMES))
+    demo.add_argument("--model", default="gcn", choices=sorted(MODELS), help="default: gcn")
+    demo.add_argument("--bits", default="8,4,2", type=_widths, help="comma-separated widths; default: 8,4,2")
+    demo.add_argument("--seeds", default=1, type=_count, help="number of runs; default: 1")
+    demo.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
+    demo.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    demo.add_argument("--output", metavar="DIR", help="write the frozen models and checkpoints of seed 0 there")
+    demo.add_argument("--quiet", action="store_true", help="show no progress bars")
+    demo.set_defaults(run=_demo)
+
+    export = commands.add_parser("export", help="freeze a checkpoint that demo wrote into a packed model")
+    export.add_argument("checkpoint", help="a .pt file")
+    export.add_argument("--output", metavar="FILE", help="default: the checkpoint's name, .safetensors")
+    export.set_defaults(run=_export)
+
+    predict = commands.add_parser("predict", help="run a packed model on a graph")
+    predict.add_argument("model", help="a .safetensors file")
+    predict.add_argument("--graph", choices=GRAPH_NAMES, metavar="GRAPH", help="default: the one it was trained on")
+    predict.add_argument("--output", metavar="FILE", help="write the predicted class of every node, one a line")
+    predict.add_argument("--json", action="store_true", help="print JSON")
+    predict.set_defaults(run=_predict)
+
+    info = commands.add_parser("info", help="print what a packed model is")
+    info.add_argument("model", help="a .safetensors file")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _widths(text):
+    from .quant import SUPPORTED_BITS
+
+    try:
+        widths = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected comma-separated numbers, got {text!r}") from None
+    allowed = [bits for bits in SUPPORTED_BITS if bits != 32]
+    if any(width not in allowed for width in widths) or len(set(widths)) < len(widths):
+        raise argparse.ArgumentTypeError(f"widths are among {allowed}, each once, got {text!r}")
+    return tuple(widths)
+
+
+def _count(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _demo(options):
+    from .demo import format_demo, run_demo
+
+    report = run_demo(
+        options.graph,
+        options.model,
+        options.bits,
+        options.seeds,
+        options.epochs,
+        options.output,
+        progress=not options.quiet,
+    )
+    print(json.dumps(report) if options.json else format_demo(report))
+
+
+def _export(options):
+    from .deploy import freeze, load_checkpoint
+
+    model, info = load_checkpoint(options.checkpoint)
+    packed = freeze(model)
+    packed.info.update(info)
+    path = packed.save(options.output or Path(options.checkpoint).with_suffix(".safetensors"))
+    print(f"{path}: {path.stat().st_size:,} bytes")
+
+
+def _predict(options):
+    import dgl
+
+    from .deploy import load
+    from .training import accuracy
+
+    packed = load(options.model)
+    name = options.graph or packed.info.get("graph")
+    if name is None:
+        raise ValueError(f"{options.model} does not say what graph it was trained on; pass --graph.")
+    graph = load_graph(name, packed.info.get("seed", 0))
+    if packed.info.get("self_loops", True):
+        graph = dgl.add_self_loop(graph)
+    logits = packed(graph, graph.ndata["feat"])
+    if options.output:
+        from numba_kernels.files import replace_file
+
+        classes = "".join(f"{c}\n" for c in logits.argmax(1).tolist())
+        replace_file(options.output, classes.encode())
+    result = {"graph": name, "nodes": len(logits), "test_accuracy": accuracy(logits, graph)}
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(f"{name}: {len(logits):,} nodes, test accuracy {100 * result['test_accuracy']:.1f} %")
+
+
+def _info(options):
+    from .deploy import load
+    from .report import table
+
+    packed = load(options.model)
+    size = Path(options.model).stat().st_size
+    arguments = [f"{entry['name']}: {entry['kind']}" for entry in packed.plan.inputs]
+    if options.json:
+        print(json.dumps({"bytes": size, "arguments": arguments, "operations": len(packed.plan.ops), **packed.info}))
+        return
+    rows = [[name or "(the model)", json.dumps(config)] for name, config in packed.info.get("layers", {}).items()]
+    print(
+        f"{packed.info.get('model', 'model')}({', '.join(arguments)}), {len(packed.plan.ops)} operations, {size:,} bytes"
+    )
+    print(f"graph: {packed.info.get('graph', 'not recorded')}\n")
+    print(table(["layer", "config"], rows))
+    weights = [op["weight"] for op in packed.plan.ops if op["op"] == "linear"]
+    if weights:
+        print()
+        print(table(["weights", "bits"], [["×".join(map(str, w["shape"])), w["bits"]] for w in weights]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

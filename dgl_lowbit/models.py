@@ -1,0 +1,60 @@
+"""Reference models of the demo: plain DGL and torch modules, nothing low-bit about them but SMPConv's ability."""
+
+from __future__ import annotations
+
+import dgl.nn
+import torch.nn.functional as F
+from torch import nn
+
+from .nn import SMPConv
+
+
+class GCN(nn.Module):
+    """Two ``dgl.nn.GraphConv`` (arXiv:1609.02907) with ReLU and dropout; shapes (N, in_feats) to (N, num_classes)."""
+
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.5):
+        super().__init__()
+        self.layers = nn.ModuleList([dgl.nn.GraphConv(in_feats, hidden), dgl.nn.GraphConv(hidden, num_classes)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, graph, feat):
+        h = feat
+        for i, layer in enumerate(self.layers):
+            h = layer(graph, self.dropout(F.relu(h) if i else h))
+        return h
+
+
+class GraphSAGE(nn.Module):
+    """Two ``dgl.nn.SAGEConv`` with mean aggregation (arXiv:1706.02216); shapes (N, in_feats) to (N, num_classes)."""
+
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.5):
+        super().__init__()
+        self.conv1 = dgl.nn.SAGEConv(in_feats, hidden, "mean", feat_drop=dropout)
+        self.conv2 = dgl.nn.SAGEConv(hidden, num_classes, "mean", feat_drop=dropout)
+
+    def forward(self, graph, feat):
+        return self.conv2(graph, F.relu(self.conv1(graph, feat)))
+
+
+class SMP(nn.Module):
+    """Two linear layers and K steps of smoothness-aware propagation (arXiv:2308.14949).
+
+    ``propagation`` are the options of :class:`dgl_lowbit.nn.SMPConv`; shapes (N, in_feats) to (N, num_classes).
+    """
+
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.8, **propagation):
+        super().__init__()
+        self.linear1 = nn.Linear(in_feats, hidden)
+        self.linear2 = nn.Linear(hidden, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        self.propagate = SMPConv(num_classes, **propagation)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, graph, feat):
+        h = F.relu(self.linear1(self.dropout(feat)))
+        return self.propagate(graph, self.linear2(self.dropout(h)))
+
+
+MODELS = {"gcn": GCN, "sage": GraphSAGE, "smp": SMP}
