@@ -14,6 +14,7 @@ from .plan import Plan
 from .requantise import ROW_AFFINE, ROW_HALF, STATIC, Epilogue, Operand, Target
 from .schedule import schedule
 
+_LANES = 16
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
 _NO_CODES = np.empty((0, 0), np.uint8)
@@ -53,7 +54,7 @@ class Codes:
 class Weight:
     """A weight as the product kernel reads it."""
 
-    codes: np.ndarray  # (K, M) uint8
+    codes: np.ndarray  # (K, M') uint8, columns padded to whole vectors
     scale: np.ndarray  # (M,) float32
     zero: np.ndarray  # (M,) float32
     sums: np.ndarray  # (M,) int64
@@ -63,7 +64,9 @@ class Weight:
         K, M = spec["shape"]
         codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
         scale, zero = (_spread(plan.numbers(spec[name], (1, M)), M) for name in ("scale", "zero_point"))
-        return cls(np.ascontiguousarray(codes), scale, zero, codes.sum(axis=0, dtype=np.int64))
+        padded = np.zeros((K, -(-M // _LANES) * _LANES), np.uint8)
+        padded[:, :M] = codes
+        return cls(padded, scale, zero, codes.sum(axis=0, dtype=np.int64))
 
 
 class _TargetBuilder:

@@ -92,6 +92,20 @@ def unpack_row(packed, codes, bits):
 
 
 @kernel
+def row_extremes(row):
+    """Smallest and largest of ``row``, (columns,) float32, compared as integers of the same order, which vectorises."""
+    bits = row.view(np.int32)
+    low, high = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
+    for c in range(bits.shape[0]):
+        key = np.int32(bits[c] ^ ((bits[c] >> 31) & np.int32(0x7FFFFFFF)))
+        low, high = min(low, key), max(high, key)
+    ends = np.empty(2, np.int32)
+    ends[0] = low ^ ((low >> 31) & np.int32(0x7FFFFFFF))
+    ends[1] = high ^ ((high >> 31) & np.int32(0x7FFFFFFF))
+    return ends.view(np.float32)
+
+
+@kernel
 def encode_row(i, row, codes, target):
     """Requantise ``row``, (columns,) float32, and pack it as row i of the target.
 
@@ -101,11 +115,8 @@ def encode_row(i, row, codes, target):
     factor = target.factor[i] if target.factor.shape[0] > 0 else np.float32(1.0)
     top = np.float32(target.levels[1])
     if target.mode != STATIC:
-        low = high = row[0] * factor
-        for c in range(1, columns):
-            value = row[c] * factor
-            low, high = min(low, value), max(high, value)
-        scale, zero, offset = row_grid(low, high, target.mode, target.ranges)
+        ends = row_extremes(row)
+        scale, zero, offset = row_grid(ends[0] * factor, ends[1] * factor, target.mode, target.ranges)
         target.scale[i], target.zero[i] = scale, zero
         inverse = np.float32(1.0) / scale
     else:

@@ -68,7 +68,8 @@ def _fold_degrees(ops, outputs):
 class _Scheduler:
     def __init__(self, plan):
         self.outputs = set(plan.outputs)
-        ops = _fold_degrees(plan.ops, self.outputs)
+        # Views of the arguments come first, so that a stage can use the graph of a layer further on.
+        ops = sorted(_fold_degrees(plan.ops, self.outputs), key=lambda op: op["op"] != "item")
         self.readers = _readers(ops)
         self.written = {entry["value"] for entry in plan.inputs}
         self.done, self.stages = set(), []

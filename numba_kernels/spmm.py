@@ -10,37 +10,29 @@ from .runtime import kernel
 
 
 @kernel
-def add_row(packed, bits, lanes):
-    """lanes += codes of ``packed``: (W,) uint8 into (8 / bits · W,) uint16."""
-    width, mask = packed.shape[0], np.uint8((1 << bits) - 1)
-    for plane in range(8 // bits):
-        shift, start = np.uint8(plane * bits), plane * width
-        for j in range(width):
-            lanes[start + j] += np.uint16((packed[j] >> shift) & mask)
-
-
-@kernel
 def spill(lanes, total):
     """total += lanes, and lanes ← 0."""
     for j in range(total.shape[0]):
         total[j] += np.int32(lanes[j])
-    lanes[:] = np.uint16(0)
+        lanes[j] = np.uint16(0)
 
 
 @kernel
 def sum_codes(sources, packed, bits, lanes, total):
-    """total ← sum of the rows of ``packed`` that ``sources`` names, exact: 16-bit lanes spill before they overflow."""
-    total[:] = np.int32(0)
-    lanes[:] = np.uint16(0)
-    room = 65535 // ((1 << bits) - 1)
-    left = room
-    for u in sources:
-        if left == 0:
-            spill(lanes, total)
-            left = room
-        add_row(packed[u], bits, lanes)
-        left -= 1
-    spill(lanes, total)
+    """total += the codes of the rows of ``packed`` that ``sources`` names, exact: 16-bit lanes spill before they overflow.
+
+    ``packed`` is (N, W) uint8, ``lanes`` (8 / bits · W,) uint16 and 0 before and after, ``total`` as long, int32.
+    """
+    flat, width = packed.reshape(-1), packed.shape[1]
+    mask, room = np.uint8((1 << bits) - 1), 65535 // ((1 << bits) - 1)
+    for first in range(0, sources.shape[0], room):
+        for e in range(first, min(first + room, sources.shape[0])):
+            row = np.int64(sources[e]) * width
+            for plane in range(8 // bits):
+                shift, start = np.uint8(plane * bits), plane * width
+                for j in range(width):
+                    lanes[start + j] += np.uint16((flat[row + j] >> shift) & mask)
+        spill(lanes, total)
 
 
 @kernel
@@ -82,6 +74,7 @@ def spmm(bounds, indptr, indices, edge_weight, operand, own, columns, scratch, e
         lanes = np.zeros(room, np.uint16)
         total = np.zeros(room, np.int32)
         row = np.zeros(columns, np.float32)
+        self_index = np.zeros(1, np.int32)
         for i in range(bounds[block], bounds[block + 1]):
             sources = indices[indptr[i] : indptr[i + 1]]
             if edge_weight.shape[0] > 0:
@@ -91,11 +84,12 @@ def spmm(bounds, indptr, indices, edge_weight, operand, own, columns, scratch, e
                     for c in range(columns):
                         row[c] += np.float32(unpacked[c]) - operand.zero[c * operand.column_step]
             else:
+                total[:] = np.int32(0)
                 sum_codes(sources, operand.packed, operand.bits, lanes, total)
                 count = np.float64(sources.shape[0])
                 if own.shape[0] > 0:
-                    add_row(own[i], operand.bits, lanes)
-                    spill(lanes, total)
+                    self_index[0] = i
+                    sum_codes(self_index, own, operand.bits, lanes, total)
                     count += 1.0
                 for c in range(columns):
                     zero = np.float64(operand.zero[c * operand.column_step])

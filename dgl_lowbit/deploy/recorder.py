@@ -128,7 +128,7 @@ class Recorder:
         if quantizer.format.is_float:
             self.fail("its weights are float32 (32 bits); packed inference needs 8 bits or fewer.")
         spec, weight = quantizer.export(), weight.detach()
-        codes, bits = quantizer.codes(weight).t().numpy(), quantizer.format.storage_bits
+        codes, bits = quantizer.codes(weight).t().cpu().numpy(), quantizer.format.storage_bits
         K, M = weight.shape
         return {
             "bits": bits,
@@ -154,7 +154,7 @@ class Recorder:
         return self._emit("degree", x, graph, side=side, power=power, plus=plus)
 
     def bias(self, x, bias):
-        return x if bias is None else self._emit("bias", x, bias=self._numbers(bias.detach()))
+        return x if bias is None else self._emit("bias", x, bias=self._numbers(bias.detach().cpu().numpy()))
 
     def activate(self, x, activation):
         if activation is None or isinstance(activation, (nn.Identity, nn.Dropout)):

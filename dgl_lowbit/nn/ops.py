@@ -19,6 +19,11 @@ class Quantized(NamedTuple):
     centered: torch.Tensor
     scale: torch.Tensor
 
+    def rows(self, chosen: slice) -> Quantized:
+        """Some of the rows, with their scales where there is one a row."""
+        scale = self.scale
+        return Quantized(self.centered[chosen], scale[chosen] if scale.dim() > 1 and len(scale) > 1 else scale)
+
 
 class TorchOps:
     """Runs a layer's computation in torch and DGL."""
@@ -35,11 +40,8 @@ class TorchOps:
             return feat[1]
         if not graph.is_block:
             return feat
-        rows = graph.num_dst_nodes()
-        if isinstance(feat, Quantized):
-            scale = feat.scale
-            return Quantized(feat.centered[:rows], scale[:rows] if scale.dim() > 1 else scale)
-        return feat[:rows]
+        first = slice(None, graph.num_dst_nodes())
+        return feat.rows(first) if isinstance(feat, Quantized) else feat[first]
 
     @staticmethod
     def dropout(x, module):
@@ -47,8 +49,11 @@ class TorchOps:
 
     @staticmethod
     def quantize(quantizer, x):
-        """Codes of ``x`` under ``quantizer``; a pair is quantised part by part."""
-        return _each(lambda part: Quantized(*quantizer.split(part)), x)
+        """Codes of ``x`` under ``quantizer``; the parts of a pair are quantised together, so that both set the range."""
+        if not _is_pair(x):
+            return Quantized(*quantizer.split(x))
+        both, rows = Quantized(*quantizer.split(torch.cat(x))), len(x[0])
+        return both.rows(slice(None, rows)), both.rows(slice(rows, None))
 
     @staticmethod
     def dequantize(codes):

@@ -165,7 +165,7 @@ class QLRQuantizer(Quantizer):
                 "shift": shift,
             }
         params = self._grid_params(self.alpha * self.low, self.alpha * self.high)
-        arrays = {name: value.reshape(-1).numpy() for name, value in params._asdict().items()}
+        arrays = {name: value.reshape(-1).cpu().numpy() for name, value in params._asdict().items()}
         return {**common, **arrays}
 
     def _truncation(self) -> tuple[float, float]:

@@ -1,0 +1,70 @@
+"""Graphs and settings shared by all tests."""
+
+import os
+import tempfile
+
+# Machine code of an earlier run must not stand in for the sources under test.
+os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.mkdtemp(prefix="numba-cache-"))
+os.environ.setdefault("DGLBACKEND", "pytorch")
+
+import dgl
+import pytest
+import torch
+
+
+def homogeneous(seed=0):
+    """40 nodes with self-loops, a node visited twice over the same edge, and a hub."""
+    generator = torch.Generator().manual_seed(seed)
+    source, target = torch.randint(40, (2, 160), generator=generator)
+    source = torch.cat([source, source[:5], torch.arange(30)])
+    target = torch.cat([target, target[:5], torch.full((30,), 7)])
+    return dgl.add_self_loop(dgl.graph((source, target), num_nodes=40))
+
+
+def block():
+    sampler = dgl.dataloading.NeighborSampler([4])
+    dgl.seed(0)
+    torch.manual_seed(0)
+    return sampler.sample_blocks(homogeneous(), torch.arange(0, 40, 3))[2][0]
+
+
+def bipartite():
+    generator = torch.Generator().manual_seed(1)
+    source, target = torch.randint(13, (60,), generator=generator), torch.randint(21, (60,), generator=generator)
+    source, target = torch.cat([source, torch.arange(13), torch.zeros(21).long()]), torch.cat(
+        [target, torch.arange(13), torch.arange(21)]
+    )
+    return dgl.heterograph({("u", "e", "v"): (source, target)}, num_nodes_dict={"u": 13, "v": 21})
+
+
+def isolated():
+    return dgl.graph(([0, 1, 1, 5], [1, 0, 2, 0]), num_nodes=9)
+
+
+GRAPHS = {
+    "homogeneous": homogeneous,
+    "block": block,
+    "bipartite": bipartite,
+    "isolated": isolated,
+    "one_node": lambda: dgl.graph(([0], [0])),
+    "zero_edges": lambda: dgl.graph(([], []), num_nodes=5),
+}
+
+
+@pytest.fixture(params=GRAPHS)
+def any_graph(request):
+    return GRAPHS[request.param]()
+
+
+@pytest.fixture
+def graph():
+    return homogeneous()
+
+
+def features(graph, width, seed=0):
+    """Features of mixed sign for the source nodes, and a pair on bipartite graphs."""
+    generator = torch.Generator().manual_seed(seed)
+    source = torch.randn(graph.num_src_nodes(), width, generator=generator)
+    if graph.is_homogeneous or graph.is_block:
+        return source
+    return source, torch.randn(graph.num_dst_nodes(), width, generator=generator)
