@@ -37,17 +37,18 @@ class GraphSAGE(nn.Module):
 
 
 class SMP(nn.Module):
-    """Two linear layers and K steps of smoothness-aware propagation (arXiv:2308.14949).
+    """Two linear layers and ten steps of smoothness-aware propagation (arXiv:2308.14949).
 
-    ``propagation`` are the options of :class:`dgl_lowbit.nn.SMPConv`; shapes (N, in_feats) to (N, num_classes).
+    ``threshold`` bounds each step's change of neighbours' similarity, see :class:`dgl_lowbit.nn.SMPConv`; shapes
+    (N, in_feats) to (N, num_classes).
     """
 
-    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.8, **propagation):
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.8, threshold=0.3):
         super().__init__()
         self.linear1 = nn.Linear(in_feats, hidden)
         self.linear2 = nn.Linear(hidden, num_classes)
         self.dropout = nn.Dropout(dropout)
-        self.propagate = SMPConv(num_classes, **propagation)
+        self.propagate = SMPConv(num_classes, threshold=threshold)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)

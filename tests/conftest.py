@@ -31,8 +31,9 @@ def block():
 def bipartite():
     generator = torch.Generator().manual_seed(1)
     source, target = torch.randint(13, (60,), generator=generator), torch.randint(21, (60,), generator=generator)
-    source, target = torch.cat([source, torch.arange(13), torch.zeros(21).long()]), torch.cat(
-        [target, torch.arange(13), torch.arange(21)]
+    source, target = (
+        torch.cat([source, torch.arange(13), torch.zeros(21).long()]),
+        torch.cat([target, torch.arange(13), torch.arange(21)]),
     )
     return dgl.heterograph({("u", "e", "v"): (source, target)}, num_nodes_dict={"u": 13, "v": 21})
 

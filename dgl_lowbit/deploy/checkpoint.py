@@ -60,6 +60,6 @@ def load_checkpoint(path) -> tuple[nn.Module, dict]:
         model = MODELS[content["architecture"]](*content["shape"])
         model = quantize(model, QuantConfig(**content["config"]))
         model.load_state_dict(content["state"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a whole dgl-lowbit checkpoint ({type(error).__name__}).") from error
     return model.eval(), content["info"]

@@ -48,9 +48,7 @@ def test_off_equals_the_parent_to_the_last_bit(name, config, weighted, any_graph
     feat = features(any_graph, width(ours))
     edge_weight = torch.rand(any_graph.num_edges(), 1) if weighted else None
     assert ours.state_dict().keys() == theirs.state_dict().keys()
-    assert torch.equal(
-        ours(any_graph, feat, edge_weight=edge_weight), theirs(any_graph, feat, edge_weight=edge_weight)
-    )
+    assert torch.equal(ours(any_graph, feat, edge_weight=edge_weight), theirs(any_graph, feat, edge_weight=edge_weight))
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
@@ -98,7 +96,10 @@ def test_graphconv_against_dense_algebra(bits, graph):
     feat = features(graph, 12)
     lowbit.calibrate(layer, graph, feat)
     adjacency = dense_adjacency(graph).double()
-    q = {name: lambda x, quantizer=quantizer: quantizer(x.float()).double() for name, quantizer in layer.quantizers.items()}
+    q = {
+        name: lambda x, quantizer=quantizer: quantizer(x.float()).double()
+        for name, quantizer in layer.quantizers.items()
+    }
     h = q["inputs"](feat) @ q["weights"](layer.weight) * graph.out_degrees()[:, None] ** -0.5
     expected = adjacency @ q["messages"](h) * graph.in_degrees()[:, None] ** -0.5 + layer.bias
     torch.testing.assert_close(layer(graph, feat).double(), expected, rtol=1e-4, atol=1e-5)

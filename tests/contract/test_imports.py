@@ -1,0 +1,129 @@
+"""Who may import whom, what an import costs, and that it is quiet."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import dgl_lowbit
+import numba_kernels
+from dgl_lowbit._environment import check_versions
+
+PACKAGE, KERNELS = Path(dgl_lowbit.__file__).parent, Path(numba_kernels.__file__).parent
+# What each part of dgl_lowbit may import of it.
+ALLOWED = {
+    "quant": {"quant"},
+    "smoothness": {"smoothness"},
+    "config": {"quant"},
+    "nn": {"nn", "quant", "config", "smoothness"},
+    "convert": {"nn", "quant", "config"},
+    "models": {"nn"},
+    "training": {"convert", "quant"},
+    "deploy": {"deploy", "nn", "quant", "config", "convert", "models", "_version"},
+}
+
+
+def imports(path):
+    """Absolute names of the modules a file imports, relative ones resolved."""
+    package = path.relative_to(PACKAGE.parent).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module]))
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path):
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def breaches(allowed):
+    for path in sorted(PACKAGE.rglob("*.py")):
+        part = part_of(path)
+        for name in imports(path):
+            pieces = name.split(".")
+            if pieces[0] == "numba_kernels" and part not in ("deploy", "cli"):
+                yield f"{path.name} imports {name}"
+            if (
+                pieces[0] == "dgl_lowbit"
+                and len(pieces) > 1
+                and (PACKAGE / pieces[1]).with_suffix("").exists() | (PACKAGE / f"{pieces[1]}.py").exists()
+            ):
+                if part in allowed and pieces[1] not in allowed[part]:
+                    yield f"{path.name} imports {name}"
+
+
+def test_import_rule():
+    assert list(breaches(ALLOWED)) == []
+
+
+def test_the_rule_can_be_broken():
+    assert list(breaches({**ALLOWED, "nn": {"nn"}}))
+
+
+def test_kernels_import_neither_torch_nor_dgl():
+    for path in KERNELS.glob("*.py"):
+        roots = {name.split(".")[0] for name in imports_of_kernels(path)}
+        assert roots <= {"numba", "numpy", "safetensors", "numba_kernels", *sys.stdlib_module_names}, path
+
+
+def imports_of_kernels(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "default", "-c", code],
+        env={**{k: v for k, v in os.environ.items() if k != "DGLBACKEND"}, **environment},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_import_is_quiet_and_light(tmp_path):
+    code = (
+        "import sys; sys.modules['torchdata'] = None\n"
+        "import dgl_lowbit\n"
+        "print(sorted(m for m in ('numba', 'matplotlib') if m in sys.modules))"
+    )
+    done = run(code, DGLDEFAULTDIR=str(tmp_path))
+    assert done.returncode == 0 and done.stdout == "[]\n"
+    assert "dgl_lowbit" not in done.stderr and "backend" not in done.stderr
+
+
+def test_kernels_run_where_torch_and_dgl_are_missing(tmp_path):
+    code = (
+        "import sys; sys.modules.update(torch=None, dgl=None)\n"
+        "import numba_kernels; print(sorted(m for m in ('scipy', 'networkx') if m in sys.modules))"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert "networkx" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("dgl", "torch", "works"),
+    [
+        ("1.1.3", "2.13.0+cpu", True),
+        ("2.1.0", "2.2.1", True),
+        ("2.1.0", "2.2.2", False),
+        ("2.4.0+cu118", "2.4.0", True),
+    ],
+)
+def test_pairs_of_dgl_and_torch(dgl, torch, works):
+    if works:
+        check_versions(dgl, torch)
+    else:
+        with pytest.raises(ImportError, match="DGL 2.1.0 cannot be imported beside torch 2.2.2.*pip install"):
+            check_versions(dgl, torch)

@@ -1,0 +1,330 @@
+"""Freezing, files, and running packed models on what users hand in."""
+
+import json
+import threading
+
+import dgl
+import dgl.nn
+import numpy as np
+import pytest
+import safetensors.numpy
+import torch
+import torch.nn.functional as F
+from dgl import DGLError
+from torch import nn
+
+import dgl_lowbit as lowbit
+import numba_kernels
+from numba_kernels import ModelFileError, PlanError
+from tests.conftest import GRAPHS, features, homogeneous
+
+
+class TwoLayers(nn.Module):
+    def __init__(self, conv=dgl.nn.GraphConv, **options):
+        super().__init__()
+        self.conv1 = conv(12, 8, **options)
+        self.conv2 = conv(8, 3, **options)
+
+    def forward(self, g, x, edge_weight=None):
+        h = F.dropout(F.relu(self.conv1(g, x)), 0.5, training=self.training)
+        return self.conv2(g, h, edge_weight=edge_weight)
+
+
+@pytest.fixture
+def feat(graph):
+    return features(graph, 12)
+
+
+@pytest.fixture
+def model(graph, feat):
+    torch.manual_seed(0)
+    return lowbit.calibrate(lowbit.quantize(TwoLayers(), lowbit.QuantConfig(2)), graph, feat).eval()
+
+
+@pytest.fixture
+def packed(model):
+    return lowbit.freeze(model)
+
+
+def test_arguments_are_those_of_forward(packed, model, graph, feat):
+    weight = torch.rand(graph.num_edges())
+    expected = model(graph, feat, weight).detach()
+    for got in (packed(graph, feat, weight), packed(g=graph, x=feat, edge_weight=weight)):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(packed(graph, feat), packed(graph, feat, None))
+    with pytest.raises(TypeError, match=r"takes \(g, x, edge_weight\), and x is missing"):
+        packed(graph)
+    with pytest.raises(TypeError, match=r"takes \(g, x, edge_weight\), got 1 positional and \['feat'\]"):
+        packed(graph, feat=feat)
+
+
+def test_any_form_of_graph_and_features(packed, graph, feat):
+    expected = packed(graph, feat)
+    indptr, indices, _ = (part.numpy() for part in graph.adj_tensors("csc"))
+    for form in (graph.adj_external(scipy_fmt="coo"), (indptr, indices), numba_kernels.Graph(indptr, indices)):
+        got = packed(form, feat.numpy())
+        assert isinstance(got, np.ndarray) and np.array_equal(got, expected.numpy())
+    assert torch.equal(packed(graph.int(), feat.double()), expected)
+    readonly = np.array(feat.numpy())
+    readonly.flags.writeable = False
+    assert np.array_equal(packed(graph, readonly), expected.numpy())
+
+
+def test_a_changed_graph_is_seen(packed, model, graph, feat):
+    packed(graph, feat)
+    graph.add_edges([0, 1], [2, 3])
+    torch.testing.assert_close(packed(graph, feat), model(graph, feat).detach(), rtol=1e-5, atol=1e-6)
+    graph.remove_edges([4, 5, 6])
+    torch.testing.assert_close(packed(graph, feat), model(graph, feat).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_freezing_leaves_the_model_as_it_is(model, graph, feat):
+    model.train()
+    model.conv1.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    lowbit.freeze(model)
+    assert model.training and not model.conv1.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_threads_may_share_a_model(packed, graph, feat):
+    expected, results = packed(graph, feat), []
+    workers = [threading.Thread(target=lambda: results.append(packed(graph, feat))) for _ in range(6)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 6 and all(torch.equal(result, expected) for result in results)
+
+
+# -- files ---------------------------------------------------------------------------------------------
+
+
+def test_files_round_trip_and_are_deterministic(packed, graph, feat, tmp_path):
+    path = packed.save(tmp_path / "model.safetensors")
+    again = lowbit.load(path)
+    assert torch.equal(again(graph, feat), packed(graph, feat))
+    assert again.info == packed.info and again.info["layers"]["conv1"] == {"bits": 2}
+    assert again.save(tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "model.safetensors"]
+    assert isinstance(numba_kernels.load(path)((graph.adj_external(scipy_fmt="coo")), feat.numpy()), np.ndarray)
+
+
+def test_a_failed_save_leaves_the_old_file(packed, tmp_path, monkeypatch):
+    path = packed.save(tmp_path / "model.safetensors")
+    content = path.read_bytes()
+
+    def fail(self, target):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        packed.save(path)
+    assert path.read_bytes() == content and list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_folders_and_files_are_named(packed, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder .*nowhere to write m.safetensors"):
+        packed.save(tmp_path / "nowhere" / "m.safetensors")
+    with pytest.raises(FileNotFoundError, match="no model file at"):
+        lowbit.load(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_truncated_files_are_refused(packed, tmp_path, share):
+    path = packed.save(tmp_path / "model.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ModelFileError, match="not a whole dgl-lowbit model"):
+        lowbit.load(path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"PK\x03\x04 not a model at all" * 10)
+    with pytest.raises(ModelFileError, match="not a whole dgl-lowbit model"):
+        lowbit.load(path)
+    path.write_bytes(safetensors.numpy.save({"x": np.zeros(3, np.float32)}))
+    with pytest.raises(ModelFileError, match="not a whole dgl-lowbit model"):
+        lowbit.load(path)
+
+
+def edited(packed, tmp_path, edit):
+    path = packed.save(tmp_path / "model.safetensors")
+    with safetensors.safe_open(path, framework="numpy") as file:
+        content = json.loads(file.metadata()["dgl-lowbit"])
+    arrays = {name: np.array(array) for name, array in packed.plan.arrays.items()}
+    edit(content, arrays)
+    path.write_bytes(safetensors.numpy.save(arrays, {"dgl-lowbit": json.dumps(content)}))
+    return path
+
+
+def first(content, kind):
+    return next(op for op in content["ops"] if op["op"] == kind)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content, arrays: first(content, "linear")["weight"].update(shape=[4000, 8]),
+        lambda content, arrays: first(content, "linear")["weight"].update(codes="nothing"),
+        lambda content, arrays: first(content, "quantize").update(columns=400),
+        lambda content, arrays: first(content, "quantize")["quantizer"].update(bits=16),
+        lambda content, arrays: first(content, "aggregate").update(**{"in": [0, 0, None, None]}),
+        lambda content, arrays: first(content, "relu").update(op="exec"),
+        lambda content, arrays: first(content, "relu").update(**{"in": [999]}),
+        lambda content, arrays: first(content, "degree").update(power=3),
+        lambda content, arrays: content.update(outputs=[]),
+        lambda content, arrays: content.update(ops=[{"in": []}]),
+        lambda content, arrays: arrays.update({n: a.astype(np.float64) for n, a in arrays.items() if a.ndim == 1}),
+    ],
+)
+def test_files_with_a_plan_that_cannot_run_are_refused(packed, tmp_path, edit):
+    with pytest.raises(ModelFileError, match="holds no runnable model"):
+        lowbit.load(edited(packed, tmp_path, edit))
+
+
+def test_newer_versions_are_refused(packed, tmp_path):
+    path = edited(packed, tmp_path, lambda content, arrays: content.update(version=99))
+    with pytest.raises(ModelFileError, match="format version 99, this release reads 1"):
+        lowbit.load(path)
+
+
+def test_plan_error_is_a_value_error():
+    with pytest.raises(PlanError, match="no outputs"):
+        numba_kernels.Plan([], [], [], {})
+
+
+# -- what cannot be frozen -----------------------------------------------------------------------------
+
+
+def refusal(model, graph, feat, match):
+    lowbit.calibrate(model, graph, feat)
+    with pytest.raises(lowbit.FreezeError, match=match) as caught:
+        lowbit.freeze(model)
+    return str(caught.value)
+
+
+class WithNorm(TwoLayers):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, g, x):
+        return self.conv2(g, self.norm(self.conv1(g, x)))
+
+
+class WithSigmoid(TwoLayers):
+    def forward(self, g, x):
+        return self.conv2(g, torch.sigmoid(self.conv1(g, x)))
+
+
+class WithBranch(TwoLayers):
+    def forward(self, g, x):
+        h = self.conv1(g, x)
+        if h.sum() > 0:
+            h = -h
+        return self.conv2(g, h)
+
+
+class WithNdata(TwoLayers):
+    def forward(self, g, x):
+        g.ndata["h"] = self.conv1(g, x)
+        return self.conv2(g, g.ndata["h"])
+
+
+@pytest.mark.filterwarnings("ignore::dgl_lowbit.FloatModuleWarning")
+def test_layers_and_lines_without_a_packed_form_are_named(graph, feat):
+    message = refusal(
+        lowbit.quantize(WithNorm()), graph, feat, r"norm \(BatchNorm1d\) cannot be frozen at .*test_freeze"
+    )
+    assert "self.norm(" in message and "these can: GraphConv, SAGEConv (mean, gcn), SMPConv, Linear" in message
+    refusal(lowbit.quantize(WithSigmoid()), graph, feat, r"sigmoid cannot be frozen at .*test_freeze.py:\d+ .*sigmoid")
+    refusal(lowbit.quantize(WithBranch()), graph, feat, r"cannot be traced at .*test_freeze.py:\d+ .*if h.sum\(\) > 0")
+    refusal(lowbit.quantize(WithNdata()), graph, feat, r"cannot be .*test_freeze.py:\d+")
+
+
+def test_parts_without_a_packed_form_are_named(graph, feat):
+    def sage(*shape):
+        return dgl.nn.SAGEConv(*shape, "pool")
+
+    refusal(lowbit.quantize(TwoLayers(sage)), graph, feat, r"conv1 \(SAGEConv\).*maximum; .*mean and gcn")
+    tanh = lowbit.quantize(TwoLayers(activation=torch.tanh))
+    refusal(tanh, graph, feat, r"conv1 \(GraphConv\) cannot be frozen: tanh has no packed form")
+    for component in ("inputs", "weights", "messages"):
+        model = lowbit.quantize(TwoLayers(), lowbit.QuantConfig(4, **{component: 32}))
+        refusal(model, graph, feat, rf"conv1 \(GraphConv\) cannot be frozen: its {component} are float32")
+
+
+def test_freezing_before_calibration_names_the_quantisers():
+    with pytest.raises(
+        lowbit.FreezeError, match=r"conv1.quantizers.inputs, .* and \d more cannot be frozen: .*calibrate"
+    ):
+        lowbit.freeze(lowbit.quantize(TwoLayers()))
+
+
+def test_only_low_bit_models_are_frozen():
+    with pytest.raises(ValueError, match="no low-bit layer; call dgl_lowbit.quantize"):
+        lowbit.freeze(TwoLayers())
+    with pytest.raises(ValueError, match="expects a torch.nn.Module, got str"):
+        lowbit.freeze("model")
+
+
+# -- bad input to packed models ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: torch.rand(40, 13), "width 12, got 13"),
+        (lambda: torch.rand(39, 12), "39 source rows for a graph of 40|row for each of 40 source nodes, got 39"),
+        (lambda: torch.ones(40, 12).long(), "floating point, got int64"),
+        (lambda: torch.full((40, 12), float("nan")), "NaN or infinity"),
+        (lambda: torch.full((40, 12), float("inf")), "NaN or infinity"),
+        (lambda: torch.rand(40), r"shape \(nodes, width\), got \(40,\)"),
+        (lambda: (torch.rand(40, 12),) * 3, "a pair"),
+    ],
+)
+def test_bad_features_are_refused(packed, graph, make, message):
+    with pytest.raises(DGLError, match=message):
+        packed(graph, make())
+
+
+def test_bad_graphs_are_refused(packed, feat):
+    with pytest.raises(DGLError, match="0-in-degree nodes"):
+        packed(GRAPHS["isolated"](), torch.rand(9, 12))
+    with pytest.raises(DGLError, match="got 40|40 source rows"):
+        packed(dgl.add_self_loop(dgl.rand_graph(10, 20)), feat)
+    with pytest.raises(DGLError, match="scipy.sparse matrix"):
+        packed("cora", feat)
+    hetero = dgl.heterograph({("u", "a", "u"): ([0], [0]), ("u", "b", "u"): ([0], [0])})
+    with pytest.raises(DGLError, match="one edge type at a time"):
+        packed(hetero, feat)
+
+
+def test_bad_edge_weights_are_refused(packed, graph, feat):
+    with pytest.raises(DGLError, match=r"edge_weight must have shape \(235,\), got \(3,\)"):
+        packed(graph, feat, torch.rand(3))
+
+
+def test_a_degree_that_overflows_is_refused(packed, graph, feat):
+    prepared = numba_kernels.Graph(*(part.numpy() for part in graph.adj_tensors("csc")[:2]))
+    prepared.in_degrees = prepared.in_degrees.copy()
+    prepared.in_degrees[0] = 2**30
+    with pytest.raises(DGLError, match="in-degree 1073741824 overflows"):
+        packed(prepared, feat)
+
+
+def test_blocks_are_counted():
+    class Blocks(TwoLayers):
+        def forward(self, blocks, x):
+            return self.conv2(blocks[1], F.relu(self.conv1(blocks[0], x)))
+
+    graph = homogeneous()
+    model = lowbit.quantize(Blocks())
+    lowbit.calibrate(model, [graph, graph], features(graph, 12))
+    packed = lowbit.freeze(model)
+    with pytest.raises(DGLError, match="list of blocks"):
+        packed(graph, features(graph, 12))
+    with pytest.raises(DGLError, match="reads graph 1 of a list"):
+        packed([graph], features(graph, 12))

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+import scipy.sparse
+
+from numba_kernels import Graph, GraphError
+from numba_kernels.graph import row_bounds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0, 2], [0]), "rise from 0 to the number of edges"),
+        (([0, 2, 1, 3], [0, 0, 0]), "rise from 0"),
+        (([1, 2], [0, 0]), "rise from 0"),
+        (([0, 1], [1]), "name one of 1 source nodes"),
+        (([0, 1], [-1]), "name one of 1 source nodes"),
+        (([[0, 1]], [0]), "must be 1-D"),
+        (([0, 1.0], [0]), "indptr must hold integers, got float64"),
+        (([0, 1], [0.5]), "indices must hold integers"),
+        (([0, 1], [0], 2**31), "at most 2\\^31"),
+    ],
+)
+def test_broken_arrays_are_refused(arguments, message):
+    with pytest.raises(GraphError, match=message):
+        Graph(*arguments)
+
+
+def test_a_block_needs_its_destinations_among_its_sources():
+    with pytest.raises(GraphError, match="destinations among"):
+        Graph([0, 0, 0], [], num_src=1, is_block=True)
+
+
+def test_of_refuses_what_is_no_graph():
+    with pytest.raises(GraphError, match="scipy.sparse matrix"):
+        Graph.of("cora")
+
+
+@pytest.mark.parametrize("kind", ["coo", "csr", "csc"])
+def test_scipy_matrices_read_as_dgl_reads_them(kind):
+    rows, columns, data = [0, 2, 2, 1], [1, 0, 3, 3], [1.0, 2.0, 3.0, 4.0]
+    matrix = scipy.sparse.coo_matrix((data, (rows, columns)), shape=(3, 4)).asformat(kind)
+    graph = Graph.of(matrix)
+    assert (graph.num_src, graph.num_dst) == (3, 4)
+    assert graph.in_degrees.tolist() == [1, 1, 0, 2] and graph.out_degrees.tolist() == [1, 1, 2]
+    # weights in the order of the matrix's own entries
+    weights = graph.edge_weights(matrix.tocoo().data)
+    dense = np.zeros((4, 3))
+    for v in range(4):
+        for e in range(graph.indptr[v], graph.indptr[v + 1]):
+            dense[v, graph.indices[e]] = weights[e]
+    np.testing.assert_array_equal(dense, matrix.toarray().T)
+
+
+def test_blocks_cover_every_row_once_and_balance_edges():
+    degrees = np.r_[np.full(1000, 2), 5000, np.full(1000, 2)]
+    graph = Graph(np.r_[0, np.cumsum(degrees)], np.zeros(degrees.sum(), int))
+    assert graph.bounds[0] == 0 and graph.bounds[-1] == 2001 and (np.diff(graph.bounds) > 0).all()
+    edges = np.diff(graph.indptr[graph.bounds])
+    assert np.sort(edges)[-2] < 300
+    for rows in (0, 1, 63, 64, 65, 1000):
+        bounds = row_bounds(rows)
+        assert bounds[0] == 0 and bounds[-1] == rows and (np.diff(bounds) >= 0).all()
+
+
+def test_edge_weights_are_checked():
+    graph = Graph([0, 1, 2], [1, 0])
+    with pytest.raises(GraphError, match=r"shape \(2,\), got \(3,\)"):
+        graph.edge_weights([1, 2, 3])
+    with pytest.raises(GraphError, match="NaN or infinity"):
+        graph.edge_weights([1, np.nan])

@@ -1,0 +1,274 @@
+"""Kernels against their NumPy twin, exactly."""
+
+import os
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from numba_kernels import Graph, PackedModel, Plan, pack, reference, unpack
+from numba_kernels.layout import PACKED_BITS, row_bytes
+from numba_kernels.requantise import pack_row, row_extremes, unpack_row
+
+JIT_OFF = numba.config.DISABLE_JIT
+EXAMPLES = 5 if JIT_OFF else 40
+
+
+def draw_graph(rng, num_src, num_dst, edges, hub=False, **options):
+    target = np.sort(rng.integers(num_dst, size=edges)) if edges else np.empty(0, np.int64)
+    if hub:
+        target[:] = num_dst - 1
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(target, minlength=num_dst))])
+    return Graph(indptr, rng.integers(num_src, size=edges), num_src=num_src, **options)
+
+
+def static(bits, columns, rng, per_channel):
+    size = columns if per_channel else 1
+    return {
+        "bits": bits,
+        "granularity": "channel" if per_channel else "tensor",
+        "scale": rng.uniform(0.01, 0.3, size).astype(np.float32),
+        "zero_point": (rng.integers(0, 2**bits, size) + rng.choice([0, 0.5])).astype(np.float32),
+        "offset": rng.uniform(0, 2**bits, size).astype(np.float32),
+    }
+
+
+def per_row(bits, rng):
+    return {
+        "bits": bits,
+        "granularity": "row",
+        "alpha": float(np.float32(rng.uniform(0.3, 1))),
+        "half_grid": bool(rng.integers(2)),
+        "range_qmax": 2**bits - 1,
+        "divisor": 1.0,
+        "shift": 0.0,
+    }
+
+
+class PlanBuilder:
+    """Names a plan's arrays as they come."""
+
+    def __init__(self):
+        self.arrays, self.ops = {}, []
+
+    def store(self, array):
+        name = f"a{len(self.arrays)}"
+        self.arrays[name] = array
+        return name
+
+    def add(self, op, *inputs, **attributes):
+        self.ops.append({"op": op, "in": list(inputs), "out": 100 + len(self.ops), **attributes})
+        return self.ops[-1]["out"]
+
+    def quantize(self, value, quantizer, columns, op="quantize", **more):
+        spec = {k: self.store(v) if isinstance(v, np.ndarray) else v for k, v in quantizer.items()}
+        inputs = [value, more.pop("before")] if "before" in more else [value]
+        return self.add(op, *inputs, quantizer=spec, columns=columns, **more)
+
+    def linear(self, codes, rng, K, M, bits):
+        weight = pack(rng.integers(0, 2**bits, (M, K)).astype(np.uint8), bits, -(-K * bits // 8))
+        return self.add(
+            "linear",
+            codes,
+            weight={
+                "bits": bits,
+                "shape": [K, M],
+                "codes": self.store(weight),
+                "scale": self.store(rng.uniform(0.01, 0.3, M).astype(np.float32)),
+                "zero_point": (2**bits - 1) / 2,
+            },
+        )
+
+    def model(self, kinds, *outputs, **options):
+        inputs = [{"name": f"x{v}", "kind": k, "value": v, "optional": False} for v, k in enumerate(kinds)]
+        return PackedModel(Plan(inputs, self.ops, list(outputs), self.arrays, returns_tuple=True), **options)
+
+
+def assert_equals_twin(model, *arguments):
+    expected = reference.run(model.plan, dict(enumerate(arguments)))
+    got = model(*arguments)
+    for value, output in zip(model.plan.outputs, got):
+        np.testing.assert_array_equal(output, expected[value])
+    return got
+
+
+sizes = st.tuples(st.integers(1, 70), st.integers(1, 30), st.integers(0, 400))
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+@given(rows=st.integers(0, 9), columns=st.integers(1, 300), seed=st.integers(0, 999))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_packing_round_trips_and_kernels_agree(bits, rows, columns, seed):
+    codes = np.random.default_rng(seed).integers(0, 2**bits, (rows, columns)).astype(np.uint8)
+    packed = pack(codes, bits)
+    assert packed.shape == (rows, row_bytes(columns, bits))
+    np.testing.assert_array_equal(unpack(packed, bits, columns), codes)
+    for i in range(rows):
+        spread = np.zeros(packed.shape[1] * 8 // bits, np.uint8)
+        unpack_row(packed[i], spread, bits)
+        np.testing.assert_array_equal(spread[:columns], codes[i])
+        assert not spread[columns:].any()
+        out = np.zeros(packed.shape[1], np.uint8)
+        pack_row(spread, out, bits)
+        np.testing.assert_array_equal(out, packed[i])
+
+
+def test_packed_layout_is_planar_low_bits_first():
+    codes = np.zeros((1, 64), np.uint8)
+    codes[0, [0, 16, 32, 48]] = [3, 2, 1, 0]
+    assert pack(codes, 2)[0, 0] == 3 | 2 << 2 | 1 << 4 and not pack(codes, 2)[0, 1:].any()
+
+
+@pytest.mark.parametrize(
+    ("codes", "bits", "width", "message"),
+    [
+        (np.zeros((1, 1), np.uint8), 3, None, "1, 2, 4, 8 bits, got 3"),
+        (np.zeros((1, 1), np.int64), 2, None, "uint8 array, got int64"),
+        (np.full((1, 1), 4, np.uint8), 2, None, "2-bit codes end at 3, got 4"),
+        (np.zeros((1, 9), np.uint8), 2, 2, "9 codes of 2 bits do not fit 2 bytes"),
+    ],
+)
+def test_pack_refuses(codes, bits, width, message):
+    with pytest.raises(ValueError, match=message):
+        pack(codes, bits, width)
+
+
+def test_unpack_refuses():
+    with pytest.raises(ValueError, match="hold 16 codes, not 17"):
+        unpack(np.zeros((1, 4), np.uint8), 2, 17)
+    with pytest.raises(ValueError, match="uint8 array, got float64"):
+        unpack(np.zeros((1, 4)), 2, 3)
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=80))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_row_extremes(values):
+    row = np.array(values, np.float32)
+    low, high = row_extremes(row)
+    assert low == row.min() and high == row.max()
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+@given(size=sizes, columns=st.integers(1, 150), seed=st.integers(0, 999), hub=st.booleans(), own=st.booleans())
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_spmm(bits, size, columns, seed, hub, own):
+    """Sum, then norm, bias and ReLU, then requantised twice, to other widths."""
+    rng = np.random.default_rng(seed)
+    num_src, num_dst, edges = size
+    num_dst = min(num_dst, num_src)
+    graph = draw_graph(rng, num_src, num_dst, edges, hub=hub and edges > 0, is_block=True)
+    b = PlanBuilder()
+    codes = b.quantize(1, static(bits, columns, rng, per_channel=bool(rng.integers(2))), columns)
+    mine = b.add("destination", codes, 0) if own else None
+    h = b.add("aggregate", 0, codes, None, mine)
+    h = b.add("degree", h, 0, side="in", power=-0.5, plus=0)
+    h = b.add("bias", h, bias=b.store(rng.standard_normal(columns).astype(np.float32)))
+    h = b.add("relu", h)
+    again = b.add("dequantize", b.quantize(h, static(4, columns, rng, per_channel=True), columns))
+    rows = b.add("dequantize", b.quantize(h, per_row(2, rng), columns))
+    feat = rng.standard_normal((num_src, columns)).astype(np.float32)
+    assert_equals_twin(b.model(["graph", "features"], h, again, rows), graph, feat)
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+@given(
+    rows=st.integers(0, 40), K=st.integers(1, 200), M=st.integers(1, 70), weight_bits=st.sampled_from(PACKED_BITS),
+    seed=st.integers(0, 999), sparse=st.booleans(), row=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_gemm(bits, rows, K, M, weight_bits, seed, sparse, row):
+    """Product, plus a residual, requantised, multiplied again."""
+    rng = np.random.default_rng(seed)
+    b = PlanBuilder()
+    quantizer = per_row(bits, rng) if row else static(bits, K, rng, per_channel=False)
+    h = b.linear(b.quantize(0, quantizer, K), rng, K, M, weight_bits)
+    h = b.add("combine", h, 1, coefficients=[1, 1])
+    out = b.linear(b.quantize(h, per_row(4, rng), M), rng, M, 3, 2)
+    feat = rng.standard_normal((rows, K)).astype(np.float32)
+    if sparse:
+        feat *= rng.random((rows, K)) < 0.1
+    assert_equals_twin(
+        b.model(["features", "features"], h, out), feat, rng.standard_normal((rows, M)).astype(np.float32)
+    )
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), seed=st.integers(0, 999))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_delta_coding(rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    graph = draw_graph(rng, rows, rows, 3 * rows)
+    b = PlanBuilder()
+    h, state, outputs = 1, None, []
+    for step in range(3):
+        scaled = b.add("degree", h, 0, side="out", power=-0.5, plus=0)
+        quantizer = static(2, columns, rng, per_channel=step == 1)
+        codes = b.quantize(scaled, quantizer, columns, op="delta", before=state, state=200 + step)
+        state = 200 + step
+        h = b.add("combine", b.add("aggregate", 0, codes, None, None), h, coefficients=[0.9, 0.1])
+        outputs.append(h)
+    feat = rng.standard_normal((rows, columns)).astype(np.float32)
+    assert_equals_twin(b.model(["graph", "features"], *outputs), graph, feat)
+
+
+@given(size=sizes, columns=st.integers(1, 40), seed=st.integers(0, 999))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_float_edge_weights(size, columns, seed):
+    rng = np.random.default_rng(seed)
+    graph = draw_graph(rng, *size)
+    b = PlanBuilder()
+    h = b.add("aggregate", 0, b.quantize(1, static(4, columns, rng, True), columns), 2, None)
+    model = b.model(["graph", "features", "edge_weight"], h)
+    arguments = graph, rng.standard_normal((size[0], columns)).astype(np.float32), rng.random(size[2])
+    expected = reference.run(model.plan, dict(enumerate(arguments)))[h]
+    np.testing.assert_allclose(model(*arguments)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(JIT_OFF, reason="too slow in Python")
+@pytest.mark.parametrize("bits", PACKED_BITS)
+def test_a_hub_of_a_million_edges_is_summed_exactly(bits):
+    rng = np.random.default_rng(0)
+    graph = draw_graph(rng, 50, 3, 1_000_000, hub=True)
+    b = PlanBuilder()
+    quantizer = {"bits": bits, "granularity": "tensor", "scale": 1.0, "zero_point": 0.0, "offset": 0.0}
+    h = b.add("aggregate", 0, b.quantize(1, quantizer, 20), None, None)
+    feat = np.full((50, 20), 2**bits - 1, np.float32)
+    feat[::3] = 0
+    (got,) = assert_equals_twin(b.model(["graph", "features"], h), graph, feat)
+    assert got[2].max() == np.float32((2**bits - 1) * np.isin(graph.indices % 3, [1, 2]).sum())
+
+
+@pytest.mark.skipif(JIT_OFF, reason="threads are the compiler's")
+def test_results_do_not_depend_on_the_thread_count():
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("one thread on this machine")
+    rng = np.random.default_rng(0)
+    graph = draw_graph(rng, 500, 500, 9000)
+    b = PlanBuilder()
+    h = b.linear(b.quantize(1, per_row(2, rng), 70), rng, 70, 40, 2)
+    h = b.add("aggregate", 0, b.quantize(h, static(2, 40, rng, False), 40), None, None)
+    model, feat = b.model(["graph", "features"], h), rng.standard_normal((500, 70)).astype(np.float32)
+    before = numba.get_num_threads()
+    outputs = []
+    for threads in (1, 2):
+        model.threads = threads
+        outputs.append(model(graph, feat)[0].tobytes())
+    assert outputs[0] == outputs[1] and numba.get_num_threads() == before
+    model.threads = 10_000
+    with pytest.raises(ValueError, match="threads must be between 1 and"):
+        model(graph, feat)
+
+
+@pytest.mark.skipif(JIT_OFF, reason="this is the run without the compiler")
+def test_everything_here_also_holds_without_the_compiler():
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout

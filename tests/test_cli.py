@@ -1,0 +1,66 @@
+import json
+
+import pytest
+
+from dgl_lowbit.cli import main
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    assert main(["demo", "--epochs", "3", "--bits", "2", "--model", "smp", "--quiet", "--output", str(folder)]) == 0
+    return folder
+
+
+def test_demo_prints_a_table(capsys):
+    assert main(["demo", "--epochs", "2", "--bits", "4,2", "--quiet", "--seeds", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "gcn on planted, 2 seed(s)" in out
+    rows = [line for line in out.splitlines() if line.startswith("|")]
+    assert [row.split("|")[1].strip() for row in rows[2:]] == ["float32", "INT4", "INT2"] and "±" in rows[2]
+
+
+def test_demo_prints_json(capsys):
+    assert main(["demo", "--epochs", "1", "--bits", "8", "--quiet", "--model", "sage", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"] == "sage" and set(report["results"]) == {"32", "8"}
+    assert report["results"]["8"]["equal"][0] >= 0.999 and report["results"]["8"]["seconds"][0] > 0
+
+
+def test_saved_models_are_described_predicted_with_and_exported_again(made, capsys, tmp_path):
+    file, checkpoint = made / "planted-smp-int2.safetensors", made / "planted-smp-int2.pt"
+    assert main(["info", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "SMP(graph: graph, feat: features)" in out and "linear1" in out and '{"bits": 2}' in out
+    assert main(["info", str(file), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["graph"] == "planted"
+    assert main(["predict", str(file), "--output", str(tmp_path / "classes.txt")]) == 0
+    assert "planted: 2,708 nodes, test accuracy" in capsys.readouterr().out
+    assert len((tmp_path / "classes.txt").read_text().split()) == 2708
+    assert main(["export", str(checkpoint), "--output", str(tmp_path / "again.safetensors")]) == 0
+    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+
+
+def test_errors_are_one_line_and_status_2(made, capsys, tmp_path):
+    (tmp_path / "broken.safetensors").write_bytes((made / "planted-smp-int2.safetensors").read_bytes()[:500])
+    (tmp_path / "broken.pt").write_bytes((made / "planted-smp-int2.pt").read_bytes()[:5000])
+    for arguments, message in (
+        (["info", str(tmp_path / "none.safetensors")], "no model file at"),
+        (["info", str(tmp_path / "broken.safetensors")], "not a whole dgl-lowbit model"),
+        (["export", str(tmp_path / "broken.pt")], "not a whole dgl-lowbit checkpoint"),
+        (["export", str(tmp_path / "none.pt")], "no checkpoint at"),
+        (["predict", str(made / "planted-smp-int2.safetensors"), "--output", str(tmp_path / "no" / "x")], "no folder"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and error.startswith(f"dgl-lowbit {arguments[0]}: error: ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["demo", "--bits", "5"], ["demo", "--bits", "2,2"], ["demo", "--seeds", "0"], ["demo", "--graph", "x"], []],
+)
+def test_bad_options_have_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2 and "error: " in capsys.readouterr().err
