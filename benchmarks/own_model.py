@@ -39,7 +39,7 @@ class TwoLayers(nn.Module):
 
 
 def run(make, graph, bits, seed, epochs):
-    """Test accuracy of the float model, and by width of the fake-quantised and the packed model, and their agreement."""
+    """Test accuracy by width: of the float model, else of the fake-quantised and packed model, and their agreement."""
     torch.manual_seed(seed)
     feat = graph.ndata["feat"]
     float_model = train(TwoLayers(make, feat.shape[1], num_classes(graph)), graph, epochs)

@@ -113,7 +113,7 @@ def _export(options):
 def _predict(options):
     import dgl
 
-    from .deploy import load
+    from .deploy import load, replace_file
     from .training import accuracy
 
     packed = load(options.model)
@@ -125,8 +125,6 @@ def _predict(options):
         graph = dgl.add_self_loop(graph)
     logits = packed(graph, graph.ndata["feat"])
     if options.output:
-        from numba_kernels.files import replace_file
-
         classes = "".join(f"{c}\n" for c in logits.argmax(1).tolist())
         replace_file(options.output, classes.encode())
     result = {"graph": name, "nodes": len(logits), "test_accuracy": accuracy(logits, graph)}
@@ -147,9 +145,8 @@ def _info(options):
         print(json.dumps({"bytes": size, "arguments": arguments, "operations": len(packed.plan.ops), **packed.info}))
         return
     rows = [[name or "(the model)", json.dumps(config)] for name, config in packed.info.get("layers", {}).items()]
-    print(
-        f"{packed.info.get('model', 'model')}({', '.join(arguments)}), {len(packed.plan.ops)} operations, {size:,} bytes"
-    )
+    signature = f"{packed.info.get('model', 'model')}({', '.join(arguments)})"
+    print(f"{signature}, {len(packed.plan.ops)} operations, {size:,} bytes")
     print(f"graph: {packed.info.get('graph', 'not recorded')}\n")
     print(table(["layer", "config"], rows))
     weights = [op["weight"] for op in packed.plan.ops if op["op"] == "linear"]

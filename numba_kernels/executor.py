@@ -14,7 +14,6 @@ from .plan import Plan
 from .requantise import ROW_AFFINE, ROW_HALF, STATIC, Epilogue, Operand, Target
 from .schedule import schedule
 
-_LANES = 16
 _NO_VECTOR = np.empty(0, np.float32)
 _NO_MATRIX = np.empty((0, 0), np.float32)
 _NO_CODES = np.empty((0, 0), np.uint8)
@@ -54,7 +53,8 @@ class Codes:
 class Weight:
     """A weight as the product kernel reads it."""
 
-    codes: np.ndarray  # (K, M') uint8, columns padded to whole vectors
+    tiles: np.ndarray  # 1-D int8, see gemm.tile_weight
+    inputs: int
     scale: np.ndarray  # (M,) float32
     zero: np.ndarray  # (M,) float32
     sums: np.ndarray  # (M,) int64
@@ -63,10 +63,10 @@ class Weight:
     def of(cls, plan: Plan, spec: dict) -> Weight:
         K, M = spec["shape"]
         codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
+        tiles, shift = gemm.tile_weight(codes)
         scale, zero = (_spread(plan.numbers(spec[name], (1, M)), M) for name in ("scale", "zero_point"))
-        padded = np.zeros((K, -(-M // _LANES) * _LANES), np.uint8)
-        padded[:, :M] = codes
-        return cls(padded, scale, zero, codes.sum(axis=0, dtype=np.int64))
+        sums = codes.sum(axis=0, dtype=np.int64) - shift * K
+        return cls(tiles, K, scale, zero - np.float32(shift), sums)
 
 
 class _TargetBuilder:
@@ -145,7 +145,8 @@ class Executor:
             gemm.gemm(
                 row_bounds(len(codes)),
                 codes.operand,
-                weight.codes,
+                weight.tiles,
+                weight.inputs,
                 weight.scale,
                 weight.zero,
                 weight.sums,

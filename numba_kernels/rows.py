@@ -11,7 +11,7 @@ from .runtime import kernel
 
 @kernel(parallel=True)
 def finish(bounds, values, scratch, epilogue, out, first, second):
-    """The epilogue on rows of ``values``, (N, C) float32; the other parameters as in :func:`numba_kernels.gemm.gemm`."""
+    """The epilogue on rows of ``values``, (N, C) float32; other parameters as in :func:`numba_kernels.gemm.gemm`."""
     for block in numba.prange(bounds.shape[0] - 1):
         codes = np.zeros(scratch, np.uint8)
         row = np.zeros(values.shape[1], np.float32)

@@ -1,5 +1,7 @@
 """From low-bit model to packed model, its file, and its runs on DGL graphs."""
 
+from numba_kernels.files import replace_file
+
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .freeze import freeze
 from .packed import PackedModel, kernel_graph, load
@@ -13,5 +15,6 @@ __all__ = [
     "kernel_graph",
     "load",
     "load_checkpoint",
+    "replace_file",
     "save_checkpoint",
 ]

@@ -49,7 +49,7 @@ class TorchOps:
 
     @staticmethod
     def quantize(quantizer, x):
-        """Codes of ``x`` under ``quantizer``; the parts of a pair are quantised together, so that both set the range."""
+        """Codes of ``x`` under ``quantizer``; the parts of a pair together, so that both set the range."""
         if not _is_pair(x):
             return Quantized(*quantizer.split(x))
         both, rows = Quantized(*quantizer.split(torch.cat(x))), len(x[0])
