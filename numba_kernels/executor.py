@@ -184,7 +184,7 @@ class Executor:
     def _run_delta(self, stage, values):
         op, builder = stage.op, self.targets[stage.op["out"]]
         matrix, state = (values[value] for value in op["in"])
-        factor = self._factor(op.get("factor"), values, len(matrix))
+        factor = self._factor(op.get("factors", [None])[0], values, len(matrix))
         if state is None:
             state = np.zeros_like(matrix)
         target, codes = builder.build(len(matrix), _NO_VECTOR)
@@ -233,7 +233,7 @@ class Executor:
             builder = self.targets[op["out"]]
             if builder.columns != columns:
                 raise GraphError(f"expected features of width {builder.columns}, got {columns}.")
-            target, results[op["out"]] = builder.build(count, self._factor(op.get("factor"), values, count))
+            target, results[op["out"]] = builder.build(count, self._factor(op.get("factors", [None])[0], values, count))
             targets.append(target)
             scratch = max(scratch, builder.scratch)
         targets += [_no_target()] * (2 - len(targets))
@@ -256,8 +256,13 @@ class Executor:
     # -- views and plain NumPy --------------------------------------------------------------------------
     def _run_combine(self, stage, values):
         op, total = stage.op, None
-        for coefficient, value in zip(op["coefficients"], op["in"]):
-            term = values[value] if coefficient == 1 else np.float32(coefficient) * values[value]
+        factors = op.get("factors", [None] * len(op["in"]))
+        for coefficient, value, factor in zip(op["coefficients"], op["in"], factors):
+            term = values[value]
+            if factor is not None:
+                term = term * self._factor(factor, values, len(term))[:, None]
+            if coefficient != 1:
+                term = np.float32(coefficient) * term
             if total is not None and total.shape != term.shape:
                 raise GraphError(f"a sum of {_shape(total)} values with {_shape(term)}.")
             total = term if total is None else total + term

@@ -34,7 +34,9 @@ def kernel(function=None, *, parallel=False):
     """
     if function is None:
         return functools.partial(kernel, parallel=parallel)
-    compiled = numba.njit(cache=True, parallel=parallel, boundscheck=False, nogil=True)(function)
+    compiled = numba.njit(cache=True, parallel=parallel, boundscheck=False, nogil=True, forceinline=not parallel)(
+        function
+    )
     with contextlib.suppress(AttributeError):  # no cache: the JIT is off
         compiled._cache._cache_file._source_stamp = source_digest()
     return compiled

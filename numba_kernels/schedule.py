@@ -17,7 +17,7 @@ class Stage:
     """A root operation, the epilogue that follows it row by row, and what the result is requantised to.
 
     ``kind`` is the root's operation, or ``"rows"`` where a float matrix, ``source``, is only read. A degree norm that
-    only feeds a quantisation is part of it, under the key ``factor``.
+    only feeds quantisations and sums is part of them: their key ``factors`` has one, or None, for each input.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Stage:
         """Values the stage reads."""
         operations = [op for op in (self.op, *self.epilogue.values(), *self.targets) if op is not None]
         values = {value for op in operations for value in op["in"]}
-        values |= {op["factor"]["in"][1] for op in operations if "factor" in op}
+        values |= {factor["in"][1] for op in operations for factor in op.get("factors", []) if factor}
         return (values | {self.source}) - {None}
 
 
@@ -51,18 +51,23 @@ def _readers(ops):
 
 
 def _fold_degrees(ops, outputs):
-    """Operations with every degree norm that only feeds a quantisation made part of it."""
+    """Operations with every degree norm that only feeds quantisations or sums made part of them."""
     readers, folded, kept = _readers(ops), {}, []
     for op in ops:
-        users = readers[op["out"]] if op["op"] == "degree" else []
-        if len(users) == 1 and users[0]["op"] in ("quantize", "delta") and op["out"] not in outputs:
+        foldable = op["op"] == "degree" and op["out"] not in outputs
+        if foldable and all(_takes_factor(reader, op["out"]) for reader in readers[op["out"]]):
             folded[op["out"]] = op
-        elif op["in"] and op["in"][0] in folded:
-            degree = folded[op["in"][0]]
-            kept.append({**op, "in": [degree["in"][0], *op["in"][1:]], "factor": degree})
+        elif any(value in folded for value in op["in"]):
+            factors = [folded.get(value) for value in op["in"]]
+            inputs = [value if f is None else f["in"][0] for value, f in zip(op["in"], factors)]
+            kept.append({**op, "in": inputs, "factors": factors})
         else:
             kept.append(op)
     return kept
+
+
+def _takes_factor(op, value):
+    return op["op"] == "combine" or (op["op"] in ("quantize", "delta") and op["in"][0] == value)
 
 
 class _Scheduler:
@@ -108,7 +113,8 @@ class _Scheduler:
     def _is_residual(self, op, value):
         """Whether ``op`` adds to ``value`` one other float that is there by now."""
         others = [v for v in op["in"] if v != value]
-        return list(op["coefficients"]) == [1, 1] and len(others) == 1 and others[0] in self.written
+        is_plain = list(op["coefficients"]) == [1, 1] and "factors" not in op
+        return is_plain and len(others) == 1 and others[0] in self.written
 
     def _collect_targets(self, stage, value):
         for op in self.readers[value]:

@@ -92,7 +92,17 @@ def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
     """The whole suite of this folder, compiled without AVX-512, and without AVX."""
     environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not compiler", str(Path(__file__).parent)],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-k",
+            "not compiler",
+            str(Path(__file__).parent),
+        ],
         env=environment,
         capture_output=True,
         text=True,
