@@ -8,6 +8,7 @@ from . import nn, quant, smoothness
 from ._version import __version__
 from .config import QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize, register_layer
+from .training import fit
 
 # Deployment needs Numba, whose import takes longer than the rest of the package: loaded when first asked for.
 _DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
@@ -17,6 +18,7 @@ __all__ = [
     "QuantConfig",
     "__version__",
     "calibrate",
+    "fit",
     "nn",
     "quant",
     "quantize",
@@ -31,7 +33,7 @@ def __getattr__(name):
         from . import deploy
 
         return getattr(deploy, name)
-    if name in ("deploy", "training", "data"):
+    if name in ("deploy", "data"):
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")

@@ -63,6 +63,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
 
     Examples
     --------
+    >>> import dgl.nn
     >>> model = nn.ModuleList([dgl.nn.GraphConv(8, 4), dgl.nn.SAGEConv(4, 2, "mean")])
     >>> [type(layer).__module__ for layer in quantize(model, QuantConfig(2))]
     ['dgl_lowbit.nn.graphconv', 'dgl_lowbit.nn.sageconv']

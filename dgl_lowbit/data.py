@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import urllib.error
+import urllib.request
+
 import dgl
 import dgl.data
-import requests
 import torch
 
 from .planted import planted_graph
@@ -74,16 +77,33 @@ def num_classes(graph: dgl.DGLGraph) -> int:
 def _load(dataset):
     def download(self):
         # DGL tries five times with long pauses; ask once whether the server answers.
-        try:
-            requests.head(self.url, timeout=_SECONDS_TO_ANSWER)
-        except requests.RequestException:
+        if not _answers(self.url):
             raise DatasetUnavailableError(
                 f"{dataset.__name__} is not in {self.raw_dir} and its server cannot be reached; set the environment "
                 "variable DGL_DOWNLOAD_DIR to a folder that holds DGL's download cache."
-            ) from None
+            )
         dataset.download(self)
 
     return type(dataset.__name__, (dataset,), {"download": download})(verbose=False)[0]
+
+
+def _answers(url):
+    """Whether the server of ``url`` answers anything within seconds; name look-up, which may hang, included."""
+    answered = threading.Event()
+
+    def ask():
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_SECONDS_TO_ANSWER).close()
+        except urllib.error.HTTPError:
+            pass  # an answer too
+        except OSError:
+            return
+        answered.set()
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(2 * _SECONDS_TO_ANSWER)
+    return answered.is_set()
 
 
 def _draw_split(graph, seed):

@@ -153,21 +153,20 @@ class Executor:
                 *finishing,
             )
 
-        self._each(stage, values, values[stage.op["in"][0]], len(weight.scale), launch)
+        self._each(stage, values, values[stage.op["in"][0]], lambda codes: len(weight.scale), launch)
 
     def _run_rows(self, stage, values):
         def launch(matrix, finishing):
             rows.finish(row_bounds(len(matrix)), matrix, *finishing)
 
-        source = values[stage.source]
-        self._each(stage, values, source, (source[0] if isinstance(source, tuple) else source).shape[1], launch)
+        self._each(stage, values, values[stage.source], lambda matrix: matrix.shape[1], launch)
 
     def _run_aggregate(self, stage, values):
         graph, codes, edge_weight, own = (values[value] for value in stage.op["in"])
-        if isinstance(codes, tuple) or len(codes) != graph.num_src:
-            raise GraphError(f"{_rows(codes)} source rows for a graph of {graph.num_src} source nodes.")
+        if len(_one(codes)) != graph.num_src:
+            raise GraphError(f"expected a row for each of {graph.num_src} source nodes, got {len(codes)} rows.")
         if own is not None and len(own) != graph.num_dst:
-            raise GraphError(f"{_rows(own)} destination rows for a graph of {graph.num_dst} destination nodes.")
+            raise GraphError(f"expected a row for each of {graph.num_dst} destination nodes, got {len(own)} rows.")
         degree = int(graph.in_degrees.max(initial=0)) + 1
         top = (1 << codes.operand.bits) - 1
         if degree * top >= 2**31:
@@ -183,10 +182,14 @@ class Executor:
 
     def _run_delta(self, stage, values):
         op, builder = stage.op, self.targets[stage.op["out"]]
-        matrix, state = (values[value] for value in op["in"])
+        matrix, state = _one(values[op["in"][0]]), values[op["in"][1]]
         factor = self._factor(op.get("factors", [None])[0], values, len(matrix))
+        if matrix.shape[1] != builder.columns:
+            raise GraphError(f"expected features of width {builder.columns}, got {matrix.shape[1]}.")
         if state is None:
             state = np.zeros_like(matrix)
+        if state.shape != matrix.shape:
+            raise GraphError(f"a change of {_shape(matrix)} values against {_shape(state)}.")
         target, codes = builder.build(len(matrix), _NO_VECTOR)
         rows.delta_encode(
             row_bounds(len(matrix)), matrix, factor, state, builder.scratch, target,
@@ -202,18 +205,18 @@ class Executor:
 
     # -- epilogues and targets --------------------------------------------------------------------------
     def _each(self, stage, values, source, columns, launch):
-        """Launch on ``source``, or on each part of a pair."""
-        if not isinstance(source, tuple):
-            finishing, results = self._finishing(stage, values, len(source), columns)
-            launch(source, finishing)
-            values.update(results)
-            return
-        parts = []
-        for part in source:
-            finishing, results = self._finishing(stage, values, len(part), columns)
+        """Launch on ``source``, or on each part of a pair; ``columns`` tells the width that comes of a part."""
+
+        def run(part):
+            finishing, results = self._finishing(stage, values, len(part), columns(part))
             launch(part, finishing)
-            parts.append(results)
-        values.update({value: tuple(part[value] for part in parts) for value in parts[0]})
+            return results
+
+        if isinstance(source, tuple):
+            first, second = map(run, source)
+            values.update({value: (first[value], second[value]) for value in first})
+        else:
+            values.update(run(source))
 
     def _finishing(self, stage, values, count, columns):
         """Arguments every kernel ends with, and the values it will have written."""
@@ -221,8 +224,8 @@ class Executor:
         residual = _NO_MATRIX
         if "combine" in epilogue:
             other = [v for v in epilogue["combine"]["in"] if v in values and v != stage.value]
-            residual = values[other[0]]
-            if isinstance(residual, tuple) or residual.shape != (count, columns):
+            residual = _one(values[other[0]])
+            if residual.shape != (count, columns):
                 raise GraphError(f"a sum of {count} × {columns} values with {_shape(residual)}.")
         bias = _NO_VECTOR
         if "bias" in epilogue:
@@ -258,7 +261,7 @@ class Executor:
         op, total = stage.op, None
         factors = op.get("factors", [None] * len(op["in"]))
         for coefficient, value, factor in zip(op["coefficients"], op["in"], factors):
-            term = values[value]
+            term = _one(values[value])
             if factor is not None:
                 term = term * self._factor(factor, values, len(term))[:, None]
             if coefficient != 1:
@@ -303,9 +306,11 @@ def _spread(numbers, length):
     return np.array(np.broadcast_to(numbers, length))
 
 
-def _rows(value):
-    return "a pair of" if isinstance(value, tuple) else len(value)
+def _one(value):
+    if isinstance(value, tuple):
+        raise GraphError("the model reads one array of features here, got a pair (source, destination).")
+    return value
 
 
 def _shape(value):
-    return "a pair" if isinstance(value, tuple) else " × ".join(map(str, value.shape))
+    return " × ".join(map(str, value.shape))

@@ -68,6 +68,7 @@ class Plan:
     returns_tuple: bool = False
     kinds: dict = field(default_factory=dict, repr=False)
     columns: dict = field(default_factory=dict, repr=False)
+    code_bits: dict = field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         try:
@@ -127,11 +128,13 @@ class Plan:
             self._expect(graph, "graph")
         kind = self.kinds[value]
         self._define(op["out"], "float" if kind == "features" else kind, columns)
+        self.code_bits[op["out"]] = self.code_bits.get(value)
 
     def _check_quantize(self, op, value):
         self._expect_columns(value, op["columns"], "features", "float")
         self._check_quantizer(op["quantizer"], op["columns"])
         self._define(op["out"], "codes", op["columns"])
+        self.code_bits[op["out"]] = op["quantizer"]["bits"]
 
     def _check_quantizer(self, quantizer, columns):
         self._require(isinstance(columns, int) and columns > 0, f"{columns!r} columns")
@@ -178,6 +181,7 @@ class Plan:
             self._expect(edge_weight, "edge_weight")
         if own is not None:
             self._expect_columns(own, columns, "codes")
+            self._require(self.code_bits[own] == self.code_bits[codes], "codes of different widths are summed")
         self._define(op["out"], "float", columns)
 
     def _check_degree(self, op, value, graph):

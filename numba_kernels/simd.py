@@ -2,7 +2,7 @@
 
 A vector is made by :func:`zeros16`, :func:`zeros32`, :func:`zeros64` (bytes) or :func:`zeros_i32` (sixteen int32) and
 keeps its type through the operations, so a kernel written once is compiled for each width it is called with. LLVM
-lowers the operations to what the machine has: AVX-512, AVX2, NEON or plain SSE2. With the JIT off, NumPy arrays stand in
+lowers the operations to what the machine has: AVX-512, AVX2, NEON or SSE2. With the JIT off, NumPy arrays stand in
 for vectors.
 """
 

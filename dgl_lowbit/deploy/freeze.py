@@ -8,6 +8,7 @@ import operator
 import traceback
 from pathlib import Path
 
+import dgl
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
@@ -20,7 +21,7 @@ from .recorder import FreezeError, Recorder
 
 FREEZABLE = "GraphConv, SAGEConv (mean, gcn), SMPConv, Linear, ReLU, Dropout, Identity, sums and multiples of features"
 _MOST_BLOCKS = 1000
-_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, __import__("dgl")))
+_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, dgl))
 
 
 def freeze(model: nn.Module) -> PackedModel:

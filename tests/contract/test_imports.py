@@ -67,7 +67,7 @@ def test_the_rule_can_be_broken():
 def test_kernels_import_neither_torch_nor_dgl():
     for path in KERNELS.glob("*.py"):
         roots = {name.split(".")[0] for name in imports_of_kernels(path)}
-        assert roots <= {"numba", "llvmlite", "numpy", "safetensors", "numba_kernels", *sys.stdlib_module_names}, path
+        assert not roots & {"torch", "dgl", "dgl_lowbit", "scipy", "networkx", "tqdm"}, path
 
 
 def imports_of_kernels(path):

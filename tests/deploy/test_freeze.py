@@ -277,7 +277,7 @@ def test_only_low_bit_models_are_frozen():
     ("make", "message"),
     [
         (lambda: torch.rand(40, 13), "width 12, got 13"),
-        (lambda: torch.rand(39, 12), "39 source rows for a graph of 40|row for each of 40 source nodes, got 39"),
+        (lambda: torch.rand(39, 12), "row for each of 40 source nodes, got 39"),
         (lambda: torch.ones(40, 12).long(), "floating point, got int64"),
         (lambda: torch.full((40, 12), float("nan")), "NaN or infinity"),
         (lambda: torch.full((40, 12), float("inf")), "NaN or infinity"),
@@ -293,7 +293,7 @@ def test_bad_features_are_refused(packed, graph, make, message):
 def test_bad_graphs_are_refused(packed, feat):
     with pytest.raises(DGLError, match="0-in-degree nodes"):
         packed(GRAPHS["isolated"](), torch.rand(9, 12))
-    with pytest.raises(DGLError, match="got 40|40 source rows"):
+    with pytest.raises(DGLError, match="each of 10 source nodes, got 40 rows"):
         packed(dgl.add_self_loop(dgl.rand_graph(10, 20)), feat)
     with pytest.raises(DGLError, match="scipy.sparse matrix"):
         packed("cora", feat)
@@ -313,6 +313,29 @@ def test_a_degree_that_overflows_is_refused(packed, graph, feat):
     prepared.in_degrees[0] = 2**30
     with pytest.raises(DGLError, match="in-degree 1073741824 overflows"):
         packed(prepared, feat)
+
+
+@pytest.mark.parametrize("messages", ["delta", "direct"])
+def test_propagation_checks_its_features(messages, graph):
+    layer = lowbit.nn.SMPConv(7, k=2, messages=messages, config=lowbit.QuantConfig(2))
+    packed = lowbit.freeze(lowbit.calibrate(layer, graph, torch.rand(40, 7)))
+    for width in (6, 8, 700):
+        with pytest.raises(DGLError, match=f"width 7, got {width}"):
+            packed(graph, torch.rand(40, width))
+    with pytest.raises(DGLError, match="each of 40 source nodes, got 41 rows"):
+        packed(graph, torch.rand(41, 7))
+    with pytest.raises(DGLError, match="got a pair"):
+        packed(graph, (torch.rand(40, 7), torch.rand(40, 7)))
+
+
+def test_both_parts_of_a_pair_are_checked():
+    graph = GRAPHS["bipartite"]()
+    layer = lowbit.nn.SAGEConv(12, 4, "gcn", config=lowbit.QuantConfig(4))
+    packed = lowbit.freeze(lowbit.calibrate(layer, graph, features(graph, 12)))
+    with pytest.raises(DGLError, match="width 12, got 900"):
+        packed(graph, (torch.rand(13, 12), torch.rand(21, 900)))
+    with pytest.raises(DGLError, match="each of 21 destination nodes, got 20 rows"):
+        packed(graph, (torch.rand(13, 12), torch.rand(20, 12)))
 
 
 def test_blocks_are_counted():
