@@ -151,11 +151,9 @@ def prefetch(typing_context, array, offset):
     def generate(context, builder, signature, arguments):
         pointer = _I8.as_pointer()
         address = _address(context, builder, array, arguments[0], arguments[1], _I8)
-        function = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
-        builder.call(
-            cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0"),
-            [address, _I32(0), _I32(3), _I32(1)],
-        )
+        signature = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (pointer,), signature)
+        builder.call(function, [address, _I32(0), _I32(3), _I32(1)])
         return context.get_dummy_value()
 
     return types.void(array, offset), generate

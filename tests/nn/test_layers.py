@@ -115,6 +115,25 @@ def test_smpconv_off_follows_its_formula(graph):
     torch.testing.assert_close(layer(graph, h), f, rtol=1e-4, atol=1e-5)
 
 
+def test_smpconv_correction_descends_on_the_energy_of_the_change(graph):
+    """F_k = F̂ − 2ηλ_k L (F̂ − F_{k−1}), against a dense L; the correction shrinks tr(ΔᵀLΔ)."""
+    graph = dgl.to_bidirected(dgl.to_simple(graph))
+    layer = lowbit.nn.SMPConv(7, k=3, eta=0.2, lambda1=2.0, threshold=1.0).eval()
+    strengths = [0.5, 0.0, 1.5]
+    for multiplier, strength in zip(layer.multipliers, strengths):
+        multiplier.multiplier.fill_(strength)
+    norm = graph.in_degrees()[:, None] ** -0.5
+    smooth = norm * dense_adjacency(graph) * norm.T
+    laplacian = torch.eye(graph.num_nodes()) - smooth
+    h = f = features(graph, 7)
+    for strength in strengths:
+        change = (1 - 3 * 0.2) * f + 2 * 0.2 * smooth @ f + 0.2 * h - f
+        corrected = change - 2 * 0.2 * strength * laplacian @ change
+        assert torch.trace(corrected.T @ laplacian @ corrected) <= torch.trace(change.T @ laplacian @ change)
+        f = f + corrected
+    torch.testing.assert_close(layer(graph, h), f, rtol=1e-4, atol=1e-5)
+
+
 def test_smpconv_multipliers_pull_a_violated_bound_back():
     graph = dgl.to_bidirected(dgl.to_simple(homogeneous()))
     h = features(graph, 7)
