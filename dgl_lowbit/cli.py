@@ -27,8 +27,13 @@ def main(arguments=None) -> int:
     return 0
 
 
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
+
+
 def _parser():
-    parser = argparse.ArgumentParser(prog="dgl-lowbit", description="Low-bit graph neural networks for DGL.")
+    parser = _OneLineParser(prog="dgl-lowbit", description="Low-bit graph neural networks for DGL.")
     parser.add_argument("--version", action="version", version=f"dgl-lowbit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

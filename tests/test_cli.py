@@ -63,4 +63,5 @@ def test_errors_are_one_line_and_status_2(made, capsys, tmp_path):
 def test_bad_options_have_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    assert stop.value.code == 2 and "error: " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "error: " in error and error.count("\n") == 1
