@@ -148,13 +148,12 @@ def load(path, threads: int | None = None) -> PackedModel:
 
 
 def _graphs(value, name):
-    if isinstance(value, list) and value and not _is_index_pair(value):
-        return [Graph.of(graph) for graph in value]
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise GraphError(f"{name} is an empty list; pass a graph, or a block for each layer.")
+        if all(isinstance(part, Graph) or hasattr(part, "tocoo") for part in value):
+            return [Graph.of(part) for part in value]
     return Graph.of(value)
-
-
-def _is_index_pair(value):
-    return len(value) == 2 and all(isinstance(part, np.ndarray) for part in value)
 
 
 def _features(value, name):
@@ -162,6 +161,10 @@ def _features(value, name):
         if len(value) != 2:
             raise GraphError(f"{name} must be one array or a pair (source, destination), got {len(value)}.")
         return tuple(_features(part, name) for part in value)
+    if not hasattr(value, "dtype") and not hasattr(value, "__array_interface__"):
+        raise GraphError(
+            f"{name} must be an array or a tuple of two (source, destination), got {type(value).__name__}."
+        )
     array = np.asarray(value)
     if array.dtype.kind != "f":
         raise GraphError(f"{name} must be floating point, got {array.dtype}; convert it to float32.")

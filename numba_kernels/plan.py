@@ -73,7 +73,7 @@ class Plan:
     def __post_init__(self):
         try:
             self._check()
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
             raise PlanError(f"the plan is malformed: {error!r}.") from error
 
     # -- arrays -----------------------------------------------------------------------------------------
@@ -89,6 +89,7 @@ class Plan:
     # -- checks -----------------------------------------------------------------------------------------
     def _check(self):
         for entry in self.inputs:
+            self._require(isinstance(entry["name"], str), f"{entry['name']!r} is no name of an input")
             self._require(entry["kind"] in INPUT_KINDS, f"unknown input kind {entry['kind']!r}")
             self._define(entry["value"], entry["kind"], None)
         for op in self.ops:
@@ -203,6 +204,9 @@ class Plan:
 
     def _check_combine(self, op, *values):
         self._require(len(values) == len(op["coefficients"]) > 0, "combine needs a coefficient a value")
+        for coefficient in op["coefficients"]:
+            is_number = isinstance(coefficient, (int, float)) and np.isfinite(np.float32(coefficient))
+            self._require(is_number, f"{coefficient!r} is no coefficient")
         known = {self._expect(value, "features", "float") for value in values} - {None}
         self._require(len(known) <= 1, f"combine of widths {sorted(known)}")
         self._define(op["out"], "float", known.pop() if known else None)

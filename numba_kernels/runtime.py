@@ -34,9 +34,9 @@ def kernel(function=None, *, parallel=False):
     """
     if function is None:
         return functools.partial(kernel, parallel=parallel)
-    compiled = numba.njit(cache=True, parallel=parallel, boundscheck=False, nogil=True, forceinline=not parallel)(
-        function
-    )
+    compiled = numba.njit(
+        cache=True, parallel=parallel, boundscheck=False, nogil=True, error_model="numpy", forceinline=not parallel
+    )(function)
     with contextlib.suppress(AttributeError):  # no cache: the JIT is off
         compiled._cache._cache_file._source_stamp = source_digest()
     return compiled
@@ -57,7 +57,7 @@ def launching(threads: int | None = None):
         For a count Numba was not started with.
     """
     limit = numba.config.NUMBA_NUM_THREADS
-    if threads is not None and not 1 <= threads <= limit:
+    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= limit):
         raise ValueError(f"threads must be between 1 and {limit} (NUMBA_NUM_THREADS), got {threads!r}.")
     with _LAUNCH:
         before = numba.get_num_threads()

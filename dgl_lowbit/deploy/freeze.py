@@ -56,11 +56,13 @@ def freeze(model: nn.Module) -> PackedModel:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
+        _refuse_hooks(model)
         recorder = Recorder()
         if isinstance(model, lowbit_nn.LowBitLayer):
             outputs = _record_layer_alone(recorder, model)
         else:
             outputs = _Walk(recorder, model).outputs
+            _refuse_choices(recorder, model)
         returns_tuple = isinstance(outputs, (tuple, list))
         plan = recorder.plan(list(outputs) if returns_tuple else [outputs], returns_tuple)
     except NotCalibratedError as error:
@@ -70,6 +72,29 @@ def freeze(model: nn.Module) -> PackedModel:
             module.training = mode
     bits = {name: layer.config.to_dict() for name, layer in layers.items()}
     return PackedModel(plan, info={"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits})
+
+
+def _refuse_hooks(model):
+    for name, module in model.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise FreezeError(
+                f"{name or 'the model'} ({type(module).__name__}) has forward hooks, which a packed model does not "
+                "run; remove them before freezing."
+            )
+
+
+def _refuse_choices(recorder, model):
+    """A trace with an argument given hides what ``forward`` does where it is None: both must compute the same."""
+    optional = [entry for entry in recorder.inputs if entry["optional"]]
+    for entry in optional:
+        without = Recorder()
+        _Walk(without, model, absent=entry["name"])
+        ops = [{**op, "in": [None if v == entry["value"] else v for v in op["in"]]} for op in recorder.ops]
+        if ops != without.ops:
+            raise FreezeError(
+                f"{type(model).__name__}.forward takes another course where {entry['name']} is None, which a trace "
+                "cannot follow; give the model a forward without that choice."
+            )
 
 
 def _uncalibrated(model):
@@ -129,16 +154,18 @@ class _Tracer(fx.Tracer):
 class _Walk:
     """Walks a traced graph in order and records what each node computes."""
 
-    def __init__(self, recorder, model):
-        self.recorder, self.model = recorder, model
+    def __init__(self, recorder, model, absent=None):
+        self.recorder, self.absent = recorder, absent
         self.modules = dict(model.named_modules())
-        self.graph = _trace(model)
+        self.graph = _trace(model, absent)
+        self.order = {node: place for place, node in enumerate(self.graph.nodes)}
         self.kinds = self._placeholder_kinds()
         self.values = {}
         for node in self.graph.nodes:
             if node.op == "output":
                 self.outputs = self._output(node)
-            elif node.users or node.op == "placeholder":
+            elif node.target is not fx._symbolic_trace._assert_is_none:
+                self._refuse_mutation(node)
                 self.values[node] = getattr(self, f"_{node.op}")(node)
 
     # -- what the arguments of forward are --------------------------------------------------------------
@@ -160,8 +187,11 @@ class _Walk:
         return inspect.signature(layer.forward).bind(*node.args, **node.kwargs)
 
     def _placeholder(self, node):
+        if node.target.startswith("*"):
+            self._fail(node, f"a forward with {node.target}")
+        name = self.absent if node.target == f"{self.absent}_1" else node.target
         kind = self.kinds.get(node, "features") if node.users else "unused"
-        return self.recorder.input(node.target, kind, optional=bool(node.args))
+        return self.recorder.input(name, kind, optional=bool(node.args) and node.args[0] is None)
 
     # -- nodes ------------------------------------------------------------------------------------------
     def _call_module(self, node):
@@ -183,7 +213,10 @@ class _Walk:
         return self._call(node, _METHODS.get(node.target), f"the method .{node.target}()")
 
     def _call(self, node, record, name):
-        result = None if record is None else record(self, node, *node.args, **node.kwargs)
+        try:
+            result = None if record is None else record(self, node, *node.args, **node.kwargs)
+        except TypeError:  # options that have no packed form
+            result = None
         return self._fail(node, name) if result is None else result
 
     def _get_attr(self, node):
@@ -191,10 +224,31 @@ class _Walk:
 
     def _output(self, node):
         value = self._value(node.args[0])
+        given = {entry["value"] for entry in self.recorder.inputs}
         for part in value if isinstance(value, (tuple, list)) else [value]:
             if not isinstance(part, int) or isinstance(part, bool):
-                self._fail(node, "an output that is not a tensor")
+                returned = type(part).__name__.replace("immutable_", "")
+                self._fail(node, f"a forward that returns a {returned}, not a tensor or a tuple of tensors,")
+            if part in given:
+                self._fail(node, "a forward that returns an argument of its own")
         return value
+
+    def _refuse_mutation(self, node):
+        """An operation in place stands for its result only where what it changes is not read any more."""
+        module = self.modules.get(node.target) if node.op == "call_module" else None
+        name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        in_place = (
+            (node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__"))
+            or node.target in (operator.iadd, operator.isub, operator.imul, operator.setitem)
+            or node.kwargs.get("inplace")
+            or (node.target is F.relu and True in node.args[1:])
+            or getattr(module, "inplace", False)
+        )
+        changed = node.args[0] if in_place and node.args else None
+        if isinstance(changed, fx.Node) and any(self.order[user] > self.order[node] for user in changed.users):
+            self._fail(node, f"{name}, which changes in place what is read again later,")
+        if in_place and not node.users:
+            self._fail(node, f"{name}, which changes its argument in place and whose result is not used,")
 
     # -- helpers ----------------------------------------------------------------------------------------
     def _value(self, argument):
@@ -241,16 +295,18 @@ def _relu(walk, node, x, inplace=False):
     return walk.recorder.activate(walk._float(node, x), F.relu)
 
 
-def _dropout(walk, node, x, *_, **__):
+def _dropout(walk, node, x, p=0.5, training=True, inplace=False):
+    if training:
+        walk._fail(node, "dropout that is active in evaluation (pass training=self.training)")
     return walk._value(x)
 
 
-def _add(walk, node, x, y, alpha=1):
-    return walk._sum(node, (1, x), (alpha, y))
+def _add(walk, node, x, y):
+    return walk._sum(node, (1, x), (1, y))
 
 
-def _subtract(walk, node, x, y, alpha=1):
-    return walk._sum(node, (1, x), (-alpha, y))
+def _subtract(walk, node, x, y):
+    return walk._sum(node, (1, x), (-1, y))
 
 
 _FUNCTIONS = {
@@ -282,9 +338,9 @@ _METHODS = {
 }
 
 
-def _trace(model):
+def _trace(model, absent=None):
     try:
-        return _Tracer().trace(model)
+        return _Tracer().trace(model, None if absent is None else {absent: None})
     except FreezeError:
         raise
     except Exception as error:

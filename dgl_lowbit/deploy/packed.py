@@ -26,7 +26,9 @@ def kernel_graph(graph: DGLGraph) -> numba_kernels.Graph:
         raise DGLError(f"a packed model runs on one edge type at a time, got {graph.etypes}; slice the graph.")
     index, prepared = _prepared.get(graph, (None, None))
     if index is not graph._graph:
-        indptr, indices, edge_ids = (part.cpu().numpy() for part in graph.adj_tensors("csc"))
+        allowed = [name for names in graph.formats().values() for name in names]
+        readable = graph if "csc" in allowed else graph.formats(["coo", "csr", "csc"])
+        indptr, indices, edge_ids = (part.cpu().numpy() for part in readable.adj_tensors("csc"))
         edge_ids = edge_ids if len(edge_ids) else None
         prepared = numba_kernels.Graph(indptr, indices, graph.num_src_nodes(), edge_ids, graph.is_block)
         _prepared[graph] = graph._graph, prepared
@@ -82,7 +84,10 @@ def _plain(value):
     if isinstance(value, DGLGraph):
         return kernel_graph(value)
     if isinstance(value, torch.Tensor):
-        return value.detach().cpu().numpy()
+        if value.layout != torch.strided:
+            raise DGLError(f"features must be a dense tensor, got layout {value.layout}; pass feat.to_dense().")
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     return value
 
 

@@ -174,6 +174,8 @@ def first(content, kind):
         lambda content, arrays: first(content, "relu").update(op="exec"),
         lambda content, arrays: first(content, "relu").update(**{"in": [999]}),
         lambda content, arrays: first(content, "degree").update(power=3),
+        lambda content, arrays: first(content, "quantize")["quantizer"].update(shift=10**400),
+        lambda content, arrays: content["inputs"][0].update(name={}),
         lambda content, arrays: content.update(outputs=[]),
         lambda content, arrays: content.update(ops=[{"in": []}]),
         lambda content, arrays: arrays.update({n: a.astype(np.float64) for n, a in arrays.items() if a.ndim == 1}),
@@ -254,6 +256,115 @@ def test_parts_without_a_packed_form_are_named(graph, feat):
     for component in ("inputs", "weights", "messages"):
         model = lowbit.quantize(TwoLayers(), lowbit.QuantConfig(4, **{component: 32}))
         refusal(model, graph, feat, rf"conv1 \(GraphConv\) cannot be frozen: its {component} are float32")
+
+
+class Forward(TwoLayers):
+    """The two layers with a forward given by the test."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.act, self.body = nn.ReLU(inplace=True), forward
+
+    def forward(self, g, x, w=None):
+        return self.body(self, g, x, w)
+
+
+def in_place_function(self, g, x, w):
+    h = self.conv1(g, x)
+    F.relu_(h)
+    return self.conv2(g, h)
+
+
+def in_place_option(self, g, x, w):
+    h = self.conv1(g, x)
+    F.relu(h, inplace=True)
+    return self.conv2(g, h)
+
+
+def in_place_module(self, g, x, w):
+    h = self.conv1(g, x)
+    self.act(h)
+    return self.conv2(g, h)
+
+
+def in_place_method(self, g, x, w):
+    h = self.conv1(g, x)
+    h.clamp_(min=0)
+    return self.conv2(g, h)
+
+
+def in_place_item(self, g, x, w):
+    h = self.conv1(g, x)
+    h[0] = 0
+    return self.conv2(g, h)
+
+
+def in_place_alias(self, g, x, w):
+    h = k = self.conv1(g, x)
+    h += x[:, :8]
+    return self.conv2(g, k)
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [in_place_function, in_place_option, in_place_module, in_place_method, in_place_item, in_place_alias],
+)
+def test_changes_in_place_that_would_be_lost_are_refused(forward, graph, feat):
+    refusal(lowbit.quantize(Forward(forward)), graph, feat, r"cannot be (frozen|traced) at .*test_freeze.py:\d+")
+
+
+def test_changes_in_place_whose_result_is_used_are_frozen(graph, feat):
+    def forward(self, g, x, w):
+        h = self.act(self.conv1(g, x))
+        h = h.relu_()
+        h += h * 0.5
+        return self.conv2(g, F.relu(h, inplace=True))
+
+    model = lowbit.calibrate(lowbit.quantize(Forward(forward)), graph, feat).eval()
+    torch.testing.assert_close(lowbit.freeze(model)(graph, feat), model(graph, feat).detach(), rtol=1e-5, atol=1e-6)
+
+
+def choice(self, g, x, w):
+    h = self.conv1(g, x, edge_weight=w)
+    if w is None:
+        h = F.relu(h)
+    return self.conv2(g, h)
+
+
+def test_a_choice_by_an_optional_argument_is_refused(graph, feat):
+    refusal(lowbit.quantize(Forward(choice)), graph, feat, "takes another course where w is None")
+
+
+@pytest.mark.parametrize(
+    ("forward", "match"),
+    [
+        (lambda self, g, x, w: (self.conv2(g, self.conv1(g, x)), x), "returns an argument of its own"),
+        (lambda self, g, x, w: {"h": self.conv2(g, self.conv1(g, x))}, "returns a dict, not a tensor"),
+        (lambda self, g, x, w: self.conv2(g, F.dropout(self.conv1(g, x))), "active in evaluation"),
+        (lambda self, g, x, w: self.conv2(g, torch.add(self.conv1(g, x), 1.0, alpha=3)), "add cannot be frozen"),
+    ],
+)
+def test_other_forwards_are_refused(forward, match, graph, feat):
+    refusal(lowbit.quantize(Forward(forward)), graph, feat, match)
+
+
+def test_hooks_are_refused(model):
+    model.conv1.register_forward_hook(lambda module, inputs, output: 3 * output)
+    with pytest.raises(lowbit.FreezeError, match=r"conv1 \(GraphConv\) has forward hooks"):
+        lowbit.freeze(model)
+
+
+def test_restricted_formats_and_other_tensors_are_read(packed, graph, feat):
+    expected = packed(graph, feat)
+    assert torch.equal(packed(graph.formats("coo"), feat), expected)
+    with pytest.raises(DGLError, match="dense tensor"):
+        packed(graph, feat.to_sparse())
+    assert packed(graph, feat.bfloat16()).shape == expected.shape
+    for wrong in ([feat, feat], None, graph):
+        with pytest.raises(DGLError, match="array or a tuple of two"):
+            packed(graph, wrong)
+    with pytest.raises(DGLError, match="empty list"):
+        packed([], feat)
 
 
 def test_freezing_before_calibration_names_the_quantisers():
