@@ -38,11 +38,14 @@ class Recorder:
             self.pairs.add(value)
         return value
 
-    def enter(self, name: str, layer: nn.Module) -> None:
-        """Start recording ``layer``, called ``name`` in the model."""
+    def layer(self, name: str, layer: nn.Module, bound):
+        """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward."""
         self._where = f"{name or 'the model'} ({type(layer).__name__})"
         operands = layer.operands()
         self._operands = {id(q): (key, operands[key]) for key, q in layer.quantizers.items()}
+        if getattr(layer, "_allow_zero_in_degree", True) is False:
+            self.check_in_degrees(bound.arguments["graph"])
+        return layer.compute(self, *bound.args, **bound.kwargs)
 
     def plan(self, outputs: list, returns_tuple: bool) -> Plan:
         return Plan(self.inputs, self.ops, outputs, self.arrays, returns_tuple)
