@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-# Tasks a kernel's work is cut into, whatever the number of threads, so that results do not depend on it.
+# Tasks a kernel's work is cut into.
 BLOCKS = 64
+# In-degree from which the edges of one node are summed in parts, by several threads.
+HUB_EDGES = 32768
+
+
+# Indices that stand behind those of the edges, so that kernels can fetch as many edges ahead without looking.
+AHEAD = 96
+
+
+class Hubs(NamedTuple):
+    """Nodes of very many in-neighbours, and the parts their edges are cut into."""
+
+    nodes: np.ndarray  # (H,) int64, ascending
+    first_part: np.ndarray  # (H + 1,) int64
+    starts: np.ndarray  # (parts,) int64, edges
+    stops: np.ndarray
 
 
 class GraphError(ValueError):
@@ -57,13 +74,18 @@ class Graph:
         if is_block and self.num_src < self.num_dst:
             raise GraphError(f"a block has its {self.num_dst} destinations among its {self.num_src} sources.")
         self.indptr = np.ascontiguousarray(indptr, np.int64)
-        self.indices = np.ascontiguousarray(indices, np.int32)
+        followed = np.zeros(len(indices) + AHEAD, np.int32)
+        followed[: len(indices)] = indices
+        self.indices = followed[: len(indices)]
         self.edge_ids = None if edge_ids is None else _whole(edge_ids, "edge_ids")
         self.is_block = is_block
         self.in_degrees = np.diff(self.indptr)
         self.out_degrees = np.bincount(self.indices, minlength=self.num_src)
-        self.bounds = _balanced_bounds(self.indptr)
+        self.max_in_degree = int(self.in_degrees.max(initial=0))
+        self.has_zero_in_degree = bool((self.in_degrees == 0).any())
+        self.hubs = _find_hubs(self.indptr, self.in_degrees)
         self._factors: dict[tuple, np.ndarray] = {}
+        self._bounds: dict[tuple, np.ndarray] = {}
 
     @property
     def num_edges(self) -> int:
@@ -97,6 +119,16 @@ class Graph:
             f"got {type(graph).__name__}."
         )
 
+    def bounds(self, edge_cost: int, row_cost: int) -> np.ndarray:
+        """Blocks of destinations of about as much work each, (B + 1,) int64."""
+        key = edge_cost, row_cost
+        if key not in self._bounds:
+            edges = np.concatenate([[0], np.cumsum(np.minimum(self.in_degrees, HUB_EDGES))])
+            work = edge_cost * edges + row_cost * np.arange(self.num_dst + 1)
+            goals = np.linspace(0, work[-1], BLOCKS + 1)[1:-1]
+            self._bounds[key] = np.unique([0, *np.searchsorted(work, goals), self.num_dst]).astype(np.int64)
+        return self._bounds[key]
+
     def degree_factor(self, side: str, power: float, plus: int) -> np.ndarray:
         """(degree + plus)^power for power −1 or −½, (N,) float32; degrees of 0 count as 1."""
         key = side, power, plus
@@ -107,22 +139,21 @@ class Graph:
         return self._factors[key]
 
     def edge_weights(self, edge_weight) -> np.ndarray:
-        """Weights in the order of ``indices``, (E,) float32; (0,) for None.
+        """Weights in the order of ``indices``, (E,) int8 where they are given so, else float32.
 
         Raises
         ------
         GraphError
             Unless there is one finite number for each edge.
         """
-        if edge_weight is None:
-            return np.empty(0, np.float32)
-        weights = np.asarray(edge_weight, dtype=np.float32)
+        weights = np.asarray(edge_weight)
+        weights = weights if weights.dtype == np.int8 else weights.astype(np.float32)
         if weights.shape not in ((self.num_edges,), (self.num_edges, 1)):
             raise GraphError(f"edge_weight must have shape ({self.num_edges},), got {weights.shape}.")
         if not np.isfinite(weights).all():
             raise GraphError("edge_weight holds NaN or infinity.")
         weights = weights.reshape(-1)
-        return weights if self.edge_ids is None else weights[self.edge_ids]
+        return np.ascontiguousarray(weights) if self.edge_ids is None else weights[self.edge_ids]
 
 
 def row_bounds(rows: int) -> np.ndarray:
@@ -130,11 +161,13 @@ def row_bounds(rows: int) -> np.ndarray:
     return np.linspace(0, rows, min(BLOCKS, max(rows, 1)) + 1).astype(np.int64)
 
 
-def _balanced_bounds(indptr):
-    """Blocks of about as much work each, a row counting as its edges and some for itself."""
-    work = indptr + 4 * np.arange(len(indptr))
-    goals = np.linspace(0, work[-1], BLOCKS + 1)
-    return np.unique(np.concatenate([[0], np.searchsorted(work, goals[1:-1]), [len(indptr) - 1]])).astype(np.int64)
+def _find_hubs(indptr, in_degrees):
+    nodes = np.flatnonzero(in_degrees >= HUB_EDGES)
+    parts = [np.arange(indptr[node], indptr[node + 1], HUB_EDGES) for node in nodes]
+    starts = np.concatenate([*parts, np.empty(0, np.int64)]).astype(np.int64)
+    ends = np.repeat(indptr[nodes + 1], [len(part) for part in parts])
+    first_part = np.cumsum([0, *(len(part) for part in parts)])
+    return Hubs(nodes, first_part, starts, np.minimum(starts + HUB_EDGES, ends))
 
 
 def _whole(values, name):

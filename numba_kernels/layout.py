@@ -42,3 +42,8 @@ def row_bytes(columns: int, bits: int) -> int:
         if dense <= small:
             return small
     return -(-dense // _BLOCK) * _BLOCK
+
+
+def storage_bits(bits: int) -> int:
+    """Bits a code takes in a packed row: 3-bit codes are kept as 4."""
+    return 4 if bits == 3 else bits

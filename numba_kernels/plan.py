@@ -68,7 +68,7 @@ class Plan:
     returns_tuple: bool = False
     kinds: dict = field(default_factory=dict, repr=False)
     columns: dict = field(default_factory=dict, repr=False)
-    code_bits: dict = field(default_factory=dict, repr=False)
+    quantizers: dict = field(default_factory=dict, repr=False)  # of values that are codes
 
     def __post_init__(self):
         try:
@@ -80,7 +80,7 @@ class Plan:
     def numbers(self, value, lengths) -> np.ndarray:
         """A float32 array given by name or as a number, whose length must be among ``lengths``."""
         array = self.arrays[value] if isinstance(value, str) else np.array([value], np.float32)
-        if array.dtype != np.float32 or array.ndim != 1 or len(array) not in lengths:
+        if array.dtype != np.float32 or array.ndim != 1 or (lengths and len(array) not in lengths):
             raise PlanError(f"expected float32 numbers of length {lengths}, got {array.dtype} {array.shape}.")
         if not np.isfinite(array).all():
             raise PlanError("an array holds NaN or infinity.")
@@ -129,13 +129,13 @@ class Plan:
             self._expect(graph, "graph")
         kind = self.kinds[value]
         self._define(op["out"], "float" if kind == "features" else kind, columns)
-        self.code_bits[op["out"]] = self.code_bits.get(value)
+        self.quantizers[op["out"]] = self.quantizers.get(value)
 
     def _check_quantize(self, op, value):
         self._expect_columns(value, op["columns"], "features", "float")
         self._check_quantizer(op["quantizer"], op["columns"])
         self._define(op["out"], "codes", op["columns"])
-        self.code_bits[op["out"]] = op["quantizer"]["bits"]
+        self.quantizers[op["out"]] = op["quantizer"]
 
     def _check_quantizer(self, quantizer, columns):
         self._require(isinstance(columns, int) and columns > 0, f"{columns!r} columns")
@@ -164,6 +164,9 @@ class Plan:
         weight = op["weight"]
         K, M = weight["shape"]
         self._expect_columns(value, K, "codes")
+        self._require(
+            self.quantizers[value]["granularity"] != "channel", "inputs with a scale per channel cannot be multiplied"
+        )
         self._require(min(K, M) > 0 and weight["bits"] in (1, 2, 4, 8), "a weight of no size or unknown bits")
         codes = self.arrays[weight["codes"]]
         self._require(
@@ -178,11 +181,14 @@ class Plan:
     def _check_aggregate(self, op, graph, codes, edge_weight, own):
         self._expect(graph, "graph")
         columns = self._expect(codes, "codes")
+        self._require(
+            self.quantizers[codes]["granularity"] != "row", "messages with a scale per row cannot be summed as codes"
+        )
         if edge_weight is not None:
             self._expect(edge_weight, "edge_weight")
         if own is not None:
             self._expect_columns(own, columns, "codes")
-            self._require(self.code_bits[own] == self.code_bits[codes], "codes of different widths are summed")
+            self._require(self.quantizers[own] == self.quantizers[codes], "codes of different grids are summed")
         self._define(op["out"], "float", columns)
 
     def _check_degree(self, op, value, graph):

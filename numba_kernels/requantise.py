@@ -1,64 +1,28 @@
-"""What follows an integer sum, row by row while the row is in cache: scale, bias, residual, ReLU, requantise, pack."""
+"""Float32 rows to packed codes and back, in registers."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from . import simd
+from .program import ROW_HALF, STATIC
 from .runtime import kernel
 
-STATIC, ROW_AFFINE, ROW_HALF = 0, 1, 2
 # As in training: keeps a row of zeros invertible.
 SMALLEST_SCALE = np.float32(2.0**-40)
 
 
-class Operand(NamedTuple):
-    """A packed matrix with what turns its codes into values."""
-
-    packed: np.ndarray  # (rows, W) uint8
-    bits: int
-    sums: np.ndarray  # (rows,) int32, sum of each row's codes
-    scale: np.ndarray  # (1,), (rows,) or (columns,) float32; that of row i, column c stands at
-    zero: np.ndarray  # i · row_step + c · column_step, and so does the zero point
-    row_step: int
-    column_step: int
-
-
-class Epilogue(NamedTuple):
-    """y ← relu(y · row_scale + bias + residual); an empty array leaves its term out."""
-
-    row_scale: np.ndarray  # (rows,) or (0,) float32
-    bias: np.ndarray  # (columns,) or (0,) float32
-    residual: np.ndarray  # (rows, columns) or (0, 0) float32
-    relu: bool
-
-
-class Target(NamedTuple):
-    """Where and how a row is requantised and packed; without rows in ``packed``, not at all.
-
-    codes = clamp(rint(y · factor · inverse + offset), 0, 2^bits − 1), with ``inverse`` and ``offset`` fixed (STATIC)
-    or found from the row's extremes (ROW_AFFINE, ROW_HALF), in which case ``scale`` and ``zero`` are written.
-    """
-
-    packed: np.ndarray  # (rows, W) or (0, 0) uint8, written
-    sums: np.ndarray  # (rows,) int32, sum of the row's codes, written
-    scale: np.ndarray  # (rows,) float32, written per row
-    zero: np.ndarray  # (rows,) float32, written per row
-    factor: np.ndarray  # (rows,) or (0,) float32: a degree norm applied before coding
-    inverse: np.ndarray  # (1,) or (columns,) float32
-    offset: np.ndarray  # (1,) or (columns,) float32
-    levels: np.ndarray  # (2,) int64: bits in storage, largest code
-    mode: int
-    ranges: np.ndarray  # (4,) float32: alpha, range_qmax, divisor, shift
-
-
-@kernel
-def row_grid(low, high, mode, ranges):
+@kernel(inline=True)
+def row_grid(low, high, target):
     """Scale, zero point and offset of a row with extremes ``low`` and ``high``, as QLRQuantizer computes them."""
-    alpha, qmax, divisor, shift = ranges[0], ranges[1], ranges[2], ranges[3]
+    alpha, qmax, divisor, shift = (
+        np.float32(target.alpha),
+        np.float32(target.range_qmax),
+        np.float32(target.divisor),
+        np.float32(target.shift),
+    )
     low, high = alpha * low, alpha * high
-    if mode == ROW_HALF:
+    if target.mode == ROW_HALF:
         scale = max(abs(low), abs(high)) * (np.float32(2.0) / (qmax + np.float32(1.0)))
         zero = qmax / np.float32(2.0)
         scale = max(scale, SMALLEST_SCALE)
@@ -69,94 +33,142 @@ def row_grid(low, high, mode, ranges):
     return scale * divisor, zero / divisor, (zero + shift) / divisor
 
 
-@kernel
-def pack_row(codes, out, bits):
-    """Pack codes, (8 / bits · W,) uint8, into ``out``, (W,) uint8."""
-    width = out.shape[0]
-    for j in range(width):
-        out[j] = codes[j]
-    for plane in range(1, 8 // bits):
-        shift, start = np.uint8(plane * bits), plane * width
-        for j in range(width):
-            out[j] = np.uint8(out[j] | np.uint8(codes[start + j] << shift))
+@kernel(inline=True)
+def row_extremes(row, columns):
+    """Smallest and largest of a float32 row and 0, where 0 stands from ``columns`` on."""
+    low, high = simd.zeros_f32(), simd.zeros_f32()
+    for c in range(0, columns, 16):
+        x = simd.load(low, row, c)
+        low, high = simd.minimum(low, x), simd.maximum(high, x)
+    return simd.smallest(low), simd.largest(high)
+
+
+@kernel(inline=True)
+def encode_block(row, columns, block, target, factor, inverse, offset, step, lanes, none):
+    """Codes of one block of ``lanes`` bytes; ``none`` is a zero vector of its size."""
+    zero = simd.to_f32(none)
+    top, norm = simd.fill(zero, np.float32(target.top)), simd.fill(zero, factor)
+    packed = simd.to_i32(none)
+    shift = 0
+    for c in range(block, columns, target.width):
+        y = simd.multiply(simd.load(zero, row, c), norm)
+        y = simd.multiply(y, simd.load(zero, inverse, c * step))
+        y = simd.add(y, simd.load(zero, offset, c * step))
+        code = simd.rounded_bits(simd.minimum(simd.maximum(y, zero), top))
+        if c + lanes > columns:
+            code = simd.first_lanes(code, columns - c)
+        packed = simd.bits_or(packed, simd.shift_left(code, shift))
+        shift += target.bits
+    return simd.low_bytes(packed)
+
+
+@kernel(inline=True)
+def find_grid(row, columns, factor, target, base, i, grid):
+    """A row's own scale and zero point, written for row i, and at ``grid`` its inverse and offset as vectors."""
+    low, high = row_extremes(row, columns)
+    scale, zero, offset = row_grid(low * factor, high * factor, target)
+    simd.f32_at(base + target.scale)[i] = scale
+    simd.f32_at(base + target.zero)[i] = zero
+    lanes = simd.zeros_f32()
+    for c in range(0, 64, 16):
+        simd.store(simd.fill(lanes, np.float32(1.0) / scale), simd.f32_at(grid), c)
+        simd.store(simd.fill(lanes, offset), simd.f32_at(grid + 256), c)
 
 
 @kernel
-def unpack_row(packed, codes, bits):
-    """Unpack ``packed``, (W,) uint8, into codes, (8 / bits · W,) uint8."""
-    width, mask = packed.shape[0], np.uint8((1 << bits) - 1)
-    for plane in range(8 // bits):
-        shift, start = np.uint8(plane * bits), plane * width
-        for j in range(width):
-            codes[start + j] = np.uint8((packed[j] >> shift) & mask)
+def encode(node, first, count, columns, target, base, grid, src, stride):
+    """Requantise float32 rows, ``count`` from the address ``src`` on, those of the nodes from ``node`` on.
 
-
-@kernel
-def row_extremes(row):
-    """Smallest and largest of ``row``, (columns,) float32, compared as integers of the same order, which vectorises."""
-    bits = row.view(np.int32)
-    low, high = np.int32(0x7FFFFFFF), np.int32(-0x7FFFFFFF)
-    for c in range(bits.shape[0]):
-        key = np.int32(bits[c] ^ ((bits[c] >> 31) & np.int32(0x7FFFFFFF)))
-        low, high = min(low, key), max(high, key)
-    ends = np.empty(2, np.int32)
-    ends[0] = low ^ ((low >> 31) & np.int32(0x7FFFFFFF))
-    ends[1] = high ^ ((high >> 31) & np.int32(0x7FFFFFFF))
-    return ends.view(np.float32)
-
-
-@kernel
-def encode_row(i, row, codes, target):
-    """Requantise ``row``, (columns,) float32, and pack it as row i of the target.
-
-    ``codes`` is scratch that holds at least a row of the target and is 0 beyond ``columns``.
+    They become the rows from ``first`` on of ``target``, whose addresses of packed, scale and zero ``base`` is added
+    to. ``grid`` is the address of scratch for 128 float32.
     """
-    columns = row.shape[0]
-    factor = target.factor[i] if target.factor.shape[0] > 0 else np.float32(1.0)
-    top = np.float32(target.levels[1])
+    width, inverse_at, offset_at, step = target.width, target.inverse, target.offset, 1
     if target.mode != STATIC:
-        ends = row_extremes(row)
-        scale, zero, offset = row_grid(ends[0] * factor, ends[1] * factor, target.mode, target.ranges)
-        target.scale[i], target.zero[i] = scale, zero
-        inverse = np.float32(1.0) / scale
-    else:
-        inverse, offset = target.inverse[0], target.offset[0]
-    if target.inverse.shape[0] > 1:
-        for c in range(columns):
-            place = np.rint(row[c] * factor * target.inverse[c] + target.offset[c])
-            codes[c] = np.uint8(np.int32(min(max(place, np.float32(0.0)), top)))
-    else:
-        for c in range(columns):
-            place = np.rint(row[c] * factor * inverse + offset)
-            codes[c] = np.uint8(np.int32(min(max(place, np.float32(0.0)), top)))
-    total = np.int32(0)
-    for c in range(columns):
-        total += np.int32(codes[c])
-    target.sums[i] = total
-    pack_row(codes, target.packed[i], target.levels[0])
+        inverse_at, offset_at, step = grid, grid + 256, 0
+    inverse, offset = simd.f32_at(inverse_at), simd.f32_at(offset_at)
+    for r in range(count):
+        row, packed = simd.f32_at(src + 4 * r * stride), simd.u8_at(base + target.packed + (first + r) * width)
+        factor = simd.f32_at(target.factor)[node + r] if target.factor != 0 else np.float32(1.0)
+        if target.mode != STATIC:
+            find_grid(row, columns, factor, target, base, first + r, grid)
+        if width == 16:
+            codes = encode_block(row, columns, 0, target, factor, inverse, offset, step, 16, simd.zeros16())
+            simd.store(codes, packed, 0)
+        elif width == 32:
+            codes = encode_block(row, columns, 0, target, factor, inverse, offset, step, 32, simd.zeros32())
+            simd.store(codes, packed, 0)
+        else:
+            for block in range(0, width, 64):
+                codes = encode_block(row, columns, block, target, factor, inverse, offset, step, 64, simd.zeros64())
+                simd.store(codes, packed, block)
 
 
 @kernel
-def finish_row(i, row, epilogue, out, first, second, codes):
-    """Apply the epilogue to ``row`` and hand it to ``out`` (float32 rows, or (0, 0)) and to both targets."""
-    columns = row.shape[0]
-    if epilogue.row_scale.shape[0] > 0:
-        scale = epilogue.row_scale[i]
-        for c in range(columns):
-            row[c] = row[c] * scale
-    if epilogue.bias.shape[0] > 0:
-        for c in range(columns):
-            row[c] = row[c] + epilogue.bias[c]
-    if epilogue.residual.shape[0] > 0:
-        for c in range(columns):
-            row[c] = row[c] + epilogue.residual[i, c]
-    if epilogue.relu:
-        for c in range(columns):
-            row[c] = max(row[c], np.float32(0.0))
-    if out.shape[0] > 0:
-        for c in range(columns):
-            out[i, c] = row[c]
-    if first.packed.shape[0] > 0:
-        encode_row(i, row, codes, first)
-    if second.packed.shape[0] > 0:
-        encode_row(i, row, codes, second)
+def decode(first, count, operand, columns, base, dst, stride):
+    """Values, float32 rows from the address ``dst`` on, of ``count`` rows from ``first`` on of packed codes."""
+    row_base = base * operand.per_row
+    scale, zero = simd.f32_at(row_base + operand.scale), simd.f32_at(row_base + operand.zero)
+    none, lanes, top = simd.zeros16(), simd.zeros_f32(), (1 << operand.bits) - 1
+    for r in range(count):
+        packed = simd.u8_at(base + operand.packed + (first + r) * operand.width)
+        row = simd.f32_at(dst + 4 * r * stride)
+        for block in range(0, operand.width, 16):
+            x = simd.to_i32(simd.load(none, packed, block))
+            shift = 0
+            for c in range(block, columns, operand.width):
+                code = simd.to_f32(simd.bits_and(simd.shift_right(x, shift), top))
+                if operand.per_row != 0:
+                    s, z = simd.fill(lanes, scale[first + r]), simd.fill(lanes, zero[first + r])
+                else:
+                    s, z = simd.load(lanes, scale, c), simd.load(lanes, zero, c)
+                simd.store(simd.multiply(simd.subtract(code, z), s), row, c)
+                shift += operand.bits
+        if operand.per_row != 0:
+            clear_beyond(row, columns)
+
+
+@kernel(inline=True)
+def clear_beyond(row, columns):
+    """Zeros from ``columns`` to the next multiple of sixteen."""
+    for c in range(columns, (columns + 15) // 16 * 16):
+        row[c] = np.float32(0.0)
+
+
+@kernel(inline=True)
+def unpack_block(packed, column, width, bits, codes, none):
+    """The codes of one block of bytes, into their places among the row's ``codes``, uint8."""
+    x = simd.load(none, packed, column)
+    if bits == 8:
+        simd.store(x, codes, column)
+    elif bits == 4:
+        simd.store(simd.bits_and(x, 15), codes, column)
+        simd.store(simd.shift_right(x, 4), codes, column + width)
+    elif bits == 2:
+        simd.store(simd.bits_and(x, 3), codes, column)
+        simd.store(simd.bits_and(simd.shift_right(x, 2), 3), codes, column + width)
+        simd.store(simd.bits_and(simd.shift_right(x, 4), 3), codes, column + 2 * width)
+        simd.store(simd.shift_right(x, 6), codes, column + 3 * width)
+    else:
+        for plane in range(8):
+            simd.store(simd.bits_and(simd.shift_right(x, plane), 1), codes, column + plane * width)
+
+
+@kernel
+def unpack_row(packed, width, bits, codes):
+    """The codes of a packed row of ``width`` bytes, (8 / bits · width,) uint8."""
+    if width % 64 == 0:
+        for column in range(0, width, 64):
+            unpack_block(packed, column, width, bits, codes, simd.zeros64())
+    else:
+        for column in range(0, width, 16):
+            unpack_block(packed, column, width, bits, codes, simd.zeros16())
+
+
+@kernel(inline=True)
+def sum_row(codes, room):
+    """Sum of ``room`` codes, uint8."""
+    none = simd.zeros16()
+    sums = simd.zeros_i32()
+    for c in range(0, room, 16):
+        sums = simd.add(sums, simd.to_i32(simd.load(none, codes, c)))
+    return simd.total(sums)

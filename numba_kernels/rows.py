@@ -1,53 +1,101 @@
-"""Row-wise work on float32 matrices: the epilogue on its own, and delta coding."""
+"""Element by element work on float32 rows of a tile, each instruction a pass over rows that are in cache."""
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from .requantise import encode_row, finish_row, unpack_row
+from . import simd
 from .runtime import kernel
 
 
-@kernel(parallel=True)
-def finish(bounds, values, scratch, epilogue, out, first, second):
-    """The epilogue on rows of ``values``, (N, C) float32; other parameters as in :func:`numba_kernels.gemm.gemm`."""
-    for block in numba.prange(bounds.shape[0] - 1):
-        codes = np.zeros(scratch, np.uint8)
-        row = np.zeros(values.shape[1], np.float32)
-        for i in range(bounds[block], bounds[block + 1]):
-            for c in range(values.shape[1]):
-                row[c] = values[i, c]
-            finish_row(i, row, epilogue, out, first, second, codes)
+@kernel
+def load_rows(matrix, start, count, columns, dst, stride):
+    """Rows from ``start`` on of a matrix in memory into the tile ``dst``, padded with zeros to sixteen columns."""
+    lanes, worst, tail = simd.zeros_f32(), simd.zeros_i32(), np.float32(0.0)
+    for r in range(count):
+        row = simd.f32_at(matrix.address + 4 * (start + r) * matrix.stride)
+        to = simd.f32_at(dst + 4 * r * stride)
+        whole = columns // 16 * 16
+        for c in range(0, whole, 16):
+            x = simd.load(lanes, row, c)
+            worst = simd.maximum(worst, simd.magnitude_bits(x))
+            simd.store(x, to, c)
+        if whole < columns:
+            simd.store(lanes, to, whole)
+            for c in range(whole, columns):
+                tail += row[c] * np.float32(0.0)  # 0, or NaN once a number is not finite
+                to[c] = row[c]
+    if matrix.flag != 0 and (simd.largest(worst) >= 0x7F800000 or tail != 0):
+        simd.i32_at(matrix.flag)[0] = np.int32(1)
 
 
-@kernel(parallel=True)
-def dequantize(bounds, operand, out):
-    """out ← (codes − zero) · scale, (N, C) float32."""
-    for block in numba.prange(bounds.shape[0] - 1):
-        codes = np.zeros(operand.packed.shape[1] * 8 // operand.bits, np.uint8)
-        for i in range(bounds[block], bounds[block + 1]):
-            unpack_row(operand.packed[i], codes, operand.bits)
-            for c in range(out.shape[1]):
-                at = i * operand.row_step + c * operand.column_step
-                out[i, c] = (np.float32(codes[c]) - operand.zero[at]) * operand.scale[at]
+@kernel
+def store_rows(matrix, start, count, columns, src, stride):
+    """Rows of the tile ``src`` into a matrix in memory, past the caches where its flag says so."""
+    lanes = simd.zeros_f32()
+    for r in range(count):
+        row = simd.f32_at(matrix.address + 4 * (start + r) * matrix.stride)
+        values = simd.f32_at(src + 4 * r * stride)
+        whole = columns // 16 * 16
+        if matrix.flag != 0:
+            for c in range(0, whole, 16):
+                simd.stream(simd.load(lanes, values, c), row, c)
+        else:
+            for c in range(0, whole, 16):
+                simd.store(simd.load(lanes, values, c), row, c)
+        for c in range(whole, columns):
+            row[c] = values[c]
 
 
-@kernel(parallel=True)
-def delta_encode(bounds, values, factor, state, scratch, target, scale, zero, column_step):
-    """Code what ``values · factor`` changed against ``state``, and move ``state`` by what the codes say.
+@kernel(inline=True)
+def factor_of(address, row):
+    """The row's factor, 1 where there are none."""
+    return simd.f32_at(address)[row] if address != 0 else np.float32(1.0)
 
-    ``values`` and ``state`` are (N, C) float32, ``state`` is updated in place; ``factor`` is (N,) or (0,) float32;
-    ``scale`` and ``zero``, read at c · column_step, are those of the target's codes.
-    """
-    for block in numba.prange(bounds.shape[0] - 1):
-        codes = np.zeros(scratch, np.uint8)
-        row = np.zeros(values.shape[1], np.float32)
-        for i in range(bounds[block], bounds[block + 1]):
-            norm = factor[i] if factor.shape[0] > 0 else np.float32(1.0)
-            for c in range(values.shape[1]):
-                row[c] = values[i, c] * norm - state[i, c]
-            encode_row(i, row, codes, target)
-            for c in range(values.shape[1]):
-                at = c * column_step
-                state[i, c] += (np.float32(codes[c]) - zero[at]) * scale[at]
+
+@kernel(inline=True)
+def add_block(c, term, x, to, factor, none):
+    """Lanes of :func:`add_term` from column c on, as many as ``none`` has."""
+    lanes = simd.to_f32(none)
+    y = simd.multiply(simd.load(lanes, x, c), simd.fill(lanes, factor))
+    y = simd.multiply(simd.fill(lanes, np.float32(term.coefficient)), y)
+    if term.is_first == 0:
+        y = simd.add(simd.load(lanes, to, c), y)
+    simd.store(y, to, c)
+
+
+@kernel
+def add_term(term, start, count, columns, src, dst, stride):
+    """dst ← [dst +] coefficient · (src · factor), rows of tiles."""
+    for r in range(count):
+        factor = factor_of(term.factor, start + r)
+        x, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)
+        if columns > 32:
+            for c in range(0, columns, 64):
+                add_block(c, term, x, to, factor, simd.zeros64())
+        else:
+            for c in range(0, columns, 16):
+                add_block(c, term, x, to, factor, simd.zeros16())
+
+
+@kernel(inline=True)
+def finish_block(c, finish, x, to, factor, none):
+    """Lanes of :func:`finish_rows` from column c on, as many as ``none`` has."""
+    lanes = simd.to_f32(none)
+    y = simd.multiply(simd.load(lanes, x, c), simd.fill(lanes, factor))
+    y = simd.add(y, simd.load(lanes, simd.f32_at(finish.bias), c))
+    simd.store(simd.maximum(y, simd.fill(lanes, np.float32(finish.floor))), to, c)
+
+
+@kernel
+def finish_rows(finish, start, count, columns, src, dst, stride):
+    """dst ← max(src · factor + bias, floor), rows of tiles."""
+    for r in range(count):
+        factor = factor_of(finish.factor, start + r)
+        x, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)
+        if columns > 32:
+            for c in range(0, columns, 64):
+                finish_block(c, finish, x, to, factor, simd.zeros64())
+        else:
+            for c in range(0, columns, 16):
+                finish_block(c, finish, x, to, factor, simd.zeros16())

@@ -26,16 +26,16 @@ def source_digest() -> str:
     return digest.hexdigest()
 
 
-def kernel(function=None, *, parallel=False):
-    """Compile ``function`` on first use and cache the machine code on disk.
+def kernel(function=None, *, parallel=False, inline=False):
+    """Compile ``function`` on first use and cache the machine code on disk; ``inline`` it where it is called.
 
     Numba renews a cached function when its own file changes, not when a helper in another file does. The cache
     is therefore stamped with the digest of all sources of the package.
     """
     if function is None:
-        return functools.partial(kernel, parallel=parallel)
+        return functools.partial(kernel, parallel=parallel, inline=inline)
     compiled = numba.njit(
-        cache=True, parallel=parallel, boundscheck=False, nogil=True, error_model="numpy", forceinline=not parallel
+        cache=True, parallel=parallel, boundscheck=False, nogil=True, error_model="numpy", forceinline=inline
     )(function)
     with contextlib.suppress(AttributeError):  # no cache: the JIT is off
         compiled._cache._cache_file._source_stamp = source_digest()

@@ -1,127 +1,322 @@
-"""Groups a plan's operations into stages, each one kernel launch or a view."""
+"""From a plan to stages: which operations run together, tile by tile, in one launch.
+
+First the plan is *resolved* for the arguments at hand: pairs of features become two values, views of sources and
+destinations other names of them, and every value gets its number of rows. Then operations are grouped. A sum over
+neighbours needs its codes complete and so begins a new stage; everything else works row by row and joins the stage
+of what it reads, as long as rows are those of the same nodes. Codes are made as soon as possible; floats as late, in
+the stage that needs them, so that what crosses from stage to stage are codes wherever the model allows.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from .graph import GraphError
+from .layout import row_bytes, storage_bits
 from .plan import Plan
 
-# The order in which a kernel's epilogue does things.
-_SLOTS = {"degree": 0, "bias": 1, "combine": 2, "relu": 3}
-_MOST_TARGETS = 2
+
+@dataclass(eq=False)
+class Op:
+    """An operation of a plan, resolved."""
+
+    name: str
+    reads: list  # values; None where an optional one is missing
+    writes: list
+    rows: int  # of what it writes
+    columns: int
+    spec: dict  # the plan's attributes
+    factors: list = field(default_factory=list)  # for each of reads a degree operation or None, applied when read
+
+    @property
+    def graphs(self):
+        """Values of the graphs it reads."""
+        own = [self.spec["in"][0]] if self.name == "aggregate" else []
+        own += [self.spec["in"][1]] if self.name == "degree" else []
+        return own + [op.spec["in"][1] for op in self.factors if op]
+
+
+@dataclass(eq=False)
+class Stage:
+    """Operations of one launch, in order, on ``rows`` rows."""
+
+    rows: int
+    ops: list = field(default_factory=list)
 
 
 @dataclass
-class Stage:
-    """A root operation, the epilogue that follows it row by row, and what the result is requantised to.
+class Schedule:
+    """Stages, and what is known of the values between them."""
 
-    ``kind`` is the root's operation, or ``"rows"`` where a float matrix, ``source``, is only read. A degree norm that
-    only feeds quantisations and sums is part of them: their key ``factors`` has one, or None, for each input.
+    stages: list
+    outputs: list
+    columns: dict
+    made_in: dict  # value → number of the stage, −1 for arguments
+    read_in: dict  # value → numbers of the stages
+    readers: dict  # value → operations
+
+    def stays(self, value) -> bool:
+        """Whether ``value`` is needed in its own stage only."""
+        return value not in self.outputs and self.read_in[value] <= {self.made_in[value]}
+
+
+def resolve(plan: Plan, shapes: dict, graphs: dict) -> tuple[list[Op], list, dict]:
+    """Operations of ``plan``, outputs and columns of values, for feature shapes and graphs by value.
+
+    ``shapes`` holds (rows, columns), or a pair of them for features given as (source, destination).
+
+    Raises
+    ------
+    GraphError
+        When rows or widths do not fit.
     """
-
-    kind: str
-    op: dict | None = None
-    source: int | None = None
-    epilogue: dict = field(default_factory=dict)  # operation by slot
-    value: int | None = None  # the float value at the end of the epilogue
-    keeps_float: bool = False
-    targets: list = field(default_factory=list)  # quantize operations
-
-    @property
-    def reads(self) -> set[int]:
-        """Values the stage reads."""
-        operations = [op for op in (self.op, *self.epilogue.values(), *self.targets) if op is not None]
-        values = {value for op in operations for value in op["in"]}
-        values |= {factor["in"][1] for op in operations for factor in op.get("factors", []) if factor}
-        return (values | {self.source}) - {None}
+    return _Resolver(plan, shapes, graphs).result()
 
 
-def schedule(plan: Plan) -> list[Stage]:
-    """Stages of ``plan`` in running order, every operation in exactly one of them."""
-    return _Scheduler(plan).stages
+class _Resolver:
+    def __init__(self, plan, shapes, graphs):
+        self.plan, self.graphs = plan, graphs
+        self.names, self.rows, self.columns, self.ops = {None: None}, {}, {}, []
+        self.heads = {}  # value → rows of it that a block's destinations are
+        for value, shape in shapes.items():
+            if isinstance(shape[0], tuple):
+                self.names[value] = ((value, 0), (value, 1))
+                for part, (rows, columns) in zip(self.names[value], shape):
+                    self.rows[part], self.columns[part] = rows, columns
+            else:
+                self.names[value] = value
+                self.rows[value], self.columns[value] = shape
+
+    def result(self):
+        for op in self.plan.ops:
+            if op["op"] not in ("item", "check_in_degrees"):
+                getattr(self, f"_{op['op']}", self._row_by_row)(op)
+        return self.ops, [self._one(value) for value in self.plan.outputs], self.columns
+
+    def _one(self, value):
+        name = self.names[value]
+        if isinstance(name, tuple) and isinstance(name[0], tuple):
+            raise GraphError("the model reads one array of features here, got a pair (source, destination).")
+        return name
+
+    def _each(self, op, columns):
+        """An operation that takes a pair as well, part by part."""
+        name = self.names[op["in"][0]]
+        if isinstance(name, tuple) and isinstance(name[0], tuple):
+            self.names[op["out"]] = tuple((op["out"], n) for n in range(2))
+            for part, out in zip(name, self.names[op["out"]]):
+                self._emit(op, [part], [out], columns)
+        else:
+            self.names[op["out"]] = op["out"]
+            self._emit(op, [name], [op["out"]], columns)
+
+    def _emit(self, op, reads, writes, columns, rows=None):
+        rows = self.rows[reads[0]] if rows is None else rows
+        for value in writes:
+            self.rows[value], self.columns[value] = rows, columns
+        self.ops.append(Op(op["op"], reads, writes, rows, columns, op))
+
+    def _expect_width(self, value, columns):
+        if self.columns[value] != columns:
+            raise GraphError(f"expected features of width {columns}, got {self.columns[value]}.")
+
+    def _source(self, op):
+        name = self.names[op["in"][0]]
+        self.names[op["out"]] = name[0] if isinstance(name, tuple) and isinstance(name[0], tuple) else name
+
+    def _destination(self, op):
+        name, graph = self.names[op["in"][0]], self.graphs[op["in"][1]]
+        if isinstance(name, tuple) and isinstance(name[0], tuple):
+            name = name[1]
+        elif graph.is_block:
+            head = ("head", name, graph.num_dst)
+            if self.rows[name] < graph.num_dst:
+                raise GraphError(
+                    f"expected a row for each of {graph.num_src} source nodes, got {self.rows[name]} rows."
+                )
+            self.rows[head], self.columns[head] = graph.num_dst, self.columns[name]
+            name = head
+        self.names[op["out"]] = name
+
+    def _quantize(self, op):
+        name = self.names[op["in"][0]]
+        for value in name if isinstance(name, tuple) and isinstance(name[0], tuple) else (name,):
+            self._expect_width(value, op["columns"])
+        self._each(op, op["columns"])
+
+    def _linear(self, op):
+        self._each(op, op["weight"]["shape"][1])
+
+    def _delta(self, op):
+        value, state = self._one(op["in"][0]), self.names[op["in"][1]]
+        self._expect_width(value, op["columns"])
+        if state is not None:
+            self._expect_rows(state, self.rows[value])
+        self.names[op["out"]], self.names[op["state"]] = op["out"], op["state"]
+        self._emit(op, [value, state], [op["out"], op["state"]], op["columns"])
+
+    def _aggregate(self, op):
+        graph, codes, own = self.graphs[op["in"][0]], self._one(op["in"][1]), self.names[op["in"][3]]
+        if self.rows[codes] != graph.num_src:
+            raise GraphError(f"expected a row for each of {graph.num_src} source nodes, got {self.rows[codes]} rows.")
+        if own is not None and self.rows[own] != graph.num_dst:
+            raise GraphError(
+                f"expected a row for each of {graph.num_dst} destination nodes, got {self.rows[own]} rows."
+            )
+        self.names[op["out"]] = op["out"]
+        self._emit(op, [codes, own], [op["out"]], self.columns[codes], graph.num_dst)
+
+    def _degree(self, op):
+        value, graph = self._one(op["in"][0]), self.graphs[op["in"][1]]
+        side, expected = ("source", graph.num_src) if op["side"] == "out" else ("destination", graph.num_dst)
+        if self.rows[value] != expected:
+            raise GraphError(f"expected a row for each of {expected} {side} nodes, got {self.rows[value]} rows.")
+        self.names[op["out"]] = op["out"]
+        self._emit(op, [value], [op["out"]], self.columns[value])
+
+    def _row_by_row(self, op):
+        values = [self._one(value) for value in op["in"]]
+        for value in values[1:]:
+            self._expect_rows(value, self.rows[values[0]])
+            if self.columns[value] != self.columns[values[0]]:
+                raise GraphError(f"a sum of values of widths {self.columns[values[0]]} and {self.columns[value]}.")
+        self.names[op["out"]] = op["out"]
+        self._emit(op, values, [op["out"]], self.columns[values[0]])
+
+    def _expect_rows(self, value, rows):
+        if self.rows[value] != rows:
+            raise GraphError(f"a sum of values of {rows} and of {self.rows[value]} rows.")
 
 
 def _readers(ops):
     readers = defaultdict(list)
     for op in ops:
-        for value in op["in"]:
-            readers[value].append(op)
+        for value in op.reads:
+            if value is not None:
+                readers[value].append(op)
     return readers
 
 
 def _fold_degrees(ops, outputs):
-    """Operations with every degree norm that only feeds quantisations or sums made part of them."""
+    """Degree norms that only feed quantisations or sums become factors of those."""
     readers, folded, kept = _readers(ops), {}, []
     for op in ops:
-        foldable = op["op"] == "degree" and op["out"] not in outputs
-        if foldable and all(_takes_factor(reader, op["out"]) for reader in readers[op["out"]]):
-            folded[op["out"]] = op
-        elif any(value in folded for value in op["in"]):
-            factors = [folded.get(value) for value in op["in"]]
-            inputs = [value if f is None else f["in"][0] for value, f in zip(op["in"], factors)]
-            kept.append({**op, "in": inputs, "factors": factors})
+        (out,) = op.writes[:1]
+        foldable = op.name == "degree" and out not in outputs and readers[out]
+        if foldable and all(r.name == "combine" or (out == r.reads[0] and r.name in _CODED) for r in readers[out]):
+            folded[out] = op
+            continue
+        op.factors = [folded.get(value) for value in op.reads]
+        op.reads = [value if factor is None else factor.reads[0] for value, factor in zip(op.reads, op.factors)]
+        kept.append(op)
+    return kept
+
+
+_CODED = ("quantize", "delta")
+_FINISH = ("degree", "bias", "relu")
+
+
+def _merge_finishes(ops, outputs):
+    """Neighbouring degree norm, bias and ReLU become one operation, ``finish``, that applies them in this order."""
+    readers, merged, kept = _readers(ops), {}, []
+    for op in ops:
+        if op.name not in _FINISH:
+            kept.append(op)
+            continue
+        before = merged.get(op.reads[0])
+        alone = before is not None and len(readers[op.reads[0]]) == 1 and op.reads[0] not in outputs
+        if alone and _FINISH.index(op.name) > _FINISH.index(before.spec["last"]):
+            before.spec.update({op.name: op.spec, "last": op.name})
+            del merged[op.reads[0]]
+            before.writes, merged[op.writes[0]] = op.writes, before
         else:
+            spec = {op.name: op.spec, "last": op.name}
+            op = Op("finish", op.reads, op.writes, op.rows, op.columns, spec, [op if op.name == "degree" else None])
+            merged[op.writes[0]] = op
             kept.append(op)
     return kept
 
 
-def _takes_factor(op, value):
-    return op["op"] == "combine" or (op["op"] in ("quantize", "delta") and op["in"][0] == value)
+def schedule(ops: list[Op], outputs: list, columns: dict) -> Schedule:
+    """Group resolved operations into stages."""
+    ops = _merge_finishes(_fold_degrees(ops, outputs), outputs)
+    return _Scheduler(ops, outputs, columns).result()
 
 
 class _Scheduler:
-    def __init__(self, plan):
-        self.outputs = set(plan.outputs)
-        # Views of the arguments come first, so that a stage can use the graph of a layer further on.
-        ops = sorted(_fold_degrees(plan.ops, self.outputs), key=lambda op: op["op"] != "item")
-        self.readers = _readers(ops)
-        self.written = {entry["value"] for entry in plan.inputs}
-        self.done, self.stages = set(), []
-        for op in ops:
-            if id(op) not in self.done:
-                self._place(op)
+    def __init__(self, ops, outputs, columns):
+        self.ops, self.outputs, self.columns = ops, outputs, columns
+        self.maker = {value: op for op in ops for value in op.writes}
+        self.stages, self.stage_of = [], {}
 
-    def _place(self, op):
-        name = op["op"]
-        if name in ("linear", "aggregate"):
-            stage = self._extend(Stage(name, self._take(op), value=op["out"]))
-        elif name in ("degree", "bias", "relu"):
-            stage = Stage("rows", source=op["in"][0], epilogue={name: self._take(op)}, value=op["out"])
-            self._extend(stage)
-        elif name == "quantize":
-            stage = Stage("rows", source=op["in"][0])
-            self._collect_targets(stage, stage.source)
-        else:
-            stage = Stage(name, self._take(op), value=op.get("out"))
-        self.stages.append(stage)
+    def result(self):
+        for op in self.ops:
+            if op.name in _CODED or op.writes[0] in self.outputs or self._narrows(op):
+                self._place(op, self._earliest(op, {}))
+        order = {id(op): n for n, op in enumerate(self.ops)}
+        for stage in self.stages:
+            stage.ops.sort(key=lambda op: order[id(op)])
+        made_in, read_in, readers = defaultdict(lambda: -1), defaultdict(set), defaultdict(list)
+        for number, stage in enumerate(self.stages):
+            for op in stage.ops:
+                made_in.update(dict.fromkeys(op.writes, number))
+                for value in map(_whole, op.reads):
+                    if value is not None:
+                        read_in[value].add(number)
+                        readers[value].append(op)
+        return Schedule(self.stages, self.outputs, self.columns, made_in, read_in, readers)
 
-    def _extend(self, stage):
-        while stage.value not in self.outputs and len(self.readers[stage.value]) == 1:
-            op = self.readers[stage.value][0]
-            last = max((_SLOTS[slot] for slot in stage.epilogue), default=-1)
-            if _SLOTS.get(op["op"], -1) <= last or (op["op"] == "combine" and not self._is_residual(op, stage.value)):
-                break
-            stage.epilogue[op["op"]] = self._take(op)
-            stage.value = op["out"]
-        self._collect_targets(stage, stage.value)
-        stage.keeps_float = stage.value in self.outputs or any(
-            id(op) not in self.done for op in self.readers[stage.value]
-        )
-        return stage
+    def _narrows(self, op):
+        """Whether a product's floats are smaller than the codes they are made of, so that to wait does not pay."""
+        if op.name != "linear":
+            return False
+        maker = self.maker.get(_whole(op.reads[0]))
+        if maker is None:
+            return False
+        K, M = op.spec["weight"]["shape"]
+        return row_bytes(K, storage_bits(maker.spec["quantizer"]["bits"])) > 4 * M
 
-    def _is_residual(self, op, value):
-        """Whether ``op`` adds to ``value`` one other float that is there by now."""
-        others = [v for v in op["in"] if v != value]
-        is_plain = list(op["coefficients"]) == [1, 1] and "factors" not in op
-        return is_plain and len(others) == 1 and others[0] in self.written
+    def _earliest(self, op, known):
+        """The first stage ``op`` can be in, or the number of a new one; ``known`` of operations by identity."""
+        if id(op) in self.stage_of:
+            return self.stage_of[id(op)]
+        if id(op) in known:
+            return known[id(op)]
+        earliest = 0
+        for position, value in enumerate(op.reads):
+            maker = self.maker.get(_whole(value))
+            if maker is None:
+                continue
+            complete = op.name == "aggregate" and position == 0
+            if complete or maker.rows != op.rows or value != _whole(value):
+                if id(maker) not in self.stage_of:
+                    self._place(maker, self._earliest(maker, known))
+                earliest = max(earliest, self.stage_of[id(maker)] + 1)
+            else:
+                earliest = max(earliest, self._earliest(maker, known))
+        known[id(op)] = self._fitting(op, earliest)
+        return known[id(op)]
 
-    def _collect_targets(self, stage, value):
-        for op in self.readers[value]:
-            if op["op"] == "quantize" and id(op) not in self.done and len(stage.targets) < _MOST_TARGETS:
-                stage.targets.append(self._take(op))
+    def _fitting(self, op, earliest):
+        for number in range(earliest, len(self.stages)):
+            if self.stages[number].rows == op.rows:
+                return number
+        return len(self.stages)
 
-    def _take(self, op):
-        self.done.add(id(op))
-        self.written.update(op[key] for key in ("out", "state") if key in op)
-        return op
+    def _place(self, op, number):
+        if id(op) in self.stage_of:
+            return
+        if number == len(self.stages):
+            self.stages.append(Stage(op.rows))
+        self.stage_of[id(op)] = number
+        self.stages[number].ops.append(op)
+        for value in op.reads:
+            maker = self.maker.get(value)
+            if maker is not None:
+                self._place(maker, number)
+
+
+def _whole(value):
+    """The value that a head, the first rows of it, is part of."""
+    return value[1] if isinstance(value, tuple) and value[0] == "head" else value

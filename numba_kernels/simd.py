@@ -1,34 +1,54 @@
-"""Portable SIMD: LLVM vectors as Numba values, and the few operations kernels need of them.
+"""Portable SIMD: LLVM vectors as Numba values, raw memory as Numba pointers, and the few operations kernels need.
 
-A vector is made by :func:`zeros16`, :func:`zeros32`, :func:`zeros64` (bytes) or :func:`zeros_i32` (sixteen int32) and
-keeps its type through the operations, so a kernel written once is compiled for each width it is called with. LLVM
-lowers the operations to what the machine has: AVX-512, AVX2, NEON or SSE2. With the JIT off, NumPy arrays stand in
-for vectors.
+A vector is made by :func:`zeros16`, :func:`zeros32`, :func:`zeros64` (bytes), :func:`zeros_i32` or :func:`zeros_f32`
+(sixteen lanes) and keeps its type through the operations, so a kernel written once is compiled for each width it is
+called with. LLVM lowers the operations to what the machine has: AVX-512, AVX2, NEON or SSE2.
+
+Memory is reached through pointers, which :func:`u8_at` and its like make of an address (``array.ctypes.data``, or
+:func:`address` inside a kernel). A pointer counts no references: whoever launches a kernel keeps the arrays alive.
+
+=================  =====================================================================
+memory             load, store, stream, prefetch, address, u8_at, i8_at, i32_at, i64_at, f32_at, f64_at
+lane by lane       add, subtract, multiply, multiply_add, minimum, maximum, bits_and, bits_or, shift_left, shift_right
+copies, choice     fill, first_lanes
+conversion         widen, to_i32, to_f32, to_f64, rounded_bits, low_bytes
+to one number      largest, smallest, total, nonzero_lanes, trailing_zeros
+dot product        dot4
+=================  =====================================================================
+
+With the JIT off, NumPy arrays stand in for vectors and pointers (:mod:`numba_kernels.simd_numpy`).
 """
 
 from __future__ import annotations
 
 import numba
-import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
-_I8, _I32 = ir.IntType(8), ir.IntType(32)
+_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+_F32, _F64 = ir.FloatType(), ir.DoubleType()
+
+
+_ELEMENTS = {"u8": _I8, "u16": _I16, "i32": _I32, "f32": _F32, "f64": _F64}
 
 
 class Vector(types.Type):
-    """``lanes`` integers of ``bits`` bits."""
+    """``lanes`` numbers of one element type: "u8", "u16", "i32", "f32" or "f64"."""
 
-    def __init__(self, bits: int, lanes: int):
-        self.bits, self.lanes = bits, lanes
-        super().__init__(name=f"Vector({lanes} x i{bits})")
+    def __init__(self, element: str, lanes: int):
+        self.element, self.lanes = element, lanes
+        super().__init__(name=f"Vector({lanes} x {element})")
+
+    @property
+    def is_float(self) -> bool:
+        return self.element in ("f32", "f64")
 
     @property
     def llvm(self):
-        return ir.VectorType(ir.IntType(self.bits), self.lanes)
+        return ir.VectorType(_ELEMENTS[self.element], self.lanes)
 
 
 @register_model(Vector)
@@ -37,9 +57,22 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.llvm)
 
 
-def _address(context, builder, array_type, array, offset, pointee):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [offset]), pointee.as_pointer())
+# -- building blocks ------------------------------------------------------------------------------------
+def _lane_numbers(numbers):
+    return ir.Constant(ir.VectorType(_I32, len(numbers)), list(numbers))
+
+
+def _splat(builder, vector_type, scalar):
+    """A vector of copies of an LLVM number; an integer is cut to the lane's width."""
+    lane = vector_type.element
+    if scalar.type != lane:
+        scalar = builder.trunc(scalar, lane) if isinstance(lane, ir.IntType) else builder.fptrunc(scalar, lane)
+    one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, _I32(0))
+    return builder.shuffle_vector(one, one, _lane_numbers([0] * vector_type.count))
+
+
+def _place(builder, pointer, offset, pointee):
+    return builder.bitcast(builder.gep(pointer, [offset]), pointee.as_pointer())
 
 
 def _load(builder, address):
@@ -48,117 +81,287 @@ def _load(builder, address):
     return value
 
 
-def _store(builder, value, address):
-    builder.store(value, address).align = 1
+def _intrinsic(builder, name, result, arguments):
+    function = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
 
 
-def _splat(builder, vector_type, scalar):
-    """A vector of copies of an LLVM integer, cut to the lane's width."""
-    lane = vector_type.element
-    if scalar.type != lane:
-        scalar = builder.trunc(scalar, lane)
-    one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, _I32(0))
-    zeros = ir.Constant(ir.VectorType(_I32, vector_type.count), [0] * vector_type.count)
-    return builder.shuffle_vector(one, one, zeros)
+def _reduce(builder, value, combine):
+    """One number of all lanes, halving the vector."""
+    lanes = value.type.count
+    while lanes > 1:
+        lanes //= 2
+        low = builder.shuffle_vector(value, value, _lane_numbers(range(lanes)))
+        high = builder.shuffle_vector(value, value, _lane_numbers(range(lanes, 2 * lanes)))
+        value = combine(builder, low, high)
+    return builder.extract_element(value, _I32(0))
 
 
-def _zeros(bits, lanes):
-    vector = Vector(bits, lanes)
+def _smaller(builder, x, y):
+    less = builder.fcmp_ordered if isinstance(x.type.element, (ir.FloatType, ir.DoubleType)) else builder.icmp_signed
+    return builder.select(less("<", x, y), x, y)
 
-    def typed(typing_context):
-        return vector(), lambda context, builder, signature, arguments: ir.Constant(vector.llvm, None)
+
+def _larger(builder, x, y):
+    less = builder.fcmp_ordered if isinstance(x.type.element, (ir.FloatType, ir.DoubleType)) else builder.icmp_signed
+    return builder.select(less(">", x, y), x, y)
+
+
+def _simple(result, body):
+    """A code generator that calls ``body(builder, *arguments)``."""
+    return result, lambda context, builder, signature, arguments: body(builder, *arguments)
+
+
+# -- memory ---------------------------------------------------------------------------------------------
+@intrinsic
+def address(typing_context, array):
+    """Where the data of a contiguous array stand, int64."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ptrtoint(context.make_array(array)(context, builder, arguments[0]).data, _I64)
+
+    return types.int64(array), generate
+
+
+def _pointer(dtype):
+    def typed(typing_context, address):
+        pointer = types.CPointer(dtype)
+
+        def generate(context, builder, signature, arguments):
+            return builder.inttoptr(arguments[0], context.get_value_type(pointer))
+
+        return pointer(address), generate
 
     return typed
 
 
-zeros16 = intrinsic(_zeros(8, 16))
-zeros32 = intrinsic(_zeros(8, 32))
-zeros64 = intrinsic(_zeros(8, 64))
-zeros_i32 = intrinsic(_zeros(32, 16))
+u8_at = intrinsic(_pointer(types.uint8))
+i8_at = intrinsic(_pointer(types.int8))
+i32_at = intrinsic(_pointer(types.int32))
+i64_at = intrinsic(_pointer(types.int64))
+f32_at = intrinsic(_pointer(types.float32))
+f64_at = intrinsic(_pointer(types.float64))
 
 
 @intrinsic
-def load(typing_context, like, array, offset):
-    """The lanes of ``array``, 1-D of bytes, from ``offset``, as a vector of the type of ``like``."""
-
-    def generate(context, builder, signature, arguments):
-        return _load(builder, _address(context, builder, array, arguments[1], arguments[2], like.llvm))
-
-    return like(like, array, offset), generate
+def load(typing_context, like, pointer, offset):
+    """The lanes from ``pointer[offset]`` on, as a vector of the type of ``like``."""
+    return _simple(like(like, pointer, offset), lambda b, _, p, o: _load(b, _place(b, p, o, like.llvm)))
 
 
 @intrinsic
-def store(typing_context, vector, array, offset):
-    """Write the lanes to ``array``, 1-D of the lane's type, from ``offset``."""
+def store(typing_context, vector, pointer, offset):
+    """Write the lanes from ``pointer[offset]`` on."""
 
     def generate(context, builder, signature, arguments):
-        _store(builder, arguments[0], _address(context, builder, array, arguments[1], arguments[2], vector.llvm))
+        value, pointer, offset = arguments
+        builder.store(value, _place(builder, pointer, offset, vector.llvm)).align = 1
         return context.get_dummy_value()
 
-    return types.void(vector, array, offset), generate
+    return types.void(vector, pointer, offset), generate
 
 
 @intrinsic
-def add(typing_context, x, y):
-    """Lane by lane x + y, modulo the lane."""
-    return x(x, y), lambda context, builder, signature, arguments: builder.add(*arguments)
-
-
-@intrinsic
-def bits_and(typing_context, x, mask):
-    """Lane by lane x & mask, ``mask`` an integer."""
+def stream(typing_context, vector, pointer, offset):
+    """As :func:`store`, past the caches, to an address that is a multiple of 64 bytes."""
 
     def generate(context, builder, signature, arguments):
-        return builder.and_(arguments[0], _splat(builder, x.llvm, arguments[1]))
-
-    return x(x, mask), generate
-
-
-@intrinsic
-def shift_right(typing_context, x, count):
-    """Lane by lane x >> count, filled with zeros; ``count`` an integer below the lane's width."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.lshr(arguments[0], _splat(builder, x.llvm, arguments[1]))
-
-    return x(x, count), generate
-
-
-@intrinsic
-def add_to_i32(typing_context, vector, array, offset):
-    """array[offset + lane] += lane's value, zero-extended; ``array`` 1-D int32."""
-
-    def generate(context, builder, signature, arguments):
-        wide = ir.VectorType(_I32, vector.lanes)
-        address = _address(context, builder, array, arguments[1], arguments[2], wide)
-        _store(builder, builder.add(_load(builder, address), builder.zext(arguments[0], wide)), address)
+        value, pointer, offset = arguments
+        stored = builder.store(value, _place(builder, pointer, offset, vector.llvm))
+        stored.align = 64
+        stored.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
         return context.get_dummy_value()
 
-    return types.void(vector, array, offset), generate
+    return types.void(vector, pointer, offset), generate
 
 
+@intrinsic
+def prefetch(typing_context, pointer, offset):
+    """Ask for the cache line at ``pointer[offset]``; out of range it does nothing."""
+
+    def generate(context, builder, signature, arguments):
+        byte = _I8.as_pointer()
+        function = builder.module.declare_intrinsic(
+            "llvm.prefetch", (byte,), ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        )
+        builder.call(function, [_place(builder, *arguments, _I8), _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, offset), generate
+
+
+# -- constants ------------------------------------------------------------------------------------------
+def _zeros(element, lanes):
+    vector = Vector(element, lanes)
+    return lambda typing_context: _simple(vector(), lambda b: ir.Constant(vector.llvm, None))
+
+
+zeros16 = intrinsic(_zeros("u8", 16))
+zeros32 = intrinsic(_zeros("u8", 32))
+zeros64 = intrinsic(_zeros("u8", 64))
+zeros_i32 = intrinsic(_zeros("i32", 16))
+zeros_f32 = intrinsic(_zeros("f32", 16))
+
+
+@intrinsic
+def fill(typing_context, like, number):
+    """A vector of the type of ``like`` whose lanes all hold ``number``."""
+    return _simple(like(like, number), lambda b, _, n: _splat(b, like.llvm, n))
+
+
+@intrinsic
+def first_lanes(typing_context, x, count):
+    """The first ``count`` lanes, int64, of an i32 vector, and 0 in the others."""
+
+    def body(builder, value, count):
+        numbers = ir.Constant(x.llvm, list(range(x.lanes)))
+        chosen = builder.icmp_signed("<", numbers, _splat(builder, x.llvm, count))
+        return builder.select(chosen, value, ir.Constant(x.llvm, None))
+
+    return _simple(x(x, count), body)
+
+
+# -- lane by lane ---------------------------------------------------------------------------------------
+def _binary(integers, floats):
+    def typed(typing_context, x, y):
+        return _simple(x(x, y), floats if x.is_float else integers)
+
+    return typed
+
+
+add = intrinsic(_binary(lambda b, x, y: b.add(x, y), lambda b, x, y: b.fadd(x, y)))
+subtract = intrinsic(_binary(lambda b, x, y: b.sub(x, y), lambda b, x, y: b.fsub(x, y)))
+multiply = intrinsic(_binary(lambda b, x, y: b.mul(x, y), lambda b, x, y: b.fmul(x, y)))
+# Signed integers or floats.
+minimum = intrinsic(_binary(_smaller, _smaller))
+maximum = intrinsic(_binary(_larger, _larger))
+bits_or = intrinsic(_binary(lambda b, x, y: b.or_(x, y), None))
+
+
+@intrinsic
+def multiply_add(typing_context, x, y, z):
+    """Lane by lane x · y + z of floats, rounded once where the machine can."""
+    name = f"llvm.fmuladd.v{x.lanes}{x.element}"
+    return _simple(x(x, y, z), lambda b, *arguments: _intrinsic(b, name, x.llvm, arguments))
+
+
+def _with_integer(operation):
+    def typed(typing_context, x, number):
+        return _simple(x(x, number), lambda b, v, n: operation(b, v, _splat(b, x.llvm, n)))
+
+    return typed
+
+
+# The second argument is one integer: a mask, or a count below the lane's width.
+bits_and = intrinsic(_with_integer(lambda b, x, y: b.and_(x, y)))
+shift_left = intrinsic(_with_integer(lambda b, x, y: b.shl(x, y)))
+shift_right = intrinsic(_with_integer(lambda b, x, y: b.lshr(x, y)))
+
+
+# -- conversion -----------------------------------------------------------------------------------------
 @intrinsic
 def widen(typing_context, x):
-    """The lanes of ``x``, zero-extended to twice their width."""
-    wide = Vector(2 * x.bits, x.lanes)
-    return wide(x), lambda context, builder, signature, arguments: builder.zext(arguments[0], wide.llvm)
+    """Bytes, zero-extended to 16 bits."""
+    wide = Vector("u16", x.lanes)
+    return _simple(wide(x), lambda b, v: b.zext(v, wide.llvm))
 
 
 @intrinsic
-def prefetch(typing_context, array, offset):
-    """Ask for the cache line at ``array[offset]``, 1-D of bytes; out of range it does nothing."""
-
-    def generate(context, builder, signature, arguments):
-        pointer = _I8.as_pointer()
-        address = _address(context, builder, array, arguments[0], arguments[1], _I8)
-        signature = ir.FunctionType(ir.VoidType(), [pointer, _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", (pointer,), signature)
-        builder.call(function, [address, _I32(0), _I32(3), _I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, offset), generate
+def to_i32(typing_context, x):
+    """Unsigned lanes as int32."""
+    wide = Vector("i32", x.lanes)
+    return _simple(wide(x), lambda b, v: b.zext(v, wide.llvm))
 
 
+@intrinsic
+def signed_to_i32(typing_context, x):
+    """Lanes, read as signed bytes, as int32."""
+    wide = Vector("i32", x.lanes)
+    return _simple(wide(x), lambda b, v: b.sext(v, wide.llvm))
+
+
+def _to_float(element):
+    def typed(typing_context, x):
+        result = Vector(element, x.lanes)
+
+        def body(builder, value):
+            if x.is_float:
+                return (builder.fptrunc if element == "f32" else builder.fpext)(value, result.llvm)
+            return (builder.sitofp if x.element == "i32" else builder.uitofp)(value, result.llvm)
+
+        return _simple(result(x), body)
+
+    return typed
+
+
+to_f32 = intrinsic(_to_float("f32"))
+to_f64 = intrinsic(_to_float("f64"))
+
+
+@intrinsic
+def rounded_bits(typing_context, x):
+    """i32 lanes whose low byte is x, f32 in 0 … 255, rounded to the nearest integer, halves to even.
+
+    Beside 2²³ neighbouring floats are 1 apart, so that adding it rounds; the lanes are the bits of that sum.
+    """
+    bits = Vector("i32", x.lanes)
+
+    def body(builder, value):
+        return builder.bitcast(builder.fadd(value, ir.Constant(x.llvm, [float(2**23)] * x.lanes)), bits.llvm)
+
+    return _simple(bits(x), body)
+
+
+@intrinsic
+def low_bytes(typing_context, x):
+    """The lowest byte of each i32 lane."""
+    narrow = Vector("u8", x.lanes)
+    return _simple(narrow(x), lambda b, v: b.trunc(v, narrow.llvm))
+
+
+@intrinsic
+def magnitude_bits(typing_context, x):
+    """The bits of |x|, f32, as i32, which are of the same order; from 0x7F800000 on they are no finite number."""
+    bits = Vector("i32", x.lanes)
+
+    def body(builder, value):
+        return builder.and_(builder.bitcast(value, bits.llvm), ir.Constant(bits.llvm, [0x7FFFFFFF] * x.lanes))
+
+    return _simple(bits(x), body)
+
+
+# -- to one number --------------------------------------------------------------------------------------
+def _reduction(combine):
+    def typed(typing_context, x):
+        result = {"f32": types.float32, "i32": types.int32}[x.element]
+        return _simple(result(x), lambda b, v: _reduce(b, v, combine))
+
+    return typed
+
+
+smallest = intrinsic(_reduction(_smaller))
+largest = intrinsic(_reduction(_larger))
+total = intrinsic(_reduction(lambda b, x, y: b.add(x, y)))
+
+
+@intrinsic
+def nonzero_lanes(typing_context, x):
+    """An int64 whose bit m says whether lane m of an i32 vector, of at most 63 lanes, is not 0."""
+
+    def body(builder, value):
+        chosen = builder.icmp_unsigned("!=", value, ir.Constant(x.llvm, None))
+        return builder.zext(builder.bitcast(chosen, ir.IntType(x.lanes)), _I64)
+
+    return _simple(types.int64(x), body)
+
+
+@intrinsic
+def trailing_zeros(typing_context, x):
+    """How many zeros the bits of an int64 end in; 64 of 0."""
+    return _simple(types.int64(x), lambda b, v: _intrinsic(b, "llvm.cttz.i64", _I64, [v, _I1(0)]))
+
+
+# -- dot product ----------------------------------------------------------------------------------------
 def _has_dot_product() -> bool:
     """Whether the code generated here may use AVX-512's u8 × s8 dot product."""
     if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
@@ -174,70 +377,33 @@ HAS_DOT_PRODUCT = _has_dot_product()
 def dot4(typing_context, total, x, x_offset, w, w_offset):
     """total[m] += Σ_j x[x_offset + j] · w[w_offset + 4m + j], j < 4, for sixteen int32 totals.
 
-    ``x`` holds uint8, ``w`` int8, both 1-D.
+    ``x`` points to uint8, ``w`` to int8.
     """
+    bytes64, pairs32 = ir.VectorType(_I8, 64), ir.VectorType(_I16, 32)
 
-    def generate(context, builder, signature, arguments):
-        quad = _load(builder, _address(context, builder, x, arguments[1], arguments[2], _I32))
-        bytes64 = ir.VectorType(_I8, 64)
-        xs = builder.bitcast(_splat(builder, total.llvm, quad), bytes64)
-        ws = _load(builder, _address(context, builder, w, arguments[3], arguments[4], bytes64))
+    def body(builder, sums, x, x_offset, w, w_offset):
+        quads = _splat(builder, total.llvm, _load(builder, _place(builder, x, x_offset, _I32)))
+        weights = _load(builder, _place(builder, w, w_offset, bytes64))
         if HAS_DOT_PRODUCT:
             # LLVM 22 changed the operands of this instruction from sixteen int32 to sixty-four int8.
             operand = bytes64 if binding.llvm_version_info[0] >= 22 else total.llvm
-            function = ir.FunctionType(total.llvm, [total.llvm, operand, operand])
-            dot = cgutils.get_or_insert_function(builder.module, function, "llvm.x86.avx512.vpdpbusd.512")
-            return builder.call(dot, [arguments[0], builder.bitcast(xs, operand), builder.bitcast(ws, operand)])
-        result = arguments[0]
-        for j in range(4):
-            pick = ir.Constant(ir.VectorType(_I32, 16), [4 * m + j for m in range(16)])
-            x_j = builder.zext(builder.shuffle_vector(xs, xs, pick), total.llvm)
-            w_j = builder.sext(builder.shuffle_vector(ws, ws, pick), total.llvm)
-            result = builder.add(result, builder.mul(x_j, w_j))
-        return result
+            arguments = [sums, builder.bitcast(quads, operand), builder.bitcast(weights, operand)]
+            return _intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", total.llvm, arguments)
+        # Even and odd bytes as 16 bits; LLVM knows sums of neighbouring products of those.
+        eight = ir.Constant(pairs32, [8] * 32)
+        xs, ws = builder.bitcast(quads, pairs32), builder.bitcast(weights, pairs32)
+        low = builder.and_(xs, ir.Constant(pairs32, [255] * 32)), builder.ashr(builder.shl(ws, eight), eight)
+        high = builder.lshr(xs, eight), builder.ashr(ws, eight)
+        for left, right in (low, high):
+            wide = ir.VectorType(_I32, 32)
+            products = builder.mul(builder.sext(left, wide), builder.sext(right, wide))
+            even = builder.shuffle_vector(products, products, _lane_numbers(range(0, 32, 2)))
+            odd = builder.shuffle_vector(products, products, _lane_numbers(range(1, 32, 2)))
+            sums = builder.add(sums, builder.add(even, odd))
+        return sums
 
-    return total(total, x, x_offset, w, w_offset), generate
+    return _simple(total(total, x, x_offset, w, w_offset), body)
 
 
 if numba.config.DISABLE_JIT:
-    # The same operations on NumPy arrays.
-
-    def zeros16():
-        return np.zeros(16, np.uint8)
-
-    def zeros32():
-        return np.zeros(32, np.uint8)
-
-    def zeros64():
-        return np.zeros(64, np.uint8)
-
-    def zeros_i32():
-        return np.zeros(16, np.int32)
-
-    def load(like, array, offset):
-        return array[offset : offset + len(like)].copy()
-
-    def store(vector, array, offset):
-        array[offset : offset + len(vector)] = vector
-
-    def add(x, y):
-        return x + y
-
-    def bits_and(x, mask):
-        return x & np.uint8(mask)
-
-    def shift_right(x, count):
-        return x >> np.uint8(count)
-
-    def add_to_i32(vector, array, offset):
-        array[offset : offset + len(vector)] += vector.astype(np.int32)
-
-    def widen(x):
-        return x.astype(np.uint16)
-
-    def prefetch(array, offset):
-        return None
-
-    def dot4(total, x, x_offset, w, w_offset):
-        products = w[w_offset : w_offset + 64].reshape(16, 4).astype(np.int32) * x[x_offset : x_offset + 4]
-        return total + products.sum(1, dtype=np.int32)
+    from .simd_numpy import *  # noqa: F403

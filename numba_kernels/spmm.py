@@ -6,148 +6,280 @@ import numba
 import numpy as np
 
 from . import simd
-from .requantise import finish_row, unpack_row
+from .graph import AHEAD
+from .program import FLOAT_WEIGHTS, INT8_WEIGHTS
 from .runtime import kernel
 
-# Edges between the row that is summed and the row that is fetched.
-AHEAD = 24
 
-
-@kernel
-def sum_block(flat, width, column, bits, indices, start, stop, none, total):
-    """total += codes of one block of bytes, from ``column``, of the rows that indices[start:stop] names.
-
-    ``none`` is a zero vector of the block's size. Sums stay in lanes that cannot overflow: of 2-bit codes in 4-bit
-    lanes for 5 rows and in 8-bit lanes for 85; of 4-bit codes in 8-bit lanes for 17; of 8-bit codes in 16-bit lanes
-    for 257; then they spill to ``total``, int32, plane by plane.
-    """
-    if bits == 2:
-        for first in range(start, stop, 85):
-            s0, s1, s2, s3 = none, none, none, none
-            last = min(first + 85, stop)
-            for group in range(first, last, 5):
-                even, odd = none, none
-                for e in range(group, min(group + 5, last)):
-                    fetch(flat, width, column, indices, e)
-                    x = simd.load(none, flat, np.int64(indices[e]) * width + column)
-                    even = simd.add(even, simd.bits_and(x, 0x33))
-                    odd = simd.add(odd, simd.bits_and(simd.shift_right(x, 2), 0x33))
-                s0 = simd.add(s0, simd.bits_and(even, 0x0F))
-                s1 = simd.add(s1, simd.bits_and(odd, 0x0F))
-                s2 = simd.add(s2, simd.shift_right(even, 4))
-                s3 = simd.add(s3, simd.shift_right(odd, 4))
-            simd.add_to_i32(s0, total, column)
-            simd.add_to_i32(s1, total, column + width)
-            simd.add_to_i32(s2, total, column + 2 * width)
-            simd.add_to_i32(s3, total, column + 3 * width)
-    elif bits == 4:
-        for first in range(start, stop, 17):
-            s0, s1 = none, none
-            for e in range(first, min(first + 17, stop)):
-                fetch(flat, width, column, indices, e)
-                x = simd.load(none, flat, np.int64(indices[e]) * width + column)
-                s0 = simd.add(s0, simd.bits_and(x, 0x0F))
-                s1 = simd.add(s1, simd.shift_right(x, 4))
-            simd.add_to_i32(s0, total, column)
-            simd.add_to_i32(s1, total, column + width)
-    elif bits == 8:
-        for first in range(start, stop, 257):
-            s = simd.widen(none)
-            for e in range(first, min(first + 257, stop)):
-                fetch(flat, width, column, indices, e)
-                s = simd.add(s, simd.widen(simd.load(none, flat, np.int64(indices[e]) * width + column)))
-            simd.add_to_i32(s, total, column)
-    else:
-        for plane in range(8):
-            for first in range(start, stop, 255):
-                s = none
-                for e in range(first, min(first + 255, stop)):
-                    x = simd.load(none, flat, np.int64(indices[e]) * width + column)
-                    s = simd.add(s, simd.bits_and(simd.shift_right(x, plane), 1))
-                simd.add_to_i32(s, total, column + plane * width)
-
-
-@kernel
-def fetch(flat, width, column, indices, e):
+@kernel(inline=True)
+def fetch(packed, width, column, indices, e):
     """Ask for the row that is read some edges later."""
-    ahead = min(e + AHEAD, indices.shape[0] - 1)
-    simd.prefetch(flat, np.int64(indices[ahead]) * width + column)
+    simd.prefetch(packed, np.int64(indices[e + AHEAD]) * width + column)
+
+
+@kernel(inline=True)
+def spill(lanes, totals, column, is_first):
+    """totals[column + lane] += lane, or = where this is the first."""
+    wide = simd.to_i32(lanes)
+    if is_first:
+        simd.store(wide, totals, column)
+    else:
+        simd.store(simd.add(wide, simd.load(wide, totals, column)), totals, column)
+
+
+@kernel(inline=True)
+def sum_2bit(packed, width, column, indices, start, stop, none, is_new, totals):
+    """2-bit codes: in 4-bit lanes for 5 rows, in 8-bit lanes for 85, then int32."""
+    for first in range(start, stop, 85):
+        s0, s1, s2, s3 = none, none, none, none
+        last = min(first + 85, stop)
+        for group in range(first, last, 5):
+            even, odd = none, none
+            for e in range(group, min(group + 5, last)):
+                fetch(packed, width, column, indices, e)
+                x = simd.load(none, packed, np.int64(indices[e]) * width + column)
+                even = simd.add(even, simd.bits_and(x, 0x33))
+                odd = simd.add(odd, simd.bits_and(simd.shift_right(x, 2), 0x33))
+            s0 = simd.add(s0, simd.bits_and(even, 0x0F))
+            s1 = simd.add(s1, simd.bits_and(odd, 0x0F))
+            s2 = simd.add(s2, simd.shift_right(even, 4))
+            s3 = simd.add(s3, simd.shift_right(odd, 4))
+        spill(s0, totals, column, is_new and first == start)
+        spill(s1, totals, column + width, is_new and first == start)
+        spill(s2, totals, column + 2 * width, is_new and first == start)
+        spill(s3, totals, column + 3 * width, is_new and first == start)
+
+
+@kernel(inline=True)
+def sum_4bit(packed, width, column, indices, start, stop, none, is_new, totals):
+    """4-bit codes: in 8-bit lanes for 17 rows, then int32."""
+    for first in range(start, stop, 17):
+        s0, s1 = none, none
+        for e in range(first, min(first + 17, stop)):
+            fetch(packed, width, column, indices, e)
+            x = simd.load(none, packed, np.int64(indices[e]) * width + column)
+            s0 = simd.add(s0, simd.bits_and(x, 0x0F))
+            s1 = simd.add(s1, simd.shift_right(x, 4))
+        spill(s0, totals, column, is_new and first == start)
+        spill(s1, totals, column + width, is_new and first == start)
+
+
+@kernel(inline=True)
+def sum_8bit(packed, width, column, indices, start, stop, none, is_new, totals):
+    """8-bit codes: in 16-bit lanes for 257 rows, then int32."""
+    for first in range(start, stop, 257):
+        s = simd.widen(none)
+        for e in range(first, min(first + 257, stop)):
+            fetch(packed, width, column, indices, e)
+            s = simd.add(s, simd.widen(simd.load(none, packed, np.int64(indices[e]) * width + column)))
+        spill(s, totals, column, is_new and first == start)
+
+
+@kernel(inline=True)
+def sum_1bit(packed, width, column, indices, start, stop, none, is_new, totals):
+    """1-bit codes: in 2-bit lanes for 3 rows, in 8-bit lanes for 255, then int32."""
+    for first in range(start, stop, 255):
+        s0, s1, s2, s3, s4, s5, s6, s7 = none, none, none, none, none, none, none, none
+        last = min(first + 255, stop)
+        for group in range(first, last, 3):
+            even, odd = none, none
+            for e in range(group, min(group + 3, last)):
+                fetch(packed, width, column, indices, e)
+                x = simd.load(none, packed, np.int64(indices[e]) * width + column)
+                even = simd.add(even, simd.bits_and(x, 0x55))
+                odd = simd.add(odd, simd.bits_and(simd.shift_right(x, 1), 0x55))
+            s0 = simd.add(s0, simd.bits_and(even, 3))
+            s1 = simd.add(s1, simd.bits_and(odd, 3))
+            s2 = simd.add(s2, simd.bits_and(simd.shift_right(even, 2), 3))
+            s3 = simd.add(s3, simd.bits_and(simd.shift_right(odd, 2), 3))
+            s4 = simd.add(s4, simd.bits_and(simd.shift_right(even, 4), 3))
+            s5 = simd.add(s5, simd.bits_and(simd.shift_right(odd, 4), 3))
+            s6 = simd.add(s6, simd.shift_right(even, 6))
+            s7 = simd.add(s7, simd.shift_right(odd, 6))
+        is_first = is_new and first == start
+        spill(s0, totals, column, is_first)
+        spill(s1, totals, column + width, is_first)
+        spill(s2, totals, column + 2 * width, is_first)
+        spill(s3, totals, column + 3 * width, is_first)
+        spill(s4, totals, column + 4 * width, is_first)
+        spill(s5, totals, column + 5 * width, is_first)
+        spill(s6, totals, column + 6 * width, is_first)
+        spill(s7, totals, column + 7 * width, is_first)
+
+
+@kernel(inline=True)
+def sum_block(packed, width, column, bits, indices, start, stop, none, is_new, totals):
+    """One block of bytes, from ``column``; ``none`` is a zero vector of its size."""
+    if bits == 2:
+        sum_2bit(packed, width, column, indices, start, stop, none, is_new, totals)
+    elif bits == 4:
+        sum_4bit(packed, width, column, indices, start, stop, none, is_new, totals)
+    elif bits == 8:
+        sum_8bit(packed, width, column, indices, start, stop, none, is_new, totals)
+    else:
+        sum_1bit(packed, width, column, indices, start, stop, none, is_new, totals)
+
+
+@kernel(inline=True)
+def clear(totals, room):
+    """Zeros, int32; ``room`` a multiple of sixteen."""
+    for c in range(0, room, 16):
+        simd.store(simd.zeros_i32(), totals, c)
 
 
 @kernel
-def sum_codes(flat, width, bits, indices, start, stop, total):
-    """total += codes of the rows that indices[start:stop] names, exact.
+def sum_codes(packed, width, bits, indices, start, stop, is_new, totals):
+    """totals += codes of the packed rows that indices[start:stop] names; = if ``is_new``. Exact.
 
-    ``flat`` holds packed rows of ``width`` bytes, uint8; ``total``, int32, has a place for each of their codes.
+    ``totals``, int32, has a place for each code of a row of ``width`` bytes. AHEAD more indices are read, to fetch.
     """
+    if is_new and start == stop:
+        clear(totals, width * 8 // bits)
     if width == 16:
-        sum_block(flat, width, 0, bits, indices, start, stop, simd.zeros16(), total)
+        sum_block(packed, width, 0, bits, indices, start, stop, simd.zeros16(), is_new, totals)
     elif width == 32:
-        sum_block(flat, width, 0, bits, indices, start, stop, simd.zeros32(), total)
+        sum_block(packed, width, 0, bits, indices, start, stop, simd.zeros32(), is_new, totals)
     else:
         for column in range(0, width, 64):
-            sum_block(flat, width, column, bits, indices, start, stop, simd.zeros64(), total)
+            sum_block(packed, width, column, bits, indices, start, stop, simd.zeros64(), is_new, totals)
 
 
 @kernel
-def sum_weighted(sources, edge_weight, operand, codes, row):
-    """row ← Σ weight · (code − zero), in float32, in the order of the edges."""
-    row[:] = np.float32(0.0)
-    for e in range(sources.shape[0]):
-        unpack_row(operand.packed[sources[e]], codes, operand.bits)
-        for c in range(row.shape[0]):
-            centered = np.float32(codes[c]) - operand.zero[c * operand.column_step]
-            row[c] += edge_weight[e] * centered
+def sum_products(packed, width, bits, indices, weights, start, stop, columns, totals):
+    """totals += weight · code over the edges, for int8 weights; returns the sum of the weights."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.load(simd.to_i32(none), totals, c)
+            for e in range(start, stop):
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                x = simd.bits_and(simd.shift_right(x, shift), top)
+                s = simd.add(s, simd.multiply(x, simd.fill(s, np.int32(weights[e]))))
+            simd.store(s, totals, c)
+            shift += bits
+    weight = np.int64(0)
+    for e in range(start, stop):
+        weight += np.int64(weights[e])
+    return weight
+
+
+@kernel
+def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop, columns, row):
+    """row += scale · Σ weight · (code − zero) over the edges, in float32, in their order."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.zeros_f32()
+            z = simd.load(s, zero, c)
+            for e in range(start, stop):
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                x = simd.subtract(simd.to_f32(simd.bits_and(simd.shift_right(x, shift), top)), z)
+                s = simd.multiply_add(x, simd.fill(s, np.float32(weights[e])), s)
+            s = simd.multiply_add(s, simd.load(s, scale, c), simd.load(s, row, c))
+            simd.store(s, row, c)
+            shift += bits
+
+
+@kernel(inline=True)
+def find(hubs, count, row):
+    """Position of ``row`` among the ascending ``hubs``, or −1."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        if hubs[middle] < row:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < count and hubs[low] == row else -1
+
+
+@kernel(inline=True)
+def sum_parts(partials, first, last, room, totals):
+    """totals ← sum of the partial sums of a hub."""
+    clear(totals, room)
+    none = simd.zeros_i32()
+    for part in range(first, last):
+        partial = simd.i32_at(partials + part * room * 4)
+        for c in range(0, room, 16):
+            simd.store(simd.add(simd.load(none, totals, c), simd.load(none, partial, c)), totals, c)
+
+
+@kernel(inline=True)
+def center_block(c, totals, count, zero, scale, row, none):
+    """Lanes of :func:`center` from column c on, as many as ``none`` has, in float32."""
+    t, lanes = simd.load(simd.to_i32(none), totals, c), simd.to_f32(none)
+    moved = simd.multiply(simd.load(lanes, zero, c), simd.fill(lanes, np.float32(count)))
+    y = simd.multiply(simd.subtract(simd.to_f32(t), moved), simd.load(lanes, scale, c))
+    simd.store(y, row, c)
+
+
+@kernel(inline=True)
+def center(totals, count, exact, zero, scale, columns, row):
+    """row ← (totals − zero · count) · scale. Up to ``exact`` codes float32 holds the difference, beyond float64."""
+    if abs(count) > exact:
+        none, lanes = simd.zeros_i32(), simd.zeros_f32()
+        wide = simd.fill(simd.to_f64(lanes), np.float64(count))
+        for c in range(0, columns, 16):
+            moved = simd.multiply(simd.to_f64(simd.load(lanes, zero, c)), wide)
+            centered = simd.to_f32(simd.subtract(simd.to_f64(simd.load(none, totals, c)), moved))
+            simd.store(simd.multiply(centered, simd.load(lanes, scale, c)), row, c)
+    elif columns > 32:
+        for c in range(0, columns, 64):
+            center_block(c, totals, count, zero, scale, row, simd.zeros64())
+    else:
+        for c in range(0, columns, 16):
+            center_block(c, totals, count, zero, scale, row, simd.zeros16())
+
+
+@kernel
+def gather(start, count, operand, edges, columns, memory, dst, stride):
+    """Rows of Σ_u w_iu (q_u − z) · s over the in-neighbours u of row i, plus its own code where asked.
+
+    For ``count`` rows from ``start`` on, to the address ``dst``, float32, ``stride`` apart. ``memory`` is the address
+    of int32 scratch for the codes of a packed row and AHEAD + 1 numbers more. Sums of codes are exact; with float
+    weights the sum is one of float32, the slower path.
+    """
+    packed, width, bits = simd.u8_at(operand.packed), operand.width, operand.bits
+    scale, zero = simd.f32_at(operand.scale), simd.f32_at(operand.zero)
+    indptr, indices, totals = simd.i64_at(edges.indptr), simd.i32_at(edges.indices), simd.i32_at(memory)
+    room = width * 8 // bits
+    for r in range(count):
+        i, row = start + r, simd.f32_at(dst + 4 * r * stride)
+        begin, end = indptr[i], indptr[i + 1]
+        summed = end - begin
+        if edges.weight_kind == INT8_WEIGHTS:
+            clear(totals, room)
+            weights = simd.i8_at(edges.weights)
+            summed = sum_products(packed, width, bits, indices, weights, begin, end, columns, totals)
+        elif edges.weight_kind == FLOAT_WEIGHTS:
+            clear(totals, room)
+            summed = np.int64(0)
+        elif edges.num_hubs > 0 and find(simd.i64_at(edges.hubs), edges.num_hubs, i) >= 0:
+            hub, parts = find(simd.i64_at(edges.hubs), edges.num_hubs, i), simd.i64_at(edges.hub_starts)
+            sum_parts(edges.partials, parts[hub], parts[hub + 1], room, totals)
+        else:
+            sum_codes(packed, width, bits, indices, begin, end, True, totals)
+        if edges.own != 0:
+            totals[room] = np.int32(i)
+            sum_codes(simd.u8_at(edges.own), width, bits, totals, room, room + 1, False, totals)
+            summed += 1
+        center(totals, summed, edges.exact, zero, scale, columns, row)
+        if edges.weight_kind == FLOAT_WEIGHTS:
+            weights = simd.f32_at(edges.weights)
+            add_weighted(packed, width, bits, zero, scale, indices, weights, begin, end, columns, row)
 
 
 @kernel(parallel=True)
-def spmm(bounds, indptr, indices, edge_weight, operand, own, columns, scratch, epilogue, out, first, second):
-    """Rows of Σ_u w_uv (q_u − z) · s, plus the node's own code where asked, then the epilogue.
+def sum_segments(starts, stops, packed, bits, indices, partials):
+    """Partial sums of hubs: partials[n] ← Σ codes of the rows that indices[starts[n]:stops[n]] names.
 
-    Parameters
-    ----------
-    bounds : (B + 1,) int64
-        Row blocks of about as many edges each, one task a block.
-    indptr, indices : (N_dst + 1,) int64, (E,) int32
-        In-neighbours of every destination.
-    edge_weight : (E,) or (0,) float32
-        In the order of ``indices``.
-    operand : Operand
-        Packed messages of the sources, scale and zero per tensor or channel.
-    own : (N_dst, W) or (0, 0) uint8
-        Packed messages of the destinations, added without a weight.
-    columns, scratch : int
-        Codes a row holds; codes a scratch row must hold.
-    epilogue, out, first, second
-        See :mod:`numba_kernels.requantise`.
+    ``packed`` is (N, W) uint8, ``indices`` (E,) int32, ``partials`` (segments, 8 / bits · W) int32.
     """
-    for block in numba.prange(bounds.shape[0] - 1):
-        flat, width = operand.packed.reshape(-1), operand.packed.shape[1]
-        room = width * 8 // operand.bits
-        unpacked = np.zeros(room, np.uint8)
-        codes = np.zeros(scratch, np.uint8)
-        total = np.zeros(room, np.int32)
-        row = np.zeros(columns, np.float32)
-        self_index = np.zeros(1, np.int32)
-        for i in range(bounds[block], bounds[block + 1]):
-            if edge_weight.shape[0] > 0:
-                sources = indices[indptr[i] : indptr[i + 1]]
-                sum_weighted(sources, edge_weight[indptr[i] : indptr[i + 1]], operand, unpacked, row)
-                if own.shape[0] > 0:
-                    unpack_row(own[i], unpacked, operand.bits)
-                    for c in range(columns):
-                        row[c] += np.float32(unpacked[c]) - operand.zero[c * operand.column_step]
-            else:
-                total[:] = np.int32(0)
-                sum_codes(flat, width, operand.bits, indices, indptr[i], indptr[i + 1], total)
-                count = np.float64(indptr[i + 1] - indptr[i])
-                if own.shape[0] > 0:
-                    self_index[0] = i
-                    sum_codes(own.reshape(-1), width, operand.bits, self_index, 0, 1, total)
-                    count += 1.0
-                for c in range(columns):
-                    zero = np.float64(operand.zero[c * operand.column_step])
-                    row[c] = np.float32(np.float64(total[c]) - zero * count)
-            for c in range(columns):
-                row[c] = row[c] * operand.scale[c * operand.column_step]
-            finish_row(i, row, epilogue, out, first, second, codes)
+    for n in numba.prange(starts.shape[0]):
+        totals = simd.i32_at(simd.address(partials) + n * partials.shape[1] * 4)
+        rows, edges = simd.u8_at(simd.address(packed)), simd.i32_at(simd.address(indices))
+        sum_codes(rows, packed.shape[1], bits, edges, starts[n], stops[n], True, totals)

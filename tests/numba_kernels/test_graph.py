@@ -3,7 +3,7 @@ import pytest
 import scipy.sparse
 
 from numba_kernels import Graph, GraphError
-from numba_kernels.graph import row_bounds
+from numba_kernels.graph import HUB_EDGES, row_bounds
 
 
 @pytest.mark.parametrize(
@@ -54,12 +54,21 @@ def test_scipy_matrices_read_as_dgl_reads_them(kind):
 def test_blocks_cover_every_row_once_and_balance_edges():
     degrees = np.r_[np.full(1000, 2), 5000, np.full(1000, 2)]
     graph = Graph(np.r_[0, np.cumsum(degrees)], np.zeros(degrees.sum(), int))
-    assert graph.bounds[0] == 0 and graph.bounds[-1] == 2001 and (np.diff(graph.bounds) > 0).all()
-    edges = np.diff(graph.indptr[graph.bounds])
+    bounds = graph.bounds(edge_cost=1, row_cost=1)
+    assert bounds[0] == 0 and bounds[-1] == 2001 and (np.diff(bounds) > 0).all()
+    edges = np.diff(graph.indptr[bounds])
     assert np.sort(edges)[-2] < 300
     for rows in (0, 1, 63, 64, 65, 1000):
         bounds = row_bounds(rows)
         assert bounds[0] == 0 and bounds[-1] == rows and (np.diff(bounds) >= 0).all()
+
+
+def test_edges_of_hubs_are_cut_into_parts():
+    degrees = np.array([3, HUB_EDGES, 0, 2 * HUB_EDGES + 5, HUB_EDGES - 1])
+    hubs = Graph(np.r_[0, np.cumsum(degrees)], np.zeros(degrees.sum(), int)).hubs
+    assert hubs.nodes.tolist() == [1, 3] and hubs.first_part.tolist() == [0, 1, 4]
+    assert hubs.starts.tolist() == [3, *(3 + HUB_EDGES * np.arange(1, 4))]
+    assert (hubs.stops - hubs.starts).tolist() == [HUB_EDGES] * 3 + [5]
 
 
 def test_edge_weights_are_checked():

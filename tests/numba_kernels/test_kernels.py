@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numba_kernels import Graph, PackedModel, Plan, pack, reference, unpack
+from numba_kernels import Graph, PackedModel, Plan, pack, reference, simd, unpack
 from numba_kernels.layout import PACKED_BITS, row_bytes
-from numba_kernels.requantise import pack_row, row_extremes, unpack_row
+from numba_kernels.requantise import unpack_row
+from numba_kernels.runtime import kernel
 
 JIT_OFF = numba.config.DISABLE_JIT
 EXAMPLES = 5 if JIT_OFF else 40
@@ -99,6 +100,13 @@ def assert_equals_twin(model, *arguments):
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 30), st.integers(0, 400))
 
 
+@kernel
+def unpack_rows(packed, bits, codes):
+    for i in range(packed.shape[0]):
+        row = simd.u8_at(simd.address(packed) + i * packed.shape[1])
+        unpack_row(row, packed.shape[1], bits, simd.u8_at(simd.address(codes) + i * codes.shape[1]))
+
+
 @pytest.mark.parametrize("bits", PACKED_BITS)
 @given(rows=st.integers(0, 9), columns=st.integers(1, 300), seed=st.integers(0, 999))
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -107,14 +115,10 @@ def test_packing_round_trips_and_kernels_agree(bits, rows, columns, seed):
     packed = pack(codes, bits)
     assert packed.shape == (rows, row_bytes(columns, bits))
     np.testing.assert_array_equal(unpack(packed, bits, columns), codes)
-    for i in range(rows):
-        spread = np.zeros(packed.shape[1] * 8 // bits, np.uint8)
-        unpack_row(packed[i], spread, bits)
-        np.testing.assert_array_equal(spread[:columns], codes[i])
-        assert not spread[columns:].any()
-        out = np.zeros(packed.shape[1], np.uint8)
-        pack_row(spread, out, bits)
-        np.testing.assert_array_equal(out, packed[i])
+    spread = np.full((rows, packed.shape[1] * 8 // bits), 99, np.uint8)
+    unpack_rows(packed, bits, spread)
+    np.testing.assert_array_equal(spread[:, :columns], codes)
+    assert not spread[:, columns:].any()
 
 
 def test_packed_layout_is_planar_low_bits_first():
@@ -142,14 +146,6 @@ def test_unpack_refuses():
         unpack(np.zeros((1, 4), np.uint8), 2, 17)
     with pytest.raises(ValueError, match="uint8 array, got float64"):
         unpack(np.zeros((1, 4)), 2, 3)
-
-
-@given(st.lists(st.floats(width=32, allow_nan=False), min_size=1, max_size=80))
-@settings(max_examples=EXAMPLES, deadline=None)
-def test_row_extremes(values):
-    row = np.array(values, np.float32)
-    low, high = row_extremes(row)
-    assert low == row.min() and high == row.max()
 
 
 @pytest.mark.parametrize("bits", PACKED_BITS)

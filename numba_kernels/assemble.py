@@ -1,0 +1,291 @@
+"""From a stage of a schedule to the program the kernel executes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import program
+from .buffers import aligned_empty
+from .graph import AHEAD, Graph, GraphError, row_bounds
+from .matrices import Codes, Floats, Grid
+from .program import Edges, Finish, Matrix, Operand, Program, Target, Term
+from .schedule import Schedule, _whole
+from .spmm import sum_segments
+
+# Share of numbers that are not 0 up to which looking them up is faster than the dense product.
+SPARSE_BELOW = 0.1
+_SAMPLED_ROWS = 64
+# Bytes from which a float matrix is written past the caches.
+_LARGE = 1 << 24
+# What an edge and a row cost, in about nanoseconds, to balance threads; only their ratio matters.
+_EDGE_COST, _ROW_COST, _PRODUCTS_A_COST = 4, 40, 400
+
+
+class Assembler:
+    """Writes the program of stage ``number``.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    number : int
+    values : dict
+        Floats and Codes that earlier stages made; those of this one are added.
+    features : dict
+        Arguments: value → (array, address of its flag).
+    graphs, edge_weights : dict
+        Arguments by value of the plan.
+    constants : Constants
+    buffers : Buffers
+    out : numpy.ndarray, optional
+        Where the output is written. Default: a new array.
+    """
+
+    def __init__(
+        self, schedule: Schedule, number, values, features, graphs, edge_weights, constants, buffers, out=None
+    ):
+        self.schedule, self.stage = schedule, schedule.stages[number]
+        self.values, self.features, self.graphs, self.edge_weights = values, features, graphs, edge_weights
+        self.constants, self.buffers, self.out = constants, buffers, out
+        self.program = Program()
+        self.slots, self.free = {}, []
+        self.local, self.sparse = {}, {}  # codes that are never in memory: their operands; what they are made of
+        self.edge_cost, self.row_cost, self.graph = 0, _ROW_COST, None
+        self.last_use = {value: n for n, op in enumerate(self.stage.ops) for value in op.reads}
+
+    def assemble(self) -> tuple[np.ndarray, np.ndarray, program.Scratch]:
+        """The arguments of :func:`numba_kernels.stage.run`; the assembler keeps alive what they refer to."""
+        for n, op in enumerate(self.stage.ops):
+            getattr(self, f"_{op.name}")(op, n)
+            for value in op.writes:
+                self._keep(value)
+            for value in {*op.reads, *op.writes}:
+                if self.last_use.get(value, -1) <= n and value in self.slots:
+                    self.free.append(self.slots.pop(value))
+        code, scratch = self.program.finished()
+        return code, self._bounds(), scratch
+
+    # -- slots and memory -------------------------------------------------------------------------------
+    def _new_slot(self):
+        return self.free.pop() if self.free else max([-1, *self.slots.values()]) + 1
+
+    def _slot(self, value):
+        """The slot ``value`` is in, loading it from memory if it is in none."""
+        if value not in self.slots:
+            self.slots[value] = self._new_slot()
+            matrix, columns = self._matrix(value)
+            self.program.add(program.LOAD, self.slots[value], 0, columns, matrix)
+        return self.slots[value]
+
+    def _slot_over(self, value, n):
+        """A slot to write to in place of ``value``, if operation ``n`` is the last to read it."""
+        slot = self._slot(value)
+        if self.last_use[value] > n:
+            return self._new_slot()
+        del self.slots[value]
+        return slot
+
+    def _matrix(self, value):
+        """Where ``value`` stands in memory, and how many columns of it are read."""
+        value = _whole(value)
+        if value in self.features:
+            array, flag = self.features[value]
+            return Matrix(self.program.at(array), array.shape[1], flag), array.shape[1]
+        floats = self.values[value]
+        return Matrix(self.program.at(floats.array), floats.array.shape[1], 0), floats.array.shape[1]
+
+    def _keep(self, value):
+        """Store a float value that is needed beyond this stage."""
+        if value not in self.slots or self.schedule.stays(value):
+            return
+        rows, columns = self.stage.rows, self.schedule.columns[value]
+        if value in self.schedule.outputs:
+            array = aligned_empty((rows, columns), np.float32) if self.out is None else self.out
+        else:
+            array = self.buffers.take((rows, -(-columns // 16) * 16), np.float32)
+        self.values[value] = Floats(array, columns)
+        matrix = Matrix(self.program.at(array), array.shape[1], _streams(array))
+        self.program.add(program.STORE, 0, self.slots[value], array.shape[1], matrix)
+
+    def _factor(self, op):
+        """Address of the factors of a degree operation, 0 for None."""
+        if op is None:
+            return 0
+        graph, spec = self.graphs[op.spec["in"][1]], op.spec
+        return self.program.at(graph.degree_factor(spec["side"], spec["power"], spec["plus"]))
+
+    # -- operations -------------------------------------------------------------------------------------
+    def _quantize(self, op, n):
+        (value,), (out,) = op.reads, op.writes
+        grid = self.constants.grids[op.spec["out"]]
+        if self._looks_up(value, out, grid):
+            self.sparse[out] = value, self._target(out, grid, op.factors[0])
+            return
+        self._new_codes(out, grid)
+        self.program.add(program.ENCODE, 0, self._slot(value), op.columns, self._target(out, grid, op.factors[0]))
+
+    def _delta(self, op, n):
+        (value, state), (out, after) = op.reads, op.writes
+        grid, columns = self.constants.grids[op.spec["out"]], op.columns
+        source, change = self._slot(value), self._new_slot()
+        self.slots["change"] = change
+        self.program.add(program.TERM, change, source, columns, Term(1.0, self._factor(op.factors[0]), 1))
+        if state is not None:
+            self.program.add(program.TERM, change, self._slot(state), columns, Term(-1.0, 0, 0))
+        self._new_codes(out, grid)
+        self.program.add(program.ENCODE, 0, change, columns, self._target(out, grid, None))
+        self.program.add(program.DECODE, change, 0, columns, self._operand(out))
+        del self.slots["change"]
+        if state is None:
+            self.slots[after] = change
+            return
+        before, self.slots["change"] = self._slot(state), change
+        self.slots[after] = self._slot_over(state, n)
+        if self.slots[after] != before:
+            self.program.add(program.TERM, self.slots[after], before, columns, Term(1.0, 0, 1))
+        self.program.add(program.TERM, self.slots[after], change, columns, Term(1.0, 0, 0))
+        self.free.append(self.slots.pop("change"))
+
+    def _dequantize(self, op, n):
+        (value,), (out,) = op.reads, op.writes
+        self.slots[out] = self._new_slot()
+        self.program.add(program.DECODE, self.slots[out], 0, op.columns, self._operand(value))
+
+    def _finish(self, op, n):
+        (value,), (out,), spec = op.reads, op.writes, op.spec
+        source, slot = self._slot(value), self._slot_over(value, n)
+        bias = program.pad(self.constants.biases[spec["bias"]["out"]] if "bias" in spec else 0, op.columns)
+        self.slots[out] = slot
+        floor = 0.0 if "relu" in spec else -np.inf
+        finish = Finish(self._factor(op.factors[0]), self.program.at(bias), floor)
+        self.program.add(program.FINISH, slot, source, op.columns, finish)
+
+    def _combine(self, op, n):
+        first = op.reads[0]
+        terms = [
+            (coefficient, self._slot(value), self._factor(factor))
+            for coefficient, value, factor in zip(op.spec["coefficients"], op.reads, op.factors)
+        ]
+        alone = op.reads.count(first) == 1
+        slot = self._slot_over(first, n) if alone else self._new_slot()
+        self.slots[op.writes[0]] = slot
+        for position, (coefficient, source, factor) in enumerate(terms):
+            term = Term(float(coefficient), factor, int(position == 0))
+            if source != slot or (coefficient, factor) != (1, 0):
+                self.program.add(program.TERM, slot, source, op.columns, term)
+
+    def _linear(self, op, n):
+        (value,), (out,) = op.reads, op.writes
+        weight, slot = self.constants.weights[op.spec["out"]], self._new_slot()
+        self.slots[out] = slot
+        self.row_cost += weight.inputs * weight.columns // _PRODUCTS_A_COST
+        if value in self.sparse:
+            source, target = self.sparse[value]
+            self.program.reserve(codes=weight.inputs + 64, totals=program.padded(weight.columns))
+            self.program.add(
+                program.LOOKUP, slot, 0, op.columns, self._matrix(source)[0], target, self._weight(weight, weight.rows)
+            )
+            return
+        operand = self._operand(value)
+        self.program.reserve(codes=operand.width * 8 // operand.bits + 24)
+        self.program.add(program.PRODUCT, slot, 0, op.columns, operand, self._weight(weight, weight.tiles))
+
+    def _aggregate(self, op, n):
+        codes, own = (None if value is None else self.values[_whole(value)] for value in op.reads)
+        graph, given = (self.graphs[op.spec["in"][0]], self.edge_weights.get(op.spec["in"][2]))
+        grid, room = codes.grid, codes.packed.shape[1] * 8 // codes.grid.bits
+        weights, kind = None, program.UNWEIGHTED
+        if given is not None:
+            weights = graph.edge_weights(given)
+            kind = program.INT8_WEIGHTS if weights.dtype == np.int8 else program.FLOAT_WEIGHTS
+        _check_sums(graph, weights, grid)
+        # Signed weights may cancel, so that their sum bounds nothing.
+        exact = -1 if kind == program.INT8_WEIGHTS else grid.exact_sum
+        hubs, partials = graph.hubs, None
+        if kind == program.UNWEIGHTED and len(hubs.nodes):
+            partials = self.buffers.take((len(hubs.starts), room), np.int32)
+            sum_segments(hubs.starts, hubs.stops, codes.packed, grid.bits, graph.indices, partials)
+        at = self.program.at
+        edges = Edges(
+            at(graph.indptr), at(graph.indices), exact, at(weights), kind,
+            0 if own is None else at(own.packed),
+            at(hubs.nodes), 0 if partials is None else len(hubs.nodes), at(hubs.first_part), at(partials),
+        )  # fmt: skip
+        self.slots[op.writes[0]] = self._new_slot()
+        self.program.reserve(totals=room + AHEAD + 1)
+        self.program.add(program.GATHER, self.slots[op.writes[0]], 0, op.columns, self._operand(op.reads[0]), edges)
+        self.edge_cost += _EDGE_COST * -(-codes.packed.shape[1] // 64)
+        self.row_cost += _ROW_COST
+        self.graph = graph
+
+    # -- their fields -----------------------------------------------------------------------------------
+    def _new_codes(self, value, grid: Grid):
+        """Memory for codes made here, of the tile only where no other stage and no sum reads them."""
+        readers = self.schedule.readers[value]
+        if self.schedule.stays(value) and not any(op.name == "aggregate" for op in readers):
+            packed, scale, zero = self.program.local(grid.width), grid.scale, grid.zero
+            if grid.per_row:
+                scale, zero = self.program.local(4), self.program.local(4)
+            else:
+                scale, zero = self.program.at(grid.scale), self.program.at(grid.zero)
+            self.local[value] = Operand(packed, grid.width, grid.bits, 1, int(grid.per_row), scale, zero)
+            return
+        packed = self.buffers.take((self.stage.rows, grid.width), np.uint8)
+        scale, zero = grid.scale, grid.zero
+        if grid.per_row:
+            scale, zero = (self.buffers.take((self.stage.rows,), np.float32) for _ in range(2))
+        self.values[value] = Codes(packed, grid, scale, zero)
+
+    def _operand(self, value) -> Operand:
+        if value in self.local:
+            return self.local[value]
+        codes, at = self.values[_whole(value)], self.program.at
+        grid = codes.grid
+        return Operand(at(codes.packed), grid.width, grid.bits, 0, int(grid.per_row), at(codes.scale), at(codes.zero))
+
+    def _target(self, value, grid: Grid, factor) -> Target:
+        if value in self.local or value in self.values:
+            packed, width, bits, local, _, scale, zero = self._operand(value)
+        else:  # looked up
+            packed, width, bits, local = 0, grid.width, grid.bits, 0
+            scale, zero = self.program.at(grid.scale), self.program.at(grid.zero)
+        inverse, offset = self.program.at(grid.inverse), self.program.at(grid.offset)
+        return Target(
+            packed, width, bits, grid.top, local, scale, zero, self._factor(factor), grid.mode, inverse, offset,
+            *grid.ranges,
+        )  # fmt: skip
+
+    def _weight(self, weight, codes):
+        at = self.program.at
+        return program.Weight(at(codes), weight.inputs, at(weight.scale), at(weight.zero), at(weight.sums))
+
+    def _looks_up(self, value, out, grid: Grid):
+        """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
+        readers = self.schedule.readers[out]
+        if value not in self.features or not grid.is_uniform or not self.schedule.stays(out):
+            return False
+        return all(op.name == "linear" for op in readers) and _density(self.features[value][0]) < SPARSE_BELOW
+
+    def _bounds(self):
+        if self.graph is None:
+            return row_bounds(self.stage.rows)
+        return self.graph.bounds(self.edge_cost, self.row_cost)
+
+
+def _streams(array):
+    """Whether to write a matrix past the caches: large, and its rows whole lines."""
+    return int(array.nbytes > _LARGE and array.ctypes.data % 64 == 0 and array.shape[1] % 16 == 0)
+
+
+def _density(array):
+    """Share of numbers that are not 0, in some of the rows."""
+    sample = array[:: max(len(array) // _SAMPLED_ROWS, 1)]
+    return np.count_nonzero(sample) / max(sample.size, 1)
+
+
+def _check_sums(graph: Graph, weights, grid: Grid):
+    """Refuse a sum that could exceed int32."""
+    largest = graph.max_in_degree + 1
+    if weights is not None and weights.dtype == np.int8:
+        largest *= int(np.abs(weights.astype(np.int16)).max(initial=1))
+    if largest * ((1 << grid.bits) - 1) >= 2**31:
+        raise GraphError(f"a node of in-degree {graph.max_in_degree} overflows an int32 sum of {grid.bits}-bit codes.")

@@ -1,0 +1,127 @@
+"""Single operations on packed codes, outside a model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .assemble import Assembler
+from .buffers import Buffers
+from .graph import Graph, GraphError
+from .matrices import Codes, Constants, Floats, Grid, Weight
+from .runtime import launching, telling_when_slow
+from .schedule import Op, schedule
+from .stage import run as run_stage
+
+
+def quantize(values: np.ndarray, grid: Grid) -> Codes:
+    """Packed codes of ``values``, (rows, columns) float32, on ``grid``.
+
+    Raises
+    ------
+    GraphError
+        When the width is not the grid's, or a number is not finite.
+
+    Examples
+    --------
+    >>> codes = quantize(np.array([[0.0, 0.4, 1.0]], np.float32), Grid(3, bits=2, scale=0.5))
+    >>> codes.unpacked(), dequantize(codes)
+    (array([[0, 1, 2]], dtype=uint8), array([[0. , 0.5, 1. ]], dtype=float32))
+    """
+    values = np.ascontiguousarray(values, np.float32)
+    if values.ndim != 2 or values.shape[1] != grid.columns:
+        raise GraphError(f"expected values of shape (rows, {grid.columns}), got {values.shape}.")
+    op = Op("quantize", ["x"], ["out"], len(values), grid.columns, {"out": "out"}, [None])
+    return _run([op], {}, {"out": grid}, features={"x": values})
+
+
+def dequantize(codes: Codes) -> np.ndarray:
+    """(code − zero_point) · scale, (rows, columns) float32."""
+    return _run([Op("dequantize", ["x"], ["out"], *codes.shape, {})], {"x": codes})
+
+
+def spmm(graph: Graph, codes: Codes, grid: Grid | None = None, edge_weight=None, out=None) -> np.ndarray | Codes:
+    """Sums of ``codes``, messages of the source nodes, over in-neighbours.
+
+    Parameters
+    ----------
+    graph : Graph
+    codes : Codes
+        One row a source node, one scale, or one a column.
+    grid : Grid, optional
+        How the sums are coded. Default: they are returned as float32.
+    edge_weight : (E,) array, optional
+        int8 weights are summed in integers; others are taken as float32, the slower path.
+
+    out : (N_dst, columns) float32 array, optional
+        Where float32 sums are written. Default: a new array.
+
+    Returns
+    -------
+    numpy.ndarray or Codes
+        (N_dst, columns) float32, or the codes of it.
+
+    Raises
+    ------
+    GraphError
+        When graph, codes and weights do not fit each other, or a sum could exceed int32.
+    """
+    graph = Graph.of(graph)
+    rows, columns = codes.shape
+    if rows != graph.num_src:
+        raise GraphError(f"expected a row for each of {graph.num_src} source nodes, got {rows} rows.")
+    if codes.grid.per_row:
+        raise GraphError("messages with a scale per row cannot be summed as codes.")
+    spec = {"in": ["graph", "x", "weight", None]}
+    ops = [Op("aggregate", ["x", None], ["sum"], graph.num_dst, columns, spec)]
+    return _requantised(ops, "sum", {"x": codes}, grid, out, {"graph": graph}, {"weight": edge_weight})
+
+
+def gemm(codes: Codes, weight: Weight, grid: Grid | None = None, out=None) -> np.ndarray | Codes:
+    """Product of ``codes``, (rows, K), with one scale or one a row, and a (K, M) weight; coded on ``grid`` if given.
+
+    ``out``, (rows, M) float32, is where it is written otherwise; default: a new array.
+
+    Raises
+    ------
+    GraphError
+        When the shapes do not fit.
+    """
+    if codes.shape[1] != weight.inputs:
+        raise GraphError(f"expected {weight.inputs} columns, got {codes.shape[1]}.")
+    if not codes.grid.is_uniform:
+        raise GraphError("inputs with a scale per channel cannot be multiplied as codes.")
+    spec = {"out": "product", "weight": {"shape": [weight.inputs, weight.columns]}}
+    ops = [Op("linear", ["x"], ["product"], len(codes.packed), weight.columns, spec)]
+    return _requantised(ops, "product", {"x": codes}, grid, out, weights={"product": weight})
+
+
+def _requantised(ops, value, values, grid, out, graphs=None, edge_weights=None, weights=None):
+    op = ops[-1]
+    if grid is None:
+        if out is not None and not (
+            out.shape == (op.rows, op.columns) and out.dtype == np.float32 and out.flags.c_contiguous
+        ):
+            raise GraphError(f"out must be a contiguous float32 array of shape ({op.rows}, {op.columns}).")
+        return _run(ops, values, {}, graphs, edge_weights, weights, out=out)
+    if out is not None:
+        raise GraphError("out is for float32 results; with a grid the result is codes.")
+    if grid.columns != op.columns:
+        raise GraphError(f"expected a grid of {op.columns} columns, got {grid.columns}.")
+    coded = Op("quantize", [value], ["out"], op.rows, op.columns, {"out": "out"}, [None])
+    return _run([*ops, coded], values, {"out": grid}, graphs, edge_weights, weights)
+
+
+def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, features=None, out=None):
+    """Run the operations, one stage, on ``values`` by name; returns what the last of them writes."""
+    constants, (result,) = Constants(), ops[-1].writes
+    constants.grids, constants.weights = grids or {}, weights or {}
+    planned = schedule(ops, [result], {op.writes[0]: op.columns for op in ops})
+    values, flag = dict(values), np.zeros(1, np.int32)
+    features = {name: (array, flag.ctypes.data) for name, array in (features or {}).items()}
+    assembler = Assembler(planned, 0, values, features, graphs or {}, edge_weights or {}, constants, Buffers(), out)
+    with launching(), telling_when_slow("compiling kernels"):
+        run_stage(*assembler.assemble())
+    if flag.any():
+        raise GraphError("values hold NaN or infinity.")
+    made = values[result]
+    return made.array if isinstance(made, Floats) else made

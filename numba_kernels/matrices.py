@@ -1,0 +1,161 @@
+"""What stages hand to each other, and the parts of a plan in the kernels' layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from . import program
+from .gemm import move_to_int8, tile_weight
+from .layout import check_bits, row_bytes, storage_bits
+from .packing import unpack
+from .plan import Plan
+from .program import pad, padded
+
+
+@dataclass
+class Floats:
+    """Rows of float32, (rows, stride); what stands beyond the columns is 0 or not there."""
+
+    array: np.ndarray
+    columns: int
+
+
+class Grid:
+    """How columns are coded: code = clamp(rint(x / scale + offset), 0, 2^bits − 1), x ≈ (code − zero_point) · scale.
+
+    Parameters
+    ----------
+    columns : int
+    bits : int
+        1, 2, 3, 4 or 8.
+    scale, zero_point, offset : float or (columns,) array, optional
+        ``offset`` defaults to ``zero_point``. Without a scale, every row gets its own from its extremes, and a zero
+        point and offset with it.
+    alpha, range_qmax, divisor, shift : float
+        How a row's own grid is found, see ``dgl_lowbit.quant.QLRQuantizer``. ``range_qmax`` defaults to 2^bits − 1.
+    half_grid : bool
+        Whether a row's own grid is symmetric about 0, without a code for 0.
+
+    Raises
+    ------
+    ValueError
+        For other bits, scales that are not positive, or arrays of other lengths.
+    """
+
+    def __init__(
+        self, columns, bits, scale=None, zero_point=0.0, offset=None,
+        *, alpha=1.0, range_qmax=None, divisor=1.0, shift=0.0, half_grid=False,
+    ):  # fmt: skip
+        self.columns, self.bits, self.top = columns, storage_bits(bits), (1 << bits) - 1
+        check_bits(self.bits)
+        self.per_row = scale is None
+        range_qmax = self.top if range_qmax is None else range_qmax
+        self.ranges = [float(np.float32(number)) for number in (alpha, range_qmax, divisor, shift)]
+        if self.per_row:
+            self.mode = program.ROW_HALF if half_grid else program.ROW_AFFINE
+            self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
+        else:
+            self.mode = program.STATIC
+            offset = zero_point if offset is None else offset
+            if not (np.asarray(scale) > 0).all():
+                raise ValueError("a scale must be positive.")
+            self.scale, self.zero, self.offset = (pad(numbers, columns) for numbers in (scale, zero_point, offset))
+            self.inverse = pad(np.float32(1) / np.asarray(scale, np.float32), columns)
+
+    @classmethod
+    def of(cls, plan: Plan, quantizer: dict, columns: int) -> Grid:
+        """The grid of a plan's quantizer."""
+        bits = quantizer["bits"]
+        if quantizer["granularity"] == "row":
+            ranges = {name: quantizer[name] for name in ("alpha", "range_qmax", "divisor", "shift", "half_grid")}
+            return cls(columns, bits, **ranges)
+        return cls(
+            columns, bits, *(plan.numbers(quantizer[n], (1, columns)) for n in ("scale", "zero_point", "offset"))
+        )
+
+    @property
+    def width(self) -> int:
+        """Bytes of a packed row."""
+        return row_bytes(self.columns, self.bits)
+
+    @cached_property
+    def exact_sum(self) -> int:
+        """How many (code − zero point) float32 sums exactly; 0 where zero points are not whole in some 2^−8."""
+        zero = self.zero.astype(np.float64)
+        for digits in range(9):
+            if (zero * 2**digits == np.rint(zero * 2**digits)).all():
+                return int(2 ** (24 - digits) // (self.top + abs(zero).max()))
+        return 0
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all columns of a row share scale, zero point and offset."""
+        known = self.scale[: self.columns], self.zero[: self.columns], self.offset[: self.columns]
+        return self.per_row or all((numbers == numbers[0]).all() for numbers in known)
+
+
+@dataclass
+class Codes:
+    """Packed codes, (rows, W) uint8, of values (code − zero) · scale."""
+
+    packed: np.ndarray
+    grid: Grid
+    scale: np.ndarray  # (rows,) float32, or padded per column
+    zero: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.packed), self.grid.columns
+
+    def unpacked(self) -> np.ndarray:
+        """The codes, (rows, columns) uint8."""
+        return unpack(self.packed, self.grid.bits, self.grid.columns)
+
+
+class Weight:
+    """A quantised weight: w ≈ (code − zero_point) · scale.
+
+    Parameters
+    ----------
+    codes : (K, M) uint8
+    scale, zero_point : float or (M,) array
+    """
+
+    def __init__(self, codes: np.ndarray, scale, zero_point):
+        self.inputs, self.columns = codes.shape
+        self._codes = codes
+        self.tiles, shift = tile_weight(codes)
+        self.scale = pad(scale, self.columns)
+        self.zero = pad(np.asarray(zero_point, np.float32) - np.float32(shift), self.columns, np.float64)
+        self.sums = pad(codes.sum(axis=0, dtype=np.int64) - shift * self.inputs, self.columns, np.float64)
+
+    @classmethod
+    def of(cls, plan: Plan, spec: dict) -> Weight:
+        """A weight of a plan."""
+        K, M = spec["shape"]
+        codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
+        return cls(codes, *(plan.numbers(spec[name], (1, M)) for name in ("scale", "zero_point")))
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """int8 codes of each input, (K, padded columns)."""
+        rows = np.zeros((self.inputs, padded(self.columns)), np.int8)
+        rows[:, : self.columns], _ = move_to_int8(self._codes)
+        return rows
+
+
+class Constants:
+    """What a plan holds for its operations, by the value each of them writes: grids, weights, biases."""
+
+    def __init__(self, plan: Plan | None = None):
+        self.grids, self.weights, self.biases = {}, {}, {}
+        for op in plan.ops if plan else ():
+            if op["op"] in ("quantize", "delta"):
+                self.grids[op["out"]] = Grid.of(plan, op["quantizer"], op["columns"])
+            elif op["op"] == "linear":
+                self.weights[op["out"]] = Weight.of(plan, op["weight"])
+            elif op["op"] == "bias":
+                self.biases[op["out"]] = plan.numbers(op["bias"], None)

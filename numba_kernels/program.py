@@ -1,0 +1,211 @@
+"""What the kernel executes: a list of instructions on tiles of rows, each a row of numbers.
+
+A stage of a model works on the rows of one set of nodes, a tile of them at a time, held in cache: in slots of float32
+rows, and as packed codes. An instruction does one thing to the whole tile.
+
+    instruction   does, for each row i of the tile                                  fields after the header
+    LOAD          dst ← float32 rows in memory                                      Matrix
+    STORE         float32 rows in memory ← src                                      Matrix
+    TERM          dst ← [dst +] coefficient · (src · factor_i)                      Term
+    FINISH        dst ← max(src · factor_i + bias, floor)                           Finish
+    ENCODE        packed codes ← src, requantised                                   Target
+    DECODE        dst ← values of packed codes                                      Operand
+    GATHER        dst ← sum of the packed codes of the in-neighbours                Operand, Edges
+    PRODUCT       dst ← packed codes of the row · weight                            Operand, Weight
+    LOOKUP        dst ← codes of a float32 row that is mostly 0 · weight            Matrix, Target, Weight
+
+The header is the operation, dst, src (slots) and the number of columns. Rows of slots have a stride that every block
+of columns fits; up to the next multiple of sixteen, what stands beyond the columns is 0. Per-column arrays are padded
+likewise, with zeros. Integers stand in a field as they are, floats as the bits of a float64, arrays as their address;
+whoever launches the kernel keeps them alive, as :class:`Program` does.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .layout import row_bytes
+
+LOAD, STORE, TERM, FINISH, ENCODE, DECODE, GATHER, PRODUCT, LOOKUP = range(9)
+STATIC, ROW_AFFINE, ROW_HALF = range(3)
+UNWEIGHTED, FLOAT_WEIGHTS, INT8_WEIGHTS = range(3)
+HEADER, FIELDS = 4, 32
+
+# Floats of a tile's widest slot: what stays in the fastest cache beside weights and codes.
+_TILE_FLOATS = 4096
+_MOST_ROWS, _ROW_GROUP = 64, 8
+
+
+class Matrix(NamedTuple):
+    """float32 rows in memory."""
+
+    address: int
+    stride: int
+    flag: int  # read: address of an int32 that becomes 1 when a number is not finite, or 0; written: whether to stream
+
+
+class Term(NamedTuple):
+    """A term of a sum."""
+
+    coefficient: float
+    factor: int  # (rows,) float32, or 0 for 1
+    is_first: int  # whether dst is written anew
+
+
+class Finish(NamedTuple):
+    """Degree norm, bias and ReLU."""
+
+    factor: int  # (rows,) float32, or 0 for 1
+    bias: int  # (columns,) float32
+    floor: float
+
+
+class Target(NamedTuple):
+    """Where and how rows are requantised and packed.
+
+    codes = clamp(rint(src · factor · inverse + offset), 0, top), with ``inverse`` and ``offset`` fixed (STATIC) or
+    found from the row's extremes (ROW_AFFINE, ROW_HALF), in which case ``scale`` and ``zero`` are written.
+    """
+
+    packed: int  # (rows, width) uint8
+    width: int
+    bits: int
+    top: int
+    local: int  # whether packed, and a scale and zero per row, stand in the scratch, for the rows of the tile
+    scale: int  # (rows,) float32; where fixed, (columns,) and not written
+    zero: int
+    factor: int  # (rows,) float32, or 0 for 1
+    mode: int
+    inverse: int  # (columns,) float32
+    offset: int
+    alpha: float
+    range_qmax: float
+    divisor: float
+    shift: float
+
+
+class Operand(NamedTuple):
+    """Packed codes, and what turns them into values: (code − zero) · scale."""
+
+    packed: int  # (rows, width) uint8
+    width: int
+    bits: int
+    local: int
+    per_row: int  # whether scale and zero are (rows,), else (columns,)
+    scale: int  # float32
+    zero: int
+
+
+class Edges(NamedTuple):
+    """In-neighbours of every row."""
+
+    indptr: int  # (rows + 1,) int64
+    indices: int  # int32
+    exact: int  # number of codes up to which float32 holds Σ (code − zero) exactly, and every term of it
+    weights: int  # float32 or int8, in the order of indices
+    weight_kind: int
+    own: int  # packed codes of the rows themselves, added without a weight, or 0
+    hubs: int  # (H,) int64, rows whose edges were summed before
+    num_hubs: int
+    hub_starts: int  # (H + 1,) int64, where a hub's partial sums stand
+    partials: int  # (…, codes of a packed row) int32
+
+
+class Weight(NamedTuple):
+    """A quantised (K, M) weight."""
+
+    codes: int  # int8: tiles for PRODUCT, rows for LOOKUP
+    inputs: int  # K
+    scale: int  # (M,) float32
+    zero: int  # (M,) float64
+    sums: int  # (M,) float64, column sums of the codes
+
+
+class Scratch(NamedTuple):
+    """What a task keeps in cache, as offsets in bytes."""
+
+    rows: int  # of a tile
+    stride: int  # floats of a slot's row
+    codes: int  # unpacked codes, or columns and values of what is not 0
+    totals: int  # int32 sums of a row
+    grid: int  # a row's own inverse and offset, as vectors
+    size: int
+
+
+def padded(columns: int) -> int:
+    """Columns that every block of columns fits: 16, 32 or whole 64.
+
+    >>> padded(7), padded(40), padded(256)
+    (16, 64, 256)
+    """
+    return row_bytes(columns, 8)
+
+
+def pad(numbers: np.ndarray, columns: int, dtype=np.float32) -> np.ndarray:
+    """``numbers``, (1,) or (columns,), as a per-column array padded with zeros."""
+    result = np.zeros(padded(columns), dtype)
+    result[:columns] = numbers
+    return result
+
+
+class Program:
+    """Instructions of one stage, as they are added, and the arrays they refer to."""
+
+    def __init__(self):
+        self._code, self._alive = [], []
+        self.slots, self._widest, self._local, self._codes, self._totals = 0, 1, [], 64, 0
+
+    def at(self, array: np.ndarray | None) -> int:
+        """The address of a contiguous array, kept alive with the program; 0 for None."""
+        if array is None:
+            return 0
+        if not array.flags.c_contiguous:
+            raise ValueError("kernels read contiguous arrays only.")
+        self._alive.append(array)
+        return array.ctypes.data
+
+    def add(self, operation: int, dst: int, src: int, columns: int, *parts):
+        """Append an instruction; ``parts`` are the named tuples its fields are made of."""
+        row = np.zeros(FIELDS, np.int64)
+        fields = [field for part in parts for field in part]
+        row[:HEADER] = operation, dst, src, columns
+        for n, field in enumerate(fields, HEADER):
+            if isinstance(field, (float, np.floating)):
+                row.view(np.float64)[n] = field
+            else:
+                row[n] = field
+        self._code.append(row)
+        self.slots = max(self.slots, dst + 1, src + 1)
+        self._widest = max(self._widest, columns)
+
+    def reserve(self, codes: int = 0, totals: int = 0):
+        """Ask for scratch: bytes of unpacked codes a row, int32 totals."""
+        self._codes, self._totals = max(self._codes, codes), max(self._totals, totals)
+
+    def local(self, row_size: int) -> int:
+        """A negative number for memory of the tile, ``row_size`` bytes a row; :meth:`finished` makes it an offset."""
+        self._local.append(row_size)
+        return -len(self._local)
+
+    def finished(self) -> tuple[np.ndarray, Scratch]:
+        """The code, (instructions, FIELDS) int64, and the layout of its scratch."""
+        code = np.array(self._code, np.int64)
+        stride = padded(self._widest)
+        rows = min(max(_TILE_FLOATS // stride, _ROW_GROUP), _MOST_ROWS)
+        sizes = [self.slots * rows * stride * 4, rows * self._codes, self._totals * 4, 2 * 64 * 4]
+        sizes += [rows * size for size in self._local]
+        starts = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)])
+        self._place_locals(code, starts[4:-1])
+        return code, Scratch(rows, stride, int(starts[1]), int(starts[2]), int(starts[3]), int(starts[-1]))
+
+    def _place_locals(self, code, offsets):
+        """Replace the numbers of local memory by offsets in the scratch."""
+        for row in code:
+            part = Target if row[0] == ENCODE else Operand
+            if row[0] in (ENCODE, DECODE, PRODUCT) and row[HEADER + part._fields.index("local")]:
+                for name in ("packed", "scale", "zero"):
+                    at = HEADER + part._fields.index(name)
+                    if row[at] < 0:
+                        row[at] = offsets[-row[at] - 1]

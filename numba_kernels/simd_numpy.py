@@ -1,0 +1,213 @@
+"""What stands in for :mod:`numba_kernels.simd` with the JIT off: vectors and pointers are NumPy arrays.
+
+A pointer is an array over all memory from its address on, of which kernels touch what they own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+__all__ = [
+    "add",
+    "address",
+    "bits_and",
+    "bits_or",
+    "dot4",
+    "f32_at",
+    "f64_at",
+    "fill",
+    "first_lanes",
+    "i8_at",
+    "i32_at",
+    "i64_at",
+    "largest",
+    "load",
+    "low_bytes",
+    "magnitude_bits",
+    "maximum",
+    "minimum",
+    "multiply",
+    "multiply_add",
+    "nonzero_lanes",
+    "prefetch",
+    "rounded_bits",
+    "shift_left",
+    "shift_right",
+    "signed_to_i32",
+    "smallest",
+    "store",
+    "stream",
+    "subtract",
+    "to_f32",
+    "to_f64",
+    "to_i32",
+    "total",
+    "trailing_zeros",
+    "u8_at",
+    "widen",
+    "zeros16",
+    "zeros32",
+    "zeros64",
+    "zeros_f32",
+    "zeros_i32",
+]  # fmt: skip
+
+_BEYOND = 1 << 40
+
+
+def address(array):
+    return array.ctypes.data
+
+
+def _pointer(ctype):
+    kind = ctypes.POINTER(ctype)
+    return lambda address: np.ctypeslib.as_array(ctypes.cast(int(address), kind), (_BEYOND,))
+
+
+u8_at, i8_at = _pointer(ctypes.c_uint8), _pointer(ctypes.c_int8)
+i32_at, i64_at = _pointer(ctypes.c_int32), _pointer(ctypes.c_int64)
+f32_at, f64_at = _pointer(ctypes.c_float), _pointer(ctypes.c_double)
+
+
+def zeros16():
+    return np.zeros(16, np.uint8)
+
+
+def zeros32():
+    return np.zeros(32, np.uint8)
+
+
+def zeros64():
+    return np.zeros(64, np.uint8)
+
+
+def zeros_i32():
+    return np.zeros(16, np.int32)
+
+
+def zeros_f32():
+    return np.zeros(16, np.float32)
+
+
+def load(like, pointer, offset):
+    return pointer[offset : offset + len(like)].view(like.dtype).copy()
+
+
+def store(vector, pointer, offset):
+    numbers = vector.view(pointer.dtype)
+    pointer[offset : offset + len(numbers)] = numbers
+
+
+stream = store
+
+
+def prefetch(pointer, offset):
+    return None
+
+
+def fill(like, number):
+    return np.full(len(like), number, like.dtype)
+
+
+def first_lanes(x, count):
+    return np.where(np.arange(len(x)) < count, x, np.int32(0))
+
+
+def add(x, y):
+    return x + y
+
+
+def subtract(x, y):
+    return x - y
+
+
+def multiply(x, y):
+    return x * y
+
+
+def multiply_add(x, y, z):
+    return x * y + z
+
+
+def minimum(x, y):
+    return np.minimum(x, y)
+
+
+def maximum(x, y):
+    return np.maximum(x, y)
+
+
+def bits_and(x, mask):
+    return x & x.dtype.type(mask)
+
+
+def bits_or(x, y):
+    return x | y
+
+
+def shift_left(x, count):
+    return x << x.dtype.type(count)
+
+
+def shift_right(x, count):
+    return x >> x.dtype.type(count)
+
+
+def widen(x):
+    return x.astype(np.uint16)
+
+
+def to_i32(x):
+    return x.astype(np.int32)
+
+
+def signed_to_i32(x):
+    return x.view(np.int8).astype(np.int32)
+
+
+def to_f32(x):
+    return x.astype(np.float32)
+
+
+def to_f64(x):
+    return x.astype(np.float64)
+
+
+def rounded_bits(x):
+    return (x + np.float32(2**23)).view(np.int32)
+
+
+def low_bytes(x):
+    return (x & 255).astype(np.uint8)
+
+
+def magnitude_bits(x):
+    return x.view(np.int32) & np.int32(0x7FFFFFFF)
+
+
+def smallest(x):
+    return x.min()
+
+
+def largest(x):
+    return x.max()
+
+
+def total(x):
+    return x.sum(dtype=np.int32)
+
+
+def nonzero_lanes(x):
+    return sum(1 << m for m in np.flatnonzero(x).tolist())
+
+
+def trailing_zeros(x):
+    x = int(x)
+    return (x & -x).bit_length() - 1 if x else 64
+
+
+def dot4(total, x, x_offset, w, w_offset):
+    products = w[w_offset : w_offset + 64].reshape(16, 4).astype(np.int32) * x[x_offset : x_offset + 4]
+    return total + products.sum(1, dtype=np.int32)

@@ -1,0 +1,129 @@
+"""The kernel that executes a program: block by block over threads, tile by tile, instruction by instruction."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from . import simd
+from .gemm import lookup, product
+from .program import (
+    DECODE,
+    ENCODE,
+    FIELDS,
+    FINISH,
+    GATHER,
+    HEADER,
+    LOAD,
+    LOOKUP,
+    PRODUCT,
+    STORE,
+    TERM,
+    Edges,
+    Finish,
+    Matrix,
+    Operand,
+    Target,
+    Term,
+    Weight,
+)  # fmt: skip
+from .requantise import decode, encode
+from .rows import add_term, finish_rows, load_rows, store_rows
+from .runtime import kernel
+from .spmm import gather
+
+
+@kernel(inline=True)
+def read_matrix(code, f):
+    return Matrix(code[f], code[f + 1], code[f + 2])
+
+
+@kernel(inline=True)
+def read_target(code, numbers, f):
+    return Target(
+        code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4], code[f + 5], code[f + 6], code[f + 7],
+        code[f + 8], code[f + 9], code[f + 10], numbers[f + 11], numbers[f + 12], numbers[f + 13], numbers[f + 14],
+    )  # fmt: skip
+
+
+@kernel(inline=True)
+def read_operand(code, f):
+    return Operand(code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4], code[f + 5], code[f + 6])
+
+
+@kernel(inline=True)
+def read_edges(code, f):
+    return Edges(
+        code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4],
+        code[f + 5], code[f + 6], code[f + 7], code[f + 8], code[f + 9],
+    )  # fmt: skip
+
+
+@kernel(inline=True)
+def read_weight(code, f):
+    return Weight(code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4])
+
+
+@kernel
+def execute(at, start, count, base, scratch):
+    """One instruction, at an address, on ``count`` rows from ``start`` on; ``base`` is the address of the scratch."""
+    code, numbers = simd.i64_at(at), simd.f64_at(at)
+    operation, columns, stride = code[0], code[3], scratch.stride
+    dst = base + code[1] * scratch.rows * stride * 4
+    src = base + code[2] * scratch.rows * stride * 4
+    if operation == LOAD:
+        load_rows(read_matrix(code, HEADER), start, count, columns, dst, stride)
+    elif operation == STORE:
+        store_rows(read_matrix(code, HEADER), start, count, columns, src, stride)
+    elif operation == TERM:
+        term = Term(numbers[HEADER], code[HEADER + 1], code[HEADER + 2])
+        add_term(term, start, count, columns, src, dst, stride)
+    elif operation == FINISH:
+        finish = Finish(code[HEADER], code[HEADER + 1], numbers[HEADER + 2])
+        finish_rows(finish, start, count, columns, src, dst, stride)
+    elif operation == ENCODE:
+        target = read_target(code, numbers, HEADER)
+        # Factors are those of the nodes, whether the codes stay in the tile or not.
+        local, first = (base, 0) if target.local != 0 else (0, start)
+        encode(start, first, count, columns, target, local, base + scratch.grid, src, stride)
+    elif operation == DECODE:
+        operand = read_operand(code, HEADER)
+        local, first = (base, 0) if operand.local != 0 else (0, start)
+        decode(first, count, operand, columns, local, dst, stride)
+    elif operation == GATHER:
+        operand, edges = read_operand(code, HEADER), read_edges(code, HEADER + 7)
+        gather(start, count, operand, edges, columns, base + scratch.totals, dst, stride)
+    elif operation == PRODUCT:
+        operand, weight = read_operand(code, HEADER), read_weight(code, HEADER + 7)
+        local, first = (base, 0) if operand.local != 0 else (0, start)
+        product(first, count, operand, weight, columns, local, base + scratch.codes, dst, stride)
+    elif operation == LOOKUP:
+        matrix, target = read_matrix(code, HEADER), read_target(code, numbers, HEADER + 3)
+        weight, totals = read_weight(code, HEADER + 18), simd.i32_at(base + scratch.totals)
+        for r in range(count):
+            x = simd.f32_at(matrix.address + 4 * (start + r) * matrix.stride)
+            row = simd.f32_at(dst + 4 * r * stride)
+            lookup(start + r, x, matrix.flag, target, weight, columns, base + scratch.codes, totals, row)
+
+
+@kernel(parallel=True)
+def run(code, bounds, scratch):
+    """Execute a program on all rows.
+
+    Parameters
+    ----------
+    code : (instructions, FIELDS) int64
+        See :mod:`numba_kernels.program`.
+    bounds : (B + 1,) int64
+        Blocks of rows, one task each; what is computed does not depend on them.
+    scratch : Scratch
+    """
+    for block in numba.prange(bounds.shape[0] - 1):
+        memory = np.empty(scratch.size + 64, np.uint8)
+        base = (simd.address(memory) + 63) // 64 * 64
+        first = simd.address(code)
+        for start in range(bounds[block], bounds[block + 1], scratch.rows):
+            count = min(scratch.rows, bounds[block + 1] - start)
+            for n in range(code.shape[0]):
+                execute(first + n * FIELDS * 8, start, count, base, scratch)
+        memory[0] = 0  # until here the scratch is in use
