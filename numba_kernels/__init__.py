@@ -7,6 +7,7 @@ from .model import ModelFileError, PackedModel, load
 from .packing import pack, unpack
 from .plan import Plan, PlanError
 from .runtime import get_num_threads
+from .stage import warm_up
 
 __all__ = [
     "Codes",
@@ -26,4 +27,5 @@ __all__ = [
     "quantize",
     "spmm",
     "unpack",
+    "warm_up",
 ]

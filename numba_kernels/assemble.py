@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from . import program
-from .buffers import aligned_empty
 from .graph import AHEAD, Graph, GraphError, row_bounds
 from .matrices import Codes, Floats, Grid
-from .program import Edges, Finish, Matrix, Operand, Program, Target, Term
+from .program import Argument, Edges, Finish, Launch, Matrix, Operand, Program, Target, Term
 from .schedule import Schedule, _whole
-from .spmm import sum_segments
 
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1
-_SAMPLED_ROWS = 64
+_SAMPLED_ROWS = 16
 # Bytes from which a float matrix is written past the caches.
-_LARGE = 1 << 24
+STREAM_FROM = 1 << 24
 # What an edge and a row cost, in about nanoseconds, to balance threads; only their ratio matters.
 _EDGE_COST, _ROW_COST, _PRODUCTS_A_COST = 4, 40, 400
 
@@ -29,31 +27,29 @@ class Assembler:
     schedule : Schedule
     number : int
     values : dict
-        Floats and Codes that earlier stages made; those of this one are added.
-    features : dict
-        Arguments: value → (array, address of its flag).
+        Floats and Codes that earlier stages made; those of this one are added. Of floats that are arguments, features
+        given and outputs, the address is filled in when the program is launched.
+    sparse : set
+        Features most of which is 0.
     graphs, edge_weights : dict
         Arguments by value of the plan.
     constants : Constants
     buffers : Buffers
-    out : numpy.ndarray, optional
-        Where the output is written. Default: a new array.
     """
 
-    def __init__(
-        self, schedule: Schedule, number, values, features, graphs, edge_weights, constants, buffers, out=None
-    ):
+    def __init__(self, schedule: Schedule, number, values, sparse, graphs, edge_weights, constants, buffers):
         self.schedule, self.stage = schedule, schedule.stages[number]
-        self.values, self.features, self.graphs, self.edge_weights = values, features, graphs, edge_weights
-        self.constants, self.buffers, self.out = constants, buffers, out
-        self.program = Program()
+        self.values, self.graphs, self.edge_weights = values, graphs, edge_weights
+        self.constants, self.buffers = constants, buffers
+        self.program, self.hub_sums = Program(), []
         self.slots, self.free = {}, []
-        self.local, self.sparse = {}, {}  # codes that are never in memory: their operands; what they are made of
+        self.sparse, self.looked_up = sparse, {}  # features; codes that are never made: what of
+        self.local = {}  # codes that never leave the tile: their operands
         self.edge_cost, self.row_cost, self.graph = 0, _ROW_COST, None
         self.last_use = {value: n for n, op in enumerate(self.stage.ops) for value in op.reads}
 
-    def assemble(self) -> tuple[np.ndarray, np.ndarray, program.Scratch]:
-        """The arguments of :func:`numba_kernels.stage.run`; the assembler keeps alive what they refer to."""
+    def assemble(self) -> tuple[Launch, list]:
+        """The stage's launch, and the arguments of the launches of ``sum_segments`` that must come before."""
         for n, op in enumerate(self.stage.ops):
             getattr(self, f"_{op.name}")(op, n)
             for value in op.writes:
@@ -61,8 +57,7 @@ class Assembler:
             for value in {*op.reads, *op.writes}:
                 if self.last_use.get(value, -1) <= n and value in self.slots:
                     self.free.append(self.slots.pop(value))
-        code, scratch = self.program.finished()
-        return code, self._bounds(), scratch
+        return self.program.finish(self._bounds()), self.hub_sums
 
     # -- slots and memory -------------------------------------------------------------------------------
     def _new_slot(self):
@@ -86,25 +81,27 @@ class Assembler:
 
     def _matrix(self, value):
         """Where ``value`` stands in memory, and how many columns of it are read."""
-        value = _whole(value)
-        if value in self.features:
-            array, flag = self.features[value]
-            return Matrix(self.program.at(array), array.shape[1], flag), array.shape[1]
-        floats = self.values[value]
-        return Matrix(self.program.at(floats.array), floats.array.shape[1], 0), floats.array.shape[1]
+        floats = self.values[_whole(value)]
+        if isinstance(floats.array, Argument):
+            flag = Argument("flag", floats.array.value) if floats.array.kind == "in" else 0
+            return Matrix(floats.array, floats.columns, flag), floats.columns
+        stride = floats.array.shape[1]
+        return Matrix(self.program.at(floats.array), stride, 0), stride
 
     def _keep(self, value):
         """Store a float value that is needed beyond this stage."""
         if value not in self.slots or self.schedule.stays(value):
             return
-        rows, columns = self.stage.rows, self.schedule.columns[value]
+        columns = self.schedule.columns[value]
         if value in self.schedule.outputs:
-            array = aligned_empty((rows, columns), np.float32) if self.out is None else self.out
+            self.values[value] = Floats(Argument("out", value), columns)
+            matrix = Matrix(Argument("out", value), columns, Argument("stream", value))
         else:
-            array = self.buffers.take((rows, -(-columns // 16) * 16), np.float32)
-        self.values[value] = Floats(array, columns)
-        matrix = Matrix(self.program.at(array), array.shape[1], _streams(array))
-        self.program.add(program.STORE, 0, self.slots[value], array.shape[1], matrix)
+            stride = -(-columns // 16) * 16
+            array = self.buffers.take((self.stage.rows, stride), np.float32)
+            self.values[value] = Floats(array, columns)
+            matrix = Matrix(self.program.at(array), stride, int(array.nbytes > STREAM_FROM))
+        self.program.add(program.STORE, 0, self.slots[value], matrix.stride, matrix)
 
     def _factor(self, op):
         """Address of the factors of a degree operation, 0 for None."""
@@ -118,7 +115,7 @@ class Assembler:
         (value,), (out,) = op.reads, op.writes
         grid = self.constants.grids[op.spec["out"]]
         if self._looks_up(value, out, grid):
-            self.sparse[out] = value, self._target(out, grid, op.factors[0])
+            self.looked_up[out] = value, self._target(out, grid, op.factors[0])
             return
         self._new_codes(out, grid)
         self.program.add(program.ENCODE, 0, self._slot(value), op.columns, self._target(out, grid, op.factors[0]))
@@ -178,8 +175,8 @@ class Assembler:
         weight, slot = self.constants.weights[op.spec["out"]], self._new_slot()
         self.slots[out] = slot
         self.row_cost += weight.inputs * weight.columns // _PRODUCTS_A_COST
-        if value in self.sparse:
-            source, target = self.sparse[value]
+        if value in self.looked_up:
+            source, target = self.looked_up[value]
             self.program.reserve(codes=weight.inputs + 64, totals=program.padded(weight.columns))
             self.program.add(
                 program.LOOKUP, slot, 0, op.columns, self._matrix(source)[0], target, self._weight(weight, weight.rows)
@@ -203,7 +200,9 @@ class Assembler:
         hubs, partials = graph.hubs, None
         if kind == program.UNWEIGHTED and len(hubs.nodes):
             partials = self.buffers.take((len(hubs.starts), room), np.int32)
-            sum_segments(hubs.starts, hubs.stops, codes.packed, grid.bits, graph.indices, partials)
+            self.hub_sums.append(
+                (hubs.starts, hubs.stops, codes.packed, grid.bits, grid.columns, graph.indices, partials)
+            )
         at = self.program.at
         edges = Edges(
             at(graph.indptr), at(graph.indices), exact, at(weights), kind,
@@ -261,9 +260,8 @@ class Assembler:
     def _looks_up(self, value, out, grid: Grid):
         """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
         readers = self.schedule.readers[out]
-        if value not in self.features or not grid.is_uniform or not self.schedule.stays(out):
-            return False
-        return all(op.name == "linear" for op in readers) and _density(self.features[value][0]) < SPARSE_BELOW
+        possible = value in self.sparse and grid.is_uniform and self.schedule.stays(out)
+        return possible and all(op.name == "linear" for op in readers)
 
     def _bounds(self):
         if self.graph is None:
@@ -271,15 +269,10 @@ class Assembler:
         return self.graph.bounds(self.edge_cost, self.row_cost)
 
 
-def _streams(array):
-    """Whether to write a matrix past the caches: large, and its rows whole lines."""
-    return int(array.nbytes > _LARGE and array.ctypes.data % 64 == 0 and array.shape[1] % 16 == 0)
-
-
-def _density(array):
-    """Share of numbers that are not 0, in some of the rows."""
+def is_sparse(array: np.ndarray) -> bool:
+    """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows."""
     sample = array[:: max(len(array) // _SAMPLED_ROWS, 1)]
-    return np.count_nonzero(sample) / max(sample.size, 1)
+    return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)
 
 
 def _check_sums(graph: Graph, weights, grid: Grid):

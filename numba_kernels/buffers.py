@@ -1,4 +1,4 @@
-"""Memory that is used again from stage to stage and from call to call."""
+"""Memory that is used again from stage to stage."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def aligned_empty(shape, dtype) -> np.ndarray:
 
 
 class Buffers:
-    """Arrays lent to a run, and kept for the next as long as it needs the same.
+    """Arrays lent to stages, and to the next once they are given back.
 
     Examples
     --------
@@ -49,9 +49,12 @@ class Buffers:
                 _, memory = self._lent.pop(id(array))
                 self._free[memory.nbytes].append(memory)
 
-    def settle(self):
-        """End of a run: memory of sizes it did not need is freed."""
+    def begin(self):
+        """Take back everything that is lent."""
         for _, memory in self._lent.values():
             self._free[memory.nbytes].append(memory)
-        self._free = defaultdict(list, {size: self._free[size] for size in self._needed})
         self._lent, self._needed = {}, set()
+
+    def trim(self):
+        """Free memory of sizes that were not asked for since :meth:`begin`."""
+        self._free = defaultdict(list, {size: self._free[size] for size in self._needed})

@@ -2,78 +2,115 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from .assemble import Assembler
-from .buffers import Buffers
+from .assemble import STREAM_FROM, Assembler, is_sparse
+from .buffers import Buffers, aligned_empty
 from .graph import Graph, GraphError
-from .matrices import Constants
+from .matrices import Constants, Floats
 from .plan import Plan
-from .schedule import resolve, schedule
-from .stage import run as run_stage
+from .program import Argument
+from .schedule import Schedule, resolve, schedule
+from .stage import launch
 
 _KEPT_SCHEDULES = 8
 
 
+@dataclass
+class Prepared:
+    """Stages ready to launch on one graph and one shape of features."""
+
+    key: tuple
+    graphs: list  # kept alive, as long as their identities are part of the key
+    launches: list
+    rows: dict  # of outputs
+
+
 class Executor:
-    """Runs ``plan``; holds what is derived from it once: constants, schedules for shapes met, memory."""
+    """Runs ``plan``; holds what is derived from it: constants, schedules for shapes met, the last stages prepared.
+
+    Memory between stages is laid out when stages are prepared, and kept for the next run on the same graph.
+    """
 
     def __init__(self, plan: Plan):
         self.plan, self.constants, self.buffers = plan, Constants(plan), Buffers()
-        self._schedules = {}
+        self._schedules, self._prepared = {}, None
         self._names = {entry["value"]: entry["name"] for entry in plan.inputs}
+
+    def __getstate__(self):
+        return {"plan": self.plan}  # prepared stages hold addresses
+
+    def __setstate__(self, state):
+        self.__init__(**state)
 
     def run(self, inputs: dict) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights."""
-        kinds = {entry["value"]: entry["kind"] for entry in self.plan.inputs}
-        graphs = self._graphs({value: part for value, part in inputs.items() if kinds[value] == "graph"})
-        weights = {value: part for value, part in inputs.items() if kinds[value] == "edge_weight"}
-        features, flags = {}, np.zeros((len(inputs), 2), np.int32)
-        for n, (value, part) in enumerate(inputs.items()):
-            if kinds[value] == "features":
-                is_pair = isinstance(part, tuple)
-                for m, array in enumerate(part if is_pair else (part,)):
-                    features[(value, m) if is_pair else value] = array, flags[n, m:].ctypes.data
-        plan = self._schedule({v: inputs[v] for v in inputs if kinds[v] == "features"}, graphs)
-        try:
-            return self._run_stages(plan, features, graphs, weights, flags, list(inputs))
-        finally:
-            self.buffers.settle()
+        given = {kind: {} for kind in ("features", "graph", "edge_weight", "unused")}
+        for entry in self.plan.inputs:
+            given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
+        graphs = self._graphs(given["graph"])
+        weights = {value: array for value, array in given["edge_weight"].items() if array is not None}
+        prepared, plan = self._prepare(given["features"], graphs, weights)
+        arrays = _parts(given["features"])
+        flags = {value: np.zeros(1, np.int32) for value in arrays}
+        outputs = {
+            value: aligned_empty((rows, plan.columns[value]), np.float32) for value, rows in prepared.rows.items()
+        }
+        arguments = launch_arguments(arrays, flags, outputs)
+        for stage in prepared.launches:
+            launch(*stage, arguments)
+            for value, flag in flags.items():
+                if flag[0]:
+                    name = self._names[value[0] if isinstance(value, tuple) else value]
+                    raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
+        return [self._output(value, outputs, arrays) for value in plan.outputs]
 
-    def _run_stages(self, plan, features, graphs, weights, flags, order):
-        values = {}
-        for number in range(len(plan.stages)):
-            assembler = Assembler(plan, number, values, features, graphs, weights, self.constants, self.buffers)
-            run_stage(*assembler.assemble())
-            if flags.any():
-                name = self._names[order[int(flags.any(1).argmax())]]
-                raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
-            for value in [value for value in values if max(plan.read_in[value], default=-1) <= number]:
-                if value not in plan.outputs:
-                    self.buffers.give_back(values.pop(value))
-        return [self._output(value, values, features) for value in plan.outputs]
-
-    @staticmethod
-    def _output(value, values, features):
-        """A float value as an array of its own."""
-        whole, rows = (value[1], value[2]) if isinstance(value, tuple) and value[0] == "head" else (value, None)
-        if whole in features:
-            return features[whole][0][:rows].copy()
-        return values[whole].array[:rows]
-
-    def _schedule(self, features, graphs):
+    def _prepare(self, features, graphs, weights) -> tuple[Prepared, Schedule]:
+        """Stages for these arguments: those of the last run, if it was on the same graph and shapes."""
         shapes = {
             value: tuple(array.shape for array in part) if isinstance(part, tuple) else part.shape
             for value, part in features.items()
         }
-        sizes = [(value, g.num_src, g.num_dst, g.is_block) for value, g in graphs.items() if isinstance(g, Graph)]
-        key = tuple(shapes.items()), tuple(sizes)
+        plain = {value: graph for value, graph in graphs.items() if isinstance(graph, Graph)}
+        sizes = [(value, g.num_src, g.num_dst, g.is_block) for value, g in plain.items()]
+        arrays = _parts(features)
+        sparse = {value for value, array in arrays.items() if is_sparse(array)}
+        plan = self._schedule((tuple(shapes.items()), tuple(sizes)), shapes, graphs)
+        key = tuple(shapes.items()), tuple(map(id, plain.values())), frozenset(sparse)
+        if self._prepared is not None and self._prepared.key == key and not weights:
+            return self._prepared, plan
+        self._prepared = None
+        self.buffers.begin()
+        values = {value: Floats(Argument("in", value), array.shape[1]) for value, array in arrays.items()}
+        prepared = Prepared(key, list(plain.values()), [], {})
+        for number, stage in enumerate(plan.stages):
+            assembler = Assembler(plan, number, values, sparse, graphs, weights, self.constants, self.buffers)
+            prepared.launches.append(assembler.assemble())
+            prepared.rows.update(
+                {value: stage.rows for op in stage.ops for value in op.writes if value in plan.outputs}
+            )
+            for value in [value for value in values if max(plan.read_in[value], default=-1) <= number]:
+                self.buffers.give_back(values.pop(value))
+        self.buffers.trim()
+        if not weights:
+            self._prepared = prepared
+        return prepared, plan
+
+    def _schedule(self, key, shapes, graphs):
         if key not in self._schedules:
             planned = schedule(*resolve(self.plan, shapes, graphs))
             while len(self._schedules) >= _KEPT_SCHEDULES:
                 del self._schedules[next(iter(self._schedules))]
             self._schedules[key] = planned
         return self._schedules[key]
+
+    @staticmethod
+    def _output(value, outputs, features):
+        """A float value as an array of its own."""
+        whole, rows = (value[1], value[2]) if isinstance(value, tuple) and value[0] == "head" else (value, None)
+        return features[whole][:rows].copy() if whole in features else outputs[whole][:rows]
 
     def _graphs(self, given):
         """Graphs by value, those that the plan takes out of lists as well; checked where the plan says so."""
@@ -93,3 +130,22 @@ class Executor:
                     "through."
                 )
         return graphs
+
+
+def launch_arguments(features: dict, flags: dict, outputs: dict) -> dict:
+    """What a launch fills in for arrays by value: their addresses, flags', and whether to write past the caches."""
+    arguments = {Argument("in", value): array.ctypes.data for value, array in features.items()}
+    arguments.update({Argument("flag", value): flag.ctypes.data for value, flag in flags.items()})
+    for value, array in outputs.items():
+        is_aligned = array.ctypes.data % 64 == 0 and array.shape[1] % 16 == 0
+        arguments[Argument("out", value)] = array.ctypes.data
+        arguments[Argument("stream", value)] = int(is_aligned and array.nbytes > STREAM_FROM)
+    return arguments
+
+
+def _parts(features):
+    """Feature arrays by value, or by (value, 0) and (value, 1) the parts of a pair."""
+    parts = {}
+    for value, given in features.items():
+        parts.update({(value, n): part for n, part in enumerate(given)} if isinstance(given, tuple) else {value: given})
+    return parts

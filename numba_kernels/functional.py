@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from .assemble import Assembler
-from .buffers import Buffers
+from .buffers import Buffers, aligned_empty
+from .executor import launch_arguments
 from .graph import Graph, GraphError
 from .matrices import Codes, Constants, Floats, Grid, Weight
-from .runtime import launching, telling_when_slow
+from .program import Argument
+from .runtime import launching
 from .schedule import Op, schedule
-from .stage import run as run_stage
+from .stage import launch, warm_up
 
 
 def quantize(values: np.ndarray, grid: Grid) -> Codes:
@@ -113,15 +115,17 @@ def _requantised(ops, value, values, grid, out, graphs=None, edge_weights=None, 
 
 def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, features=None, out=None):
     """Run the operations, one stage, on ``values`` by name; returns what the last of them writes."""
-    constants, (result,) = Constants(), ops[-1].writes
+    constants, (result,), last = Constants(), ops[-1].writes, ops[-1]
     constants.grids, constants.weights = grids or {}, weights or {}
     planned = schedule(ops, [result], {op.writes[0]: op.columns for op in ops})
-    values, flag = dict(values), np.zeros(1, np.int32)
-    features = {name: (array, flag.ctypes.data) for name, array in (features or {}).items()}
-    assembler = Assembler(planned, 0, values, features, graphs or {}, edge_weights or {}, constants, Buffers(), out)
-    with launching(), telling_when_slow("compiling kernels"):
-        run_stage(*assembler.assemble())
-    if flag.any():
+    features, flags, outputs = features or {}, {name: np.zeros(1, np.int32) for name in features or {}}, {}
+    values = {**values, **{name: Floats(Argument("in", name), array.shape[1]) for name, array in features.items()}}
+    stage = Assembler(planned, 0, values, set(), graphs or {}, edge_weights or {}, constants, Buffers()).assemble()
+    if isinstance(values[result], Floats):
+        outputs[result] = aligned_empty((last.rows, last.columns), np.float32) if out is None else out
+    with launching():
+        warm_up()
+        launch(*stage, launch_arguments(features, flags, outputs))
+    if any(flag[0] for flag in flags.values()):
         raise GraphError("values hold NaN or infinity.")
-    made = values[result]
-    return made.array if isinstance(made, Floats) else made
+    return outputs.get(result, values[result])

@@ -171,30 +171,37 @@ def product(first, count, operand, weight, columns, base, codes, out, stride):
         block += 1
 
 
+# Floats between those that are read and those that are fetched.
+FETCHED = 2048
+
+
 @kernel
 def collect(x, K, positions, values):
     """Positions and values of what is not 0 in a row of K float32; returns how many there are."""
     lanes = simd.zeros_f32()
     found, whole = 0, K // 64 * 64
     for k in range(0, whole, 64):
-        a = simd.magnitude_bits(simd.load(lanes, x, k))
-        b = simd.magnitude_bits(simd.load(lanes, x, k + 16))
-        c = simd.magnitude_bits(simd.load(lanes, x, k + 32))
-        d = simd.magnitude_bits(simd.load(lanes, x, k + 48))
-        if simd.nonzero_lanes(simd.bits_or(simd.bits_or(a, b), simd.bits_or(c, d))) != 0:
-            chosen = (
-                simd.nonzero_lanes(a) | simd.nonzero_lanes(b) << 16
-                | simd.nonzero_lanes(c) << 32 | simd.nonzero_lanes(d) << 48
-            )  # fmt: skip
-            while chosen != 0:
-                at = k + simd.trailing_zeros(chosen)
-                positions[found], values[found] = np.int32(at), x[at]
-                found += 1
-                chosen &= chosen - 1
-    for k in range(whole, K):
-        if x[k] != 0:
-            positions[found], values[found] = np.int32(k), x[k]
+        for ahead in range(k + FETCHED, k + FETCHED + 64, 16):
+            simd.prefetch(x, ahead)
+        a = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k)))
+        b = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 16)))
+        c = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 32)))
+        d = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 48)))
+        chosen = a | b << 16 | c << 32 | d << 48
+        # Most blocks have none, one or two: written without a branch, that a processor would often guess wrong.
+        for _ in range(2):
+            positions[found] = np.int32(k + simd.trailing_zeros(chosen))
+            found += np.int64(chosen != 0)
+            chosen &= chosen - 1
+        while chosen != 0:
+            positions[found] = np.int32(k + simd.trailing_zeros(chosen))
             found += 1
+            chosen &= chosen - 1
+    for k in range(whole, K):
+        positions[found] = np.int32(k)
+        found += np.int64(x[k] != 0)
+    for n in range(found):
+        values[n] = x[positions[n]]
     return found
 
 

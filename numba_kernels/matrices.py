@@ -17,9 +17,9 @@ from .program import pad, padded
 
 @dataclass
 class Floats:
-    """Rows of float32, (rows, stride); what stands beyond the columns is 0 or not there."""
+    """Rows of float32: an array of ours, (rows, stride), with 0 beyond the columns, or an argument of a launch."""
 
-    array: np.ndarray
+    array: np.ndarray | program.Argument
     columns: int
 
 

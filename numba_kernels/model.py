@@ -13,7 +13,8 @@ from .executor import Executor
 from .files import replace_file
 from .graph import Graph, GraphError
 from .plan import Plan, PlanError
-from .runtime import launching, telling_when_slow
+from .runtime import launching
+from .stage import warm_up
 
 FORMAT, VERSION = "dgl-lowbit", 1
 
@@ -61,7 +62,8 @@ class PackedModel:
         inputs = {}
         for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = _CONVERT[entry["kind"]](value, entry["name"])
-        with launching(self.threads), telling_when_slow("compiling kernels for this model"):
+        with launching(self.threads):
+            warm_up()
             outputs = self._executor.run(inputs)
         return tuple(outputs) if self.plan.returns_tuple else outputs[0]
 

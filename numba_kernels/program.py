@@ -17,7 +17,7 @@ rows, and as packed codes. An instruction does one thing to the whole tile.
 The header is the operation, dst, src (slots) and the number of columns. Rows of slots have a stride that every block
 of columns fits; up to the next multiple of sixteen, what stands beyond the columns is 0. Per-column arrays are padded
 likewise, with zeros. Integers stand in a field as they are, floats as the bits of a float64, arrays as their address;
-whoever launches the kernel keeps them alive, as :class:`Program` does.
+whoever launches the kernel keeps them alive, as :class:`Launch` does.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Matrix(NamedTuple):
 
     address: int
     stride: int
-    flag: int  # read: address of an int32 that becomes 1 when a number is not finite, or 0; written: whether to stream
+    flag: int  # read: address of an int32 that becomes 1 when a number is not finite, or 0; written: past the caches?
 
 
 class Term(NamedTuple):
@@ -150,12 +150,25 @@ def pad(numbers: np.ndarray, columns: int, dtype=np.float32) -> np.ndarray:
     return result
 
 
+class Argument(NamedTuple):
+    """A field that each launch fills in."""
+
+    kind: str
+    value: object
+
+
+class Local(NamedTuple):
+    """A field that is the place in the scratch of memory of the tile."""
+
+    number: int
+
+
 class Program:
     """Instructions of one stage, as they are added, and the arrays they refer to."""
 
     def __init__(self):
-        self._code, self._alive = [], []
-        self.slots, self._widest, self._local, self._codes, self._totals = 0, 1, [], 64, 0
+        self._code, self._alive, self._arguments, self._locals = [], [], [], []
+        self._local_sizes, self._slots, self._widest, self._codes, self._totals = [], 0, 1, 64, 0
 
     def at(self, array: np.ndarray | None) -> int:
         """The address of a contiguous array, kept alive with the program; 0 for None."""
@@ -169,43 +182,47 @@ class Program:
     def add(self, operation: int, dst: int, src: int, columns: int, *parts):
         """Append an instruction; ``parts`` are the named tuples its fields are made of."""
         row = np.zeros(FIELDS, np.int64)
-        fields = [field for part in parts for field in part]
         row[:HEADER] = operation, dst, src, columns
-        for n, field in enumerate(fields, HEADER):
-            if isinstance(field, (float, np.floating)):
+        for n, field in enumerate((field for part in parts for field in part), HEADER):
+            if isinstance(field, Argument):
+                self._arguments.append((len(self._code), n, field))
+            elif isinstance(field, Local):
+                self._locals.append((len(self._code), n, field.number))
+            elif isinstance(field, (float, np.floating)):
                 row.view(np.float64)[n] = field
             else:
                 row[n] = field
         self._code.append(row)
-        self.slots = max(self.slots, dst + 1, src + 1)
+        self._slots = max(self._slots, dst + 1, src + 1)
         self._widest = max(self._widest, columns)
 
     def reserve(self, codes: int = 0, totals: int = 0):
         """Ask for scratch: bytes of unpacked codes a row, int32 totals."""
         self._codes, self._totals = max(self._codes, codes), max(self._totals, totals)
 
-    def local(self, row_size: int) -> int:
-        """A negative number for memory of the tile, ``row_size`` bytes a row; :meth:`finished` makes it an offset."""
-        self._local.append(row_size)
-        return -len(self._local)
+    def local(self, row_size: int) -> Local:
+        """Memory of the tile, ``row_size`` bytes a row."""
+        self._local_sizes.append(row_size)
+        return Local(len(self._local_sizes) - 1)
 
-    def finished(self) -> tuple[np.ndarray, Scratch]:
-        """The code, (instructions, FIELDS) int64, and the layout of its scratch."""
-        code = np.array(self._code, np.int64)
-        stride = padded(self._widest)
+    def finish(self, bounds: np.ndarray) -> Launch:
+        """The program, laid out, for the blocks of rows between ``bounds``."""
+        code, stride = np.array(self._code, np.int64), padded(self._widest)
         rows = min(max(_TILE_FLOATS // stride, _ROW_GROUP), _MOST_ROWS)
-        sizes = [self.slots * rows * stride * 4, rows * self._codes, self._totals * 4, 2 * 64 * 4]
-        sizes += [rows * size for size in self._local]
-        starts = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)])
-        self._place_locals(code, starts[4:-1])
-        return code, Scratch(rows, stride, int(starts[1]), int(starts[2]), int(starts[3]), int(starts[-1]))
+        sizes = [self._slots * rows * stride * 4, rows * self._codes, self._totals * 4, 2 * 64 * 4]
+        sizes += [rows * size for size in self._local_sizes]
+        starts = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)]).tolist()
+        for row, n, number in self._locals:
+            code[row, n] = starts[4 + number]
+        scratch = Scratch(rows, stride, starts[1], starts[2], starts[3], starts[-1])
+        return Launch(code, bounds, scratch, self._arguments, self._alive)
 
-    def _place_locals(self, code, offsets):
-        """Replace the numbers of local memory by offsets in the scratch."""
-        for row in code:
-            part = Target if row[0] == ENCODE else Operand
-            if row[0] in (ENCODE, DECODE, PRODUCT) and row[HEADER + part._fields.index("local")]:
-                for name in ("packed", "scale", "zero"):
-                    at = HEADER + part._fields.index(name)
-                    if row[at] < 0:
-                        row[at] = offsets[-row[at] - 1]
+
+class Launch(NamedTuple):
+    """What :func:`numba_kernels.stage.run` takes, and what to fill in before."""
+
+    code: np.ndarray
+    bounds: np.ndarray
+    scratch: Scratch
+    arguments: list  # (instruction, field, Argument)
+    alive: list  # arrays the code refers to

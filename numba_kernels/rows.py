@@ -12,8 +12,11 @@ from .runtime import kernel
 def load_rows(matrix, start, count, columns, dst, stride):
     """Rows from ``start`` on of a matrix in memory into the tile ``dst``, padded with zeros to sixteen columns."""
     lanes, worst, tail = simd.zeros_f32(), simd.zeros_i32(), np.float32(0.0)
+    first = matrix.address + 4 * start * matrix.stride
+    if matrix.stride == stride and columns == stride:  # rows of the same layout are one long row
+        count, columns = 1, count * columns
     for r in range(count):
-        row = simd.f32_at(matrix.address + 4 * (start + r) * matrix.stride)
+        row = simd.f32_at(first + 4 * r * matrix.stride)
         to = simd.f32_at(dst + 4 * r * stride)
         whole = columns // 16 * 16
         for c in range(0, whole, 16):
@@ -33,8 +36,11 @@ def load_rows(matrix, start, count, columns, dst, stride):
 def store_rows(matrix, start, count, columns, src, stride):
     """Rows of the tile ``src`` into a matrix in memory, past the caches where its flag says so."""
     lanes = simd.zeros_f32()
+    first = matrix.address + 4 * start * matrix.stride
+    if matrix.stride == stride and columns == stride:
+        count, columns = 1, count * columns
     for r in range(count):
-        row = simd.f32_at(matrix.address + 4 * (start + r) * matrix.stride)
+        row = simd.f32_at(first + 4 * r * matrix.stride)
         values = simd.f32_at(src + 4 * r * stride)
         whole = columns // 16 * 16
         if matrix.flag != 0:
@@ -67,6 +73,8 @@ def add_block(c, term, x, to, factor, none):
 @kernel
 def add_term(term, start, count, columns, src, dst, stride):
     """dst ← [dst +] coefficient · (src · factor), rows of tiles."""
+    if term.factor == 0:
+        count, columns = 1, count * stride
     for r in range(count):
         factor = factor_of(term.factor, start + r)
         x, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)

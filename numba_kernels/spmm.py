@@ -108,6 +108,17 @@ def sum_1bit(packed, width, column, indices, start, stop, none, is_new, totals):
 
 
 @kernel(inline=True)
+def sum_narrow(packed, width, bits, indices, start, stop, none, is_new, totals):
+    """Codes of which every byte holds one: in 8-bit lanes for 255 / (2^bits − 1) rows, then int32."""
+    rows = 255 // ((1 << bits) - 1)
+    for first in range(start, stop, rows):
+        s = none
+        for e in range(first, min(first + rows, stop)):
+            s = simd.add(s, simd.load(none, packed, np.int64(indices[e]) * width))
+        spill(s, totals, 0, is_new and first == start)
+
+
+@kernel(inline=True)
 def sum_block(packed, width, column, bits, indices, start, stop, none, is_new, totals):
     """One block of bytes, from ``column``; ``none`` is a zero vector of its size."""
     if bits == 2:
@@ -128,14 +139,16 @@ def clear(totals, room):
 
 
 @kernel
-def sum_codes(packed, width, bits, indices, start, stop, is_new, totals):
+def sum_codes(packed, width, bits, columns, indices, start, stop, is_new, totals):
     """totals += codes of the packed rows that indices[start:stop] names; = if ``is_new``. Exact.
 
     ``totals``, int32, has a place for each code of a row of ``width`` bytes. AHEAD more indices are read, to fetch.
     """
     if is_new and start == stop:
         clear(totals, width * 8 // bits)
-    if width == 16:
+    if columns <= 16 and bits < 8:
+        sum_narrow(packed, width, bits, indices, start, stop, simd.zeros16(), is_new, totals)
+    elif width == 16:
         sum_block(packed, width, 0, bits, indices, start, stop, simd.zeros16(), is_new, totals)
     elif width == 32:
         sum_block(packed, width, 0, bits, indices, start, stop, simd.zeros32(), is_new, totals)
@@ -262,10 +275,10 @@ def gather(start, count, operand, edges, columns, memory, dst, stride):
             hub, parts = find(simd.i64_at(edges.hubs), edges.num_hubs, i), simd.i64_at(edges.hub_starts)
             sum_parts(edges.partials, parts[hub], parts[hub + 1], room, totals)
         else:
-            sum_codes(packed, width, bits, indices, begin, end, True, totals)
+            sum_codes(packed, width, bits, columns, indices, begin, end, True, totals)
         if edges.own != 0:
             totals[room] = np.int32(i)
-            sum_codes(simd.u8_at(edges.own), width, bits, totals, room, room + 1, False, totals)
+            sum_codes(simd.u8_at(edges.own), width, bits, columns, totals, room, room + 1, False, totals)
             summed += 1
         center(totals, summed, edges.exact, zero, scale, columns, row)
         if edges.weight_kind == FLOAT_WEIGHTS:
@@ -274,7 +287,7 @@ def gather(start, count, operand, edges, columns, memory, dst, stride):
 
 
 @kernel(parallel=True)
-def sum_segments(starts, stops, packed, bits, indices, partials):
+def sum_segments(starts, stops, packed, bits, columns, indices, partials):
     """Partial sums of hubs: partials[n] ← Σ codes of the rows that indices[starts[n]:stops[n]] names.
 
     ``packed`` is (N, W) uint8, ``indices`` (E,) int32, ``partials`` (segments, 8 / bits · W) int32.
@@ -282,4 +295,4 @@ def sum_segments(starts, stops, packed, bits, indices, partials):
     for n in numba.prange(starts.shape[0]):
         totals = simd.i32_at(simd.address(partials) + n * partials.shape[1] * 4)
         rows, edges = simd.u8_at(simd.address(packed)), simd.i32_at(simd.address(indices))
-        sum_codes(rows, packed.shape[1], bits, edges, starts[n], stops[n], True, totals)
+        sum_codes(rows, packed.shape[1], bits, columns, edges, starts[n], stops[n], True, totals)

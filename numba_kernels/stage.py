@@ -21,16 +21,18 @@ from .program import (
     TERM,
     Edges,
     Finish,
+    Launch,
     Matrix,
     Operand,
+    Program,
     Target,
     Term,
     Weight,
 )  # fmt: skip
 from .requantise import decode, encode
 from .rows import add_term, finish_rows, load_rows, store_rows
-from .runtime import kernel
-from .spmm import gather
+from .runtime import kernel, telling_when_slow
+from .spmm import gather, sum_segments
 
 
 @kernel(inline=True)
@@ -127,3 +129,26 @@ def run(code, bounds, scratch):
             for n in range(code.shape[0]):
                 execute(first + n * FIELDS * 8, start, count, base, scratch)
         memory[0] = 0  # until here the scratch is in use
+
+
+def launch(prepared: Launch, hub_sums: list, arguments: dict):
+    """Run a prepared stage; ``arguments`` are the numbers its fields are filled with, by :class:`Argument`."""
+    for row, field, argument in prepared.arguments:
+        prepared.code[row, field] = arguments[argument]
+    for parts in hub_sums:
+        sum_segments(*parts)
+    run(prepared.code, prepared.bounds, prepared.scratch)
+
+
+def warm_up():
+    """Compile all kernels, or load them from the disk cache, unless this process has; says so if it takes long.
+
+    Every model runs on the same kernels. The first call of a model does this itself.
+    """
+    if getattr(run, "signatures", True):  # without a compiler there is nothing to do
+        return
+    none = np.zeros(0, np.int64)
+    with telling_when_slow("compiling kernels"):
+        sum_segments(none, none, np.zeros((0, 64), np.uint8), 2, 1, np.zeros(0, np.int32), np.zeros((0, 64), np.int32))
+        empty = Program().finish(np.zeros(1, np.int64))
+        run(empty.code.reshape(0, FIELDS), empty.bounds, empty.scratch)
