@@ -52,6 +52,28 @@ def _parser():
     demo.add_argument("--quiet", action="store_true", help="show no progress bars")
     demo.set_defaults(run=_demo)
 
+    bench = commands.add_parser(
+        "bench",
+        help="time packed models and kernels against DGL and torch",
+        description="Time sums over neighbours, products and whole models, packed and in float32, in one process.",
+    )
+    bench.add_argument(
+        "--graphs", default="20k", type=_names, metavar="LIST",
+        help=f"comma-separated: 20k, 170k, 500k (random), {', '.join(GRAPH_NAMES)}; default: 20k",
+    )  # fmt: skip
+    bench.add_argument(
+        "--works", default="spmm,gemm,gcn,sage,smp", type=_names, metavar="LIST",
+        help="comma-separated; default: spmm,gemm,gcn,sage,smp",
+    )  # fmt: skip
+    bench.add_argument("--bits", default="2,4,8", type=_widths, help="comma-separated widths; default: 2,4,8")
+    bench.add_argument("--threads", type=_counts, metavar="LIST", help="comma-separated; default: 1 and all")
+    bench.add_argument("--rounds", default=3, type=_count, help="rounds of three timed calls; default: 3")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+    bench.add_argument("--output", metavar="FILE", help="write JSON there as well")
+    bench.add_argument("--plot", metavar="FILE", help="draw ratios, and times against edges (needs matplotlib)")
+    bench.add_argument("--quiet", action="store_true", help="do not say what is being timed")
+    bench.set_defaults(run=_bench)
+
     export = commands.add_parser("export", help="freeze a checkpoint that demo wrote into a packed model")
     export.add_argument("checkpoint", help="a .pt file")
     export.add_argument("--output", metavar="FILE", help="default: the checkpoint's name, .safetensors")
@@ -90,6 +112,14 @@ def _count(text):
     return int(text)
 
 
+def _names(text):
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _counts(text):
+    return tuple(map(_count, text.split(",")))
+
+
 def _demo(options):
     from .demo import format_demo, run_demo
 
@@ -103,6 +133,22 @@ def _demo(options):
         progress=not options.quiet,
     )
     print(json.dumps(report) if options.json else format_demo(report))
+
+
+def _bench(options):
+    from .deploy import replace_file
+    from .deploy.bench import format_bench, run_bench
+
+    if options.plot:
+        from .plots import plot_bench  # before the work: matplotlib may be missing
+    report = run_bench(
+        options.graphs, options.works, options.bits, options.threads, options.rounds, progress=not options.quiet
+    )
+    print(json.dumps(report) if options.json else format_bench(report))
+    if options.output:
+        replace_file(options.output, (json.dumps(report, indent=1) + "\n").encode())
+    if options.plot:
+        plot_bench(report, options.plot)
 
 
 def _export(options):
