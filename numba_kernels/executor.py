@@ -45,6 +45,10 @@ class Executor:
     def __setstate__(self, state):
         self.__init__(**state)
 
+    def release(self):
+        """Free the memory kept for the next run."""
+        self._prepared, self.buffers = None, Buffers()
+
     def run(self, inputs: dict) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights."""
         given = {kind: {} for kind in ("features", "graph", "edge_weight", "unused")}

@@ -67,6 +67,10 @@ class PackedModel:
             outputs = self._executor.run(inputs)
         return tuple(outputs) if self.plan.returns_tuple else outputs[0]
 
+    def release(self):
+        """Free the memory that is kept, with the last graph, so that the next call on it need not prepare anything."""
+        self._executor.release()
+
     def _bind(self, args, kwargs):
         names = [entry["name"] for entry in self.plan.inputs]
         unknown = [name for name in kwargs if name not in names[len(args) :]]

@@ -18,6 +18,8 @@ stand in the plan itself.
     relu        float
     combine     floats                                    coefficients
 
+Edge weights given as int8 are whole numbers that sums over neighbours take in integers; others are taken as float32.
+
 A quantizer has ``bits`` (1, 2, 3, 4, 8), ``granularity`` and, per tensor or channel, ``scale``, ``zero_point``,
 ``offset``; per row ``alpha``, ``half_grid``, ``range_qmax``, ``divisor``, ``shift`` (see dgl_lowbit.quant).
 A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K codes, packed without padding), ``scale``,

@@ -34,12 +34,17 @@ class ReferenceCodes:
         )
 
 
-def sum_codes(graph: Graph, codes: np.ndarray) -> np.ndarray:
-    """Sums of the rows of ``codes`` over in-neighbours, (N_dst, columns) int64."""
-    total = np.zeros((graph.num_dst, codes.shape[1]), np.int64)
+def sum_codes(graph: Graph, codes: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over in-neighbours of the rows of ``codes``, (N_dst, columns), and of 1, (N_dst,), int64.
+
+    With ``weights``, (E,) int8, each edge counts as often as its weight says.
+    """
+    weights = np.ones(graph.num_edges, np.int64) if weights is None else weights.astype(np.int64)
+    total, count = np.zeros((graph.num_dst, codes.shape[1]), np.int64), np.zeros(graph.num_dst, np.int64)
     target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
-    np.add.at(total, target, codes[graph.indices].astype(np.int64))
-    return total
+    np.add.at(total, target, weights[:, None] * codes[graph.indices])
+    np.add.at(count, target, weights)
+    return total, count
 
 
 def quantize(plan: Plan, quantizer: dict, values: np.ndarray, factor: np.ndarray | None = None) -> ReferenceCodes:
@@ -115,13 +120,13 @@ def _linear(plan, op, codes):
 
 
 def _aggregate(plan, op, graph, codes, edge_weight, own):
-    if edge_weight is None:
-        total, count = sum_codes(graph, codes.codes), graph.in_degrees[:, None]
+    weights = None if edge_weight is None else graph.edge_weights(edge_weight)
+    if weights is None or weights.dtype == np.int8:
+        total, count = sum_codes(graph, codes.codes, weights)
         if own is not None:
             total, count = total + own.codes, count + 1
-        centered = (total - codes.zero.astype(np.float64) * count).astype(np.float32)
+        centered = (total - codes.zero.astype(np.float64) * count[:, None]).astype(np.float32)
     else:
-        weights = graph.edge_weights(edge_weight)
         target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
         centered = np.zeros((graph.num_dst, codes.codes.shape[1]), np.float32)
         messages = codes.codes.astype(np.float32) - codes.zero

@@ -11,24 +11,27 @@ from .runtime import kernel
 @kernel
 def load_rows(matrix, start, count, columns, dst, stride):
     """Rows from ``start`` on of a matrix in memory into the tile ``dst``, padded with zeros to sixteen columns."""
-    lanes, worst, tail = simd.zeros_f32(), simd.zeros_i32(), np.float32(0.0)
-    first = matrix.address + 4 * start * matrix.stride
+    lanes, worst = simd.zeros_f32(), simd.zeros_i32()
+    first, next_tile = matrix.address + 4 * start * matrix.stride, count * matrix.stride
     if matrix.stride == stride and columns == stride:  # rows of the same layout are one long row
         count, columns = 1, count * columns
+    whole = columns // 16 * 16
     for r in range(count):
-        row = simd.f32_at(first + 4 * r * matrix.stride)
-        to = simd.f32_at(dst + 4 * r * stride)
-        whole = columns // 16 * 16
+        row, to = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(dst + 4 * r * stride)
         for c in range(0, whole, 16):
+            simd.prefetch(row, c + next_tile)
             x = simd.load(lanes, row, c)
             worst = simd.maximum(worst, simd.magnitude_bits(x))
             simd.store(x, to, c)
         if whole < columns:
             simd.store(lanes, to, whole)
-            for c in range(whole, columns):
-                tail += row[c] * np.float32(0.0)  # 0, or NaN once a number is not finite
-                to[c] = row[c]
-    if matrix.flag != 0 and (simd.largest(worst) >= 0x7F800000 or tail != 0):
+            if whole > 0:  # the last sixteen, some of them once more
+                simd.store(simd.load(lanes, row, columns - 16), to, columns - 16)
+            else:
+                for c in range(columns):
+                    to[c] = row[c]
+            worst = simd.maximum(worst, simd.magnitude_bits(simd.load(lanes, to, whole)))
+    if matrix.flag != 0 and simd.largest(worst) >= 0x7F800000:
         simd.i32_at(matrix.flag)[0] = np.int32(1)
 
 
@@ -39,18 +42,20 @@ def store_rows(matrix, start, count, columns, src, stride):
     first = matrix.address + 4 * start * matrix.stride
     if matrix.stride == stride and columns == stride:
         count, columns = 1, count * columns
+    whole = columns // 16 * 16
     for r in range(count):
-        row = simd.f32_at(first + 4 * r * matrix.stride)
-        values = simd.f32_at(src + 4 * r * stride)
-        whole = columns // 16 * 16
+        row, values = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(src + 4 * r * stride)
         if matrix.flag != 0:
             for c in range(0, whole, 16):
                 simd.stream(simd.load(lanes, values, c), row, c)
         else:
             for c in range(0, whole, 16):
                 simd.store(simd.load(lanes, values, c), row, c)
-        for c in range(whole, columns):
-            row[c] = values[c]
+        if whole > 0 and whole < columns:
+            simd.store(simd.load(lanes, values, columns - 16), row, columns - 16)
+        elif whole < columns:
+            for c in range(columns):
+                row[c] = values[c]
 
 
 @kernel(inline=True)

@@ -108,13 +108,13 @@ def sum_1bit(packed, width, column, indices, start, stop, none, is_new, totals):
 
 
 @kernel(inline=True)
-def sum_narrow(packed, width, bits, indices, start, stop, none, is_new, totals):
-    """Codes of which every byte holds one: in 8-bit lanes for 255 / (2^bits − 1) rows, then int32."""
+def sum_narrow(packed, bits, indices, start, stop, none, is_new, totals):
+    """Up to sixteen columns, one in a byte: in 8-bit lanes for 255 / (2^bits − 1) rows, then int32."""
     rows = 255 // ((1 << bits) - 1)
     for first in range(start, stop, rows):
         s = none
         for e in range(first, min(first + rows, stop)):
-            s = simd.add(s, simd.load(none, packed, np.int64(indices[e]) * width))
+            s = simd.add(s, simd.load(none, packed, np.int64(indices[e]) * 16))
         spill(s, totals, 0, is_new and first == start)
 
 
@@ -147,7 +147,7 @@ def sum_codes(packed, width, bits, columns, indices, start, stop, is_new, totals
     if is_new and start == stop:
         clear(totals, width * 8 // bits)
     if columns <= 16 and bits < 8:
-        sum_narrow(packed, width, bits, indices, start, stop, simd.zeros16(), is_new, totals)
+        sum_narrow(packed, bits, indices, start, stop, simd.zeros16(), is_new, totals)
     elif width == 16:
         sum_block(packed, width, 0, bits, indices, start, stop, simd.zeros16(), is_new, totals)
     elif width == 32:

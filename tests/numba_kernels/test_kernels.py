@@ -1,6 +1,8 @@
 """Kernels against their NumPy twin, exactly."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -10,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numba_kernels import Graph, PackedModel, Plan, pack, reference, simd, unpack
+from numba_kernels import Graph, GraphError, PackedModel, Plan, pack, reference, simd, unpack
 from numba_kernels.layout import PACKED_BITS, row_bytes
+from numba_kernels.program import LOOKUP, PRODUCT
 from numba_kernels.requantise import unpack_row
 from numba_kernels.runtime import kernel
 
@@ -221,6 +224,78 @@ def test_float_edge_weights(size, columns, seed):
     arguments = graph, rng.standard_normal((size[0], columns)).astype(np.float32), rng.random(size[2])
     expected = reference.run(model.plan, dict(enumerate(arguments)))[h]
     np.testing.assert_allclose(model(*arguments)[0], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+@given(size=sizes, columns=st.integers(1, 90), seed=st.integers(0, 999), own=st.booleans())
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_int8_edge_weights_are_summed_exactly(bits, size, columns, seed, own):
+    rng = np.random.default_rng(seed)
+    num_src, num_dst, edges = size
+    graph = draw_graph(rng, num_src, min(num_dst, num_src), edges, is_block=True)
+    b = PlanBuilder()
+    codes = b.quantize(1, static(bits, columns, rng, per_channel=bool(rng.integers(2))), columns)
+    h = b.add("aggregate", 0, codes, 2, b.add("destination", codes, 0) if own else None)
+    model = b.model(["graph", "features", "edge_weight"], h)
+    weights = rng.integers(-128, 128, edges, np.int8)
+    assert_equals_twin(model, graph, rng.standard_normal((num_src, columns)).astype(np.float32), weights)
+
+
+@given(
+    rows=st.integers(1, 30), K=st.integers(1, 300), M=st.integers(1, 100), bits=st.sampled_from(PACKED_BITS),
+    weight_bits=st.sampled_from(PACKED_BITS), row=st.booleans(), seed=st.integers(0, 999),
+)  # fmt: skip
+@settings(max_examples=2 * EXAMPLES, deadline=None)
+def test_rows_that_are_mostly_zero_are_looked_up_exactly(rows, K, M, bits, weight_bits, row, seed):
+    rng = np.random.default_rng(seed)
+    b = PlanBuilder()
+    h = b.linear(b.quantize(0, per_row(bits, rng) if row else static(bits, K, rng, False), K), rng, K, M, weight_bits)
+    model, feat = b.model(["features"], h), np.zeros((rows, K), np.float32)
+    for i in range(rows):  # the density is judged by the whole; a row may be full
+        full = i == 0 and rows > 20
+        chosen = slice(None) if full else rng.choice(K, min(K // 25, 8), replace=False)
+        feat[i, chosen] = rng.standard_normal(K if full else len(chosen))
+    feat[-1, 0] = -0.0
+    assert_equals_twin(model, feat)
+    operations = [int(code[0]) for launch, _ in model._executor._prepared.launches for code in launch.code]
+    assert LOOKUP in operations and PRODUCT not in operations
+    feat[-1, -1] = np.inf
+    with pytest.raises(GraphError, match="x0 holds NaN or infinity"):
+        model(feat)
+
+
+@pytest.mark.parametrize("K", [1, 16, 40])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(K, bad):
+    rng = np.random.default_rng(0)
+    b = PlanBuilder()
+    model = b.model(["features"], b.linear(b.quantize(0, per_row(4, rng), K), rng, K, 3, 4))
+    for i, k in [(0, 0), (69, K - 1), (33, K // 2)]:
+        feat = rng.standard_normal((70, K)).astype(np.float32)
+        feat[i, k] = bad
+        with pytest.raises(GraphError, match="NaN or infinity"):
+            model(feat)
+
+
+def test_a_change_of_graph_or_shape_is_noticed_and_memory_is_not_shared_with_results():
+    rng = np.random.default_rng(0)
+    b = PlanBuilder()
+    codes = b.quantize(1, static(2, 20, rng, False), 20)
+    h = b.linear(b.quantize(b.add("aggregate", 0, codes, None, None), per_row(4, rng), 20), rng, 20, 7, 4)
+    model = b.model(["graph", "features"], h)
+    graphs = [draw_graph(rng, rows, rows, 90) for rows in (30, 30, 40)]
+    feats = [rng.standard_normal((rows, 20)).astype(np.float32) for rows in (30, 30, 40)]
+    kept = [(model(g, x)[0], g, x) for _ in range(2) for g, x in zip(graphs, feats)]
+    for output, graph, feat in kept:
+        expected = reference.run(model.plan, {0: graph, 1: feat})[h]
+        np.testing.assert_array_equal(output, expected)
+    twin = copy.deepcopy(model)
+    assert twin._executor._prepared is None
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model))(graphs[0], feats[0])[0], kept[0][0])
+    np.testing.assert_array_equal(twin(graphs[0], feats[0])[0], kept[0][0])
+    twin.release()
+    assert twin._executor._prepared is None
+    np.testing.assert_array_equal(twin(graphs[0], feats[0])[0], kept[0][0])
 
 
 @pytest.mark.skipif(JIT_OFF, reason="too slow in Python")
