@@ -2,9 +2,9 @@
 
     python benchmarks/footprint.py [--graph 500k]
 
-Every measurement is a process of its own, which loads the graph and the features from disk and predicts once. The packed
-one imports neither torch nor DGL. Peak memory is what the operating system counted; "the call" is what it rose by from
-before the prediction. "Cold" compiles every kernel, "warm" finds them in the disk cache.
+Every measurement is a process of its own, which loads the graph and the features from disk and predicts once. The
+packed one imports neither torch nor DGL. Peak memory is what the operating system counted; "the call" is what it rose
+by from before the prediction. "Cold" compiles every kernel, "warm" finds them in the disk cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def make(folder: Path, name: str):
     import torch
 
     import dgl_lowbit as lowbit
-    from dgl_lowbit.deploy.bench.work import SYNTHETIC, ThreeLayers, skewed_graph
+    from dgl_lowbit.bench.work import SYNTHETIC, ThreeLayers, skewed_graph
 
     torch.manual_seed(0)
     graph = dgl.add_self_loop(skewed_graph(*SYNTHETIC[name]))
@@ -65,7 +65,7 @@ def predict_dgl(folder: Path) -> dict:
     import numpy as np
     import torch
 
-    from dgl_lowbit.deploy.bench.work import ThreeLayers
+    from dgl_lowbit.bench.work import ThreeLayers
 
     model = ThreeLayers(dgl.nn.GraphConv).eval()
     model.load_state_dict(torch.load(folder / "model.pt"))

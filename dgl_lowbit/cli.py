@@ -136,8 +136,8 @@ def _demo(options):
 
 
 def _bench(options):
+    from .bench import format_bench, run_bench
     from .deploy import replace_file
-    from .deploy.bench import format_bench, run_bench
 
     if options.plot:
         from .plots import plot_bench  # before the work: matplotlib may be missing

@@ -21,7 +21,7 @@ def plot_bench(report: dict, path) -> Path:
     Parameters
     ----------
     report : dict
-        From :func:`dgl_lowbit.deploy.bench.run_bench`.
+        From :func:`dgl_lowbit.bench.run_bench`.
     path : str or Path
         A picture file; its ending tells the format.
     """

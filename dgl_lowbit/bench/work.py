@@ -16,12 +16,12 @@ from torch import nn
 import numba_kernels
 from numba_kernels.buffers import aligned_empty
 
-from ...config import QuantConfig
-from ...convert import calibrate, quantize
-from ...data import load_graph, num_classes
-from ...models import MODELS
-from ..freeze import freeze
-from ..packed import kernel_graph
+from ..config import QuantConfig
+from ..convert import calibrate, quantize
+from ..data import load_graph, num_classes
+from ..deploy.freeze import freeze
+from ..deploy.packed import kernel_graph
+from ..models import MODELS
 
 # Nodes and edges: as many as ogbn-arxiv's, and as half of Reddit's, of the latter two.
 SYNTHETIC = {"20k": (20_000, 400_000), "170k": (170_000, 2_400_000), "500k": (500_000, 12_500_000)}

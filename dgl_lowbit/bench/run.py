@@ -16,8 +16,8 @@ import torch
 from numba_kernels.limits import integer_peak, memory_bandwidth
 from numba_kernels.runtime import launching
 
-from ...data import GRAPH_NAMES
-from ...report import table
+from ..data import GRAPH_NAMES
+from ..report import table
 from .work import SYNTHETIC, Work, gemm_works, model_works, spmm_works
 
 WORKS = ("spmm", "gemm", "gcn", "sage", "smp")

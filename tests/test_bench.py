@@ -5,9 +5,8 @@ import json
 import pytest
 import torch
 
-from dgl_lowbit import cli
-from dgl_lowbit.deploy import bench
-from dgl_lowbit.deploy.bench import work
+from dgl_lowbit import bench, cli
+from dgl_lowbit.bench import work
 
 
 @pytest.fixture(scope="module")
