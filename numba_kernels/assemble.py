@@ -8,7 +8,7 @@ from . import program
 from .graph import AHEAD, Graph, GraphError, row_bounds
 from .matrices import Codes, Floats, Grid
 from .program import Argument, Edges, Finish, Launch, Matrix, Operand, Program, Target, Term
-from .schedule import Schedule, _whole
+from .schedule import Schedule, whole
 
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1
@@ -81,7 +81,7 @@ class Assembler:
 
     def _matrix(self, value):
         """Where ``value`` stands in memory, and how many columns of it are read."""
-        floats = self.values[_whole(value)]
+        floats = self.values[whole(value)]
         if isinstance(floats.array, Argument):
             flag = Argument("flag", floats.array.value) if floats.array.kind == "in" else 0
             return Matrix(floats.array, floats.columns, flag), floats.columns
@@ -93,7 +93,7 @@ class Assembler:
         if value not in self.slots or self.schedule.stays(value):
             return
         columns = self.schedule.columns[value]
-        if value in self.schedule.outputs:
+        if value in self.schedule.kept:
             self.values[value] = Floats(Argument("out", value), columns)
             matrix = Matrix(Argument("out", value), columns, Argument("stream", value))
         else:
@@ -187,7 +187,7 @@ class Assembler:
         self.program.add(program.PRODUCT, slot, 0, op.columns, operand, self._weight(weight, weight.tiles))
 
     def _aggregate(self, op, n):
-        codes, own = (None if value is None else self.values[_whole(value)] for value in op.reads)
+        codes, own = (None if value is None else self.values[whole(value)] for value in op.reads)
         graph, given = (self.graphs[op.spec["in"][0]], self.edge_weights.get(op.spec["in"][2]))
         grid, room = codes.grid, codes.packed.shape[1] * 8 // codes.grid.bits
         weights, kind = None, program.UNWEIGHTED
@@ -237,7 +237,7 @@ class Assembler:
     def _operand(self, value) -> Operand:
         if value in self.local:
             return self.local[value]
-        codes, at = self.values[_whole(value)], self.program.at
+        codes, at = self.values[whole(value)], self.program.at
         grid = codes.grid
         return Operand(at(codes.packed), grid.width, grid.bits, 0, int(grid.per_row), at(codes.scale), at(codes.zero))
 

@@ -12,7 +12,7 @@ from .graph import Graph, GraphError
 from .matrices import Constants, Floats
 from .plan import Plan
 from .program import Argument
-from .schedule import Schedule, resolve, schedule
+from .schedule import Schedule, resolve, schedule, whole
 from .stage import launch
 
 _KEPT_SCHEDULES = 8
@@ -92,9 +92,7 @@ class Executor:
         for number, stage in enumerate(plan.stages):
             assembler = Assembler(plan, number, values, sparse, graphs, weights, self.constants, self.buffers)
             prepared.launches.append(assembler.assemble())
-            prepared.rows.update(
-                {value: stage.rows for op in stage.ops for value in op.writes if value in plan.outputs}
-            )
+            prepared.rows.update({value: stage.rows for op in stage.ops for value in op.writes if value in plan.kept})
             for value in [value for value in values if max(plan.read_in[value], default=-1) <= number]:
                 self.buffers.give_back(values.pop(value))
         self.buffers.trim()
@@ -113,8 +111,8 @@ class Executor:
     @staticmethod
     def _output(value, outputs, features):
         """A float value as an array of its own."""
-        whole, rows = (value[1], value[2]) if isinstance(value, tuple) and value[0] == "head" else (value, None)
-        return features[whole][:rows].copy() if whole in features else outputs[whole][:rows]
+        name, rows = whole(value), value[2] if whole(value) != value else None
+        return features[name][:rows].copy() if name in features else outputs[name][:rows]
 
     def _graphs(self, given):
         """Graphs by value, those that the plan takes out of lists as well; checked where the plan says so."""
@@ -127,7 +125,7 @@ class Executor:
                         f"the model reads graph {index} of a list of blocks; pass a list with at least that many."
                     )
                 graphs[op["out"]] = listed[index]
-            elif op["op"] == "check_in_degrees" and graphs[op["in"][0]].has_zero_in_degree:
+            elif op["op"] == "check_in_degrees" and getattr(graphs[op["in"][0]], "has_zero_in_degree", False):
                 raise GraphError(
                     "There are 0-in-degree nodes in the graph, whose output would be invalid. Add self-loops with "
                     "`dgl.add_self_loop(g)`, or construct the layer with allow_zero_in_degree=True to let zeros "

@@ -100,10 +100,9 @@ def gemm(codes: Codes, weight: Weight, grid: Grid | None = None, out=None) -> np
 def _requantised(ops, value, values, grid, out, graphs=None, edge_weights=None, weights=None):
     op = ops[-1]
     if grid is None:
-        if out is not None and not (
-            out.shape == (op.rows, op.columns) and out.dtype == np.float32 and out.flags.c_contiguous
-        ):
-            raise GraphError(f"out must be a contiguous float32 array of shape ({op.rows}, {op.columns}).")
+        fits = out is None or (out.shape == (op.rows, op.columns) and out.dtype == np.float32)
+        if not fits or (out is not None and not (out.flags.c_contiguous and out.flags.writeable)):
+            raise GraphError(f"out must be a writeable contiguous float32 array of shape ({op.rows}, {op.columns}).")
         return _run(ops, values, {}, graphs, edge_weights, weights, out=out)
     if out is not None:
         raise GraphError("out is for float32 results; with a grid the result is codes.")

@@ -74,9 +74,8 @@ class Graph:
         if is_block and self.num_src < self.num_dst:
             raise GraphError(f"a block has its {self.num_dst} destinations among its {self.num_src} sources.")
         self.indptr = np.ascontiguousarray(indptr, np.int64)
-        followed = np.zeros(len(indices) + AHEAD, np.int32)
-        followed[: len(indices)] = indices
-        self.indices = followed[: len(indices)]
+        self._fetched = np.zeros(len(indices) + AHEAD, np.int32)
+        self._fetched[: len(indices)] = indices
         self.edge_ids = None if edge_ids is None else _whole(edge_ids, "edge_ids")
         self.is_block = is_block
         self.in_degrees = np.diff(self.indptr)
@@ -88,8 +87,13 @@ class Graph:
         self._bounds: dict[tuple, np.ndarray] = {}
 
     @property
+    def indices(self) -> np.ndarray:
+        """Source nodes, (E,) int32; AHEAD zeros follow in memory."""
+        return self._fetched[: len(self._fetched) - AHEAD]
+
+    @property
     def num_edges(self) -> int:
-        return len(self.indices)
+        return len(self._fetched) - AHEAD
 
     @classmethod
     def from_scipy(cls, matrix) -> Graph:

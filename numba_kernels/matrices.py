@@ -129,7 +129,7 @@ class Weight:
         self._codes = codes
         self.tiles, shift = tile_weight(codes)
         self.scale = pad(scale, self.columns)
-        self.zero = pad(np.asarray(zero_point, np.float32) - np.float32(shift), self.columns, np.float64)
+        self.zero = pad(np.asarray(zero_point, np.float32).astype(np.float64) - shift, self.columns, np.float64)
         self.sums = pad(codes.sum(axis=0, dtype=np.int64) - shift * self.inputs, self.columns, np.float64)
 
     @classmethod

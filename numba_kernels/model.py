@@ -166,7 +166,11 @@ def _features(value, name):
     if isinstance(value, tuple):
         if len(value) != 2:
             raise GraphError(f"{name} must be one array or a pair (source, destination), got {len(value)}.")
-        return tuple(_features(part, name) for part in value)
+        return tuple(_array(part, name) for part in value)
+    return _array(value, name)
+
+
+def _array(value, name):
     if not hasattr(value, "dtype") and not hasattr(value, "__array_interface__"):
         raise GraphError(
             f"{name} must be an array or a tuple of two (source, destination), got {type(value).__name__}."
@@ -176,7 +180,8 @@ def _features(value, name):
         raise GraphError(f"{name} must be floating point, got {array.dtype}; convert it to float32.")
     if array.ndim != 2:
         raise GraphError(f"{name} must have shape (nodes, width), got {array.shape}.")
-    return np.ascontiguousarray(array, np.float32)  # that numbers are finite is checked when they are read
+    with np.errstate(over="ignore"):  # that numbers are finite is checked when they are read
+        return np.ascontiguousarray(array, np.float32)
 
 
 _CONVERT = {

@@ -208,7 +208,7 @@ class Program:
     def finish(self, bounds: np.ndarray) -> Launch:
         """The program, laid out, for the blocks of rows between ``bounds``."""
         code, stride = np.array(self._code, np.int64), padded(self._widest)
-        rows = min(max(_TILE_FLOATS // stride, _ROW_GROUP), _MOST_ROWS)
+        rows = min(max(_TILE_FLOATS // stride // _ROW_GROUP, 1) * _ROW_GROUP, _MOST_ROWS)
         sizes = [self._slots * rows * stride * 4, rows * self._codes, self._totals * 4, 2 * 64 * 4]
         sizes += [rows * size for size in self._local_sizes]
         starts = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)]).tolist()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from .graph import GraphError
+from .graph import Graph, GraphError
 from .layout import row_bytes, storage_bits
 from .plan import Plan
 
@@ -51,6 +51,7 @@ class Schedule:
 
     stages: list
     outputs: list
+    kept: set  # values that outputs are, or the first rows of
     columns: dict
     made_in: dict  # value → number of the stage, −1 for arguments
     read_in: dict  # value → numbers of the stages
@@ -58,7 +59,7 @@ class Schedule:
 
     def stays(self, value) -> bool:
         """Whether ``value`` is needed in its own stage only."""
-        return value not in self.outputs and self.read_in[value] <= {self.made_in[value]}
+        return value not in self.kept and self.read_in[value] <= {self.made_in[value]}
 
 
 def resolve(plan: Plan, shapes: dict, graphs: dict) -> tuple[list[Op], list, dict]:
@@ -100,6 +101,12 @@ class _Resolver:
             raise GraphError("the model reads one array of features here, got a pair (source, destination).")
         return name
 
+    def _graph(self, value):
+        graph = self.graphs[value]
+        if not isinstance(graph, Graph):
+            raise GraphError(f"the model reads one graph here, got a list of {len(graph)}.")
+        return graph
+
     def _each(self, op, columns):
         """An operation that takes a pair as well, part by part."""
         name = self.names[op["in"][0]]
@@ -126,7 +133,7 @@ class _Resolver:
         self.names[op["out"]] = name[0] if isinstance(name, tuple) and isinstance(name[0], tuple) else name
 
     def _destination(self, op):
-        name, graph = self.names[op["in"][0]], self.graphs[op["in"][1]]
+        name, graph = self.names[op["in"][0]], self._graph(op["in"][1])
         if isinstance(name, tuple) and isinstance(name[0], tuple):
             name = name[1]
         elif graph.is_block:
@@ -157,7 +164,8 @@ class _Resolver:
         self._emit(op, [value, state], [op["out"], op["state"]], op["columns"])
 
     def _aggregate(self, op):
-        graph, codes, own = self.graphs[op["in"][0]], self._one(op["in"][1]), self.names[op["in"][3]]
+        graph, codes = self._graph(op["in"][0]), self._one(op["in"][1])
+        own = self._one(op["in"][3])
         if self.rows[codes] != graph.num_src:
             raise GraphError(f"expected a row for each of {graph.num_src} source nodes, got {self.rows[codes]} rows.")
         if own is not None and self.rows[own] != graph.num_dst:
@@ -168,7 +176,7 @@ class _Resolver:
         self._emit(op, [codes, own], [op["out"]], self.columns[codes], graph.num_dst)
 
     def _degree(self, op):
-        value, graph = self._one(op["in"][0]), self.graphs[op["in"][1]]
+        value, graph = self._one(op["in"][0]), self._graph(op["in"][1])
         side, expected = ("source", graph.num_src) if op["side"] == "out" else ("destination", graph.num_dst)
         if self.rows[value] != expected:
             raise GraphError(f"expected a row for each of {expected} {side} nodes, got {self.rows[value]} rows.")
@@ -190,21 +198,30 @@ class _Resolver:
 
 
 def _readers(ops):
+    """Operations by what they read, a head also by what it is part of."""
     readers = defaultdict(list)
     for op in ops:
         for value in op.reads:
             if value is not None:
-                readers[value].append(op)
+                for name in {value, whole(value)}:
+                    readers[name].append(op)
     return readers
 
 
-def _fold_degrees(ops, outputs):
+def _takes_factor(op, value):
+    """Whether ``op`` can apply a degree norm itself that ``value`` is the result of, wherever it reads it."""
+    if op.name == "combine":
+        return all(whole(read) != value or read == value for read in op.reads)
+    return op.name in _CODED and op.reads[0] == value
+
+
+def _fold_degrees(ops, kept_values):
     """Degree norms that only feed quantisations or sums become factors of those."""
     readers, folded, kept = _readers(ops), {}, []
     for op in ops:
-        (out,) = op.writes[:1]
-        foldable = op.name == "degree" and out not in outputs and readers[out]
-        if foldable and all(r.name == "combine" or (out == r.reads[0] and r.name in _CODED) for r in readers[out]):
+        out = op.writes[0]
+        foldable = op.name == "degree" and out not in kept_values and readers[out]
+        if foldable and all(_takes_factor(reader, out) for reader in readers[out]):
             folded[out] = op
             continue
         op.factors = [folded.get(value) for value in op.reads]
@@ -217,7 +234,7 @@ _CODED = ("quantize", "delta")
 _FINISH = ("degree", "bias", "relu")
 
 
-def _merge_finishes(ops, outputs):
+def _merge_finishes(ops, kept_values):
     """Neighbouring degree norm, bias and ReLU become one operation, ``finish``, that applies them in this order."""
     readers, merged, kept = _readers(ops), {}, []
     for op in ops:
@@ -225,7 +242,7 @@ def _merge_finishes(ops, outputs):
             kept.append(op)
             continue
         before = merged.get(op.reads[0])
-        alone = before is not None and len(readers[op.reads[0]]) == 1 and op.reads[0] not in outputs
+        alone = before is not None and len(readers[op.reads[0]]) == 1 and op.reads[0] not in kept_values
         if alone and _FINISH.index(op.name) > _FINISH.index(before.spec["last"]):
             before.spec.update({op.name: op.spec, "last": op.name})
             del merged[op.reads[0]]
@@ -240,19 +257,20 @@ def _merge_finishes(ops, outputs):
 
 def schedule(ops: list[Op], outputs: list, columns: dict) -> Schedule:
     """Group resolved operations into stages."""
-    ops = _merge_finishes(_fold_degrees(ops, outputs), outputs)
+    kept = set(map(whole, outputs))
+    ops = _merge_finishes(_fold_degrees(ops, kept), kept)
     return _Scheduler(ops, outputs, columns).result()
 
 
 class _Scheduler:
     def __init__(self, ops, outputs, columns):
-        self.ops, self.outputs, self.columns = ops, outputs, columns
+        self.ops, self.outputs, self.kept, self.columns = ops, outputs, set(map(whole, outputs)), columns
         self.maker = {value: op for op in ops for value in op.writes}
         self.stages, self.stage_of = [], {}
 
     def result(self):
         for op in self.ops:
-            if op.name in _CODED or op.writes[0] in self.outputs or self._narrows(op):
+            if op.name in _CODED or op.writes[0] in self.kept or self._narrows(op):
                 self._place(op, self._earliest(op, {}))
         order = {id(op): n for n, op in enumerate(self.ops)}
         for stage in self.stages:
@@ -261,53 +279,58 @@ class _Scheduler:
         for number, stage in enumerate(self.stages):
             for op in stage.ops:
                 made_in.update(dict.fromkeys(op.writes, number))
-                for value in map(_whole, op.reads):
+                for value in map(whole, op.reads):
                     if value is not None:
                         read_in[value].add(number)
                         readers[value].append(op)
-        return Schedule(self.stages, self.outputs, self.columns, made_in, read_in, readers)
+        return Schedule(self.stages, self.outputs, self.kept, self.columns, made_in, read_in, readers)
 
     def _narrows(self, op):
         """Whether a product's floats are smaller than the codes they are made of, so that to wait does not pay."""
         if op.name != "linear":
             return False
-        maker = self.maker.get(_whole(op.reads[0]))
+        maker = self.maker.get(whole(op.reads[0]))
         if maker is None:
             return False
         K, M = op.spec["weight"]["shape"]
         return row_bytes(K, storage_bits(maker.spec["quantizer"]["bits"])) > 4 * M
 
     def _earliest(self, op, known):
-        """The first stage ``op`` can be in, or the number of a new one; ``known`` of operations by identity."""
+        """A number that the stage of ``op`` cannot be below; ``known`` of operations by identity.
+
+        What must be complete before is placed in doing so.
+        """
         if id(op) in self.stage_of:
             return self.stage_of[id(op)]
-        if id(op) in known:
-            return known[id(op)]
-        earliest = 0
-        for position, value in enumerate(op.reads):
-            maker = self.maker.get(_whole(value))
-            if maker is None:
-                continue
-            complete = op.name == "aggregate" and position == 0
-            if complete or maker.rows != op.rows or value != _whole(value):
-                if id(maker) not in self.stage_of:
+        if id(op) not in known:
+            earliest = 0
+            for position, value in enumerate(op.reads):
+                maker = self.maker.get(whole(value))
+                if maker is None:
+                    continue
+                if self._must_be_complete(op, position, maker):
                     self._place(maker, self._earliest(maker, known))
-                earliest = max(earliest, self.stage_of[id(maker)] + 1)
-            else:
-                earliest = max(earliest, self._earliest(maker, known))
-        known[id(op)] = self._fitting(op, earliest)
+                    earliest = max(earliest, self.stage_of[id(maker)] + 1)
+                else:
+                    earliest = max(earliest, self._earliest(maker, known))
+            known[id(op)] = earliest
         return known[id(op)]
 
-    def _fitting(self, op, earliest):
-        for number in range(earliest, len(self.stages)):
-            if self.stages[number].rows == op.rows:
-                return number
-        return len(self.stages)
+    @staticmethod
+    def _must_be_complete(op, position, maker):
+        """Whether ``op`` reads rows that other tiles make: of neighbours, or of another set of nodes."""
+        value = op.reads[position]
+        return (op.name == "aggregate" and position == 0) or maker.rows != op.rows or value != whole(value)
 
-    def _place(self, op, number):
+    def _place(self, op, earliest):
+        """Put ``op``, and what it needs that is in no stage yet, into the first stage of as many rows, or a new one."""
         if id(op) in self.stage_of:
             return
-        if number == len(self.stages):
+        number = earliest
+        while number < len(self.stages) and self.stages[number].rows != op.rows:
+            number += 1
+        if number >= len(self.stages):
+            number = len(self.stages)
             self.stages.append(Stage(op.rows))
         self.stage_of[id(op)] = number
         self.stages[number].ops.append(op)
@@ -317,6 +340,6 @@ class _Scheduler:
                 self._place(maker, number)
 
 
-def _whole(value):
+def whole(value):
     """The value that a head, the first rows of it, is part of."""
     return value[1] if isinstance(value, tuple) and value[0] == "head" else value

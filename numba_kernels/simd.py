@@ -24,92 +24,25 @@ from __future__ import annotations
 import numba
 from llvmlite import binding, ir
 from numba import types
-from numba.core import cgutils
-from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
+from numba.extending import intrinsic
 
-_I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-_F32, _F64 = ir.FloatType(), ir.DoubleType()
-
-
-_ELEMENTS = {"u8": _I8, "u16": _I16, "i32": _I32, "f32": _F32, "f64": _F64}
-
-
-class Vector(types.Type):
-    """``lanes`` numbers of one element type: "u8", "u16", "i32", "f32" or "f64"."""
-
-    def __init__(self, element: str, lanes: int):
-        self.element, self.lanes = element, lanes
-        super().__init__(name=f"Vector({lanes} x {element})")
-
-    @property
-    def is_float(self) -> bool:
-        return self.element in ("f32", "f64")
-
-    @property
-    def llvm(self):
-        return ir.VectorType(_ELEMENTS[self.element], self.lanes)
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, dmm, fe_type):
-        super().__init__(dmm, fe_type, fe_type.llvm)
-
-
-# -- building blocks ------------------------------------------------------------------------------------
-def _lane_numbers(numbers):
-    return ir.Constant(ir.VectorType(_I32, len(numbers)), list(numbers))
-
-
-def _splat(builder, vector_type, scalar):
-    """A vector of copies of an LLVM number; an integer is cut to the lane's width."""
-    lane = vector_type.element
-    if scalar.type != lane:
-        scalar = builder.trunc(scalar, lane) if isinstance(lane, ir.IntType) else builder.fptrunc(scalar, lane)
-    one = builder.insert_element(ir.Constant(vector_type, ir.Undefined), scalar, _I32(0))
-    return builder.shuffle_vector(one, one, _lane_numbers([0] * vector_type.count))
-
-
-def _place(builder, pointer, offset, pointee):
-    return builder.bitcast(builder.gep(pointer, [offset]), pointee.as_pointer())
-
-
-def _load(builder, address):
-    value = builder.load(address)
-    value.align = 1
-    return value
-
-
-def _intrinsic(builder, name, result, arguments):
-    function = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
-
-
-def _reduce(builder, value, combine):
-    """One number of all lanes, halving the vector."""
-    lanes = value.type.count
-    while lanes > 1:
-        lanes //= 2
-        low = builder.shuffle_vector(value, value, _lane_numbers(range(lanes)))
-        high = builder.shuffle_vector(value, value, _lane_numbers(range(lanes, 2 * lanes)))
-        value = combine(builder, low, high)
-    return builder.extract_element(value, _I32(0))
-
-
-def _smaller(builder, x, y):
-    less = builder.fcmp_ordered if isinstance(x.type.element, (ir.FloatType, ir.DoubleType)) else builder.icmp_signed
-    return builder.select(less("<", x, y), x, y)
-
-
-def _larger(builder, x, y):
-    less = builder.fcmp_ordered if isinstance(x.type.element, (ir.FloatType, ir.DoubleType)) else builder.icmp_signed
-    return builder.select(less(">", x, y), x, y)
-
-
-def _simple(result, body):
-    """A code generator that calls ``body(builder, *arguments)``."""
-    return result, lambda context, builder, signature, arguments: body(builder, *arguments)
+from .vectors import (
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    Vector,
+    call_intrinsic,
+    generating,
+    lane_numbers,
+    larger,
+    load_unaligned,
+    place,
+    reduce,
+    smaller,
+    splat,
+)  # fmt: skip
 
 
 # -- memory ---------------------------------------------------------------------------------------------
@@ -118,7 +51,7 @@ def address(typing_context, array):
     """Where the data of a contiguous array stand, int64."""
 
     def generate(context, builder, signature, arguments):
-        return builder.ptrtoint(context.make_array(array)(context, builder, arguments[0]).data, _I64)
+        return builder.ptrtoint(context.make_array(array)(context, builder, arguments[0]).data, I64)
 
     return types.int64(array), generate
 
@@ -146,7 +79,7 @@ f64_at = intrinsic(_pointer(types.float64))
 @intrinsic
 def load(typing_context, like, pointer, offset):
     """The lanes from ``pointer[offset]`` on, as a vector of the type of ``like``."""
-    return _simple(like(like, pointer, offset), lambda b, _, p, o: _load(b, _place(b, p, o, like.llvm)))
+    return generating(like(like, pointer, offset), lambda b, _, p, o: load_unaligned(b, place(b, p, o, like.llvm)))
 
 
 @intrinsic
@@ -155,7 +88,7 @@ def store(typing_context, vector, pointer, offset):
 
     def generate(context, builder, signature, arguments):
         value, pointer, offset = arguments
-        builder.store(value, _place(builder, pointer, offset, vector.llvm)).align = 1
+        builder.store(value, place(builder, pointer, offset, vector.llvm)).align = 1
         return context.get_dummy_value()
 
     return types.void(vector, pointer, offset), generate
@@ -167,9 +100,9 @@ def stream(typing_context, vector, pointer, offset):
 
     def generate(context, builder, signature, arguments):
         value, pointer, offset = arguments
-        stored = builder.store(value, _place(builder, pointer, offset, vector.llvm))
+        stored = builder.store(value, place(builder, pointer, offset, vector.llvm))
         stored.align = 64
-        stored.set_metadata("nontemporal", builder.module.add_metadata([_I32(1)]))
+        stored.set_metadata("nontemporal", builder.module.add_metadata([I32(1)]))
         return context.get_dummy_value()
 
     return types.void(vector, pointer, offset), generate
@@ -180,11 +113,11 @@ def prefetch(typing_context, pointer, offset):
     """Ask for the cache line at ``pointer[offset]``; out of range it does nothing."""
 
     def generate(context, builder, signature, arguments):
-        byte = _I8.as_pointer()
+        byte = I8.as_pointer()
         function = builder.module.declare_intrinsic(
-            "llvm.prefetch", (byte,), ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+            "llvm.prefetch", (byte,), ir.FunctionType(ir.VoidType(), [byte, I32, I32, I32])
         )
-        builder.call(function, [_place(builder, *arguments, _I8), _I32(0), _I32(3), _I32(1)])
+        builder.call(function, [place(builder, *arguments, I8), I32(0), I32(3), I32(1)])
         return context.get_dummy_value()
 
     return types.void(pointer, offset), generate
@@ -193,7 +126,7 @@ def prefetch(typing_context, pointer, offset):
 # -- constants ------------------------------------------------------------------------------------------
 def _zeros(element, lanes):
     vector = Vector(element, lanes)
-    return lambda typing_context: _simple(vector(), lambda b: ir.Constant(vector.llvm, None))
+    return lambda typing_context: generating(vector(), lambda b: ir.Constant(vector.llvm, None))
 
 
 zeros16 = intrinsic(_zeros("u8", 16))
@@ -206,7 +139,7 @@ zeros_f32 = intrinsic(_zeros("f32", 16))
 @intrinsic
 def fill(typing_context, like, number):
     """A vector of the type of ``like`` whose lanes all hold ``number``."""
-    return _simple(like(like, number), lambda b, _, n: _splat(b, like.llvm, n))
+    return generating(like(like, number), lambda b, _, n: splat(b, like.llvm, n))
 
 
 @intrinsic
@@ -215,16 +148,16 @@ def first_lanes(typing_context, x, count):
 
     def body(builder, value, count):
         numbers = ir.Constant(x.llvm, list(range(x.lanes)))
-        chosen = builder.icmp_signed("<", numbers, _splat(builder, x.llvm, count))
+        chosen = builder.icmp_signed("<", numbers, splat(builder, x.llvm, count))
         return builder.select(chosen, value, ir.Constant(x.llvm, None))
 
-    return _simple(x(x, count), body)
+    return generating(x(x, count), body)
 
 
 # -- lane by lane ---------------------------------------------------------------------------------------
 def _binary(integers, floats):
     def typed(typing_context, x, y):
-        return _simple(x(x, y), floats if x.is_float else integers)
+        return generating(x(x, y), floats if x.is_float else integers)
 
     return typed
 
@@ -233,8 +166,8 @@ add = intrinsic(_binary(lambda b, x, y: b.add(x, y), lambda b, x, y: b.fadd(x, y
 subtract = intrinsic(_binary(lambda b, x, y: b.sub(x, y), lambda b, x, y: b.fsub(x, y)))
 multiply = intrinsic(_binary(lambda b, x, y: b.mul(x, y), lambda b, x, y: b.fmul(x, y)))
 # Signed integers or floats.
-minimum = intrinsic(_binary(_smaller, _smaller))
-maximum = intrinsic(_binary(_larger, _larger))
+minimum = intrinsic(_binary(smaller, smaller))
+maximum = intrinsic(_binary(larger, larger))
 bits_or = intrinsic(_binary(lambda b, x, y: b.or_(x, y), None))
 
 
@@ -242,12 +175,12 @@ bits_or = intrinsic(_binary(lambda b, x, y: b.or_(x, y), None))
 def multiply_add(typing_context, x, y, z):
     """Lane by lane x · y + z of floats, rounded once where the machine can."""
     name = f"llvm.fmuladd.v{x.lanes}{x.element}"
-    return _simple(x(x, y, z), lambda b, *arguments: _intrinsic(b, name, x.llvm, arguments))
+    return generating(x(x, y, z), lambda b, *arguments: call_intrinsic(b, name, x.llvm, arguments))
 
 
 def _with_integer(operation):
     def typed(typing_context, x, number):
-        return _simple(x(x, number), lambda b, v, n: operation(b, v, _splat(b, x.llvm, n)))
+        return generating(x(x, number), lambda b, v, n: operation(b, v, splat(b, x.llvm, n)))
 
     return typed
 
@@ -263,21 +196,21 @@ shift_right = intrinsic(_with_integer(lambda b, x, y: b.lshr(x, y)))
 def widen(typing_context, x):
     """Bytes, zero-extended to 16 bits."""
     wide = Vector("u16", x.lanes)
-    return _simple(wide(x), lambda b, v: b.zext(v, wide.llvm))
+    return generating(wide(x), lambda b, v: b.zext(v, wide.llvm))
 
 
 @intrinsic
 def to_i32(typing_context, x):
     """Unsigned lanes as int32."""
     wide = Vector("i32", x.lanes)
-    return _simple(wide(x), lambda b, v: b.zext(v, wide.llvm))
+    return generating(wide(x), lambda b, v: b.zext(v, wide.llvm))
 
 
 @intrinsic
 def signed_to_i32(typing_context, x):
     """Lanes, read as signed bytes, as int32."""
     wide = Vector("i32", x.lanes)
-    return _simple(wide(x), lambda b, v: b.sext(v, wide.llvm))
+    return generating(wide(x), lambda b, v: b.sext(v, wide.llvm))
 
 
 def _to_float(element):
@@ -289,7 +222,7 @@ def _to_float(element):
                 return (builder.fptrunc if element == "f32" else builder.fpext)(value, result.llvm)
             return (builder.sitofp if x.element == "i32" else builder.uitofp)(value, result.llvm)
 
-        return _simple(result(x), body)
+        return generating(result(x), body)
 
     return typed
 
@@ -309,14 +242,14 @@ def rounded_bits(typing_context, x):
     def body(builder, value):
         return builder.bitcast(builder.fadd(value, ir.Constant(x.llvm, [float(2**23)] * x.lanes)), bits.llvm)
 
-    return _simple(bits(x), body)
+    return generating(bits(x), body)
 
 
 @intrinsic
 def low_bytes(typing_context, x):
     """The lowest byte of each i32 lane."""
     narrow = Vector("u8", x.lanes)
-    return _simple(narrow(x), lambda b, v: b.trunc(v, narrow.llvm))
+    return generating(narrow(x), lambda b, v: b.trunc(v, narrow.llvm))
 
 
 @intrinsic
@@ -327,20 +260,20 @@ def magnitude_bits(typing_context, x):
     def body(builder, value):
         return builder.and_(builder.bitcast(value, bits.llvm), ir.Constant(bits.llvm, [0x7FFFFFFF] * x.lanes))
 
-    return _simple(bits(x), body)
+    return generating(bits(x), body)
 
 
 # -- to one number --------------------------------------------------------------------------------------
 def _reduction(combine):
     def typed(typing_context, x):
         result = {"f32": types.float32, "i32": types.int32}[x.element]
-        return _simple(result(x), lambda b, v: _reduce(b, v, combine))
+        return generating(result(x), lambda b, v: reduce(b, v, combine))
 
     return typed
 
 
-smallest = intrinsic(_reduction(_smaller))
-largest = intrinsic(_reduction(_larger))
+smallest = intrinsic(_reduction(smaller))
+largest = intrinsic(_reduction(larger))
 total = intrinsic(_reduction(lambda b, x, y: b.add(x, y)))
 
 
@@ -350,15 +283,15 @@ def nonzero_lanes(typing_context, x):
 
     def body(builder, value):
         chosen = builder.icmp_unsigned("!=", value, ir.Constant(x.llvm, None))
-        return builder.zext(builder.bitcast(chosen, ir.IntType(x.lanes)), _I64)
+        return builder.zext(builder.bitcast(chosen, ir.IntType(x.lanes)), I64)
 
-    return _simple(types.int64(x), body)
+    return generating(types.int64(x), body)
 
 
 @intrinsic
 def trailing_zeros(typing_context, x):
     """How many zeros the bits of an int64 end in; 64 of 0."""
-    return _simple(types.int64(x), lambda b, v: _intrinsic(b, "llvm.cttz.i64", _I64, [v, _I1(0)]))
+    return generating(types.int64(x), lambda b, v: call_intrinsic(b, "llvm.cttz.i64", I64, [v, I1(0)]))
 
 
 # -- dot product ----------------------------------------------------------------------------------------
@@ -379,30 +312,30 @@ def dot4(typing_context, total, x, x_offset, w, w_offset):
 
     ``x`` points to uint8, ``w`` to int8.
     """
-    bytes64, pairs32 = ir.VectorType(_I8, 64), ir.VectorType(_I16, 32)
+    bytes64, pairs32 = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 
     def body(builder, sums, x, x_offset, w, w_offset):
-        quads = _splat(builder, total.llvm, _load(builder, _place(builder, x, x_offset, _I32)))
-        weights = _load(builder, _place(builder, w, w_offset, bytes64))
+        quads = splat(builder, total.llvm, load_unaligned(builder, place(builder, x, x_offset, I32)))
+        weights = load_unaligned(builder, place(builder, w, w_offset, bytes64))
         if HAS_DOT_PRODUCT:
             # LLVM 22 changed the operands of this instruction from sixteen int32 to sixty-four int8.
             operand = bytes64 if binding.llvm_version_info[0] >= 22 else total.llvm
             arguments = [sums, builder.bitcast(quads, operand), builder.bitcast(weights, operand)]
-            return _intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", total.llvm, arguments)
+            return call_intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", total.llvm, arguments)
         # Even and odd bytes as 16 bits; LLVM knows sums of neighbouring products of those.
         eight = ir.Constant(pairs32, [8] * 32)
         xs, ws = builder.bitcast(quads, pairs32), builder.bitcast(weights, pairs32)
         low = builder.and_(xs, ir.Constant(pairs32, [255] * 32)), builder.ashr(builder.shl(ws, eight), eight)
         high = builder.lshr(xs, eight), builder.ashr(ws, eight)
         for left, right in (low, high):
-            wide = ir.VectorType(_I32, 32)
+            wide = ir.VectorType(I32, 32)
             products = builder.mul(builder.sext(left, wide), builder.sext(right, wide))
-            even = builder.shuffle_vector(products, products, _lane_numbers(range(0, 32, 2)))
-            odd = builder.shuffle_vector(products, products, _lane_numbers(range(1, 32, 2)))
+            even = builder.shuffle_vector(products, products, lane_numbers(range(0, 32, 2)))
+            odd = builder.shuffle_vector(products, products, lane_numbers(range(1, 32, 2)))
             sums = builder.add(sums, builder.add(even, odd))
         return sums
 
-    return _simple(total(total, x, x_offset, w, w_offset), body)
+    return generating(total(total, x, x_offset, w, w_offset), body)
 
 
 if numba.config.DISABLE_JIT:

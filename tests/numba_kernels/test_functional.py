@@ -61,7 +61,7 @@ def test_quantize_and_dequantize():
         (lambda: nk.Grid(4, 2, scale=0.0), "scale must be positive"),
         (lambda: nk.quantize(np.ones((3, 5)), nk.Grid(4, 2)), r"shape \(rows, 4\), got \(3, 5\)"),
         (lambda: nk.quantize(np.full((3, 4), np.nan), nk.Grid(4, 2)), "NaN or infinity"),
-        (lambda: nk.spmm(RING, CODES, out=np.empty((3, 4))), "out must be a contiguous float32"),
+        (lambda: nk.spmm(RING, CODES, out=np.empty((3, 4))), "out must be a writeable contiguous float32"),
         (lambda: nk.spmm(RING, CODES, nk.Grid(4, 2), out=np.empty((3, 4), np.float32)), "out is for float32"),
         (lambda: nk.spmm(RING, CODES, nk.Grid(5, 2)), "grid of 4 columns, got 5"),
         (
@@ -107,13 +107,22 @@ def test_hubs_are_summed_in_parts_with_the_same_result_on_any_number_of_threads(
 
 
 def test_sums_that_float32_does_not_hold_are_centred_in_float64():
-    degree = 1 if JIT_OFF else 70_000
+    degree = 1 if JIT_OFF else 70_001  # odd sums beyond 2^24
     graph = nk.Graph([0, degree], np.zeros(degree, int), num_src=1)
     for zero in (127.5, 1 / 3):
         grid = nk.Grid(3, 8, scale=1.0, zero_point=zero, offset=0.0)
         got = nk.spmm(graph, nk.quantize(np.array([[255, 127, 0]], np.float32), grid))
         centered = np.array([255, 127, 0], np.float64) * degree - np.float64(np.float32(zero)) * degree
         np.testing.assert_array_equal(got[0], centered.astype(np.float32))
+
+
+def test_signed_weights_may_cancel_though_the_sum_of_codes_is_large():
+    graph = nk.Graph([0, 1201], np.r_[np.zeros(601, int), np.ones(600, int)], num_src=2)
+    weights = np.r_[np.full(601, 127), np.full(600, -127)].astype(np.int8)
+    codes = nk.quantize(np.array([[255], [1]], np.float32), nk.Grid(1, 8, scale=1.0, zero_point=0.5, offset=0.0))
+    total = 127 * (601 * 255 - 600)
+    assert total > 2**24 and total % 2
+    assert nk.spmm(graph, codes, edge_weight=weights)[0, 0] == np.float32(total - 127 * 0.5)
 
 
 def test_buffers_are_used_again_and_only_the_needed_are_kept():

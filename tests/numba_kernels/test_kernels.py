@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, PackedModel, Plan, pack, reference, simd, unpack
+from numba_kernels.graph import AHEAD
 from numba_kernels.layout import PACKED_BITS, row_bytes
 from numba_kernels.program import LOOKUP, PRODUCT
 from numba_kernels.requantise import unpack_row
@@ -98,6 +99,11 @@ def assert_equals_twin(model, *arguments):
     for value, output in zip(model.plan.outputs, got):
         np.testing.assert_array_equal(output, expected[value])
     return got
+
+
+def operations(model):
+    """What the stages prepared last are made of."""
+    return {int(code[0]) for launch, _ in model._executor._prepared.launches for code in launch.code}
 
 
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 30), st.integers(0, 400))
@@ -257,8 +263,9 @@ def test_rows_that_are_mostly_zero_are_looked_up_exactly(rows, K, M, bits, weigh
         feat[i, chosen] = rng.standard_normal(K if full else len(chosen))
     feat[-1, 0] = -0.0
     assert_equals_twin(model, feat)
-    operations = [int(code[0]) for launch, _ in model._executor._prepared.launches for code in launch.code]
-    assert LOOKUP in operations and PRODUCT not in operations
+    assert operations(model) >= {LOOKUP} and PRODUCT not in operations(model)
+    assert_equals_twin(model, np.ones_like(feat))
+    assert LOOKUP not in operations(model)
     feat[-1, -1] = np.inf
     with pytest.raises(GraphError, match="x0 holds NaN or infinity"):
         model(feat)
@@ -296,6 +303,83 @@ def test_a_change_of_graph_or_shape_is_noticed_and_memory_is_not_shared_with_res
     twin.release()
     assert twin._executor._prepared is None
     np.testing.assert_array_equal(twin(graphs[0], feats[0])[0], kept[0][0])
+
+
+@pytest.mark.parametrize("columns", [16, 100, 192, 320, 448])
+@pytest.mark.parametrize("rows", [1, 25, 70])
+def test_tiles_are_whole_groups_of_rows_at_any_width(rows, columns):
+    rng = np.random.default_rng(0)
+    b = PlanBuilder()
+    h = b.linear(b.quantize(0, per_row(8, rng), columns), rng, columns, columns, 8)
+    model = b.model(["features"], b.linear(b.quantize(h, per_row(4, rng), columns), rng, columns, 5, 2))
+    assert_equals_twin(model, rng.standard_normal((rows, columns)).astype(np.float32))
+    assert all(launch.scratch.rows % 8 == 0 for launch, _ in model._executor._prepared.launches)
+
+
+def test_heads_of_values_that_are_read_otherwise_too():
+    """The first rows of a degree-normed, biased, rectified value, and all of it; both returned as well."""
+    rng = np.random.default_rng(0)
+    graph = draw_graph(rng, 40, 12, 90, is_block=True)
+    b = PlanBuilder()
+    scaled = b.add("degree", 1, 0, side="out", power=-0.5, plus=0)
+    head = b.add("destination", scaled, 0)
+    biased = b.add("bias", scaled, bias=0.3)
+    relu = b.add("relu", biased)
+    last = b.add("destination", relu, 0)
+    codes = b.quantize(scaled, static(4, 20, rng, True), 20)
+    own = b.add("destination", codes, 0)
+    h = b.add("combine", b.add("aggregate", 0, codes, None, own), head, last, head, coefficients=[1, 0.5, 1, 2])
+    again = b.add("dequantize", b.quantize(head, static(2, 20, rng, False), 20))
+    model = b.model(["graph", "features"], h, again, last, head, relu, biased)
+    assert_equals_twin(model, graph, rng.standard_normal((40, 20)).astype(np.float32))
+
+
+def test_arguments_of_another_form_are_refused():
+    rng = np.random.default_rng(0)
+    graph, feat = Graph(np.arange(31), np.arange(30)), rng.standard_normal((30, 20)).astype(np.float32)
+    b = PlanBuilder()
+    b.ops.append({"op": "check_in_degrees", "in": [0]})
+    codes = b.quantize(1, static(4, 20, rng, True), 20)
+    model = b.model(["graph", "features"], b.add("aggregate", 0, b.add("source", codes), None, codes))
+    for arguments, message in [
+        (([graph, graph], feat), "one graph here, got a list of 2"),
+        ((graph, (feat, feat)), "got a pair"),
+        ((graph, ((feat, feat), feat)), "must be an array or a tuple of two"),
+        ((graph, feat.astype(np.float64) * 1e300), "NaN or infinity"),
+        ((graph, feat[:29]), "each of 30 source nodes, got 29"),
+        ((graph, feat[:, :19]), "width 20, got 19"),
+    ]:
+        with pytest.raises(GraphError, match=message):
+            model(*arguments)
+
+
+@pytest.mark.parametrize("zero", [0.1, 3.3, 100.3])
+def test_zero_points_of_any_value_are_taken_exactly(zero):
+    rng = np.random.default_rng(0)
+    b = PlanBuilder()
+    h = b.linear(b.quantize(0, per_row(8, rng), 200), rng, 200, 30, 8)
+    b.ops[-1]["weight"]["zero_point"] = zero
+    assert_equals_twin(b.model(["features"], h), rng.standard_normal((20, 200)).astype(np.float32))
+
+
+def test_stages_keep_to_one_number_of_rows():
+    """A value read directly and as the head of another graph's block, beside the head of a longer one."""
+    rng = np.random.default_rng(0)
+    long, short = draw_graph(rng, 500, 8, 40, is_block=True), draw_graph(rng, 8, 8, 30, is_block=True)
+    b = PlanBuilder()
+    first, second = b.add("relu", 1), b.add("relu", 2)
+    heads = b.add("destination", first, 0), b.add("destination", second, 3)
+    h = b.add("combine", second, *heads, coefficients=[1, 1, 1])
+    model = b.model(["graph", "features", "features", "graph"], h)
+    feats = (rng.standard_normal((rows, 20)).astype(np.float32) for rows in (500, 8))
+    assert_equals_twin(model, long, *feats, short)
+
+
+def test_a_copied_graph_can_still_be_read_ahead():
+    graph = draw_graph(np.random.default_rng(0), 9, 9, 30)
+    for twin in (copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
+        np.testing.assert_array_equal(twin.indices, graph.indices)
+        assert twin.indices.base.nbytes >= twin.indices.nbytes + 4 * AHEAD
 
 
 @pytest.mark.skipif(JIT_OFF, reason="too slow in Python")
