@@ -29,6 +29,7 @@ def quantize(values: np.ndarray, grid: Grid) -> Codes:
     >>> codes.unpacked(), dequantize(codes)
     (array([[0, 1, 2]], dtype=uint8), array([[0. , 0.5, 1. ]], dtype=float32))
     """
+    _expect(Grid, grid)
     values = np.ascontiguousarray(values, np.float32)
     if values.ndim != 2 or values.shape[1] != grid.columns:
         raise GraphError(f"expected values of shape (rows, {grid.columns}), got {values.shape}.")
@@ -38,6 +39,7 @@ def quantize(values: np.ndarray, grid: Grid) -> Codes:
 
 def dequantize(codes: Codes) -> np.ndarray:
     """(code − zero_point) · scale, (rows, columns) float32."""
+    _expect(Codes, codes)
     return _run([Op("dequantize", ["x"], ["out"], *codes.shape, {})], {"x": codes})
 
 
@@ -68,6 +70,7 @@ def spmm(graph: Graph, codes: Codes, grid: Grid | None = None, edge_weight=None,
         When graph, codes and weights do not fit each other, or a sum could exceed int32.
     """
     graph = Graph.of(graph)
+    _expect(Codes, codes)
     rows, columns = codes.shape
     if rows != graph.num_src:
         raise GraphError(f"expected a row for each of {graph.num_src} source nodes, got {rows} rows.")
@@ -88,6 +91,10 @@ def gemm(codes: Codes, weight: Weight, grid: Grid | None = None, out=None) -> np
     GraphError
         When the shapes do not fit.
     """
+    _expect(Codes, codes)
+    _expect(Weight, weight)
+    if weight.inputs * codes.grid.top * 128 >= 2**31:
+        raise GraphError(f"{weight.inputs} inputs of {codes.grid.bits} bits may overflow an int32 sum.")
     if codes.shape[1] != weight.inputs:
         raise GraphError(f"expected {weight.inputs} columns, got {codes.shape[1]}.")
     if not codes.grid.is_uniform:
@@ -97,15 +104,22 @@ def gemm(codes: Codes, weight: Weight, grid: Grid | None = None, out=None) -> np
     return _requantised(ops, "product", {"x": codes}, grid, out, weights={"product": weight})
 
 
+def _expect(kind, value):
+    if not isinstance(value, kind):
+        raise TypeError(f"expected a numba_kernels.{kind.__name__}, got {type(value).__name__}.")
+
+
 def _requantised(ops, value, values, grid, out, graphs=None, edge_weights=None, weights=None):
     op = ops[-1]
     if grid is None:
-        fits = out is None or (out.shape == (op.rows, op.columns) and out.dtype == np.float32)
+        is_array = isinstance(out, np.ndarray)
+        fits = out is None or (is_array and out.shape == (op.rows, op.columns) and out.dtype == np.float32)
         if not fits or (out is not None and not (out.flags.c_contiguous and out.flags.writeable)):
             raise GraphError(f"out must be a writeable contiguous float32 array of shape ({op.rows}, {op.columns}).")
         return _run(ops, values, {}, graphs, edge_weights, weights, out=out)
     if out is not None:
         raise GraphError("out is for float32 results; with a grid the result is codes.")
+    _expect(Grid, grid)
     if grid.columns != op.columns:
         raise GraphError(f"expected a grid of {op.columns} columns, got {grid.columns}.")
     coded = Op("quantize", [value], ["out"], op.rows, op.columns, {"out": "out"}, [None])

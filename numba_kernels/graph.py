@@ -65,18 +65,18 @@ class Graph:
             raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
         self.num_dst = len(indptr) - 1
         self.num_src = self.num_dst if num_src is None else int(num_src)
-        if self.num_src >= 2**31:
-            raise GraphError(f"at most 2^31 − 1 source nodes fit an index, got {self.num_src}.")
+        if not 0 <= self.num_src < 2**31:
+            raise GraphError(f"from 0 to 2^31 − 1 source nodes fit an index, got {self.num_src}.")
         if len(indices) and (indices.min() < 0 or indices.max() >= self.num_src):
             raise GraphError(
                 f"indices must name one of {self.num_src} source nodes, got {indices.min()} … {indices.max()}."
             )
         if is_block and self.num_src < self.num_dst:
             raise GraphError(f"a block has its {self.num_dst} destinations among its {self.num_src} sources.")
-        self.indptr = np.ascontiguousarray(indptr, np.int64)
+        self.indptr = np.array(indptr, np.int64)  # a copy: what was checked cannot change any more
         self._fetched = np.zeros(len(indices) + AHEAD, np.int32)
         self._fetched[: len(indices)] = indices
-        self.edge_ids = None if edge_ids is None else _whole(edge_ids, "edge_ids")
+        self.edge_ids = None if edge_ids is None else _edge_ids(edge_ids, len(indices))
         self.is_block = is_block
         self.in_degrees = np.diff(self.indptr)
         self.out_degrees = np.bincount(self.indices, minlength=self.num_src)
@@ -172,6 +172,13 @@ def _find_hubs(indptr, in_degrees):
     ends = np.repeat(indptr[nodes + 1], [len(part) for part in parts])
     first_part = np.cumsum([0, *(len(part) for part in parts)])
     return Hubs(nodes, first_part, starts, np.minimum(starts + HUB_EDGES, ends))
+
+
+def _edge_ids(edge_ids, edges):
+    ids = np.array(_whole(edge_ids, "edge_ids"))
+    if ids.shape != (edges,) or (edges and (ids.min() < 0 or ids.max() >= edges)):
+        raise GraphError(f"edge_ids must be the places of {edges} edges, from 0 on, got an array of shape {ids.shape}.")
+    return ids
 
 
 def _whole(values, name):

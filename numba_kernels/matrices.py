@@ -51,6 +51,8 @@ class Grid:
     ):  # fmt: skip
         self.columns, self.bits, self.top = columns, storage_bits(bits), (1 << bits) - 1
         check_bits(self.bits)
+        if not isinstance(columns, int) or columns < 1:
+            raise ValueError(f"a grid has a whole number of columns, at least 1, got {columns!r}.")
         self.per_row = scale is None
         range_qmax = self.top if range_qmax is None else range_qmax
         self.ranges = [float(np.float32(number)) for number in (alpha, range_qmax, divisor, shift)]
@@ -62,6 +64,7 @@ class Grid:
             offset = zero_point if offset is None else offset
             if not (np.asarray(scale) > 0).all():
                 raise ValueError("a scale must be positive.")
+            _check_finite(scale, zero_point, offset)
             self.scale, self.zero, self.offset = (pad(numbers, columns) for numbers in (scale, zero_point, offset))
             self.inverse = pad(np.float32(1) / np.asarray(scale, np.float32), columns)
 
@@ -106,6 +109,16 @@ class Codes:
     scale: np.ndarray  # (rows,) float32, or padded per column
     zero: np.ndarray
 
+    def __post_init__(self):
+        packed, rows = self.packed, len(self.packed)
+        if packed.dtype != np.uint8 or packed.shape != (rows, self.grid.width):
+            raise ValueError(
+                f"expected (rows, {self.grid.width}) uint8 packed rows, got {packed.dtype} {packed.shape}."
+            )
+        length = rows if self.grid.per_row else padded(self.grid.columns)
+        if any(part.dtype != np.float32 or part.shape != (length,) for part in (self.scale, self.zero)):
+            raise ValueError(f"expected scale and zero point as float32 of length {length}.")
+
     @property
     def shape(self) -> tuple[int, int]:
         return len(self.packed), self.grid.columns
@@ -122,9 +135,17 @@ class Weight:
     ----------
     codes : (K, M) uint8
     scale, zero_point : float or (M,) array
+
+    Raises
+    ------
+    ValueError
+        For codes of another dtype or shape, and numbers that are not finite.
     """
 
     def __init__(self, codes: np.ndarray, scale, zero_point):
+        if codes.ndim != 2 or codes.dtype != np.uint8:
+            raise ValueError(f"weight codes must be a (K, M) uint8 array, got {codes.dtype} of shape {codes.shape}.")
+        _check_finite(scale, zero_point)
         self.inputs, self.columns = codes.shape
         self._codes = codes
         self.tiles, shift = tile_weight(codes)
@@ -145,6 +166,11 @@ class Weight:
         rows = np.zeros((self.inputs, padded(self.columns)), np.int8)
         rows[:, : self.columns], _ = move_to_int8(self._codes)
         return rows
+
+
+def _check_finite(*numbers):
+    if not all(np.isfinite(np.asarray(array, np.float32)).all() for array in numbers):
+        raise ValueError("scales, zero points and offsets must be finite.")
 
 
 class Constants:

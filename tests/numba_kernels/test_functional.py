@@ -71,6 +71,20 @@ def test_quantize_and_dequantize():
         (lambda: nk.spmm(RING, nk.quantize(np.ones((3, 4)), nk.Grid(4, 2))), "scale per row cannot be summed"),
         (lambda: nk.spmm(RING, CODES, edge_weight=np.ones(2)), r"shape \(3,\), got \(2,\)"),
         (lambda: nk.gemm(CODES, nk.Weight(np.ones((5, 2), np.uint8), 1.0, 0.0)), "expected 5 columns, got 4"),
+        (lambda: nk.spmm(RING, CODES, out=[1]), "out must be a writeable"),
+        (
+            lambda: nk.spmm(RING, CODES, out=np.frombuffer(bytes(48), np.float32).reshape(3, 4)),
+            "out must be a writeable",
+        ),
+        (lambda: nk.Grid(0, 2, scale=1.0), "columns, at least 1, got 0"),
+        (lambda: nk.Grid(2, 2, scale=np.inf), "must be finite"),
+        (lambda: nk.Weight(np.full((4, 2), 300), 1.0, 0.0), "uint8 array, got int64"),
+        (lambda: nk.Weight(np.ones((4, 2), np.uint8), np.nan, 0.0), "must be finite"),
+        (lambda: nk.Codes(np.zeros((3, 1), np.uint8), CODES.grid, CODES.scale, CODES.zero), r"\(rows, 16\) uint8"),
+        (lambda: nk.Codes(CODES.packed, nk.Grid(4, 2), CODES.scale, CODES.zero), "float32 of length 3"),
+        (lambda: nk.gemm(WIDE, nk.Weight(np.ones((70_000, 1), np.uint8), 1.0, 0.0)), "may overflow an int32"),
+        (lambda: nk.Graph([0, 2], [0, 0], edge_ids=[0]), "edge_ids must be the places of 2 edges"),
+        (lambda: nk.Graph([0, 2], [0, 0], edge_ids=[0, 2]), "edge_ids must be the places of 2 edges"),
         (lambda: nk.gemm(PER_CHANNEL, nk.Weight(np.ones((4, 2), np.uint8), 1.0, 0.0)), "scale per channel"),
     ],
 )
@@ -81,6 +95,7 @@ def test_what_does_not_fit_is_refused(run, message):
 
 RING = nk.Graph([0, 1, 2, 3], [1, 2, 0])
 CODES = nk.quantize(np.ones((3, 4)), nk.Grid(4, 2, scale=1.0))
+WIDE = nk.quantize(np.ones((1, 70_000)), nk.Grid(70_000, 8, scale=1.0))
 PER_CHANNEL = nk.quantize(np.ones((3, 4)), nk.Grid(4, 2, scale=np.arange(1.0, 5.0)))
 
 
@@ -123,6 +138,22 @@ def test_signed_weights_may_cancel_though_the_sum_of_codes_is_large():
     total = 127 * (601 * 255 - 600)
     assert total > 2**24 and total % 2
     assert nk.spmm(graph, codes, edge_weight=weights)[0, 0] == np.float32(total - 127 * 0.5)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [lambda: nk.spmm(RING, np.ones((3, 4))), lambda: nk.gemm(CODES, np.ones((4, 2))), lambda: nk.quantize(RING, 3)],
+)
+def test_what_is_of_another_kind_is_refused(run):
+    with pytest.raises(TypeError, match=r"expected a numba_kernels\.(Codes|Weight|Grid), got"):
+        run()
+
+
+def test_a_graph_does_not_change_with_the_arrays_it_was_made_of():
+    indptr, indices, edge_ids = np.array([0, 1, 2]), np.array([1, 0]), np.array([1, 0])
+    graph = nk.Graph(indptr, indices, edge_ids=edge_ids)
+    indptr[:], indices[:], edge_ids[:] = 1000, 1000, 1000
+    assert graph.indptr.tolist() == [0, 1, 2] and graph.indices.tolist() == [1, 0] == graph.edge_ids.tolist()
 
 
 def test_buffers_are_used_again_and_only_the_needed_are_kept():

@@ -267,7 +267,7 @@ def test_rows_that_are_mostly_zero_are_looked_up_exactly(rows, K, M, bits, weigh
     assert_equals_twin(model, np.ones_like(feat))
     assert LOOKUP not in operations(model)
     feat[-1, -1] = np.inf
-    with pytest.raises(GraphError, match="x0 holds NaN or infinity"):
+    with np.errstate(all="ignore"), pytest.raises(GraphError, match="x0 holds NaN or infinity"):
         model(feat)
 
 
@@ -280,7 +280,7 @@ def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(K, bad):
     for i, k in [(0, 0), (69, K - 1), (33, K // 2)]:
         feat = rng.standard_normal((70, K)).astype(np.float32)
         feat[i, k] = bad
-        with pytest.raises(GraphError, match="NaN or infinity"):
+        with np.errstate(all="ignore"), pytest.raises(GraphError, match="NaN or infinity"):
             model(feat)
 
 
@@ -306,7 +306,7 @@ def test_a_change_of_graph_or_shape_is_noticed_and_memory_is_not_shared_with_res
 
 
 @pytest.mark.parametrize("columns", [16, 100, 192, 320, 448])
-@pytest.mark.parametrize("rows", [1, 25, 70])
+@pytest.mark.parametrize("rows", [1, 25, 70 if JIT_OFF else 2000])
 def test_tiles_are_whole_groups_of_rows_at_any_width(rows, columns):
     rng = np.random.default_rng(0)
     b = PlanBuilder()
