@@ -12,7 +12,7 @@ from numba_kernels.buffers import Buffers, aligned_empty
 from numba_kernels.layout import PACKED_BITS
 from numba_kernels.reference import sum_codes
 
-from .test_kernels import EXAMPLES, JIT_OFF, draw_graph, sizes
+from .plans import EXAMPLES, JIT_OFF, draw_graph, sizes
 
 
 @pytest.mark.parametrize("bits", PACKED_BITS)
