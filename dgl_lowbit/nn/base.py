@@ -10,6 +10,7 @@ from dgl import DGLError
 from torch import nn
 
 from ..config import QuantConfig
+from ..sparse import SparseFeatures
 
 
 class Operand(NamedTuple):
@@ -90,7 +91,7 @@ class LowBitLayer(nn.Module):
 def check_features(layer: nn.Module, feat, width: int, rows: int, what: str = "feat") -> None:
     """Raise DGLError unless ``feat`` is a finite float tensor of ``rows`` vectors of ``width``."""
     name = type(layer).__name__
-    if not isinstance(feat, torch.Tensor):
+    if not isinstance(feat, (torch.Tensor, SparseFeatures)):
         raise DGLError(f"{name} expects {what} as a torch.Tensor, got {type(feat).__name__}.")
     if not feat.is_floating_point():
         raise DGLError(f"{name} expects {what} in floating point, got {feat.dtype}; pass {what}.float().")
@@ -104,8 +105,9 @@ def check_features(layer: nn.Module, feat, width: int, rows: int, what: str = "f
             f"{name} expects {what} with a row for each of {rows} nodes, got {feat.shape[0]} rows; "
             "pass the features of this graph."
         )
+    values = (feat.values if isinstance(feat, SparseFeatures) else feat).detach()
     # One pass: a sum is finite unless a term is not, or (rarely) the sum overflows.
-    if not torch.isfinite(feat.detach().sum()) and not torch.isfinite(feat).all():
+    if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
         raise DGLError(f"{name} got NaN or infinity in {what}; clean it before quantising.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from ..sparse import SparseFeatures
 from .format import QFormat, QParams
 from .ste import centered_codes, encode
 
@@ -80,9 +81,18 @@ class Quantizer(nn.Module):
     def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``."""
         if self.format.is_float:
-            return x, x.new_ones(())
+            return x, torch.ones((), device=x.device)
         params = self._ready(x)
+        if isinstance(x, SparseFeatures):
+            return self._split_sparse(x, params)
         return centered_codes(x, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
+
+    def _split_sparse(self, x, params):
+        if self.codes(torch.zeros(1), params).ne(params.zero_point).any():  # zeros get values: nothing is sparse
+            return self.split(x.to_dense())
+        at_values = QParams(*(x.per_value(p) if p.dim() > 1 else p for p in params))
+        centered = centered_codes(x.values, at_values, self.format.qmax, self.margin, self.clip_gradient)
+        return x.with_values(centered), params.scale
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` rounded to the grid, same shape, with straight-through gradients."""
@@ -137,7 +147,7 @@ class Quantizer(nn.Module):
         x = x.detach()
         if x.numel() == 0:
             raise ValueError("cannot take a range from an empty tensor; calibrate on a graph with nodes.")
-        if not torch.isfinite(x).all():
+        if not torch.isfinite(x.values if isinstance(x, SparseFeatures) else x).all():
             raise ValueError("cannot take a range from a tensor with NaN or infinity; clean the features.")
         self._search(_sample(x) if self.granularity != "channel" else x)
         self.calibrated.fill_(True)
@@ -159,6 +169,8 @@ class Quantizer(nn.Module):
 
 
 def _sample(x):
+    if isinstance(x, SparseFeatures):
+        return x[:: -(-x.numel() // _SAMPLE)].to_dense()
     rows = x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)
     stride = -(-rows.numel() // _SAMPLE)
     return rows[::stride]
