@@ -8,7 +8,8 @@ from . import nn, quant, smoothness
 from ._version import __version__
 from .config import QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize, register_layer
-from .training import fit
+from .smoothness import SmoothnessRegularizer
+from .training import fit, train
 
 # Deployment needs Numba, whose import takes longer than the rest of the package: loaded when first asked for.
 _DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
@@ -16,6 +17,7 @@ _DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
 __all__ = [
     "FloatModuleWarning",
     "QuantConfig",
+    "SmoothnessRegularizer",
     "__version__",
     "calibrate",
     "fit",
@@ -24,6 +26,7 @@ __all__ = [
     "quantize",
     "register_layer",
     "smoothness",
+    "train",
     *_DEPLOY,
 ]
 

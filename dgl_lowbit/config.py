@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from .quant import QFormat, make_quantizer, quantizer_names
 from .quant.qlr import GRIDS
 
-COMPONENTS = ("inputs", "weights", "messages", "aggregates", "outputs")
+COMPONENTS = ("inputs", "weights", "messages", "aggregates", "states", "outputs")
 # What factors out of the integer operation that consumes the component.
 _ALLOWED_GRANULARITY = {
     "inputs": ("row", "tensor"),
     "weights": ("channel", "tensor"),
-    "messages": ("tensor", "channel"),
+    "messages": ("tensor", "channel", "shift"),
     "aggregates": ("row", "tensor"),
+    "states": ("row", "tensor", "shift"),
     "outputs": ("tensor", "channel", "row"),
 }
 
@@ -23,7 +24,8 @@ class QuantConfig:
     """Bits and quantisers of a low-bit layer.
 
     Every operand of an integer operation has one quantiser: ``inputs`` and ``weights`` meet in a product,
-    ``messages`` are summed over edges, ``aggregates`` are such sums where a product follows. ``outputs``
+    ``messages`` are summed over edges, ``aggregates`` are such sums where a product follows. ``states`` rounds what is
+    kept between the steps of a propagation, ``outputs``
     additionally rounds what a layer returns; it is off by default, because the next layer quantises it.
 
     Parameters
@@ -32,6 +34,9 @@ class QuantConfig:
         For every component not given its own: 1, 2, 3, 4, 8, or 32 for float32.
     inputs, weights, messages, aggregates : int, optional
         Bits of one component. Default: ``bits``.
+    states : int
+        Bits of what a propagation layer, or a layer under a smoothness bound, keeps of a node from step to step. As few
+        as ``messages`` mean that what is kept is what is sent. Default: 32, off.
     outputs : int
         Bits of the layer's output. Default: 32, off.
     quantizer : {"qlr", "bt", "bt*"}
@@ -39,9 +44,12 @@ class QuantConfig:
         :func:`dgl_lowbit.quant.register_quantizer`.
     grid : {"auto", "affine", "half"}
         Grid of the quantisers, see :class:`dgl_lowbit.quant.QLRQuantizer`.
-    inputs_granularity, weights_granularity, messages_granularity, aggregates_granularity, outputs_granularity : str
-        "tensor", "channel" or "row" where the scale factors out of the operation that consumes the component:
-        rows and tensor for operands of a product, channel and tensor for messages and weights.
+    inputs_granularity, weights_granularity, messages_granularity, aggregates_granularity, states_granularity : str
+        "tensor", "channel", "row" or "shift" where the scale factors out of the operation that consumes the component:
+        rows and tensor for operands of a product, channel and tensor for weights and messages. "shift" gives each
+        node's messages a power of two of their own, which integer sums take as a shift.
+    outputs_granularity : str
+        "tensor", "channel" or "row".
 
     Raises
     ------
@@ -60,6 +68,7 @@ class QuantConfig:
     weights: int | None = None
     messages: int | None = None
     aggregates: int | None = None
+    states: int = 32
     outputs: int = 32
     quantizer: str = "qlr"
     grid: str = "auto"
@@ -67,6 +76,7 @@ class QuantConfig:
     weights_granularity: str = "channel"
     messages_granularity: str = "tensor"
     aggregates_granularity: str = "row"
+    states_granularity: str = "row"
     outputs_granularity: str = "tensor"
 
     def __post_init__(self):

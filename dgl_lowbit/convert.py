@@ -89,7 +89,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
 
 def convertible() -> str:
     """Names of the layers :func:`quantize` makes low-bit, comma-separated."""
-    return ", ".join(sorted({cls.__name__ for cls in _LAYERS.values()} | {"SMPConv"}))
+    return ", ".join(sorted({cls.__name__ for cls in _LAYERS.values()} | {"DeepGraphConv", "SMPConv"}))
 
 
 def _convert(module, name, config, converted, left):

@@ -16,7 +16,7 @@ from .data import load_graph, num_classes
 from .deploy import freeze, save_checkpoint
 from .models import MODELS
 from .report import mean_std, table
-from .training import accuracy, fit, predict
+from .training import accuracy, predict, train
 
 _TIMED_RUNS = 15
 
@@ -54,14 +54,14 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
         torch.manual_seed(seed)
         teacher = MODELS[model_name](*shape)
         label = f"seed {seed}: {{}}" if seeds > 1 else "{}"
-        fit(teacher, graph, epochs=epochs, seed=seed, progress=progress and label.format("float32"))
+        train(teacher, graph, epochs=epochs, seed=seed, progress=progress and label.format("float32"))
         results[32]["accuracy"].append(accuracy(predict(teacher, graph), graph))
         results[32]["bytes"] = sum(t.nbytes for t in teacher.state_dict().values())
         info, packed = {"graph": graph_name, "seed": seed, "self_loops": True}, {}
         for width, config in configs.items():
             student = quantize(teacher, config)
             label_bits = progress and label.format(f"INT{width}")
-            fit(student, graph, teacher=teacher, epochs=epochs, seed=seed, progress=label_bits)
+            train(student, graph, teacher=teacher, epochs=epochs, seed=seed, progress=label_bits)
             packed[width] = freeze(student)
             packed[width].info.update(info)
             _compare(results[width], student, packed[width], graph)

@@ -6,7 +6,7 @@ import dgl.nn
 import torch.nn.functional as F
 from torch import nn
 
-from .nn import SMPConv
+from .nn import DeepGraphConv, SMPConv
 
 
 class GCN(nn.Module):
@@ -39,16 +39,16 @@ class GraphSAGE(nn.Module):
 class SMP(nn.Module):
     """Two linear layers and ten steps of smoothness-aware propagation (arXiv:2308.14949).
 
-    ``threshold`` bounds each step's change of neighbours' similarity, see :class:`dgl_lowbit.nn.SMPConv`; shapes
+    ``threshold`` and ``propagation`` are options of :class:`dgl_lowbit.nn.SMPConv`; shapes
     (N, in_feats) to (N, num_classes).
     """
 
-    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.8, threshold=0.3):
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.8, threshold=0.3, **propagation):
         super().__init__()
         self.linear1 = nn.Linear(in_feats, hidden)
         self.linear2 = nn.Linear(hidden, num_classes)
         self.dropout = nn.Dropout(dropout)
-        self.propagate = SMPConv(num_classes, threshold=threshold)
+        self.propagate = SMPConv(num_classes, threshold=threshold, **propagation)
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -58,4 +58,23 @@ class SMP(nn.Module):
         return self.propagate(graph, self.linear2(self.dropout(h)))
 
 
-MODELS = {"gcn": GCN, "sage": GraphSAGE, "smp": SMP}
+class DeepGCN(nn.Module):
+    """``num_layers`` graph convolutions, the inner ones a stack that does not oversmooth.
+
+    ``stack`` are options of :class:`dgl_lowbit.nn.DeepGraphConv`; threshold=None, identity=False make it a plain GCN.
+    Shapes (N, in_feats) to (N, num_classes).
+    """
+
+    def __init__(self, in_feats, num_classes, hidden=64, num_layers=32, dropout=0.5, **stack):
+        super().__init__()
+        self.first = dgl.nn.GraphConv(in_feats, hidden, activation=F.relu)
+        self.stack = DeepGraphConv(hidden, num_layers - 2, **{"dropout": 0.2, **stack})
+        self.last = dgl.nn.GraphConv(hidden, num_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, graph, feat):
+        h = self.stack(graph, self.first(graph, self.dropout(feat)))
+        return self.last(graph, self.dropout(h))
+
+
+MODELS = {"gcn": GCN, "sage": GraphSAGE, "smp": SMP, "deep": DeepGCN}

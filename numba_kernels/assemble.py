@@ -44,7 +44,7 @@ class Assembler:
         self.program, self.hub_sums = Program(), []
         self.slots, self.free = {}, []
         self.sparse, self.looked_up = sparse, {}  # features; codes that are never made: what of
-        self.local = {}  # codes that never leave the tile: their operands
+        self.local, self.local_weights = {}, {}  # codes that never leave the tile: their operands, and powers of two
         self.edge_cost, self.row_cost, self.graph = 0, _ROW_COST, None
         self.last_use = {value: n for n, op in enumerate(self.stage.ops) for value in op.reads}
 
@@ -190,13 +190,15 @@ class Assembler:
         codes, own = (None if value is None else self.values[whole(value)] for value in op.reads)
         graph, given = (self.graphs[op.spec["in"][0]], self.edge_weights.get(op.spec["in"][2]))
         grid, room = codes.grid, codes.packed.shape[1] * 8 // codes.grid.bits
-        weights, kind = None, program.UNWEIGHTED
+        weights, kind = codes.weights, program.NODE_WEIGHTS if codes.is_shifted else program.UNWEIGHTED
+        if given is not None and codes.is_shifted:
+            raise GraphError("messages with a power of two each are summed without edge weights.")
         if given is not None:
             weights = graph.edge_weights(given)
             kind = program.INT8_WEIGHTS if weights.dtype == np.int8 else program.FLOAT_WEIGHTS
         _check_sums(graph, weights, grid)
         # Signed weights may cancel, so that their sum bounds nothing.
-        exact = -1 if kind == program.INT8_WEIGHTS else grid.exact_sum
+        exact = grid.exact_sum if kind in (program.UNWEIGHTED, program.FLOAT_WEIGHTS) else -1
         hubs, partials = graph.hubs, None
         if kind == program.UNWEIGHTED and len(hubs.nodes):
             partials = self.buffers.take((len(hubs.starts), room), np.int32)
@@ -206,12 +208,15 @@ class Assembler:
         at = self.program.at
         edges = Edges(
             at(graph.indptr), at(graph.indices), exact, at(weights), kind,
-            0 if own is None else at(own.packed),
+            0 if own is None else at(own.packed), 0 if own is None else at(own.weights),
             at(hubs.nodes), 0 if partials is None else len(hubs.nodes), at(hubs.first_part), at(partials),
         )  # fmt: skip
         self.slots[op.writes[0]] = self._new_slot()
         self.program.reserve(totals=room + AHEAD + 1)
-        self.program.add(program.GATHER, self.slots[op.writes[0]], 0, op.columns, self._operand(op.reads[0]), edges)
+        operand = self._operand(op.reads[0])
+        if codes.is_shifted:  # what weighted sums are multiples of
+            operand = operand._replace(per_row=0, scale=at(grid.unit), zero=at(grid.zero))
+        self.program.add(program.GATHER, self.slots[op.writes[0]], 0, op.columns, operand, edges)
         self.edge_cost += _EDGE_COST * -(-codes.packed.shape[1] // 64)
         self.row_cost += _ROW_COST
         self.graph = graph
@@ -227,12 +232,14 @@ class Assembler:
             else:
                 scale, zero = self.program.at(grid.scale), self.program.at(grid.zero)
             self.local[value] = Operand(packed, grid.width, grid.bits, 1, int(grid.per_row), scale, zero)
+            self.local_weights[value] = self.program.local(1) if grid.mode == program.SHIFT else 0
             return
         packed = self.buffers.take((self.stage.rows, grid.width), np.uint8)
         scale, zero = grid.scale, grid.zero
         if grid.per_row:
             scale, zero = (self.buffers.take((self.stage.rows,), np.float32) for _ in range(2))
-        self.values[value] = Codes(packed, grid, scale, zero)
+        weights = self.buffers.take((self.stage.rows,), np.int8) if grid.mode == program.SHIFT else None
+        self.values[value] = Codes(packed, grid, scale, zero, weights)
 
     def _operand(self, value) -> Operand:
         if value in self.local:
@@ -244,13 +251,14 @@ class Assembler:
     def _target(self, value, grid: Grid, factor) -> Target:
         if value in self.local or value in self.values:
             packed, width, bits, local, _, scale, zero = self._operand(value)
+            weights = self.local_weights[value] if local else self.program.at(self.values[value].weights)
         else:  # looked up
             packed, width, bits, local = 0, grid.width, grid.bits, 0
-            scale, zero = self.program.at(grid.scale), self.program.at(grid.zero)
+            scale, zero, weights = self.program.at(grid.scale), self.program.at(grid.zero), 0
         inverse, offset = self.program.at(grid.inverse), self.program.at(grid.offset)
         return Target(
             packed, width, bits, grid.top, local, scale, zero, self._factor(factor), grid.mode, inverse, offset,
-            *grid.ranges,
+            *grid.ranges, weights,
         )  # fmt: skip
 
     def _weight(self, weight, codes):
@@ -260,7 +268,7 @@ class Assembler:
     def _looks_up(self, value, out, grid: Grid):
         """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
         readers = self.schedule.readers[out]
-        possible = value in self.sparse and grid.is_uniform and self.schedule.stays(out)
+        possible = value in self.sparse and grid.is_uniform and grid.mode != program.SHIFT and self.schedule.stays(out)
         return possible and all(op.name == "linear" for op in readers)
 
     def _bounds(self):
@@ -278,7 +286,9 @@ def is_sparse(array: np.ndarray) -> bool:
 def _check_sums(graph: Graph, weights, grid: Grid):
     """Refuse a sum that could exceed int32."""
     largest = graph.max_in_degree + 1
-    if weights is not None and weights.dtype == np.int8:
+    if grid.mode == program.SHIFT:
+        largest <<= program.MOST_HALVINGS
+    elif weights is not None and weights.dtype == np.int8:
         largest *= int(np.abs(weights.astype(np.int16)).max(initial=1))
     if largest * ((1 << grid.bits) - 1) >= 2**31:
         raise GraphError(f"a node of in-degree {graph.max_in_degree} overflows an int32 sum of {grid.bits}-bit codes.")

@@ -50,7 +50,7 @@ def spmm(graph: Graph, codes: Codes, grid: Grid | None = None, edge_weight=None,
     ----------
     graph : Graph
     codes : Codes
-        One row a source node, one scale, or one a column.
+        One row a source node, one scale, or one a column, or powers of two of one.
     grid : Grid, optional
         How the sums are coded. Default: they are returned as float32.
     edge_weight : (E,) array, optional
@@ -74,7 +74,7 @@ def spmm(graph: Graph, codes: Codes, grid: Grid | None = None, edge_weight=None,
     rows, columns = codes.shape
     if rows != graph.num_src:
         raise GraphError(f"expected a row for each of {graph.num_src} source nodes, got {rows} rows.")
-    if codes.grid.per_row:
+    if codes.grid.per_row and not codes.is_shifted:
         raise GraphError("messages with a scale per row cannot be summed as codes.")
     spec = {"in": ["graph", "x", "weight", None]}
     ops = [Op("aggregate", ["x", None], ["sum"], graph.num_dst, columns, spec)]

@@ -134,12 +134,13 @@ class Graph:
         return self._bounds[key]
 
     def degree_factor(self, side: str, power: float, plus: int) -> np.ndarray:
-        """(degree + plus)^power for power −1 or −½, (N,) float32; degrees of 0 count as 1."""
+        """(degree + plus)^power for power −1, −½ or ½, (N,) float32; degrees of 0 count as 1."""
         key = side, power, plus
         if key not in self._factors:
             degrees = self.out_degrees if side == "out" else self.in_degrees
             degrees = np.maximum(degrees.astype(np.float32) + np.float32(plus), np.float32(1))
-            self._factors[key] = np.float32(1) / (np.sqrt(degrees) if power == -0.5 else degrees)
+            degrees = degrees if power == -1 else np.sqrt(degrees)
+            self._factors[key] = degrees if power == 0.5 else np.float32(1) / degrees
         return self._factors[key]
 
     def edge_weights(self, edge_weight) -> np.ndarray:

@@ -36,6 +36,9 @@ class Grid:
         point and offset with it.
     alpha, range_qmax, divisor, shift : float
         How a row's own grid is found, see ``dgl_lowbit.quant.QLRQuantizer``. ``range_qmax`` defaults to 2^bits − 1.
+    reach : float, optional
+        With one scale: halve it for rows whose largest magnitude is at most reach / 2, reach / 4 … reach / 64. Sums of
+        such rows over neighbours are still sums of integers, shifted.
     half_grid : bool
         Whether a row's own grid is symmetric about 0, without a code for 0.
 
@@ -47,7 +50,7 @@ class Grid:
 
     def __init__(
         self, columns, bits, scale=None, zero_point=0.0, offset=None,
-        *, alpha=1.0, range_qmax=None, divisor=1.0, shift=0.0, half_grid=False,
+        *, alpha=1.0, range_qmax=None, divisor=1.0, shift=0.0, half_grid=False, reach=None,
     ):  # fmt: skip
         self.columns, self.bits, self.top = columns, storage_bits(bits), (1 << bits) - 1
         check_bits(self.bits)
@@ -67,6 +70,15 @@ class Grid:
             _check_finite(scale, zero_point, offset)
             self.scale, self.zero, self.offset = (pad(numbers, columns) for numbers in (scale, zero_point, offset))
             self.inverse = pad(np.float32(1) / np.asarray(scale, np.float32), columns)
+            if reach is not None:
+                self._shift(reach)
+
+    def _shift(self, reach):
+        """Give every row a power of two of its own."""
+        if not self.is_uniform or not np.float32(reach) >= 0:
+            raise ValueError(f"reach goes with one scale for all columns and is not negative, got {reach!r}.")
+        self.ranges = [float(np.float32(reach)), float(self.top), float(self.scale[0]), float(self.zero[0])]
+        self.mode, self.per_row, self.unit = program.SHIFT, True, self.scale * np.float32(2.0**-program.MOST_HALVINGS)
 
     @classmethod
     def of(cls, plan: Plan, quantizer: dict, columns: int) -> Grid:
@@ -75,9 +87,8 @@ class Grid:
         if quantizer["granularity"] == "row":
             ranges = {name: quantizer[name] for name in ("alpha", "range_qmax", "divisor", "shift", "half_grid")}
             return cls(columns, bits, **ranges)
-        return cls(
-            columns, bits, *(plan.numbers(quantizer[n], (1, columns)) for n in ("scale", "zero_point", "offset"))
-        )
+        fixed = (plan.numbers(quantizer[n], (1, columns)) for n in ("scale", "zero_point", "offset"))
+        return cls(columns, bits, *fixed, reach=quantizer.get("reach"))
 
     @property
     def width(self) -> int:
@@ -108,6 +119,7 @@ class Codes:
     grid: Grid
     scale: np.ndarray  # (rows,) float32, or padded per column
     zero: np.ndarray
+    weights: np.ndarray | None = None  # (rows,) int8: a row's power of two, where the grid has them
 
     def __post_init__(self):
         packed, rows = self.packed, len(self.packed)
@@ -118,6 +130,13 @@ class Codes:
         length = rows if self.grid.per_row else padded(self.grid.columns)
         if any(part.dtype != np.float32 or part.shape != (length,) for part in (self.scale, self.zero)):
             raise ValueError(f"expected scale and zero point as float32 of length {length}.")
+        if self.is_shifted and (self.weights is None or self.weights.dtype != np.int8 or len(self.weights) != rows):
+            raise ValueError(f"expected weights as int8 of length {rows}.")
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether rows are multiples of a common scale by powers of two."""
+        return self.grid.mode == program.SHIFT
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ stand in the plan itself.
     dequantize  codes
     linear      codes                                     weight
     aggregate   graph, codes, edge weight or null, own codes or null
-    degree      float, graph                              side, power, plus
+    degree      float or state, graph                     side, power, plus
     check_in_degrees   graph
     bias        float                                     bias
     relu        float
@@ -21,7 +21,8 @@ stand in the plan itself.
 Edge weights given as int8 are whole numbers that sums over neighbours take in integers; others are taken as float32.
 
 A quantizer has ``bits`` (1, 2, 3, 4, 8), ``granularity`` and, per tensor or channel, ``scale``, ``zero_point``,
-``offset``; per row ``alpha``, ``half_grid``, ``range_qmax``, ``divisor``, ``shift`` (see dgl_lowbit.quant).
+``offset``, and under "shift" ``reach``; per row ``alpha``, ``half_grid``, ``range_qmax``, ``divisor``, ``shift`` (see
+dgl_lowbit.quant).
 A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K codes, packed without padding), ``scale``,
 ``zero_point``.
 """
@@ -147,9 +148,11 @@ class Plan:
                 self._require(np.isfinite(np.float32(quantizer[name])), f"{name} is not a number")
             self._require(quantizer["range_qmax"] > 0 and quantizer["divisor"] > 0, "an empty grid")
         else:
-            lengths = (1,) if quantizer["granularity"] == "tensor" else (columns,)
+            is_shift = quantizer["granularity"] == "shift"
+            self._require(not is_shift or 0 <= np.float32(quantizer["reach"]) < np.inf, "reach is not a number")
+            lengths = (1, columns) if quantizer["granularity"] == "channel" else (1,)
             for name in ("scale", "zero_point", "offset"):
-                array = self.numbers(quantizer[name], (1, *lengths))
+                array = self.numbers(quantizer[name], lengths)
                 self._require(name != "scale" or (array > 0).all(), "a scale is not positive")
 
     def _check_delta(self, op, value, state):
@@ -196,8 +199,8 @@ class Plan:
     def _check_degree(self, op, value, graph):
         self._expect(graph, "graph")
         self._require(op["side"] in ("in", "out"), f"side {op['side']!r}")
-        self._require(op["power"] in (-1, -0.5) and op["plus"] in (0, 1), "unknown degree norm")
-        self._define(op["out"], "float", self._expect(value, "features", "float"))
+        self._require(op["power"] in (-1, -0.5, 0.5) and op["plus"] in (0, 1), "unknown degree norm")
+        self._define(op["out"], "float", self._expect(value, "features", "float", "state"))
 
     def _check_in_degrees(self, op, graph):
         self._expect(graph, "graph")

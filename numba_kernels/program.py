@@ -29,8 +29,10 @@ import numpy as np
 from .layout import row_bytes
 
 LOAD, STORE, TERM, FINISH, ENCODE, DECODE, GATHER, PRODUCT, LOOKUP = range(9)
-STATIC, ROW_AFFINE, ROW_HALF = range(3)
-UNWEIGHTED, FLOAT_WEIGHTS, INT8_WEIGHTS = range(3)
+STATIC, ROW_AFFINE, ROW_HALF, SHIFT = range(4)
+# In SHIFT a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
+MOST_HALVINGS = 6
+UNWEIGHTED, FLOAT_WEIGHTS, INT8_WEIGHTS, NODE_WEIGHTS = range(4)
 HEADER, FIELDS = 4, 32
 
 # Floats of a tile's widest slot: what stays in the fastest cache beside weights and codes.
@@ -66,7 +68,8 @@ class Target(NamedTuple):
     """Where and how rows are requantised and packed.
 
     codes = clamp(rint(src · factor · inverse + offset), 0, top), with ``inverse`` and ``offset`` fixed (STATIC) or
-    found from the row's extremes (ROW_AFFINE, ROW_HALF), in which case ``scale`` and ``zero`` are written.
+    found from the row's extremes (ROW_AFFINE, ROW_HALF), in which case ``scale`` and ``zero`` are written. In SHIFT
+    ``inverse`` is doubled as often as the row's extremes allow, and ``scale``, ``zero`` and ``weights`` are written.
     """
 
     packed: int  # (rows, width) uint8
@@ -80,10 +83,11 @@ class Target(NamedTuple):
     mode: int
     inverse: int  # (columns,) float32
     offset: int
-    alpha: float
+    alpha: float  # in SHIFT the range that is halved, times √2
     range_qmax: float
-    divisor: float
-    shift: float
+    divisor: float  # in SHIFT the common scale
+    shift: float  # in SHIFT the zero point
+    weights: int  # (rows,) int8, in SHIFT
 
 
 class Operand(NamedTuple):
@@ -104,9 +108,10 @@ class Edges(NamedTuple):
     indptr: int  # (rows + 1,) int64
     indices: int  # int32
     exact: int  # number of codes up to which float32 holds Σ (code − zero) exactly, and every term of it
-    weights: int  # float32 or int8, in the order of indices
+    weights: int  # float32 or int8, in the order of indices; int8 of the source nodes
     weight_kind: int
-    own: int  # packed codes of the rows themselves, added without a weight, or 0
+    own: int  # packed codes of the rows themselves, added once, or 0
+    own_weights: int  # int8, their powers of two, where sources have them
     hubs: int  # (H,) int64, rows whose edges were summed before
     num_hubs: int
     hub_starts: int  # (H + 1,) int64, where a hub's partial sums stand

@@ -13,6 +13,7 @@ import numpy as np
 from .graph import Graph
 from .packing import unpack
 from .plan import Plan
+from .program import MOST_HALVINGS
 from .requantise import SMALLEST_SCALE
 
 
@@ -23,15 +24,18 @@ class ReferenceCodes:
     codes: np.ndarray
     scale: np.ndarray
     zero: np.ndarray
+    unit: np.ndarray | None = None  # the scale that those of all rows are multiples of, by powers of two
 
     def values(self) -> np.ndarray:
         return (self.codes.astype(np.float32) - self.zero) * self.scale
 
+    def powers(self) -> np.ndarray:
+        """Scales in units, (rows,) int8."""
+        return np.rint(self.scale[:, 0] / self.unit).astype(np.int8)
+
     def head(self, rows):
-        per_row = self.scale.ndim == 2
-        return ReferenceCodes(
-            self.codes[:rows], self.scale[:rows] if per_row else self.scale, self.zero[:rows] if per_row else self.zero
-        )
+        scale, zero = (part[:rows] if part.ndim == 2 else part for part in (self.scale, self.zero))
+        return ReferenceCodes(self.codes[:rows], scale, zero, self.unit)
 
 
 def sum_codes(graph: Graph, codes: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -56,9 +60,15 @@ def quantize(plan: Plan, quantizer: dict, values: np.ndarray, factor: np.ndarray
     else:
         lengths = (1, values.shape[1])
         scale, zero, offset = (plan.numbers(quantizer[name], lengths) for name in ("scale", "zero_point", "offset"))
+    unit = None
+    if quantizer["granularity"] == "shift":
+        reach = np.abs(values).max(1, keepdims=True, initial=0)
+        halves = np.float32(quantizer["reach"]) * np.float32(2) ** -np.arange(1, MOST_HALVINGS + 1, dtype=np.float32)
+        unit = scale * np.float32(2.0**-MOST_HALVINGS)
+        scale = scale * np.float32(2) ** -(reach <= halves).sum(1, keepdims=True).astype(np.float32)
     place = np.rint(values * (np.float32(1) / scale) + offset)
     codes = np.clip(place, np.float32(0), np.float32((1 << quantizer["bits"]) - 1)).astype(np.uint8)
-    return ReferenceCodes(codes, scale, zero)
+    return ReferenceCodes(codes, scale, zero, unit)
 
 
 def _row_grids(quantizer, values):
@@ -121,10 +131,15 @@ def _linear(plan, op, codes):
 
 def _aggregate(plan, op, graph, codes, edge_weight, own):
     weights = None if edge_weight is None else graph.edge_weights(edge_weight)
+    own_weights = 1
+    if codes.unit is not None:
+        weights = codes.powers()[graph.indices]
+        own_weights = 1 if own is None else own.powers()
+        codes = ReferenceCodes(codes.codes, codes.unit, codes.zero)
     if weights is None or weights.dtype == np.int8:
         total, count = sum_codes(graph, codes.codes, weights)
         if own is not None:
-            total, count = total + own.codes, count + 1
+            total, count = total + (own.codes.T.astype(np.int64) * own_weights).T, count + own_weights
         centered = (total - codes.zero.astype(np.float64) * count[:, None]).astype(np.float32)
     else:
         target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import simd
-from .program import ROW_HALF, STATIC
+from .program import MOST_HALVINGS, ROW_HALF, SHIFT, STATIC
 from .runtime import kernel
 
 # As in training: keeps a row of zeros invertible.
@@ -75,6 +75,23 @@ def find_grid(row, columns, factor, target, base, i, grid):
         simd.store(simd.fill(lanes, offset), simd.f32_at(grid + 256), c)
 
 
+@kernel(inline=True)
+def find_shift(row, columns, factor, target, base, i):
+    """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and weight."""
+    low, high = row_extremes(row, columns)
+    reach, power, weight = max(abs(low * factor), abs(high * factor)), np.float32(1.0), np.int32(1 << MOST_HALVINGS)
+    half = np.float32(target.alpha)
+    for _ in range(MOST_HALVINGS):
+        half *= np.float32(0.5)
+        if reach <= half:
+            power *= np.float32(2.0)
+            weight >>= 1
+    simd.f32_at(base + target.scale)[i] = np.float32(target.divisor) / power
+    simd.f32_at(base + target.zero)[i] = np.float32(target.shift)
+    simd.i8_at(base + target.weights)[i] = np.int8(weight)
+    return power
+
+
 @kernel
 def encode(node, first, count, columns, target, base, grid, src, stride):
     """Requantise float32 rows, ``count`` from the address ``src`` on, those of the nodes from ``node`` on.
@@ -83,14 +100,17 @@ def encode(node, first, count, columns, target, base, grid, src, stride):
     to. ``grid`` is the address of scratch for 128 float32.
     """
     width, inverse_at, offset_at, step = target.width, target.inverse, target.offset, 1
-    if target.mode != STATIC:
+    is_own = target.mode != STATIC and target.mode != SHIFT
+    if is_own:
         inverse_at, offset_at, step = grid, grid + 256, 0
     inverse, offset = simd.f32_at(inverse_at), simd.f32_at(offset_at)
     for r in range(count):
         row, packed = simd.f32_at(src + 4 * r * stride), simd.u8_at(base + target.packed + (first + r) * width)
         factor = simd.f32_at(target.factor)[node + r] if target.factor != 0 else np.float32(1.0)
-        if target.mode != STATIC:
+        if is_own:
             find_grid(row, columns, factor, target, base, first + r, grid)
+        elif target.mode == SHIFT:
+            factor *= find_shift(row, columns, factor, target, base, first + r)
         if width == 16:
             codes = encode_block(row, columns, 0, target, factor, inverse, offset, step, 16, simd.zeros16())
             simd.store(codes, packed, 0)

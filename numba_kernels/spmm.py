@@ -7,7 +7,7 @@ import numpy as np
 
 from . import simd
 from .graph import AHEAD
-from .program import FLOAT_WEIGHTS, INT8_WEIGHTS
+from .program import FLOAT_WEIGHTS, INT8_WEIGHTS, NODE_WEIGHTS
 from .runtime import kernel
 
 
@@ -158,8 +158,8 @@ def sum_codes(packed, width, bits, columns, indices, start, stop, is_new, totals
 
 
 @kernel
-def sum_products(packed, width, bits, indices, weights, start, stop, columns, totals):
-    """totals += weight · code over the edges, for int8 weights; returns the sum of the weights."""
+def sum_products(packed, width, bits, indices, weights, by_node, start, stop, columns, totals):
+    """totals += weight · code over edges, for int8 weights of edges or sources; returns the sum of the weights."""
     none = simd.zeros16()
     top = (1 << bits) - 1
     for column in range(0, width, 16):
@@ -169,13 +169,14 @@ def sum_products(packed, width, bits, indices, weights, start, stop, columns, to
             for e in range(start, stop):
                 x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
                 x = simd.bits_and(simd.shift_right(x, shift), top)
-                s = simd.add(s, simd.multiply(x, simd.fill(s, np.int32(weights[e]))))
+                weight = np.int32(weights[indices[e] if by_node else e])
+                s = simd.add(s, simd.multiply(x, simd.fill(s, weight)))
             simd.store(s, totals, c)
             shift += bits
-    weight = np.int64(0)
+    total = np.int64(0)
     for e in range(start, stop):
-        weight += np.int64(weights[e])
-    return weight
+        total += np.int64(weights[indices[e] if by_node else e])
+    return total
 
 
 @kernel
@@ -264,10 +265,10 @@ def gather(start, count, operand, edges, columns, memory, dst, stride):
         i, row = start + r, simd.f32_at(dst + 4 * r * stride)
         begin, end = indptr[i], indptr[i + 1]
         summed = end - begin
-        if edges.weight_kind == INT8_WEIGHTS:
+        if edges.weight_kind == INT8_WEIGHTS or edges.weight_kind == NODE_WEIGHTS:
             clear(totals, room)
-            weights = simd.i8_at(edges.weights)
-            summed = sum_products(packed, width, bits, indices, weights, begin, end, columns, totals)
+            weights, by_node = simd.i8_at(edges.weights), edges.weight_kind == NODE_WEIGHTS
+            summed = sum_products(packed, width, bits, indices, weights, by_node, begin, end, columns, totals)
         elif edges.weight_kind == FLOAT_WEIGHTS:
             clear(totals, room)
             summed = np.int64(0)
@@ -278,8 +279,12 @@ def gather(start, count, operand, edges, columns, memory, dst, stride):
             sum_codes(packed, width, bits, columns, indices, begin, end, True, totals)
         if edges.own != 0:
             totals[room] = np.int32(i)
-            sum_codes(simd.u8_at(edges.own), width, bits, columns, totals, room, room + 1, False, totals)
-            summed += 1
+            own, weights = simd.u8_at(edges.own), simd.i8_at(edges.own_weights)
+            if edges.weight_kind == NODE_WEIGHTS:
+                summed += sum_products(own, width, bits, totals, weights, True, room, room + 1, columns, totals)
+            else:
+                sum_codes(own, width, bits, columns, totals, room, room + 1, False, totals)
+                summed += 1
         center(totals, summed, edges.exact, zero, scale, columns, row)
         if edges.weight_kind == FLOAT_WEIGHTS:
             weights = simd.f32_at(edges.weights)

@@ -45,6 +45,7 @@ def read_target(code, numbers, f):
     return Target(
         code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4], code[f + 5], code[f + 6], code[f + 7],
         code[f + 8], code[f + 9], code[f + 10], numbers[f + 11], numbers[f + 12], numbers[f + 13], numbers[f + 14],
+        code[f + 15],
     )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ def read_operand(code, f):
 def read_edges(code, f):
     return Edges(
         code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4],
-        code[f + 5], code[f + 6], code[f + 7], code[f + 8], code[f + 9],
+        code[f + 5], code[f + 6], code[f + 7], code[f + 8], code[f + 9], code[f + 10],
     )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def execute(at, start, count, base, scratch):
         product(first, count, operand, weight, columns, local, base + scratch.codes, dst, stride)
     elif operation == LOOKUP:
         matrix, target = read_matrix(code, HEADER), read_target(code, numbers, HEADER + 3)
-        weight, totals = read_weight(code, HEADER + 18), simd.i32_at(base + scratch.totals)
+        weight, totals = read_weight(code, HEADER + 19), simd.i32_at(base + scratch.totals)
         for r in range(count):
             x = simd.f32_at(matrix.address + 4 * (start + r) * matrix.stride)
             row = simd.f32_at(dst + 4 * r * stride)

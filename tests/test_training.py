@@ -5,7 +5,7 @@ import torch
 import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph
 from dgl_lowbit.models import MODELS
-from dgl_lowbit.training import accuracy, distillation_loss, fit, parameter_groups, predict
+from dgl_lowbit.training import accuracy, distillation_loss, parameter_groups, predict, train
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def test_fit_keeps_the_best_validation_epoch_and_repeats(planted):
     for _ in range(2):
         torch.manual_seed(1)
         model = MODELS["gcn"](1433, 7, hidden=16)
-        runs.append((fit(model, planted, epochs=12, seed=1, progress=False), predict(model, planted)))
+        runs.append((train(model, planted, epochs=12, seed=1, progress=False), predict(model, planted)))
     (history, logits), (again, logits_again) = runs
     assert history == again and torch.equal(logits, logits_again)
     assert history.best["val_accuracy"] == max(epoch["val_accuracy"] for epoch in history.epochs)
@@ -30,10 +30,10 @@ def test_fit_keeps_the_best_validation_epoch_and_repeats(planted):
 def test_a_student_learns_from_its_teacher_and_freezes(name, planted):
     torch.manual_seed(0)
     teacher = MODELS[name](1433, 7, hidden=16, dropout=0.2)
-    fit(teacher, planted, epochs=40, progress=False)
+    train(teacher, planted, epochs=40, progress=False)
     student = lowbit.quantize(teacher, lowbit.QuantConfig(4))
     ranges = {n: p.clone() for n, p in student.named_parameters() if "log_alpha" in n}
-    fit(student, planted, teacher=teacher, epochs=15, progress=False)
+    train(student, planted, teacher=teacher, epochs=15, progress=False)
     assert any(not torch.equal(p, ranges[n]) for n, p in student.named_parameters() if n in ranges)
     logits = predict(student, planted)
     assert accuracy(logits, planted) > accuracy(predict(teacher, planted), planted) - 0.06
@@ -58,4 +58,4 @@ def test_distillation_loss_is_the_divergence():
 
 def test_graphs_without_labels_are_refused():
     with pytest.raises(ValueError, match="lacks feat, label, train_mask, val_mask, test_mask"):
-        fit(MODELS["gcn"](3, 2), dgl.rand_graph(4, 4))
+        train(MODELS["gcn"](3, 2), dgl.rand_graph(4, 4))

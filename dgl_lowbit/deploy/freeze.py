@@ -66,7 +66,9 @@ def freeze(model: nn.Module) -> PackedModel:
 
 def _refuse_hooks(model):
     for name, module in model.named_modules():
-        if module._forward_hooks or module._forward_pre_hooks:
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        # A smoothness bound's step is part of the plan.
+        if any(hook is not module._modules.get("smoothness") for hook in hooks):
             raise FreezeError(
                 f"{name or 'the model'} ({type(module).__name__}) has forward hooks, which a packed model does not "
                 "run; remove them before freezing."

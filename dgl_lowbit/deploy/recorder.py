@@ -41,11 +41,22 @@ class Recorder:
     def layer(self, name: str, layer: nn.Module, bound):
         """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward."""
         self._where = f"{name or 'the model'} ({type(layer).__name__})"
-        operands = layer.operands()
+        operands = layer.all_operands()
         self._operands = {id(q): (key, operands[key]) for key, q in layer.quantizers.items()}
         if getattr(layer, "_allow_zero_in_degree", True) is False:
             self.check_in_degrees(bound.arguments["graph"])
-        return layer.compute(self, *bound.args, **bound.kwargs)
+        return self._under_bound(layer, bound, layer.compute(self, *bound.args, **bound.kwargs))
+
+    def _under_bound(self, layer, bound, target):
+        """The step towards ``target`` that a smoothness bound on the layer lets it take, as its hook does."""
+        control = layer._modules.get("smoothness")
+        if control is None:
+            return target
+        graph, feat = bound.arguments["graph"], bound.arguments["feat"]
+        if control.step_size != 1:
+            before = self.destination(feat, graph)
+            target = self.combine((1 - control.step_size, before), (control.step_size, target))
+        return self.requantize(layer.quantizers["states"], target) if "states" in layer.quantizers else target
 
     def plan(self, outputs: list, returns_tuple: bool) -> Plan:
         return Plan(self.inputs, self.ops, outputs, self.arrays, returns_tuple)

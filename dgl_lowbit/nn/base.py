@@ -69,7 +69,7 @@ class LowBitLayer(nn.Module):
             self.quantizers = nn.ModuleDict(
                 {
                     name: config.quantizer_for(operand.component, channels=operand.channels, axis=operand.axis)
-                    for name, operand in self.operands().items()
+                    for name, operand in self.all_operands().items()
                 }
             ).to(reference.device)
             self.quantizers.train(self.training)
@@ -82,6 +82,13 @@ class LowBitLayer(nn.Module):
     def operands(self) -> dict[str, Operand]:
         """Operands by name; the names are the keys of ``quantizers``."""
         raise NotImplementedError
+
+    def all_operands(self):
+        """:meth:`operands`, and what a layer under a smoothness bound returns, if states are to be quantised."""
+        operands = self.operands()
+        if "smoothness" in self._modules and self.config.bits_of("states") < 32:
+            operands = {**operands, "states": Operand("states", operands["outputs"].channels)}
+        return operands
 
     def compute(self, ops, *args, **kwargs):
         """The layer's computation, stated over ``ops``."""

@@ -106,11 +106,13 @@ class TorchOps:
         """Multiply rows by (degree + plus)^power, degrees of 0 counting as 1.
 
         ``side`` is "out" for out-degrees of source nodes, "in" for in-degrees of destination nodes; ``power``
-        is −1 or −½.
+        is −1, −½ or ½.
         """
         degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
         degrees = (degrees.to(x) + plus).clamp_(min=1)
-        factor = (degrees.sqrt_() if power == -0.5 else degrees).reciprocal_()
+        factor = (
+            degrees.reciprocal_() if power == -1 else degrees.sqrt_() if power == 0.5 else degrees.sqrt_().reciprocal_()
+        )
         return x * factor.view(-1, *[1] * (x.dim() - 1))
 
     @staticmethod

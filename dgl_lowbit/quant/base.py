@@ -9,7 +9,7 @@ from ..sparse import SparseFeatures
 from .format import QFormat, QParams
 from .ste import centered_codes, encode
 
-GRANULARITIES = ("tensor", "channel", "row")
+GRANULARITIES = ("tensor", "channel", "row", "shift")
 # Values looked at when a range is searched; larger tensors are sampled in even strides.
 _SAMPLE = 1 << 20
 UNCALIBRATED = (
@@ -35,9 +35,10 @@ class Quantizer(nn.Module):
     ----------
     bits : int
         1, 2, 3, 4, 8, or 32 for none.
-    granularity : {"tensor", "channel", "row"}
-        One scale for the tensor; one per channel along ``axis``; or one per vector of the last dimension,
-        taken from that vector itself at run time.
+    granularity : {"tensor", "channel", "row", "shift"}
+        One scale for the tensor; one per channel along ``axis``; one per vector of the last dimension, taken from
+        that vector itself at run time; or the tensor's scale halved as often as a vector's own range allows, so that
+        sums of rows are still sums of integers, shifted.
     axis : int
         Channel axis, for ``"channel"``.
     channels : int, optional
@@ -126,7 +127,7 @@ class Quantizer(nn.Module):
             Per row without ``params``: those scales come from the data, ``quantizer.qparams(x)``.
         """
         if params is None:
-            if self.granularity == "row":
+            if self.granularity in ("row", "shift"):
                 raise ValueError("scales per row come from the data: pass params=quantizer.qparams(x) to dequantize.")
             if not self.calibrated:
                 raise NotCalibratedError(UNCALIBRATED)

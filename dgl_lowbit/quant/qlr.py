@@ -11,6 +11,8 @@ from .base import UNCALIBRATED, NotCalibratedError, Quantizer
 from .format import QParams
 
 GRIDS = ("auto", "affine", "half")
+# With a shift per row, its scale is the tensor's over 2^0 … 2^6: 2^6 such units fit an int8.
+MOST_HALVINGS = 6
 # Keeps a range of zero width (a constant-zero tensor) invertible.
 _SMALLEST_SCALE = 2.0**-40
 
@@ -43,7 +45,8 @@ class QLRQuantizer(Quantizer):
     Parameters
     ----------
     bits, granularity, axis, channels, clip_gradient
-        See :class:`Quantizer`. Per row, m and M are those of each row, and α is shared.
+        See :class:`Quantizer`. Per row, m and M are those of each row, and α is shared; with a shift per row, m, M and
+        α are the tensor's.
     grid : {"auto", "affine", "half"}
     error : {"squared", "absolute"}
         What the initial search minimises.
@@ -94,11 +97,34 @@ class QLRQuantizer(Quantizer):
             low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
             return self._grid_params(self.alpha * low, self.alpha * high)
         params = self._grid_params(self.alpha * self.low, self.alpha * self.high)
+        if self.granularity == "shift":
+            return params._replace(scale=params.scale * self._powers(x.detach()))
         if self.granularity == "channel":
             shape = [1] * x.dim()
             shape[self.axis] = -1
             params = QParams(*(p.view(shape) for p in params))
         return params
+
+    def split(self, x):
+        """With a shift per row its power of two goes with the codes: sums of those are what the scale multiplies."""
+        centered, scale = super().split(x)
+        if self.granularity != "shift" or self.format.is_float:
+            return centered, scale
+        base = self._grid_params(self.alpha * self.low, self.alpha * self.high).scale
+        return centered * (scale / base).detach(), base
+
+    @property
+    def _reach(self):
+        """Largest range of a row that is halved once, times 2."""
+        return torch.maximum(self.low.abs(), self.high.abs()) * math.sqrt(2)
+
+    def _powers(self, x):
+        """2^−e for each row, (…, 1): e the halvings that bring √2 times the tensor's range down to the row's."""
+        range_of_row = x.abs().amax(-1, keepdim=True)
+        powers = torch.ones_like(range_of_row)
+        for halvings in range(1, MOST_HALVINGS + 1):
+            powers = torch.where(range_of_row <= self._reach * 2.0**-halvings, 0.5 * powers, powers)
+        return powers
 
     def _grid_params(self, low, high):
         qmax = self._range_qmax
@@ -144,7 +170,8 @@ class QLRQuantizer(Quantizer):
         -------
         dict
             ``bits``, ``granularity`` and either ``scale``, ``zero_point``, ``offset`` (arrays, () or
-            (channels,)) or, per row, ``alpha``, ``half_grid``, ``range_qmax``, ``divisor``, ``shift``.
+            (channels,)), with a shift per row also ``reach``, or, per row, ``alpha``, ``half_grid``,
+            ``range_qmax``, ``divisor``, ``shift``.
 
         Raises
         ------
@@ -166,6 +193,8 @@ class QLRQuantizer(Quantizer):
             }
         params = self._grid_params(self.alpha * self.low, self.alpha * self.high)
         arrays = {name: value.reshape(-1).cpu().numpy() for name, value in params._asdict().items()}
+        if self.granularity == "shift":
+            arrays["reach"] = float(self._reach)
         return {**common, **arrays}
 
     def _truncation(self) -> tuple[float, float]:

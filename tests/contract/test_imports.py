@@ -15,13 +15,17 @@ from dgl_lowbit._environment import check_versions
 PACKAGE, KERNELS = Path(dgl_lowbit.__file__).parent, Path(numba_kernels.__file__).parent
 # What each part of dgl_lowbit may import of it.
 ALLOWED = {
-    "quant": {"quant"},
+    "sparse": set(),
+    "quant": {"quant", "sparse"},
     "smoothness": {"smoothness"},
     "config": {"quant"},
-    "nn": {"nn", "quant", "config", "smoothness"},
+    "nn": {"nn", "quant", "config", "smoothness", "sparse"},
     "convert": {"nn", "quant", "config"},
     "models": {"nn"},
-    "training": {"convert", "quant"},
+    "batches": {"sparse"},
+    "history": {"plots"},
+    "resume": {"deploy"},
+    "training": {"batches", "config", "convert", "history", "quant", "resume", "smoothness", "sparse"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "models", "_version"},
 }
 

@@ -10,6 +10,7 @@ from torch import nn
 import dgl_lowbit as lowbit
 from dgl_lowbit.nn.ops import Quantized, TorchOps
 from numba_kernels import Graph, reference
+from numba_kernels.program import MOST_HALVINGS
 from tests.conftest import GRAPHS, features
 
 BITS = (2, 4, 8)
@@ -21,6 +22,14 @@ def flat_codes(values):
             yield from value
         else:
             yield value
+
+
+STATES = [
+    {},
+    {"states": 8},
+    {"states": 2},
+    {"states": 2, "messages_granularity": "shift", "states_granularity": "shift"},
+]
 
 
 def recorded_codes(model, monkeypatch, *args, **kwargs):
@@ -59,10 +68,14 @@ def assert_contract(model, monkeypatch, graph, feat, **kwargs):
     values = reference.run(plan, {entry["value"]: None for entry in plan.inputs} | inputs)
     plain = [values[op["out"]] for op in plan.ops if op["op"] in ("quantize", "delta")]
     plain = [part for value in plain for part in (value if isinstance(value, tuple) else (value,))]
+    if hasattr(model, "smoothness"):  # states are coded in its hook
+        plain = plain[: len(codes)]
     assert len(plain) == len(codes) > 0
     equal = total = 0
     for ours, theirs in zip(plain, codes):
         centered = torch.from_numpy(ours.codes.astype("float32") - ours.zero)
+        if ours.unit is not None:  # in training a row's power of two goes with its codes
+            centered *= 2.0**-MOST_HALVINGS * torch.from_numpy(ours.powers()).unsqueeze(1)
         assert centered.shape == theirs.shape
         equal, total = equal + (centered == theirs).sum().item(), total + theirs.numel()
     assert equal >= 0.999 * total
@@ -94,6 +107,19 @@ def test_graphconv(bits, norm, weighted, width, any_graph, monkeypatch):
 
 
 @pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("make", [lowbit.nn.GraphConv, lambda *a, **k: lowbit.nn.SAGEConv(*a, "gcn", **k)])
+@pytest.mark.parametrize("width", [(12, 5), (5, 12)])
+def test_messages_with_a_power_of_two_a_node(bits, make, width, any_graph, monkeypatch):
+    torch.manual_seed(0)
+    layer = make(*width, config=lowbit.QuantConfig(bits, messages_granularity="shift"))
+    layer._allow_zero_in_degree = True
+    feat = features(any_graph, width[0])
+    if not isinstance(feat, tuple):
+        feat = feat * 2.0 ** torch.randint(-9, 1, (len(feat), 1))
+    assert_contract(layer, monkeypatch, any_graph, feat)
+
+
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("aggregator", ["mean", "gcn"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("width", [(12, 5), (5, 12)])
@@ -116,16 +142,53 @@ def test_sageconv_with_different_widths_of_a_pair(bits, width, monkeypatch):
 
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("messages", ["delta", "direct"])
-@pytest.mark.parametrize("threshold", [None, 1e-3])
-@pytest.mark.parametrize("kind", ["homogeneous", "isolated", "one_node", "zero_edges"])
-def test_smpconv(bits, messages, threshold, kind, monkeypatch):
+@pytest.mark.parametrize("acts", [None, "step", "gradient"])
+@pytest.mark.parametrize(
+    ("kind", "states"),
+    [*((kind, {}) for kind in ("isolated", "one_node", "zero_edges")), *(("homogeneous", states) for states in STATES)],
+)
+def test_smpconv(bits, messages, acts, kind, states, monkeypatch):
     graph = GRAPHS[kind]()
+    bounds = {} if acts is None else {"threshold": 1e-3, "acts": acts}
     layer = lowbit.nn.SMPConv(
-        7, k=4, threshold=threshold, messages=messages, allow_zero_in_degree=True, config=lowbit.QuantConfig(bits)
+        7, k=4, messages=messages, allow_zero_in_degree=True, config=lowbit.QuantConfig(bits, **states), **bounds
     )
     feat = features(graph, 7)
     for _ in range(3):
         layer(graph, feat)  # the multipliers of violated bounds leave 0
+    assert_contract(layer, monkeypatch, graph, feat)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("messages", ["delta", "direct"])
+@pytest.mark.parametrize("threshold", [None, 0.01])
+@pytest.mark.parametrize("identity", [False, True])
+@pytest.mark.parametrize("states", STATES)
+def test_deepgraphconv(bits, messages, threshold, identity, states, monkeypatch):
+    torch.manual_seed(0)
+    graph = GRAPHS["homogeneous"]()
+    layer = lowbit.nn.DeepGraphConv(
+        9, 5, threshold, identity=identity, messages=messages, config=lowbit.QuantConfig(bits, **states)
+    )
+    nn.init.normal_(layer.bias)
+    feat = features(graph, 9)
+    for _ in range(3):
+        layer(graph, feat)
+    assert_contract(layer, monkeypatch, graph, feat)
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("states", [32, 8])
+@pytest.mark.parametrize("kind", ["homogeneous", "block", "isolated"])
+def test_layers_under_a_smoothness_bound(bits, states, kind, monkeypatch):
+    torch.manual_seed(0)
+    graph, model = GRAPHS[kind](), nn.Sequential(dgl.nn.GraphConv(6, 6, allow_zero_in_degree=True, activation=F.relu))
+    lowbit.SmoothnessRegularizer(model, 1e-3)
+    layer = lowbit.quantize(model, lowbit.QuantConfig(bits, states=states))[0]
+    feat = features(graph, 6)
+    for _ in range(5):
+        layer(graph, feat)
+    assert kind == "isolated" or layer.smoothness.step_size < 0.9
     assert_contract(layer, monkeypatch, graph, feat)
 
 

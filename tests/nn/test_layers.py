@@ -118,10 +118,10 @@ def test_smpconv_off_follows_its_formula(graph):
 def test_smpconv_correction_descends_on_the_energy_of_the_change(graph):
     """F_k = F̂ − 2ηλ_k L (F̂ − F_{k−1}), against a dense L; the correction shrinks tr(ΔᵀLΔ)."""
     graph = dgl.to_bidirected(dgl.to_simple(graph))
-    layer = lowbit.nn.SMPConv(7, k=3, eta=0.2, lambda1=2.0, threshold=1.0).eval()
+    layer = lowbit.nn.SMPConv(7, k=3, eta=0.2, lambda1=2.0, threshold=1.0, acts="gradient").eval()
     strengths = [0.5, 0.0, 1.5]
-    for multiplier, strength in zip(layer.multipliers, strengths):
-        multiplier.multiplier.fill_(strength)
+    for control, strength in zip(layer.controls, strengths):
+        control.multiplier.multiplier.fill_(strength)
     norm = graph.in_degrees()[:, None] ** -0.5
     smooth = norm * dense_adjacency(graph) * norm.T
     laplacian = torch.eye(graph.num_nodes()) - smooth
@@ -134,29 +134,55 @@ def test_smpconv_correction_descends_on_the_energy_of_the_change(graph):
     torch.testing.assert_close(layer(graph, h), f, rtol=1e-4, atol=1e-5)
 
 
-def test_smpconv_multipliers_pull_a_violated_bound_back():
+def test_smpconv_takes_the_step_its_multipliers_set(graph):
+    """F_k = F_{k−1} + (F̂ − F_{k−1}) / (1 + λ_k)."""
+    layer = lowbit.nn.SMPConv(7, k=2, threshold=1.0).eval()
+    h = f = features(graph, 7)
+    for control, strength in zip(layer.controls, (3.0, 0.25)):
+        control.multiplier.multiplier.fill_(strength)
+    for strength in (3.0, 0.25):
+        norm_out, norm_in = graph.out_degrees()[:, None] ** -0.5, graph.in_degrees()[:, None] ** -0.5
+        target = 0.9 * norm_in * (dense_adjacency(graph) @ (norm_out * f)) + 0.1 * h
+        f = f + (target - f) / (1 + strength)
+    torch.testing.assert_close(layer(graph, h), f, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("acts", ["step", "projection", "gradient"])
+def test_smpconv_multipliers_pull_a_violated_bound_back(acts):
     graph = dgl.to_bidirected(dgl.to_simple(homogeneous()))
     h = features(graph, 7)
 
     def change(layer):
-        one = lowbit.nn.SMPConv(7, k=1, threshold=layer.threshold)
-        one.load_state_dict({k: v for k, v in layer.state_dict().items() if k.startswith("multipliers.0.")})
+        one = lowbit.nn.SMPConv(7, k=1, threshold=layer.threshold, acts=acts)
+        one.load_state_dict({k: v for k, v in layer.state_dict().items() if k.startswith("controls.0.")})
         return (dirichlet_energy(graph, one.eval()(graph, h) - h) / graph.num_edges()).item()
 
-    free = change(lowbit.nn.SMPConv(7, k=1, threshold=1e9))
-    layer = lowbit.nn.SMPConv(7, k=1, threshold=0.7 * free, multiplier_lr=0.05)
+    free = change(lowbit.nn.SMPConv(7, k=1, threshold=1e9, acts=acts))
+    layer = lowbit.nn.SMPConv(7, k=1, threshold=0.7 * free, multiplier_lr=0.05, acts=acts)
     for _ in range(300):
         layer.train()(graph, h)
-    assert 0 < layer.multipliers[0].multiplier < 5
+    multiplier = layer.controls[0].multiplier.multiplier
+    assert 0 < multiplier < 5
     assert change(layer) == pytest.approx(0.7 * free, rel=0.02)
+    assert layer.controls[0].multiplier.violation.abs() < 0.02
 
-    held = lowbit.nn.SMPConv(7, k=1, threshold=2 * free, multiplier_lr=0.05)
+    held = lowbit.nn.SMPConv(7, k=1, threshold=2 * free, multiplier_lr=0.05, acts=acts)
     for _ in range(50):
         held.train()(graph, h)
-    assert held.multipliers[0].multiplier == 0
-    multiplier = layer.multipliers[0].multiplier.clone()
+    assert held.controls[0].multiplier.multiplier == 0
+    before = multiplier.clone()
     layer.eval()(graph, h)
-    assert layer.multipliers[0].multiplier == multiplier
+    assert multiplier == before
+
+
+def test_tight_bounds_are_met_by_steps_and_not_by_the_gradient():
+    graph, violation = dgl.to_bidirected(dgl.to_simple(homogeneous())), {}
+    for acts in ("step", "gradient"):
+        layer = lowbit.nn.SMPConv(7, k=1, threshold=1e-4, acts=acts)
+        for _ in range(400):
+            layer(graph, features(graph, 7))
+        violation[acts] = layer.controls[0].multiplier.violation.item()
+    assert violation["step"] < 0.05 and violation["gradient"] > 1
 
 
 def test_smpconv_stays_close_over_depth_with_delta_messages(graph):

@@ -94,3 +94,8 @@ def operations(model):
 
 
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 30), st.integers(0, 400))
+
+
+def shifted(bits, rng):
+    """One scale, halved for rows of smaller range."""
+    return {**static(bits, 1, rng, False), "granularity": "shift", "reach": float(np.float32(rng.uniform(0.5, 8)))}

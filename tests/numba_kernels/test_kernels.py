@@ -20,7 +20,18 @@ from numba_kernels.program import LOOKUP, PRODUCT
 from numba_kernels.requantise import unpack_row
 from numba_kernels.runtime import kernel
 
-from .plans import EXAMPLES, JIT_OFF, PlanBuilder, assert_equals_twin, draw_graph, operations, per_row, sizes, static
+from .plans import (
+    EXAMPLES,
+    JIT_OFF,
+    PlanBuilder,
+    assert_equals_twin,
+    draw_graph,
+    operations,
+    per_row,
+    shifted,
+    sizes,
+    static,
+)
 
 
 @kernel
@@ -91,6 +102,27 @@ def test_spmm(bits, size, columns, seed, hub, own):
     rows = b.add("dequantize", b.quantize(h, per_row(2, rng), columns))
     feat = rng.standard_normal((num_src, columns)).astype(np.float32)
     assert_equals_twin(b.model(["graph", "features"], h, again, rows), graph, feat)
+
+
+@pytest.mark.parametrize("bits", PACKED_BITS)
+@given(size=sizes, columns=st.integers(1, 150), seed=st.integers(0, 999), hub=st.booleans(), own=st.booleans())
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_spmm_of_rows_with_powers_of_two(bits, size, columns, seed, hub, own):
+    rng = np.random.default_rng(seed)
+    num_src, num_dst, edges = size
+    num_dst = min(num_dst, num_src)
+    graph = draw_graph(rng, num_src, num_dst, edges, hub=hub and edges > 0, is_block=True)
+    b = PlanBuilder()
+    scaled = b.add("degree", 1, 0, side="out", power=float(rng.choice([-0.5, 0.5])), plus=0)
+    codes = b.quantize(scaled, shifted(bits, rng), columns)
+    mine = b.add("destination", codes, 0) if own else None
+    h = b.add("aggregate", 0, codes, None, mine)
+    again = b.quantize(h, shifted(4, rng), columns)
+    product = b.linear(again, rng, columns, 5, 2)
+    kept = b.add("dequantize", codes)
+    feat = rng.standard_normal((num_src, columns)) * 2.0 ** rng.integers(-9, 2, (num_src, 1))
+    model = b.model(["graph", "features"], h, b.add("dequantize", again), product, kept)
+    assert_equals_twin(model, graph, feat.astype(np.float32))
 
 
 @pytest.mark.parametrize("bits", PACKED_BITS)

@@ -1,0 +1,46 @@
+"""What happened in training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class History:
+    """One dict an epoch, and the epoch whose weights were kept.
+
+    Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy``, and under a smoothness bound
+    ``smoothness``, the rows of :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
+    """
+
+    epochs: list = field(default_factory=list)
+    best_epoch: int = -1
+
+    @property
+    def best(self) -> dict:
+        """The epoch of best validation accuracy, ties broken by validation loss."""
+        return self.epochs[self.best_epoch]
+
+    def add(self, record: dict) -> bool:
+        """Append an epoch; returns whether it is the best so far."""
+        self.epochs.append(record)
+        is_best = self.best_epoch < 0 or _rank(record) > _rank(self.best)
+        if is_best:
+            self.best_epoch = len(self.epochs) - 1
+        return is_best
+
+    def plot(self, path):
+        """Draw losses, accuracies and, under a smoothness bound, violations and multipliers; needs matplotlib.
+
+        Returns
+        -------
+        Path
+            Of the picture, whose ending tells its format.
+        """
+        from .plots import plot_history
+
+        return plot_history(self, path)
+
+
+def _rank(record):
+    return record["val_accuracy"], -record["val_loss"]
