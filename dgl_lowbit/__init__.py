@@ -8,6 +8,7 @@ from . import nn, quant, smoothness
 from ._version import __version__
 from .config import QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize, register_layer
+from .diagnose import diagnose
 from .smoothness import SmoothnessRegularizer
 from .training import fit, train
 
@@ -20,6 +21,7 @@ __all__ = [
     "SmoothnessRegularizer",
     "__version__",
     "calibrate",
+    "diagnose",
     "fit",
     "nn",
     "quant",

@@ -52,6 +52,31 @@ def _parser():
     demo.add_argument("--quiet", action="store_true", help="show no progress bars")
     demo.set_defaults(run=_demo)
 
+    study = commands.add_parser(
+        "study",
+        help="accuracy over seeds against bits, method, smoothness bounds and depth",
+        description="Train models and their low-bit variants over seeds, in parallel processes. What is done is kept "
+        "in DIR/runs and not done again, so that an interrupted study goes on where it was.",
+    )
+    study.add_argument("name", choices=("accuracy", "ablation", "bounds", "depth"), help="what to study")
+    study.add_argument("--graphs", default="cora", type=_names, metavar="LIST", help="comma-separated; default: cora")
+    study.add_argument(
+        "--models", default="smp,gcn,sage", type=_names, metavar="LIST",
+        help="of accuracy, comma-separated; default: smp,gcn,sage",
+    )  # fmt: skip
+    study.add_argument("--bits", default="8,4,2", type=_widths, help="of accuracy, comma-separated; default: 8,4,2")
+    study.add_argument(
+        "--every-stage", action="store_true", help="of accuracy: also SMP with all that it keeps and sends as codes"
+    )
+    study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
+    study.add_argument("--seeds", default=10, type=_count, help="seeds 0 to N − 1; default: 10")
+    study.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
+    study.add_argument("--jobs", default=1, type=_count, help="processes, of one thread each; default: 1")
+    study.add_argument("--output", default="study", metavar="DIR", help="folder for results; default: study")
+    study.add_argument("--plot", action="store_true", help="draw pictures into DIR too (needs matplotlib)")
+    study.add_argument("--quiet", action="store_true", help="show no progress bar")
+    study.set_defaults(run=_study)
+
     bench = commands.add_parser(
         "bench",
         help="time packed models and kernels against DGL and torch",
@@ -133,6 +158,33 @@ def _demo(options):
         progress=not options.quiet,
     )
     print(json.dumps(report) if options.json else format_demo(report))
+
+
+def _study(options):
+    from .study import format_study, run_study
+
+    _check_known(options.graphs, GRAPH_NAMES, "graph")
+    settings = {"graphs": options.graphs, "seeds": options.seeds, "epochs": options.epochs}
+    if options.name == "accuracy":
+        _check_known(options.models, [name for name in MODELS if name != "deep"], "model")
+        settings.update(models=options.models, bits=options.bits, every_stage=options.every_stage)
+    if options.name == "depth":
+        if min(options.depths) < 3:
+            raise ValueError(f"a depth is at least 3 layers, got {min(options.depths)}.")
+        settings["depths"] = options.depths
+    if options.plot:
+        from .plots import plot_study  # fails before the work where matplotlib is missing
+    report = run_study(options.name, options.output, options.jobs, not options.quiet, **settings)
+    print(format_study(report))
+    if options.plot:
+        for path in plot_study(report, options.output):
+            print(f"\n{path}", file=sys.stderr)
+
+
+def _check_known(names, known, what):
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"unknown {what} {', '.join(unknown)}; known are {', '.join(known)}.")
 
 
 def _bench(options):

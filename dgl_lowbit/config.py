@@ -74,7 +74,7 @@ class QuantConfig:
     grid: str = "auto"
     inputs_granularity: str = "row"
     weights_granularity: str = "channel"
-    messages_granularity: str = "tensor"
+    messages_granularity: str = "channel"
     aggregates_granularity: str = "row"
     states_granularity: str = "row"
     outputs_granularity: str = "tensor"

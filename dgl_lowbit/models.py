@@ -10,7 +10,10 @@ from .nn import DeepGraphConv, SMPConv
 
 
 class GCN(nn.Module):
-    """Two ``dgl.nn.GraphConv`` (arXiv:1609.02907) with ReLU and dropout; shapes (N, in_feats) to (N, num_classes)."""
+    """Two ``dgl.nn.GraphConv`` (arXiv:1609.02907) with ReLU and dropout; shapes (N, in_feats) to (N, num_classes).
+
+    Takes a graph or a list of two blocks.
+    """
 
     def __init__(self, in_feats, num_classes, hidden=64, dropout=0.5):
         super().__init__()
@@ -19,13 +22,16 @@ class GCN(nn.Module):
 
     def forward(self, graph, feat):
         h = feat
-        for i, layer in enumerate(self.layers):
-            h = layer(graph, self.dropout(F.relu(h) if i else h))
+        for i, (layer, block) in enumerate(zip(self.layers, _of_layers(graph, 2))):
+            h = layer(block, self.dropout(F.relu(h) if i else h))
         return h
 
 
 class GraphSAGE(nn.Module):
-    """Two ``dgl.nn.SAGEConv`` with mean aggregation (arXiv:1706.02216); shapes (N, in_feats) to (N, num_classes)."""
+    """Two ``dgl.nn.SAGEConv`` with mean aggregation (arXiv:1706.02216); shapes (N, in_feats) to (N, num_classes).
+
+    Takes a graph or a list of two blocks.
+    """
 
     def __init__(self, in_feats, num_classes, hidden=64, dropout=0.5):
         super().__init__()
@@ -33,7 +39,8 @@ class GraphSAGE(nn.Module):
         self.conv2 = dgl.nn.SAGEConv(hidden, num_classes, "mean", feat_drop=dropout)
 
     def forward(self, graph, feat):
-        return self.conv2(graph, F.relu(self.conv1(graph, feat)))
+        first, second = _of_layers(graph, 2)
+        return self.conv2(second, F.relu(self.conv1(first, feat)))
 
 
 class SMP(nn.Module):
@@ -75,6 +82,11 @@ class DeepGCN(nn.Module):
     def forward(self, graph, feat):
         h = self.stack(graph, self.first(graph, self.dropout(feat)))
         return self.last(graph, self.dropout(h))
+
+
+def _of_layers(graph, layers):
+    """A block for each layer: those given, or the one graph."""
+    return graph if isinstance(graph, (list, tuple)) else [graph] * layers
 
 
 MODELS = {"gcn": GCN, "sage": GraphSAGE, "smp": SMP, "deep": DeepGCN}

@@ -3,26 +3,68 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
-import dgl
 import torch
 import torch.nn.functional as F
+
+
+class _Pattern:
+    """Where the non-zeros of an (N, M) matrix stand, in compressed rows, and in columns for its transpose."""
+
+    def __init__(self, rows, columns, shape):
+        self.shape, self.rows, self.columns = torch.Size(shape), rows, columns
+        self.starts = _starts(rows, shape[0])
+        self.order = torch.argsort(columns, stable=True)
+        self.by_row = self.starts.int(), columns.int()
+        self.by_column = _starts(columns, shape[1]).int(), rows[self.order].int()
+
+    def matrix(self, values):
+        return _csr(*self.by_row, values, self.shape)
+
+    def transposed(self, values):
+        return _csr(*self.by_column, values[self.order], (self.shape[1], self.shape[0]))
+
+
+def _starts(sorted_or_not, count):
+    starts = torch.zeros(count + 1, dtype=torch.long, device=sorted_or_not.device)
+    starts[1:] = torch.bincount(sorted_or_not, minlength=count).cumsum(0)
+    return starts
+
+
+def _csr(starts, indices, values, shape):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(starts, indices, values, shape, check_invariants=False)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, values, weight, pattern):
+        ctx.save_for_backward(values, weight)
+        ctx.pattern = pattern
+        return pattern.matrix(values) @ weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        values, weight = ctx.saved_tensors
+        pattern, grad = ctx.pattern, grad.contiguous()
+        grad_values = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            places = pattern.matrix(torch.zeros_like(values))
+            grad_values = torch.sparse.sampled_addmm(places, grad, weight.t()).values()
+        if ctx.needs_input_grad[1]:
+            grad_weight = pattern.transposed(values) @ grad
+        return grad_values, grad_weight, None
 
 
 class SparseFeatures:
     r"""A matrix of features kept as its non-zeros, to stand where models take dense features.
 
-    Dropout acts on the non-zeros, and a product with a dense matrix, :math:`X W`, is a sum over the edges of the
-    bipartite graph from columns to rows whose edges are the non-zeros. ``torch.nn.Dropout``, ``torch.nn.Linear``,
+    Dropout acts on the non-zeros, and a product with a dense matrix, :math:`X W`, runs over them alone.
+    ``torch.nn.Dropout``, ``torch.nn.Linear``,
     ``torch.matmul`` and with them DGL's layers that multiply first take it as it is; any other torch function or
     method works on the dense matrix.
-
-    Parameters
-    ----------
-    graph : DGLGraph
-        Bipartite, from M columns to N rows, one edge a non-zero, edges ordered by row.
-    values : torch.Tensor
-        Shape (nnz,), float.
 
     Examples
     --------
@@ -31,26 +73,19 @@ class SparseFeatures:
     [20.0, 0.0, 31.0]
     """
 
-    def __init__(self, graph: dgl.DGLGraph, values: torch.Tensor):
-        self.graph, self.values = graph, values
-        self._columns, self._rows = (ends.long() for ends in graph.edges(order="eid"))
+    def __init__(self, pattern: _Pattern, values: torch.Tensor):
+        self._pattern, self.values = pattern, values
 
     @classmethod
     def from_dense(cls, x: torch.Tensor) -> SparseFeatures:
         """The non-zeros of ``x``, shape (N, M)."""
         rows, columns = x.nonzero(as_tuple=True)
-        return cls._build(rows, columns, x[rows, columns], x.shape)
-
-    @classmethod
-    def _build(cls, rows, columns, values, shape):
-        nodes = {"column": shape[1], "row": shape[0]}
-        graph = dgl.heterograph({("column", "in", "row"): (columns, rows)}, num_nodes_dict=nodes, device=values.device)
-        return cls(graph.int() if graph.num_edges() < 2**31 else graph, values)
+        return cls(_Pattern(rows, columns, x.shape), x[rows, columns])
 
     # -- what callers ask of a tensor -------------------------------------------------------------------
     @property
     def shape(self):
-        return torch.Size((self.graph.num_dst_nodes(), self.graph.num_src_nodes()))
+        return self._pattern.shape
 
     @property
     def dtype(self):
@@ -90,15 +125,15 @@ class SparseFeatures:
 
     def to_dense(self) -> torch.Tensor:
         """The whole matrix, (N, M), differentiable."""
-        return self.values.new_zeros(self.shape).index_put((self._rows, self._columns), self.values)
+        return self.values.new_zeros(self.shape).index_put((self._pattern.rows, self._pattern.columns), self.values)
 
     def per_value(self, per_row: torch.Tensor) -> torch.Tensor:
         """The entry of ``per_row``, (N, 1), that goes with each non-zero, (nnz,)."""
-        return per_row.flatten()[self._rows]
+        return per_row.flatten()[self._pattern.rows]
 
     def _reduced(self, name):
         zeros = self.values.new_zeros(len(self))
-        return zeros.scatter_reduce(0, self._rows, self.values, name).unsqueeze(-1)
+        return zeros.scatter_reduce(0, self._pattern.rows, self.values, name).unsqueeze(-1)
 
     def amin(self, dim=-1, keepdim=True):
         """Smallest of each row, (N, 1); zeros count."""
@@ -111,26 +146,34 @@ class SparseFeatures:
     def __getitem__(self, index):
         """Some rows: a slice, or a tensor of row numbers or a mask."""
         chosen = torch.arange(len(self), device=self.device)[index]
-        starts = torch.zeros(len(self) + 1, dtype=torch.long, device=self.device)
-        starts[1:] = self.graph.in_degrees().long().cumsum(0)
+        starts = self._pattern.starts
         counts = starts[chosen + 1] - starts[chosen]
         rows = torch.repeat_interleave(torch.arange(len(chosen), device=self.device), counts)
         within = torch.arange(len(rows), device=self.device) - (counts.cumsum(0) - counts)[rows]
         entries = starts[chosen][rows] + within
-        return self._build(rows, self._columns[entries], self.values[entries], (len(chosen), self.shape[1]))
+        pattern = _Pattern(rows, self._pattern.columns[entries], (len(chosen), self.shape[1]))
+        return SparseFeatures(pattern, self.values[entries])
 
     def __getattr__(self, name):
         """Other attributes of a tensor: the dense matrix's."""
-        if name.startswith("_") or name in ("graph", "values"):
+        if name.startswith("_") or name == "values":
             raise AttributeError(name)
         return getattr(self.to_dense(), name)
 
     # -- arithmetic -------------------------------------------------------------------------------------
     def __matmul__(self, weight: torch.Tensor) -> torch.Tensor:
         """Product with a dense matrix, (M, D) to (N, D), differentiable in both."""
-        if len(self.values) == 0:
-            return weight.new_zeros(len(self), weight.shape[1])
-        return dgl.ops.u_mul_e_sum(self.graph, weight.contiguous(), self.values.unsqueeze(-1))
+        return _Product.apply(self.values, weight, self._pattern)
+
+    def __mul__(self, other):
+        """Product with a number or with one for each row, (N, 1), sparse; with others it is dense."""
+        if isinstance(other, (int, float)):
+            return self.with_values(self.values * other)
+        if isinstance(other, torch.Tensor) and other.shape == (len(self), 1):
+            return self.with_values(self.values * self.per_value(other))
+        return self.to_dense() * other
+
+    __rmul__ = __mul__
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -141,8 +184,14 @@ class SparseFeatures:
                 return x.with_values(func(x.values, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
             if func is F.linear:
                 return _linear(*args, **kwargs) if not isinstance(args[1], cls) else NotImplemented
+            if func in _SCALINGS and not isinstance(args[1], cls):
+                return x * args[1]
             if func in _PRODUCTS and not isinstance(args[1], cls):
                 return x @ args[1]
+        if func is torch.Tensor.to:  # of another tensor, to the dtype and device of this one
+            return func(args[0], args[1].values)
+        if func in _SCALINGS and isinstance(args[1], cls):
+            return args[1] * x
         return func(*map(_dense, args), **{k: _dense(v) for k, v in kwargs.items()})
 
     def __repr__(self):
@@ -150,6 +199,7 @@ class SparseFeatures:
 
 
 _DROPOUT = (F.dropout, torch.dropout)
+_SCALINGS = (torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__)
 _PRODUCTS = (torch.matmul, torch.mm, torch.Tensor.matmul, torch.Tensor.mm)
 
 

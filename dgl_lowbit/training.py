@@ -133,6 +133,7 @@ def train(
     quantizer_lr: float = 0.01,
     parameters: Callable | None = None,
     patience: int | None = None,
+    transform: Callable | None = None,
     sampler=None,
     batch_size: int = 512,
     sparse: bool | None = None,
@@ -161,6 +162,8 @@ def train(
         Makes optimiser groups of a model, in place of ``parameter_groups(model, lr, weight_decay, quantizer_lr)``.
     patience : int, optional
         Stop after as many epochs without a better validation epoch. Default: never.
+    transform : callable, optional
+        Makes of the graph the one that a step trains on, as ``dgl.DropEdge(0.3)`` does.
     sampler : dgl.dataloading.BlockSampler, optional
         Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block.
     batch_size : int
@@ -190,7 +193,7 @@ def train(
     check_graph(graph)
     if epochs < 1 or (patience is not None and patience < 1):
         raise ValueError(f"epochs and patience must be at least 1, got {epochs!r} and {patience!r}.")
-    run = _Run(model, graph, sampler, batch_size, sparse, seed)
+    run = _Run(model, graph, transform, sampler, batch_size, sparse, seed)
     with torch.random.fork_rng(devices=[]):
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
@@ -220,9 +223,9 @@ def train(
 class _Run:
     """The state of one stage of training, and its next epoch."""
 
-    def __init__(self, model, graph, sampler, batch_size, sparse, seed):
+    def __init__(self, model, graph, transform, sampler, batch_size, sparse, seed):
         self.model, self.graph, self.seed = model, graph, seed
-        self.sampler, self.batch_size = sampler, batch_size
+        self.transform, self.sampler, self.batch_size = transform, sampler, batch_size
         self.whole = whole_graph(graph, sampler)
         self.feat, self.sparse = graph.ndata["feat"], sparse
         self.history, self.best_state, self.teacher_logits = History(), None, None
@@ -273,7 +276,8 @@ class _Run:
 
     def _batches(self):
         with_others = self.teacher_logits is not None
-        return batches(self.graph, self.feat, self.sampler, self.batch_size, with_others)
+        graph = self.graph if self.transform is None else self.transform(self.graph)
+        return batches(graph, self.feat, self.sampler, self.batch_size, with_others)
 
     def _step(self, batch, epoch):
         logits = self.model(batch.graph, batch.feat)

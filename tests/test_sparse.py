@@ -62,7 +62,18 @@ def test_dropout_acts_on_the_non_zeros(sparse):
 def test_other_functions_get_the_dense_matrix(dense, sparse):
     assert torch.equal(torch.relu(sparse), dense)
     assert torch.equal(torch.cat([sparse, sparse]), torch.cat([dense, dense]))
-    assert torch.equal(torch.ones(12, 1) * sparse, dense)
+    assert torch.equal(sparse * torch.full((12, 30), 2.0), 2 * dense)
+
+
+def test_dtype_and_device_are_taken_from_it(sparse):
+    assert torch.ones(3, dtype=torch.int64).to(sparse.with_values(sparse.values.double())).dtype == torch.float64
+
+
+def test_rows_are_scaled(dense, sparse):
+    scale = torch.arange(12.0).unsqueeze(1)
+    for scaled in (sparse * scale, scale * sparse, torch.mul(sparse, scale)):
+        assert isinstance(scaled, SparseFeatures) and torch.equal(scaled.to_dense(), dense * scale)
+    assert torch.equal((2 * sparse).to_dense(), 2 * dense)
 
 
 def test_an_empty_matrix():

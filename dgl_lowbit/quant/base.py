@@ -62,6 +62,7 @@ class Quantizer(nn.Module):
         self.granularity, self.axis, self.channels = granularity, axis, channels
         self.clip_gradient = clip_gradient
         self.observing = False
+        self.watch = None  # called with what is coded: (quantizer, x, params)
         self.register_buffer("calibrated", torch.tensor(False))
 
     # -- for subclasses ---------------------------------------------------------------------------------
@@ -84,6 +85,8 @@ class Quantizer(nn.Module):
         if self.format.is_float:
             return x, torch.ones((), device=x.device)
         params = self._ready(x)
+        if self.watch is not None:
+            self.watch(self, x, params)
         if isinstance(x, SparseFeatures):
             return self._split_sparse(x, params)
         return centered_codes(x, params, self.format.qmax, self.margin, self.clip_gradient), params.scale

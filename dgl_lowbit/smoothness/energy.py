@@ -35,10 +35,17 @@ def dirichlet_energy(graph, feat) -> torch.Tensor:
     """
     source, target = feat if isinstance(feat, tuple) else (feat, feat)
     with graph.local_scope():
-        graph.srcdata["s"] = source / _root_degrees(graph.out_degrees(), source)
-        graph.dstdata["d"] = target / _root_degrees(graph.in_degrees(), target)
-        graph.apply_edges(fn.u_sub_v("s", "d", "diff"))
-        return 0.5 * graph.edata["diff"].square().sum()
+        out_degrees, in_degrees = graph.out_degrees().to(source), graph.in_degrees().to(target)
+        source = source / out_degrees.clamp(min=1).sqrt_().unsqueeze(-1)
+        target = target / in_degrees.clamp(min=1).sqrt_().unsqueeze(-1)
+        graph.srcdata["s"], graph.dstdata["d"] = source, target
+        if torch.is_grad_enabled() and (source.requires_grad or target.requires_grad):
+            graph.apply_edges(fn.u_sub_v("s", "d", "diff"))
+            return 0.5 * graph.edata["diff"].square().sum()
+        # ‖s − d‖² = ‖s‖² + ‖d‖² − 2 s·d, summed over edges: one sum over neighbours, and no memory for edges
+        graph.update_all(fn.copy_u("s", "m"), fn.sum("m", "received"))
+        squares = (source.square().sum(-1) * out_degrees).sum() + (target.square().sum(-1) * in_degrees).sum()
+        return (0.5 * squares - (target * graph.dstdata["received"]).sum()).clamp_min(0)
 
 
 @torch.no_grad()
@@ -60,15 +67,11 @@ def collapse_gauge(graph, feat: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         Scalar in [0, 1]; 0 for F = 0.
     """
-    roots = _root_degrees(graph.in_degrees(), feat)
-    plane = torch.cat([torch.ones_like(roots), roots], 1).double()
-    plane = torch.linalg.svd(plane, full_matrices=False)
-    basis = plane.U[:, 1e-9 * plane.S[0] < plane.S]
-    feat = feat.double()
-    inside = (basis.T @ feat).square().sum()
+    roots = graph.in_degrees().to(feat.dtype).clamp_(min=1).sqrt_().unsqueeze(-1)
+    mean = feat.mean(0)
+    rest, bent = feat - mean, roots - roots.mean()
+    inside = len(feat) * mean.square().sum()
+    if bent.square().sum() > 1e-9 * len(feat):  # nodes are of more than one degree
+        inside = inside + (bent.T @ rest).square().sum() / bent.square().sum()
     total = feat.square().sum()
-    return torch.where(total > 0, 1 - inside / total, torch.zeros_like(total)).clamp(0, 1).float()
-
-
-def _root_degrees(degrees, like):
-    return degrees.to(like.dtype).clamp_(min=1).sqrt_().unsqueeze(-1)
+    return torch.where(total > 0, 1 - inside / total, torch.zeros_like(total)).clamp(0, 1)

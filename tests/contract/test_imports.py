@@ -23,6 +23,7 @@ ALLOWED = {
     "convert": {"nn", "quant", "config"},
     "models": {"nn"},
     "batches": {"sparse"},
+    "diagnose": {"quant", "report", "sparse"},
     "history": {"plots"},
     "resume": {"deploy"},
     "training": {"batches", "config", "convert", "history", "quant", "resume", "smoothness", "sparse"},

@@ -1,0 +1,113 @@
+"""What the quantisers of a model do to the tensors they meet."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from .quant import Quantizer
+from .report import table
+from .sparse import SparseFeatures
+
+
+@torch.no_grad()
+def diagnose(model: nn.Module, *args, **kwargs) -> list[dict]:
+    """Run a low-bit model once in evaluation mode and report on each of its quantisers, in the order they were met.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Low-bit and calibrated; its training mode is kept.
+    *args, **kwargs
+        What the model is called with: ``graph, feat``.
+
+    Returns
+    -------
+    list of dict
+        ``quantizer`` (its name in the model), ``bits``, ``shares`` (of each code among all, a list of 2^bits), ``dead``
+        (number of codes never used), ``clipped`` (share of values beyond the range), ``snr`` (signal-to-noise ratio
+        10 log₁₀ Σx² / Σ(x − x̂)² in dB; infinity where nothing is lost).
+
+    Raises
+    ------
+    ValueError
+        When the model has no quantisers.
+
+    Examples
+    --------
+    >>> import dgl_lowbit as lowbit
+    >>> layer = lowbit.nn.Linear(3, 2, config=lowbit.QuantConfig(2))
+    >>> x = torch.tensor([[0.0, 1.0, 3.0]])
+    >>> rows = diagnose(lowbit.calibrate(layer, x), x)
+    >>> rows[0]["quantizer"], [round(share, 2) for share in rows[0]["shares"]], rows[0]["dead"]
+    ('quantizers.inputs', [0.33, 0.33, 0.0, 0.33], 1)
+    """
+    quantizers = {name: q for name, q in model.named_modules() if isinstance(q, Quantizer) and not q.format.is_float}
+    if not quantizers:
+        raise ValueError("the model has no quantisers; call dgl_lowbit.quantize(model) and calibrate or train first.")
+    names, rows = {id(q): name for name, q in quantizers.items()}, {}
+
+    def watch(quantizer, x, params):
+        name = names[id(quantizer)]
+        rows.setdefault(name, _Tally(quantizer)).add(x.to_dense() if isinstance(x, SparseFeatures) else x, params)
+
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        for quantizer in quantizers.values():
+            quantizer.watch = watch
+        model(*args, **kwargs)
+    finally:
+        for quantizer in quantizers.values():
+            quantizer.watch = None
+        for module, mode in modes.items():
+            module.training = mode
+    return [{"quantizer": name, **tally.row()} for name, tally in rows.items()]
+
+
+class _Tally:
+    """Counts of one quantiser, over the tensors it meets."""
+
+    def __init__(self, quantizer):
+        self.quantizer = quantizer
+        self.counts = torch.zeros(quantizer.format.levels, dtype=torch.long)
+        self.clipped = self.total = 0
+        self.signal = self.noise = 0.0
+
+    def add(self, x, params):
+        codes = self.quantizer.codes(x, params)
+        self.counts += torch.bincount(codes.flatten().long(), minlength=len(self.counts)).cpu()
+        place, margin = x / params.scale + params.offset, float(self.quantizer.margin) + 1e-4
+        self.clipped += int(((place < -margin) | (place > self.quantizer.format.qmax + margin)).sum())
+        self.total += x.numel()
+        self.signal += x.double().square().sum().item()
+        self.noise += (x.double() - self.quantizer.dequantize(codes, params)).square().sum().item()
+
+    def row(self):
+        shares = (self.counts / max(self.total, 1)).tolist()
+        snr = math.inf if self.noise == 0 else 10 * math.log10(max(self.signal, 1e-300) / self.noise)
+        return {
+            "bits": self.quantizer.format.bits,
+            "shares": shares,
+            "dead": shares.count(0.0),
+            "clipped": self.clipped / max(self.total, 1),
+            "snr": snr,
+        }
+
+
+def format_diagnosis(rows: list[dict]) -> str:
+    """The rows of :func:`diagnose` as a Markdown table; shares of up to sixteen codes in %."""
+    body = [
+        [
+            row["quantizer"],
+            row["bits"],
+            " ".join(f"{100 * share:.0f}" for share in row["shares"]) if row["bits"] <= 4 else "-",
+            row["dead"],
+            f"{100 * row['clipped']:.1f}",
+            "inf" if math.isinf(row["snr"]) else f"{row['snr']:.1f}",
+        ]
+        for row in rows
+    ]
+    return table(["quantiser", "bits", "% of each code", "dead codes", "% clipped", "SNR in dB"], body)

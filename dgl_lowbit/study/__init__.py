@@ -1,0 +1,7 @@
+"""Studies: accuracy over seeds against bits, method, bounds and depth, run in parallel and resumable."""
+
+from .run import run_study
+from .studies import STUDIES
+from .tables import format_study
+
+__all__ = ["STUDIES", "format_study", "run_study"]

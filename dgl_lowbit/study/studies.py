@@ -1,0 +1,136 @@
+"""What the studies consist of: tasks, each a float model and variants of it on one graph with one seed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass
+class Variant:
+    """A model made of a task's float model.
+
+    ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
+    ``warm`` starts from the trained float weights, ``distill`` learns from the float model's logits.
+    """
+
+    label: str
+    config: dict
+    layer: dict = field(default_factory=dict)
+    warm: bool = True
+    distill: bool = True
+
+
+@dataclass
+class Task:
+    """A float model, trained on one graph with one seed, and variants of it."""
+
+    label: str
+    graph: str
+    model: str
+    seed: int
+    epochs: int
+    variants: list = field(default_factory=list)
+    options: dict = field(default_factory=dict)  # of the model
+    teacher: str | None = None  # a model of dgl_lowbit.models that teaches the float model
+    lr: float = 0.01
+    no_decay: tuple = ()
+    drop_edge: float = 0.0
+
+    def spec(self) -> dict:
+        """All of it as JSON values."""
+        return asdict(self)
+
+
+FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32})
+_CODES = {"states_granularity": "shift", "messages_granularity": "shift"}
+
+
+def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=False):
+    """Each model at several widths; SMP has delta-coded messages, and where asked for also every stage as codes."""
+    low_bit = [Variant(f"INT{b}", {"bits": b}) for b in bits]
+    direct = {"propagate": {"messages": "direct"}}
+    codes = [Variant(f"INT{b}, every stage as codes", {"bits": b, "states": b, **_CODES}, direct) for b in bits]
+    codes = codes if every_stage else []
+    return [
+        Task(model, graph, model, seed, epochs, [FLOAT_AGAIN, *low_bit, *(codes if model == "smp" else [])])
+        for graph in graphs
+        for model in models
+        for seed in range(seeds)
+    ]
+
+
+def ablation_tasks(graphs, seeds, epochs):
+    """The method's parts one after another, at 2 bits on SMP."""
+    plain = {"bits": 2, "grid": "affine", "messages_granularity": "tensor"}
+    half = {**plain, "grid": "auto"}
+    direct = {"propagate": {"messages": "direct"}}
+    scratch = {"warm": False, "distill": False}
+    variants = [
+        Variant("INT8 QLR alone", {**plain, "bits": 8}, direct, **scratch),
+        Variant("INT4 QLR alone", {**plain, "bits": 4}, direct, **scratch),
+        Variant("INT2 QLR alone", plain, direct, **scratch),
+        Variant("INT2 BT", {**plain, "quantizer": "bt"}, direct, **scratch),
+        Variant("INT2 BT*", {**plain, "quantizer": "bt*"}, direct, **scratch),
+        Variant("INT2 QLR + warm start", plain, direct, distill=False),
+        Variant("INT2 + distillation", plain, direct),
+        Variant("INT2 + grid without zero", half, direct),
+        Variant("INT2 + delta messages", half, {"propagate": {"messages": "delta"}}),
+        Variant("INT2 + message scales per channel", {"bits": 2}, {"propagate": {"messages": "delta"}}),
+        Variant("INT2 BT* + warm start, distillation, delta", {**plain, "quantizer": "bt*"}),
+        FLOAT_AGAIN,
+    ]
+    return [Task("smp", graph, "smp", seed, epochs, variants) for graph in graphs for seed in range(seeds)]
+
+
+def bounds_tasks(graphs, seeds, epochs, thresholds=(0.03, 0.003, 0.0003)):
+    """SMP under bounds a decade apart, driven in each way, and without."""
+    low_bit = [Variant("INT2", {"bits": 2})]
+    ways = [("step", t) for t in thresholds] + [("projection", t) for t in thresholds]
+    ways += [("gradient", t) for t in thresholds]
+    tasks = []
+    for graph in graphs:
+        for seed in range(seeds):
+            for threshold in thresholds:
+                # The multipliers of a bound that do not act: what the model does by itself.
+                free = {"threshold": threshold, "acts": "step", "multiplier_lr": 1e-30}
+                tasks.append(Task(f"free, {threshold:g}", graph, "smp", seed, epochs, [], free))
+            for acts, threshold in ways:
+                options = {"threshold": threshold, "acts": acts}
+                tasks.append(Task(f"{acts}, {threshold:g}", graph, "smp", seed, epochs, low_bit, options))
+    return tasks
+
+
+def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
+    """GCNs of many layers: plain, with a bound in several ways, and low-bit."""
+    low_bit = [
+        Variant("INT4", {"bits": 4}),
+        Variant("INT2, states INT8", {"bits": 2, "states": 8}),
+        Variant("INT2, every stage", {"bits": 2, "states": 2}),
+    ]
+    recipe = {"teacher": "gcn", "lr": 0.005, "no_decay": ("stack",), "drop_edge": 0.3}
+    alone = {"lr": 0.005, "no_decay": ("stack",)}
+    bad = {"identity": False, "first_step": 0.5}
+    tasks = []
+    for graph in graphs:
+        for seed in range(seeds):
+
+            def add(label, layers, variants=(), settings=recipe, seed=seed, graph=graph, **options):
+                options = {"num_layers": layers, **options}
+                tasks.append(Task(label, graph, "deep", seed, epochs, list(variants), options, **settings))
+
+            for layers in depths:
+                add("multiplier", layers, low_bit)
+            first = depths[0]
+            add("plain", first, settings=alone, threshold=None, identity=False, dropout=0.0)
+            add("plain, with every other option", first, threshold=None)
+            add("multiplier alone", first, settings=alone)
+            add("multiplier + teacher", first, settings={**alone, "teacher": "gcn"})
+            add("multiplier + DropEdge", first, settings={**alone, "drop_edge": 0.3})
+            add("fixed step 0.03", first, acts="fixed", first_step=0.03)
+            add("bad start: multiplier", first, **bad)
+            add("bad start: multiplier alone", first, settings=alone, **bad)
+            add("bad start: fixed step 0.5", first, acts="fixed", **bad)
+    return tasks
+
+
+STUDIES = {"accuracy": accuracy_tasks, "ablation": ablation_tasks, "bounds": bounds_tasks, "depth": depth_tasks}
