@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from .._state import OptionalState
 from ..sparse import SparseFeatures
 from .format import QFormat, QParams
 from .ste import centered_codes, encode
@@ -22,7 +22,7 @@ class NotCalibratedError(RuntimeError):
     """A quantiser was used before it saw any data to take its range from."""
 
 
-class Quantizer(nn.Module):
+class Quantizer(OptionalState):
     """Base of the quantisers: maps float32 tensors to codes and back.
 
     A subclass defines :meth:`qparams` and :meth:`_search`. The same object serves training
@@ -162,11 +162,6 @@ class Quantizer(nn.Module):
         elif not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         return self.qparams(x)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        # A float checkpoint has no quantiser state: it loads, and the ranges stay to be calibrated.
-        if any(key.startswith(prefix) for key in state_dict):
-            super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self):
         return f"bits={self.format.bits}, granularity={self.granularity!r}"

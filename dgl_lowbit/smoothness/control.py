@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import dgl
 import torch
-from torch import nn
 
+from .._state import OptionalState
 from .energy import collapse_gauge, dirichlet_energy
 from .multiplier import DifferentialMultiplier
 
@@ -30,7 +30,7 @@ class Relation(NamedTuple):
         return self.after - self.before
 
 
-class SmoothnessControl(nn.Module):
+class SmoothnessControl(OptionalState):
     r"""Bounds tr(ΔᵀLΔ) of one layer, Δ = F_k − F_{k−1} (arXiv:2308.14949), by a multiplier λ.
 
     The bound is α|E|, or with ``relative`` α tr(FᵀLF) of the layer's input. λ acts in one of these ways:
@@ -220,11 +220,6 @@ class SmoothnessControl(nn.Module):
             if graph.num_edges():
                 watched[number] = Relation(graph, (before_src, before_dst), (after_src, after_dst))
         return self.watch(watched)
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        # The checkpoint of a model without bounds loads: the multipliers stay where they start.
-        if any(key.startswith(prefix) for key in state_dict):
-            super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self):
         return f"threshold={self.threshold}, relative={self.relative}, acts={self.acts!r}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+
+from .._state import OptionalState
 
 
-class DifferentialMultiplier(nn.Module):
+class DifferentialMultiplier(OptionalState):
     r"""Multiplier and slack of a bound ``value ≤ bound`` (Platt and Barr 1987; arXiv:2308.14949).
 
     With a slack s the bound is the equation g = value + s² − bound = 0, and the Lagrangian of a loss f is

@@ -16,8 +16,9 @@ PACKAGE, KERNELS = Path(dgl_lowbit.__file__).parent, Path(numba_kernels.__file__
 # What each part of dgl_lowbit may import of it.
 ALLOWED = {
     "sparse": set(),
-    "quant": {"quant", "sparse"},
-    "smoothness": {"smoothness"},
+    "_state": set(),
+    "quant": {"quant", "sparse", "_state"},
+    "smoothness": {"smoothness", "_state"},
     "config": {"quant"},
     "nn": {"nn", "quant", "config", "smoothness", "sparse"},
     "convert": {"nn", "quant", "config"},
