@@ -10,6 +10,7 @@ from pathlib import Path
 from ._version import __version__
 from .data import GRAPH_NAMES, load_graph
 from .models import MODELS
+from .report import table
 
 
 def main(arguments=None) -> int:
@@ -51,6 +52,28 @@ def _parser():
     demo.add_argument("--output", metavar="DIR", help="write the frozen models and checkpoints of seed 0 there")
     demo.add_argument("--quiet", action="store_true", help="show no progress bars")
     demo.set_defaults(run=_demo)
+
+    train = commands.add_parser(
+        "train",
+        help="train a model and its low-bit copy, resumable, and keep the packed model",
+        description="Train a float32 model, then its low-bit copy; keep the checkpoint, the packed model and the state "
+        "of the run in DIR, and print what every quantiser does.",
+    )
+    train.add_argument("--graph", default="planted", choices=GRAPH_NAMES, metavar="GRAPH", help=", ".join(GRAPH_NAMES))
+    train.add_argument("--model", default="gcn", choices=sorted(MODELS), help="default: gcn")
+    train.add_argument("--bits", default=2, type=int, choices=(1, 2, 3, 4, 8), help="default: 2")
+    train.add_argument(
+        "--states", default=32, type=int, choices=(1, 2, 3, 4, 8, 32), help="of states; default: 32, off"
+    )
+    train.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
+    train.add_argument("--seed", default=0, type=int, help="default: 0")
+    train.add_argument("--output", default=".", metavar="DIR", help="default: the current folder")
+    train.add_argument("--resume", action="store_true", help="go on where an interrupted run with this DIR stopped")
+    train.add_argument(
+        "--plot", action="store_true", help="draw the course of the training into DIR (needs matplotlib)"
+    )
+    train.add_argument("--quiet", action="store_true", help="show no progress bars")
+    train.set_defaults(run=_train)
 
     study = commands.add_parser(
         "study",
@@ -160,6 +183,22 @@ def _demo(options):
     print(json.dumps(report) if options.json else format_demo(report))
 
 
+def _train(options):
+    from .demo import train_and_keep
+    from .diagnose import format_diagnosis
+
+    if options.plot:
+        from .plots import plot_history  # before the work: matplotlib may be missing
+    rows, diagnosis, history, stem = train_and_keep(
+        options.graph, options.model, options.bits, options.states, options.epochs, options.seed, options.output,
+        options.resume, progress=not options.quiet,
+    )  # fmt: skip
+    print(table(["model", "test accuracy", "file"], rows))
+    print("\n" + format_diagnosis(diagnosis))
+    if options.plot:
+        plot_history(history, stem.with_suffix(".png"))
+
+
 def _study(options):
     from .study import format_study, run_study
 
@@ -239,7 +278,6 @@ def _predict(options):
 
 def _info(options):
     from .deploy import load
-    from .report import table
 
     packed = load(options.model)
     size = Path(options.model).stat().st_size

@@ -14,9 +14,10 @@ from .config import QuantConfig
 from .convert import quantize
 from .data import load_graph, num_classes
 from .deploy import freeze, save_checkpoint
-from .models import MODELS
+from .diagnose import diagnose
+from .recipes import build, recipe_of
 from .report import mean_std, table
-from .training import accuracy, predict, train
+from .training import accuracy, fit, predict, train
 
 _TIMED_RUNS = 15
 
@@ -51,17 +52,18 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
     for seed in range(seeds):
         graph = dgl.add_self_loop(load_graph(graph_name, seed))
         shape = graph.ndata["feat"].shape[1], num_classes(graph)
-        torch.manual_seed(seed)
-        teacher = MODELS[model_name](*shape)
+        recipe, teacher = recipe_of(model_name), build(model_name, graph, seed)
+        settings = {"epochs": epochs, "seed": seed, **recipe.options()}
         label = f"seed {seed}: {{}}" if seeds > 1 else "{}"
-        train(teacher, graph, epochs=epochs, seed=seed, progress=progress and label.format("float32"))
+        shallow = recipe.train_teacher(graph, seed)
+        train(teacher, graph, teacher=shallow, progress=progress and label.format("float32"), **settings)
         results[32]["accuracy"].append(accuracy(predict(teacher, graph), graph))
         results[32]["bytes"] = sum(t.nbytes for t in teacher.state_dict().values())
         info, packed = {"graph": graph_name, "seed": seed, "self_loops": True}, {}
         for width, config in configs.items():
             student = quantize(teacher, config)
             label_bits = progress and label.format(f"INT{width}")
-            train(student, graph, teacher=teacher, epochs=epochs, seed=seed, progress=label_bits)
+            train(student, graph, teacher=teacher, progress=label_bits, **settings)
             packed[width] = freeze(student)
             packed[width].info.update(info)
             _compare(results[width], student, packed[width], graph)
@@ -78,6 +80,39 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
         "threads": _threads(),
         "results": {str(width): entry for width, entry in results.items()},
     }
+
+
+def train_and_keep(graph_name, model_name, bits, states, epochs, seed, output, resume=False, progress=True):
+    """Fit one model at one width and keep it; see ``dgl-lowbit train``.
+
+    Returns
+    -------
+    tuple
+        Rows of the result's table, those of :func:`dgl_lowbit.diagnose`, the low-bit stage's History, and the path of
+        the files without ending.
+    """
+    graph = dgl.add_self_loop(load_graph(graph_name, seed))
+    config, recipe = QuantConfig(bits, states=states), recipe_of(model_name)
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"{graph_name}-{model_name}-int{bits}"
+    fitted = fit(
+        build(model_name, graph, seed), graph, config, teacher=recipe.train_teacher(graph, seed), epochs=epochs,
+        seed=seed, checkpoint=folder / f"{stem.name}-training.pt", resume=resume, progress=progress, **recipe.options(),
+    )  # fmt: skip
+    info, packed = {"graph": graph_name, "seed": seed, "self_loops": True}, freeze(fitted.model)
+    packed.info.update(info)
+    file = packed.save(stem.with_suffix(".safetensors"))
+    shape = graph.ndata["feat"].shape[1], num_classes(graph)
+    checkpoint = save_checkpoint(stem.with_suffix(".pt"), fitted.model, model_name, shape, config, info)
+    feat = graph.ndata["feat"]
+    rows = [
+        ["float32", fitted.teacher_history.best["test_accuracy"], "-"],
+        [f"INT{bits}, fake-quantised", fitted.history.best["test_accuracy"], str(checkpoint)],
+        [f"INT{bits}, packed", accuracy(packed(graph, feat), graph), str(file)],
+    ]
+    rows = [[name, f"{100 * value:.1f}", path] for name, value, path in rows]
+    return rows, diagnose(fitted.model, graph, feat), fitted.history, stem
 
 
 def format_demo(report: dict) -> str:

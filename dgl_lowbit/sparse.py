@@ -23,7 +23,7 @@ class _Pattern:
         return _csr(*self.by_row, values, self.shape)
 
     def transposed(self, values):
-        return _csr(*self.by_column, values[self.order], (self.shape[1], self.shape[0]))
+        return _csr(*self.by_column, values.index_select(0, self.order), (self.shape[1], self.shape[0]))
 
 
 def _starts(sorted_or_not, count):
@@ -129,7 +129,7 @@ class SparseFeatures:
 
     def per_value(self, per_row: torch.Tensor) -> torch.Tensor:
         """The entry of ``per_row``, (N, 1), that goes with each non-zero, (nnz,)."""
-        return per_row.flatten()[self._pattern.rows]
+        return per_row.flatten().index_select(0, self._pattern.rows)
 
     def _reduced(self, name):
         zeros = self.values.new_zeros(len(self))

@@ -94,7 +94,8 @@ class Quantizer(OptionalState):
     def _split_sparse(self, x, params):
         if self.codes(torch.zeros(1), params).ne(params.zero_point).any():  # zeros get values: nothing is sparse
             return self.split(x.to_dense())
-        at_values = QParams(*(x.per_value(p) if p.dim() > 1 else p for p in params))
+        gathered = {id(p): x.per_value(p) if p.dim() > 1 else p for p in params}  # offset often is the zero point
+        at_values = QParams(*(gathered[id(p)] for p in params))
         centered = centered_codes(x.values, at_values, self.format.qmax, self.margin, self.clip_gradient)
         return x.with_values(centered), params.scale
 

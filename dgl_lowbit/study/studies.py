@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
+from ..recipes import recipe_of
+
 
 @dataclass
 class Variant:
@@ -107,8 +109,8 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
         Variant("INT2, states INT8", {"bits": 2, "states": 8}),
         Variant("INT2, every stage", {"bits": 2, "states": 2}),
     ]
-    recipe = {"teacher": "gcn", "lr": 0.005, "no_decay": ("stack",), "drop_edge": 0.3}
-    alone = {"lr": 0.005, "no_decay": ("stack",)}
+    recipe = asdict(recipe_of("deep"))
+    alone = {**recipe, "teacher": None, "drop_edge": 0.0}
     bad = {"identity": False, "first_step": 0.5}
     tasks = []
     for graph in graphs:

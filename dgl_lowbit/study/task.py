@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 
 import dgl
-import torch
 
 from ..config import QuantConfig
 from ..convert import quantize
-from ..data import load_graph, num_classes
+from ..data import load_graph
 from ..deploy import freeze
 from ..diagnose import diagnose
-from ..models import MODELS
+from ..recipes import Recipe, build
 from ..smoothness import SmoothnessControl, SmoothnessRegularizer
-from ..training import accuracy, parameter_groups, predict, train
+from ..training import accuracy, predict, train
 
 
 def run_task(spec: dict) -> dict:
@@ -28,18 +27,13 @@ def run_task(spec: dict) -> dict:
         every quantiser, and under a smoothness bound its rows per layer and their course over the epochs.
     """
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
-    options = {
-        "epochs": spec["epochs"], "seed": spec["seed"], "transform": _transform(spec["drop_edge"]), "progress": False,
-        "parameters": lambda model: parameter_groups(model, spec["lr"], no_decay=spec["no_decay"]),
-    }  # fmt: skip
-    teacher = None
-    if spec["teacher"]:
-        teacher = _build(spec["teacher"], graph, spec["seed"])
-        train(teacher, graph, seed=spec["seed"], progress=False)
-    model = _build(spec["model"], graph, spec["seed"], **spec["options"])
+    recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
+    options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False, **recipe.options()}
+    teacher = recipe.train_teacher(graph, spec["seed"])
+    model = build(spec["model"], graph, spec["seed"], **spec["options"])
     results = [_entry("float32", model, graph, train(model, graph, teacher=teacher, **options))]
     for variant in spec["variants"]:
-        start = model if variant["warm"] else _build(spec["model"], graph, spec["seed"], **spec["options"])
+        start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
         student = copy.deepcopy(start)
         for name, attributes in variant["layer"].items():
             for key, value in attributes.items():
@@ -53,19 +47,6 @@ def run_task(spec: dict) -> dict:
                 entry["quantizers"] = diagnose(student, graph, graph.ndata["feat"])
         results.append(entry)
     return {"spec": spec, "results": results}
-
-
-def _build(name, graph, seed, **options):
-    torch.manual_seed(seed)
-    return MODELS[name](graph.ndata["feat"].shape[1], num_classes(graph), **options)
-
-
-def _transform(drop_edge):
-    if not drop_edge:
-        return None
-    return dgl.transforms.Compose([
-        dgl.transforms.DropEdge(drop_edge), dgl.transforms.RemoveSelfLoop(), dgl.transforms.AddSelfLoop(),
-    ])  # fmt: skip
 
 
 def _entry(label, model, graph, history):
