@@ -55,7 +55,7 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
         recipe, teacher = recipe_of(model_name), build(model_name, graph, seed)
         settings = {"epochs": epochs, "seed": seed, **recipe.options()}
         label = f"seed {seed}: {{}}" if seeds > 1 else "{}"
-        shallow = recipe.train_teacher(graph, seed)
+        shallow = recipe.train_teacher(graph, seed, epochs)
         train(teacher, graph, teacher=shallow, progress=progress and label.format("float32"), **settings)
         results[32]["accuracy"].append(accuracy(predict(teacher, graph), graph))
         results[32]["bytes"] = sum(t.nbytes for t in teacher.state_dict().values())
@@ -97,7 +97,7 @@ def train_and_keep(graph_name, model_name, bits, states, epochs, seed, output, r
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"{graph_name}-{model_name}-int{bits}"
     fitted = fit(
-        build(model_name, graph, seed), graph, config, teacher=recipe.train_teacher(graph, seed), epochs=epochs,
+        build(model_name, graph, seed), graph, config, teacher=recipe.train_teacher(graph, seed, epochs), epochs=epochs,
         seed=seed, checkpoint=folder / f"{stem.name}-training.pt", resume=resume, progress=progress, **recipe.options(),
     )  # fmt: skip
     info, packed = {"graph": graph_name, "seed": seed, "self_loops": True}, freeze(fitted.model)

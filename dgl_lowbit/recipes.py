@@ -40,12 +40,12 @@ class Recipe:
             options["transform"] = dgl.transforms.Compose(steps)
         return options
 
-    def train_teacher(self, graph, seed: int):
+    def train_teacher(self, graph, seed: int, epochs: int):
         """The trained teacher, or None."""
         if self.teacher is None:
             return None
         model = build(self.teacher, graph, seed)
-        train(model, graph, seed=seed, progress=False)
+        train(model, graph, seed=seed, epochs=epochs, progress=False)
         return model
 
 

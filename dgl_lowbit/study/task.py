@@ -29,7 +29,7 @@ def run_task(spec: dict) -> dict:
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
     recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
     options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False, **recipe.options()}
-    teacher = recipe.train_teacher(graph, spec["seed"])
+    teacher = recipe.train_teacher(graph, spec["seed"], spec["epochs"])
     model = build(spec["model"], graph, spec["seed"], **spec["options"])
     results = [_entry("float32", model, graph, train(model, graph, teacher=teacher, **options))]
     for variant in spec["variants"]:
