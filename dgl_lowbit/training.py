@@ -127,6 +127,7 @@ def train(
     graph: dgl.DGLGraph,
     *,
     teacher: nn.Module | None = None,
+    distillation: float = 0.5,
     epochs: int = 200,
     lr: float = 0.01,
     weight_decay: float = 5e-4,
@@ -144,9 +145,9 @@ def train(
 ) -> History:
     """Train ``model`` on a graph's labelled nodes and leave it with the weights of its best validation epoch.
 
-    A low-bit model that has no ranges yet is calibrated first. The loss is cross-entropy, with a teacher half of it and
-    half of :func:`distillation_loss` over all nodes (of the batch); a :class:`SmoothnessRegularizer` attached to the
-    model adds its own and ascends its multipliers.
+    A low-bit model that has no ranges yet is calibrated first. The loss is cross-entropy, with a teacher in part
+    :func:`distillation_loss` over all nodes (of the batch); a :class:`SmoothnessRegularizer` attached to the model adds
+    its own and ascends its multipliers.
 
     Parameters
     ----------
@@ -156,6 +157,8 @@ def train(
         With ``ndata`` as :func:`dgl_lowbit.data.load_graph` gives it.
     teacher : torch.nn.Module, optional
         Its evaluation logits are learned from.
+    distillation : float
+        What part of the loss that is, from 0 to 1. Default: half.
     epochs, lr, weight_decay, quantizer_lr
         Adam's, see :func:`parameter_groups`.
     parameters : callable, optional
@@ -193,13 +196,16 @@ def train(
     check_graph(graph)
     if epochs < 1 or (patience is not None and patience < 1):
         raise ValueError(f"epochs and patience must be at least 1, got {epochs!r} and {patience!r}.")
-    run = _Run(model, graph, transform, sampler, batch_size, sparse, seed)
+    if not 0 <= distillation <= 1:
+        raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
+    run = _Run(model, graph, distillation, transform, sampler, batch_size, sparse, seed)
     with torch.random.fork_rng(devices=[]):
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
         run.optimizer = torch.optim.Adam(make_groups(model), lr=lr)
         settings = {
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
+            "distillation": distillation,
             "patience": patience, "batch_size": batch_size, "sampler": type(sampler).__name__, "seed": seed,
         }  # fmt: skip
         slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")
@@ -223,8 +229,8 @@ def train(
 class _Run:
     """The state of one stage of training, and its next epoch."""
 
-    def __init__(self, model, graph, transform, sampler, batch_size, sparse, seed):
-        self.model, self.graph, self.seed = model, graph, seed
+    def __init__(self, model, graph, distillation, transform, sampler, batch_size, sparse, seed):
+        self.model, self.graph, self.distillation, self.seed = model, graph, distillation, seed
         self.transform, self.sampler, self.batch_size = transform, sampler, batch_size
         self.whole = whole_graph(graph, sampler)
         self.feat, self.sparse = graph.ndata["feat"], sparse
@@ -283,7 +289,8 @@ class _Run:
         logits = self.model(batch.graph, batch.feat)
         loss = F.cross_entropy(logits[batch.labelled], self.graph.ndata["label"][batch.nodes][batch.labelled])
         if self.teacher_logits is not None:
-            loss = 0.5 * loss + 0.5 * distillation_loss(logits, self.teacher_logits[batch.nodes])
+            learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
+            loss = (1 - self.distillation) * loss + self.distillation * learned
         if self.smoothness is not None:
             loss = loss + self.smoothness.loss()
         if not torch.isfinite(loss):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from ..recipes import recipe_of
 
@@ -12,14 +12,15 @@ class Variant:
     """A model made of a task's float model.
 
     ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
-    ``warm`` starts from the trained float weights, ``distill`` learns from the float model's logits.
+    ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
+    model's logits.
     """
 
     label: str
     config: dict
     layer: dict = field(default_factory=dict)
     warm: bool = True
-    distill: bool = True
+    distill: float = 0.5
 
 
 @dataclass
@@ -51,14 +52,16 @@ def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=Fa
     """Each model at several widths; SMP has delta-coded messages, and where asked for also every stage as codes."""
     low_bit = [Variant(f"INT{b}", {"bits": b}) for b in bits]
     direct = {"propagate": {"messages": "direct"}}
-    codes = [Variant(f"INT{b}, every stage as codes", {"bits": b, "states": b, **_CODES}, direct) for b in bits]
-    codes = codes if every_stage else []
-    return [
-        Task(model, graph, model, seed, epochs, [FLOAT_AGAIN, *low_bit, *(codes if model == "smp" else [])])
-        for graph in graphs
-        for model in models
-        for seed in range(seeds)
-    ]
+    codes = [Variant(f"INT{b}", {"bits": b, "states": b, **_CODES}, direct, distill=0.9) for b in bits]
+    tasks = []
+    for graph in graphs:
+        for model in models:
+            for seed in range(seeds):
+                tasks.append(Task(model, graph, model, seed, epochs, [FLOAT_AGAIN, *low_bit]))
+                if every_stage and model == "smp":
+                    again = replace(FLOAT_AGAIN, distill=0.9)
+                    tasks.append(Task("smp, every stage as codes", graph, model, seed, epochs, [again, *codes]))
+    return tasks
 
 
 def ablation_tasks(graphs, seeds, epochs):
@@ -66,14 +69,14 @@ def ablation_tasks(graphs, seeds, epochs):
     plain = {"bits": 2, "grid": "affine", "messages_granularity": "tensor"}
     half = {**plain, "grid": "auto"}
     direct = {"propagate": {"messages": "direct"}}
-    scratch = {"warm": False, "distill": False}
+    scratch = {"warm": False, "distill": 0.0}
     variants = [
         Variant("INT8 QLR alone", {**plain, "bits": 8}, direct, **scratch),
         Variant("INT4 QLR alone", {**plain, "bits": 4}, direct, **scratch),
         Variant("INT2 QLR alone", plain, direct, **scratch),
         Variant("INT2 BT", {**plain, "quantizer": "bt"}, direct, **scratch),
         Variant("INT2 BT*", {**plain, "quantizer": "bt*"}, direct, **scratch),
-        Variant("INT2 QLR + warm start", plain, direct, distill=False),
+        Variant("INT2 QLR + warm start", plain, direct, distill=0.0),
         Variant("INT2 + distillation", plain, direct),
         Variant("INT2 + grid without zero", half, direct),
         Variant("INT2 + delta messages", half, {"propagate": {"messages": "delta"}}),
@@ -130,7 +133,6 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
             add("multiplier + DropEdge", first, settings={**alone, "drop_edge": 0.3})
             add("fixed step 0.03", first, acts="fixed", first_step=0.03)
             add("bad start: multiplier", first, **bad)
-            add("bad start: multiplier alone", first, settings=alone, **bad)
             add("bad start: fixed step 0.5", first, acts="fixed", **bad)
     return tasks
 

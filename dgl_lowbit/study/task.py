@@ -39,7 +39,8 @@ def run_task(spec: dict) -> dict:
             for key, value in attributes.items():
                 setattr(student.get_submodule(name), key, value)
         student = quantize(student, QuantConfig(**variant["config"]))
-        history = train(student, graph, teacher=model if variant["distill"] else None, **options)
+        teacher = model if variant["distill"] else None
+        history = train(student, graph, teacher=teacher, distillation=variant["distill"], **options)
         entry = _entry(variant["label"], student, graph, history)
         if variant["config"]["bits"] < 32:
             entry.update(_packed(student, graph))
