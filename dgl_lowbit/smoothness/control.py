@@ -176,9 +176,11 @@ class SmoothnessControl(OptionalState):
             self.multiplier.step(self.value, self.bound.clamp_min(_TINY))
 
     # -- attached to a layer ----------------------------------------------------------------------------
-    def forward(self, layer, args, output):
+    def forward(self, layer, args, kwargs, output):
         """The forward hook of the layer this is attached to, called as ``layer(graph, feat, …)``."""
-        graph, feat = args[0], args[1]
+        graph, feat = [*args, *kwargs.values()][:2]
+        if isinstance(feat, dgl.DGLGraph):
+            graph, feat = feat, graph
         if isinstance(output, dict):
             return self._over_types(graph, feat, output)
         before = _destination(graph, feat)

@@ -45,7 +45,7 @@ class SmoothnessRegularizer:
     Raises
     ------
     ValueError
-        When the model holds no such layer, a name is unknown, or a layer has a bound already.
+        When the model holds no such layer, a name is unknown, or a layer has a bound already or is low-bit.
 
     Examples
     --------
@@ -82,6 +82,9 @@ class SmoothnessRegularizer:
         taken = [name for name in chosen if _CHILD in modules[name]._modules]
         if taken:
             raise ValueError(f"{', '.join(taken)} has a bound already; detach the regulariser that set it.")
+        low_bit = [name for name in chosen if getattr(modules[name], "is_low_bit", False)]
+        if low_bit:
+            raise ValueError(f"{', '.join(low_bit)} is low-bit already; bound the float model, then quantize it.")
         for name in chosen:
             layer = modules[name]
             control = SmoothnessControl(
@@ -90,7 +93,7 @@ class SmoothnessRegularizer:
             reference = next(layer.parameters(), torch.empty(0))
             control.to(reference.device).train(layer.training)
             setattr(layer, _CHILD, control)
-            layer.register_forward_hook(control)
+            layer.register_forward_hook(control, with_kwargs=True)
 
     @classmethod
     def attached(cls, model: nn.Module) -> SmoothnessRegularizer | None:
@@ -169,7 +172,7 @@ class SmoothnessRegularizer:
                 del module._modules[_CHILD]
                 for key, hook in list(module._forward_hooks.items()):
                     if hook is control:
-                        del module._forward_hooks[key]
+                        del module._forward_hooks[key], module._forward_hooks_with_kwargs[key]
 
 
 def _relations(layer):

@@ -175,6 +175,26 @@ def test_smpconv_multipliers_pull_a_violated_bound_back(acts):
     assert multiplier == before
 
 
+def test_multiplier_of_a_step_solved_by_hand():
+    """Two joined nodes, F = (1, −1): ÃF = −F, so F̂ = −0.8 F, Δ̂ = −1.8 F and tr(Δ̂ᵀLΔ̂) = 2 · 1.8² · 2 = 12.96.
+
+    A bound of 0.72 on each of two edges is met by a step with (1 + λ)² = 12.96 / 1.44, λ = 2, to F = 1 − 1.8 / 3.
+    """
+    graph, feat = dgl.graph(([0, 1], [1, 0])), torch.tensor([[1.0], [-1.0]])
+    layer = lowbit.nn.SMPConv(1, k=1, threshold=0.72)
+    path = []
+    for _ in range(200):
+        layer(graph, feat)
+        path.append(layer.controls[0].multiplier.multiplier.item())
+    assert path[0] < path[1] < path[2] and path[-1] == pytest.approx(2, rel=1e-2)
+    torch.testing.assert_close(layer.eval()(graph, feat), 0.4 * feat, rtol=1e-2, atol=0)
+    layer.train().controls[0].threshold = 12.96  # slack now: the multiplier falls back to 0
+    for _ in range(200):
+        layer(graph, feat)
+    assert layer.controls[0].multiplier.multiplier == 0
+    torch.testing.assert_close(layer.eval()(graph, feat), -0.8 * feat)
+
+
 def test_tight_bounds_are_met_by_steps_and_not_by_the_gradient():
     graph, violation = dgl.to_bidirected(dgl.to_simple(homogeneous())), {}
     for acts in ("step", "gradient"):

@@ -73,6 +73,16 @@ def test_a_step_is_between_what_came_in_and_what_was_computed(undirected, feat):
     torch.testing.assert_close(model(undirected, feat), 0.75 * feat + 0.25 * target)
 
 
+def test_arguments_by_name_are_understood(undirected, feat):
+    model = Stack(1).eval()
+    SmoothnessRegularizer(model, threshold=1.0)
+    layer = model.layers[0]
+    layer.smoothness.multiplier.multiplier.fill_(3.0)
+    expected = layer(undirected, feat)
+    assert torch.equal(layer(graph=undirected, feat=feat), expected)
+    assert torch.equal(layer(feat=feat, graph=undirected), expected)
+
+
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("acts", ["step", "projection"])
 @pytest.mark.parametrize("threshold", [1e-1, 1e-2, 1e-3])
@@ -251,6 +261,8 @@ def test_bad_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             SmoothnessRegularizer(Stack(), **options)
+    with pytest.raises(ValueError, match="is low-bit already; bound the float model"):
+        SmoothnessRegularizer(lowbit.quantize(Stack()), 1.0)
     with pytest.raises(ValueError, match="holds no layer of dgl.nn"):
         SmoothnessRegularizer(nn.Linear(2, 2), 1.0)
     with pytest.raises(ValueError, match="acts must be one of"):
