@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from dgl import DGLError
 from torch import nn
 
-from ..smoothness import SmoothnessControl
-from .base import LowBitLayer, Operand, check_features, check_graph
-from .ops import TorchOps
-from .propagation import Channel, channel_operands, check_messages
+from .base import Operand
+from .propagation import Channel, Propagation, channel_operands
 
 
-class DeepGraphConv(LowBitLayer):
+class DeepGraphConv(Propagation):
     r"""A stack of graph convolutions (arXiv:1609.02907) of one width that does not oversmooth (arXiv:2308.14949).
 
     .. math::
@@ -87,7 +84,6 @@ class DeepGraphConv(LowBitLayer):
         *,
         config=None,
     ):
-        nn.Module.__init__(self)
         if not isinstance(num_layers, int) or num_layers < 1:
             raise ValueError(f"num_layers must be a whole number, at least 1, got {num_layers!r}.")
         if acts not in ("step", "projection", "fixed"):
@@ -96,16 +92,14 @@ class DeepGraphConv(LowBitLayer):
             first_step = min(threshold**0.5, 1.0) if threshold is not None and relative else 1.0
         if not 0 < first_step <= 1:
             raise ValueError(f"first_step must be above 0 and at most 1, got {first_step!r}.")
-        self.in_feats, self.num_layers, self.identity = in_feats, num_layers, identity
-        self.threshold, self.messages = threshold, check_messages(messages)
-        self._allow_zero_in_degree = allow_zero_in_degree
+        super().__init__(
+            in_feats, num_layers, messages, allow_zero_in_degree, threshold, relative, acts,
+            lr=multiplier_lr, initial=1 / first_step - 1,
+        )  # fmt: skip
+        self.num_layers, self.identity = num_layers, identity
         self.weight = nn.Parameter(torch.empty(num_layers, in_feats, in_feats))
         self.bias = nn.Parameter(torch.empty(num_layers, in_feats))
         self.dropout = nn.Dropout(dropout)
-        self.controls = nn.ModuleList(
-            SmoothnessControl(threshold, relative, acts, multiplier_lr, initial=1 / first_step - 1)
-            for _ in range(num_layers if threshold is not None else 0)
-        )
         self.reset_parameters()
         self.configure(config)
 
@@ -125,20 +119,6 @@ class DeepGraphConv(LowBitLayer):
         operands.update({f"weights_{k}": Operand("weights", width, axis=1) for k in steps})
         return {**operands, "outputs": Operand("outputs", width)}
 
-    def forward(self, graph, feat):
-        """Shapes: feat (N, in_feats) float, output the same. In training mode the multipliers take a step.
-
-        Raises
-        ------
-        DGLError
-            On a block or bipartite graph, zero in-degrees (unless allowed), or features that do not fit.
-        """
-        if graph.is_block or graph.num_src_nodes() != graph.num_dst_nodes():
-            raise DGLError("DeepGraphConv works within one set of nodes; pass a homogeneous graph.")
-        check_graph(self, graph, self._allow_zero_in_degree)
-        check_features(self, feat, self.in_feats, graph.num_nodes())
-        return self.compute(TorchOps(), graph, feat)
-
     def compute(self, ops, graph, feat):
         send = Channel(ops, graph, self)
         h = send.start(feat)
@@ -149,18 +129,14 @@ class DeepGraphConv(LowBitLayer):
             if self.identity:
                 target = ops.combine((1, target), (1, received))
             target = ops.activate(ops.bias(target, self.bias[k]), F.relu)
-            h = self._controlled(ops, graph, k, h, target) if self.controls else target
-        return ops.requantize(self.quantizers["outputs"], h) if self.is_low_bit else h
+            h = self.controlled(ops, graph, k, h, target)
+        return self.finish(ops, h)
 
     def _product(self, ops, received, k):
         if not self.is_low_bit:
             return received @ self.weight[k]
         codes = ops.quantize(self.quantizers[f"aggregates_{k}"], received)
         return ops.product(codes, self.quantizers[f"weights_{k}"], self.weight[k])
-
-    def _controlled(self, ops, graph, k, h, target):
-        size = self.controls[k].step_towards(graph, h, target)
-        return target if size == 1 else ops.combine((1 - size, h), (size, target))
 
     def extra_repr(self):
         return (

@@ -2,10 +2,57 @@
 
 from __future__ import annotations
 
-from .base import Operand
-from .ops import Quantized
+from dgl import DGLError
+from torch import nn
+
+from ..smoothness import SmoothnessControl
+from .base import LowBitLayer, Operand, check_features, check_graph
+from .ops import Quantized, TorchOps
 
 MESSAGES = ("delta", "direct")
+
+
+class Propagation(LowBitLayer):
+    """Base of layers that propagate within one set of nodes, step after step, each under a smoothness bound if wanted.
+
+    A subclass states ``compute(ops, graph, feat)`` over a :class:`Channel` and :meth:`controlled` steps.
+    """
+
+    def __init__(self, in_feats, steps, messages, allow_zero_in_degree, threshold, relative, acts, **multiplier):
+        nn.Module.__init__(self)
+        if messages not in MESSAGES:
+            raise ValueError(f"messages must be 'delta' or 'direct', got {messages!r}.")
+        self.in_feats, self.messages, self.threshold = in_feats, messages, threshold
+        self._allow_zero_in_degree = allow_zero_in_degree
+        self.controls = nn.ModuleList(
+            SmoothnessControl(threshold, relative, acts, **multiplier)
+            for _ in range(steps if threshold is not None else 0)
+        )
+
+    def forward(self, graph, feat):
+        """Shapes: feat (N, in_feats) float, output the same. In training mode the multipliers take a step.
+
+        Raises
+        ------
+        DGLError
+            On a block or bipartite graph, zero in-degrees (unless allowed), or features that do not fit.
+        """
+        if graph.is_block or graph.num_src_nodes() != graph.num_dst_nodes():
+            name = type(self).__name__
+            raise DGLError(f"{name} propagates within one set of nodes; pass a homogeneous graph.")
+        check_graph(self, graph, self._allow_zero_in_degree)
+        check_features(self, feat, self.in_feats, graph.num_nodes())
+        return self.compute(TorchOps(), graph, feat)
+
+    def controlled(self, ops, graph, step: int, h, target):
+        """From h towards ``target`` as far as the step's multiplier lets it."""
+        if not self.controls:
+            return target
+        size = self.controls[step].step_towards(graph, h, target)
+        return target if size == 1 else ops.combine((1 - size, h), (size, target))
+
+    def finish(self, ops, h):
+        return ops.requantize(self.quantizers["outputs"], h) if self.is_low_bit else h
 
 
 class Channel:
@@ -80,9 +127,3 @@ def channel_operands(config, width: int, steps: int) -> dict[str, Operand]:
         if not keeps_codes(config):
             operands.update({f"states_{step}": Operand("states", width) for step in range(1, steps)})
     return operands
-
-
-def check_messages(messages: str) -> str:
-    if messages not in MESSAGES:
-        raise ValueError(f"messages must be 'delta' or 'direct', got {messages!r}.")
-    return messages

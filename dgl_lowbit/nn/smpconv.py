@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from dgl import DGLError
-from torch import nn
-
-from ..smoothness import SmoothnessControl
-from .base import LowBitLayer, Operand, check_features, check_graph
-from .ops import TorchOps
-from .propagation import Channel, channel_operands, check_messages
+from .base import Operand
+from .propagation import Channel, Propagation, channel_operands
 
 
-class SMPConv(LowBitLayer):
+class SMPConv(Propagation):
     r"""Smoothness-aware message propagation, K steps without weights (arXiv:2308.14949).
 
     Descends on ½‖F − h‖² + (λ₁/2) tr(FᵀLF) from F = h, the layer's input, while a multiplier λ_k per step bounds
@@ -90,21 +85,17 @@ class SMPConv(LowBitLayer):
         *,
         config=None,
     ):
-        nn.Module.__init__(self)
         if not isinstance(k, int) or k < 1:
             raise ValueError(f"k must be a whole number of steps, at least 1, got {k!r}.")
         if not eta > 0 or not lambda1 >= 0:
             raise ValueError(f"eta must be positive and lambda1 not negative, got {eta!r} and {lambda1!r}.")
         if acts not in ("step", "projection", "gradient"):
             raise ValueError(f"acts must be 'step', 'projection' or 'gradient', got {acts!r}.")
-        self.in_feats, self.k, self.eta, self.lambda1 = in_feats, k, eta, lambda1
-        self.threshold, self.acts, self.messages = threshold, acts, check_messages(messages)
-        self._allow_zero_in_degree = allow_zero_in_degree
         maximum = 1 / (2 * eta) if acts == "gradient" else 1000.0
-        self.controls = nn.ModuleList(
-            SmoothnessControl(threshold, relative, acts, multiplier_lr, maximum=maximum)
-            for _ in range(k if threshold is not None else 0)
+        super().__init__(
+            in_feats, k, messages, allow_zero_in_degree, threshold, relative, acts, lr=multiplier_lr, maximum=maximum
         )
+        self.k, self.eta, self.lambda1, self.acts = k, eta, lambda1, acts
         self.configure(config)
 
     def operands(self):
@@ -113,20 +104,6 @@ class SMPConv(LowBitLayer):
             operands.update({f"corrections_{k}": Operand("messages", self.in_feats) for k in range(len(self.controls))})
         return {**operands, "outputs": Operand("outputs", self.in_feats)}
 
-    def forward(self, graph, feat):
-        """Shapes: feat (N, in_feats) float, output the same. In training mode the multipliers take a step.
-
-        Raises
-        ------
-        DGLError
-            On a block or bipartite graph, zero in-degrees (unless allowed), or features that do not fit.
-        """
-        if graph.is_block or graph.num_src_nodes() != graph.num_dst_nodes():
-            raise DGLError("SMPConv propagates within one set of nodes; pass a homogeneous graph.")
-        check_graph(self, graph, self._allow_zero_in_degree)
-        check_features(self, feat, self.in_feats, graph.num_nodes())
-        return self.compute(TorchOps(), graph, feat)
-
     def compute(self, ops, graph, feat):
         send = Channel(ops, graph, self)
         keep, mix = 1 - (1 + self.lambda1) * self.eta, self.lambda1 * self.eta
@@ -134,15 +111,15 @@ class SMPConv(LowBitLayer):
         for step in range(self.k):
             h, received = send(h, step)
             moved = ops.combine((keep, h), (mix, received), (self.eta, feat))
-            h = self._controlled(ops, send, step, h, received, moved) if self.controls else moved
-        return ops.requantize(self.quantizers["outputs"], h) if self.is_low_bit else h
+            if self.acts == "gradient" and self.controls:
+                h = self._descend(ops, send, step, h, received, moved)
+            else:
+                h = self.controlled(ops, graph, step, h, moved)
+        return self.finish(ops, h)
 
-    def _controlled(self, ops, send, step, h, received, moved):
-        """From h towards ``moved`` as far as the step's multiplier lets it."""
+    def _descend(self, ops, send, step, h, received, moved):
+        """From h to ``moved``, and down the gradient of the step's bound."""
         control = self.controls[step]
-        if self.acts != "gradient":
-            size = control.step_towards(send.graph, h, moved)
-            return moved if size == 1 else ops.combine((1 - size, h), (size, moved))
         pull = 2 * self.eta * control.multiplier.force.item()
         if control.is_watching or pull > 0:
             _, change = send(moved, step, "corrections")

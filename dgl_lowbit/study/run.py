@@ -80,9 +80,17 @@ def _in_parallel(waiting, jobs, bar):
 
 
 def _work(spec, path):
+    import torch
+
     from .task import run_task
 
-    _write(path, json.dumps(run_task(spec)))
+    # One thread, whoever runs it: sums of floats in several threads round differently.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        _write(path, json.dumps(run_task(spec)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _file(folder, task: Task) -> Path:

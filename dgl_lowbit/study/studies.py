@@ -81,7 +81,6 @@ def ablation_tasks(graphs, seeds, epochs):
         Variant("INT2 + grid without zero", half, direct),
         Variant("INT2 + delta messages", half, {"propagate": {"messages": "delta"}}),
         Variant("INT2 + message scales per channel", {"bits": 2}, {"propagate": {"messages": "delta"}}),
-        Variant("INT2 BT* + warm start, distillation, delta", {**plain, "quantizer": "bt*"}),
         FLOAT_AGAIN,
     ]
     return [Task("smp", graph, "smp", seed, epochs, variants) for graph in graphs for seed in range(seeds)]
@@ -89,7 +88,6 @@ def ablation_tasks(graphs, seeds, epochs):
 
 def bounds_tasks(graphs, seeds, epochs, thresholds=(0.03, 0.003, 0.0003)):
     """SMP under bounds a decade apart, driven in each way, and without."""
-    low_bit = [Variant("INT2", {"bits": 2})]
     ways = [("step", t) for t in thresholds] + [("projection", t) for t in thresholds]
     ways += [("gradient", t) for t in thresholds]
     tasks = []
@@ -101,7 +99,7 @@ def bounds_tasks(graphs, seeds, epochs, thresholds=(0.03, 0.003, 0.0003)):
                 tasks.append(Task(f"free, {threshold:g}", graph, "smp", seed, epochs, [], free))
             for acts, threshold in ways:
                 options = {"threshold": threshold, "acts": acts}
-                tasks.append(Task(f"{acts}, {threshold:g}", graph, "smp", seed, epochs, low_bit, options))
+                tasks.append(Task(f"{acts}, {threshold:g}", graph, "smp", seed, epochs, [], options))
     return tasks
 
 
@@ -130,7 +128,6 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
             add("plain, with every other option", first, threshold=None)
             add("multiplier alone", first, settings=alone)
             add("multiplier + teacher", first, settings={**alone, "teacher": "gcn"})
-            add("multiplier + DropEdge", first, settings={**alone, "drop_edge": 0.3})
             add("fixed step 0.03", first, acts="fixed", first_step=0.03)
             add("bad start: multiplier", first, **bad)
             add("bad start: fixed step 0.5", first, acts="fixed", **bad)
