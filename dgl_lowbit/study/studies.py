@@ -104,7 +104,7 @@ def bounds_tasks(graphs, seeds, epochs, thresholds=(0.03, 0.003, 0.0003)):
 
 
 def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
-    """GCNs of many layers: plain, with a bound in several ways, and low-bit."""
+    """GCNs of many layers under a bound, low-bit; at the first depth also plain, and bounded in other ways."""
     low_bit = [
         Variant("INT4", {"bits": 4}),
         Variant("INT2, states INT8", {"bits": 2, "states": 8}),
@@ -121,9 +121,9 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
                 options = {"num_layers": layers, **options}
                 tasks.append(Task(label, graph, "deep", seed, epochs, list(variants), options, **settings))
 
-            for layers in depths:
-                add("multiplier", layers, low_bit)
             first = depths[0]
+            for layers in depths:
+                add("multiplier", layers, low_bit if layers == first else low_bit[-1:])
             add("plain", first, settings=alone, threshold=None, identity=False, dropout=0.0)
             add("plain, with every other option", first, threshold=None)
             add("multiplier alone", first, settings=alone)

@@ -39,6 +39,8 @@ def format_study(report: dict) -> str:
         groups = [group for group in report["groups"] if group["graph"] == graph]
         header, rows = columns(groups, report)
         text.append(f"{graph}, {max(len(group['runs']) for group in groups)} seeds\n\n" + table(header, rows))
+        if report["study"] == "depth":
+            text.append(_per_layer(groups))
     return "\n\n".join(text)
 
 
@@ -116,3 +118,21 @@ def _depth(groups, report):
             f"{statistics.mean(row['energy'] for row in last):.1e}",
         ])  # fmt: skip
     return header, rows
+
+
+def _per_layer(groups):
+    """Energy of the input and collapse gauge of the output, layer by layer, of plain and bounded float models."""
+    first = min(group["layers"] for group in groups)
+    chosen = [g for g in groups if g["layers"] == first and g["label"] == "float32" and "layers" in g["runs"][0]]
+    chosen = [g for g in chosen if g["setting"] in ("plain", "multiplier")]
+    header = ["layer", *(f"{g['setting']}: {key}" for g in chosen for key in ("energy", "gauge"))]
+    count = min(len(g["runs"][0]["layers"]) for g in chosen)
+    rows = []
+    for k in sorted({*range(0, count, 4), count - 1}):
+        row = [str(k + 1)]
+        for group in chosen:
+            layers = [layers[k] for layers in _of(group, "layers")]
+            row.append(f"{statistics.mean(layer['energy'] for layer in layers):.1e}")
+            row.append(f"{statistics.mean(layer['gauge'] for layer in layers):.3f}")
+        rows.append(row)
+    return table(header, rows)
