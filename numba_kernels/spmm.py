@@ -279,8 +279,9 @@ def gather(start, count, operand, edges, columns, memory, dst, stride):
             sum_codes(packed, width, bits, columns, indices, begin, end, True, totals)
         if edges.own != 0:
             totals[room] = np.int32(i)
-            own, weights = simd.u8_at(edges.own), simd.i8_at(edges.own_weights)
+            own = simd.u8_at(edges.own)
             if edges.weight_kind == NODE_WEIGHTS:
+                weights = simd.i8_at(edges.own_weights)
                 summed += sum_products(own, width, bits, totals, weights, True, room, room + 1, columns, totals)
             else:
                 sum_codes(own, width, bits, columns, totals, room, room + 1, False, totals)
