@@ -98,7 +98,9 @@ def bounds_tasks(graphs, seeds, epochs, thresholds=(0.03, 0.003, 0.0003)):
                 free = {"threshold": threshold, "acts": "step", "multiplier_lr": 1e-30}
                 tasks.append(Task(f"free, {threshold:g}", graph, "smp", seed, epochs, [], free))
             for acts, threshold in ways:
-                options = {"threshold": threshold, "acts": acts}
+                # Energies grow while weights are learned; multipliers that follow faster stay closer behind.
+                rate = {"multiplier_lr": 0.3} if acts == "step" else {}
+                options = {"threshold": threshold, "acts": acts, **rate}
                 tasks.append(Task(f"{acts}, {threshold:g}", graph, "smp", seed, epochs, [], options))
     return tasks
 
