@@ -13,7 +13,7 @@ class Variant:
 
     ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
     ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
-    model's logits.
+    model's logits; ``longer`` multiplies the epochs.
     """
 
     label: str
@@ -21,6 +21,7 @@ class Variant:
     layer: dict = field(default_factory=dict)
     warm: bool = True
     distill: float = 0.5
+    longer: int = 1
 
 
 @dataclass
@@ -125,7 +126,8 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
 
             first = depths[0]
             for layers in depths:
-                add("multiplier", layers, low_bit if layers == first else low_bit[-1:])
+                # Twice the layers add up twice the noise of 2-bit changes; twice the epochs learn to live with it.
+                add("multiplier", layers, low_bit if layers == first else [replace(low_bit[-1], longer=2)])
             add("plain", first, settings=alone, threshold=None, identity=False, dropout=0.0)
             add("plain, with every other option", first, threshold=None)
             add("multiplier alone", first, settings=alone)
