@@ -172,7 +172,7 @@ def train(
     batch_size : int
         Labelled nodes a block is sampled for; with a teacher, as many others come along to be learned from.
     sparse : bool, optional
-        Pass features as :class:`dgl_lowbit.sparse.SparseFeatures`. Default: where at most one in twenty is not 0 and
+        Pass features as :class:`dgl_lowbit.sparse.SparseFeatures`. Default: where at most two in five are not 0 and
         the model takes them.
     seed : int
         Of dropout and sampling; each epoch draws from its own. The global state of torch is left as found.

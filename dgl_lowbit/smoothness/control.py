@@ -150,12 +150,12 @@ class SmoothnessControl(OptionalState):
             self.bound[number] = max(float(self.threshold * scale), _TINY)
             after = relation.after[1] if isinstance(relation.after, tuple) else relation.after
             self.gauge[number] = collapse_gauge(relation.graph, after)
-        full = torch.zeros_like(self.value)
-        full[numbers] = torch.stack([values[n] for n in numbers]).to(full)
+        whole = torch.stack([values[n] for n in numbers]).to(self.value)
         if self.watching == "settle" or (self.acts == "projection" and self.training):
-            self._project((full[numbers] / self.bound[numbers]).sqrt() - 1, numbers)
+            self._project((whole / self.bound[numbers]).sqrt() - 1, numbers)
         step = self.step_size
-        self.value.copy_(full * step**2)  # tr(ΔᵀLΔ) of a step s along Δ is s² of the whole
+        self.value.copy_(self.bound)  # relations without edges here leave their multipliers alone
+        self.value[numbers] = whole * step**2  # tr(ΔᵀLΔ) of a step s along Δ is s² of the whole
         if self.training and self.watching is None and self.acts in ("step", "gradient"):
             self.ascend()
         else:

@@ -234,6 +234,20 @@ def test_heterogeneous_layers_have_a_bound_for_each_edge_type(acts):
     torch.testing.assert_close(layer(graph, feats), plain)
 
 
+def test_edge_types_a_batch_lacks_keep_their_multipliers():
+    graph, layer = hetero(), dgl.nn.HeteroGraphConv({etype: dgl.nn.GraphConv(6, 6) for etype in hetero().etypes})
+    reg = SmoothnessRegularizer(nn.ModuleList([layer]), 1e-3)
+    feats = {ntype: torch.randn(graph.num_nodes(ntype), 6) for ntype in graph.ntypes}
+    for _ in range(20):
+        layer(graph, feats)
+    before = {row["relation"]: row["multiplier"] for row in reg.report()}
+    without = dgl.remove_edges(graph, graph.edges("eid", etype="buys"), etype="buys")
+    for _ in range(20):
+        layer(without, feats)
+    after = {row["relation"]: row["multiplier"] for row in reg.report()}
+    assert after["buys"] == pytest.approx(before["buys"], rel=1e-3) and after["follows"] != before["follows"]
+
+
 def test_gauge_of_collapsed_and_of_other_features(undirected):
     roots = undirected.in_degrees().float().sqrt().unsqueeze(1)
     flat = torch.cat([torch.ones_like(roots), roots, 2 - 3 * roots], 1)
