@@ -41,6 +41,24 @@ def test_saved_models_are_described_predicted_with_and_exported_again(made, caps
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
+def test_train_keeps_what_it_made_and_resumes(capsys, tmp_path):
+    arguments = ["train", "--epochs", "2", "--bits", "2", "--output", str(tmp_path), "--quiet", "--plot"]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "INT2, packed" in out and "layers.1.quantizers.messages" in out
+    stem = "planted-gcn-int2"
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{stem}.pt", f"{stem}.safetensors", f"{stem}.png", f"{stem}-training.pt",
+    }  # fmt: skip
+    packed = (tmp_path / f"{stem}.safetensors").read_bytes()
+    (tmp_path / f"{stem}.safetensors").unlink()
+    assert main([*arguments, "--resume"]) == 0 and capsys.readouterr().out == out
+    assert (tmp_path / f"{stem}.safetensors").read_bytes() == packed
+    assert main([*arguments, "--resume", "--seed", "1"]) == 2
+    assert "belongs to another run" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / f"{stem}.pt"), "--output", str(tmp_path / "x.safetensors")]) == 0
+
+
 def test_errors_are_one_line_and_status_2(made, capsys, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes((made / "planted-smp-int2.safetensors").read_bytes()[:500])
     (tmp_path / "broken.pt").write_bytes((made / "planted-smp-int2.pt").read_bytes()[:5000])
