@@ -41,7 +41,7 @@ def test_every_quantiser_in_use_has_a_row():
 
 def test_lossless_codes_have_no_noise():
     layer = lowbit.nn.Linear(3, 2, config=lowbit.QuantConfig(2))
-    x = torch.tensor([[0.0, 5.0, 5.0], [0.0, 0.1, 0.0]])
+    x = torch.tensor([[0.0, 6.0, 6.0], [0.0, 3.0, 0.0]])
     row = diagnose(lowbit.calibrate(layer, x), x)[0]
     assert row["snr"] == math.inf and row["dead"] == 2
     assert "inf" in format_diagnosis([row])
