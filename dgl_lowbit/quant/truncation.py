@@ -34,8 +34,8 @@ class TruncationQuantizer(QLRQuantizer):
     bits : {1, 2, 4, 8, 32}
         Bits kept; 8 keeps all.
     skew_aware : bool
-        BT*: add the tensor's rounded sample skewness to code8 before truncating. The skewness is measured
-        where ranges are observed and in every training step, and is a constant at inference.
+        BT*: add the tensor's rounded sample skewness to code8 before truncating. The skewness is measured where the
+        range is observed: measured under dropout, that of sparse features would move zeros to another level.
 
     Raises
     ------
@@ -52,11 +52,6 @@ class TruncationQuantizer(QLRQuantizer):
         self.skew_aware = skew_aware
         self._range_qmax = _FINE_QMAX
         self.register_buffer("skew", torch.zeros(()))
-
-    def split(self, x):
-        if self.skew_aware and self.training and self.calibrated and not self.format.is_float:
-            self.skew.copy_(skewness(x.detach()).round())
-        return super().split(x)
 
     def _grid_params(self, low, high):
         fine = super()._grid_params(low, high)
