@@ -29,7 +29,8 @@ def test_studies_run_and_draw(name, tmp_path, capsys, monkeypatch):
     out = capsys.readouterr().out
     report = json.loads((tmp_path / f"{name}.json").read_text())
     assert out.strip() == (tmp_path / f"{name}.md").read_text().strip() == format_study(report)
-    assert out.count("\n| ") == len(report["groups"]) + 1
+    results = out.split("\n\n| layer ")[0]  # of depth, a table of layers follows
+    assert results.count("\n| ") == len(report["groups"]) + 1
     assert {path.suffix for path in tmp_path.iterdir()} == {"", ".json", ".md", ".png"}
     for group in report["groups"]:
         for entry in group["runs"]:
