@@ -39,6 +39,16 @@ def test_every_quantiser_in_use_has_a_row():
     assert not any(q.watch for q in model.modules() if isinstance(q, lowbit.quant.Quantizer))
 
 
+@pytest.mark.parametrize(("states", "rounded"), [(32, 0), (8, 10), (2, 1)])
+def test_states_are_rounded_between_all_steps_or_are_what_was_sent(states, rounded):
+    graph = dgl.add_self_loop(homogeneous())
+    config = lowbit.QuantConfig(2, states=states)
+    model = lowbit.calibrate(lowbit.quantize(MODELS["smp"](12, 3), config), graph, torch.rand(40, 12))
+    rows = diagnose(model, graph, torch.rand(40, 12))
+    assert sum("states" in row["quantizer"] for row in rows) == rounded
+    assert all(row["bits"] == states for row in rows if "states" in row["quantizer"])
+
+
 def test_lossless_codes_have_no_noise():
     layer = lowbit.nn.Linear(3, 2, config=lowbit.QuantConfig(2))
     x = torch.tensor([[0.0, 6.0, 6.0], [0.0, 3.0, 0.0]])
