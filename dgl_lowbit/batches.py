@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import dgl
 import torch
 
-NEEDED = ("feat", "label", "train_mask", "val_mask", "test_mask")
+_NEEDED = ("feat", "label", "train_mask", "val_mask", "test_mask")
 # Share of non-zeros up to which a product over them is faster than a dense one.
 _SPARSE_UP_TO = 0.4
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 def check_graph(graph: dgl.DGLGraph) -> None:
     """Raise ValueError unless ``graph.ndata`` has what training reads."""
-    missing = [key for key in NEEDED if key not in graph.ndata]
+    missing = [key for key in _NEEDED if key not in graph.ndata]
     if missing:
         raise ValueError(f"graph.ndata lacks {', '.join(missing)}; load_graph shows what fit needs.")
     for key in ("train_mask", "val_mask", "test_mask"):

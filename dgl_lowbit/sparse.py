@@ -62,9 +62,8 @@ class SparseFeatures:
     r"""A matrix of features kept as its non-zeros, to stand where models take dense features.
 
     Dropout acts on the non-zeros, and a product with a dense matrix, :math:`X W`, runs over them alone.
-    ``torch.nn.Dropout``, ``torch.nn.Linear``,
-    ``torch.matmul`` and with them DGL's layers that multiply first take it as it is; any other torch function or
-    method works on the dense matrix.
+    ``torch.nn.Dropout``, ``torch.nn.Linear``, ``torch.matmul`` and with them DGL's layers that multiply first take it
+    as it is; any other torch function or method works on the dense matrix.
 
     Examples
     --------

@@ -34,6 +34,9 @@ def test_every_quantiser_in_use_has_a_row():
     assert sum("messages" in row["quantizer"] for row in rows) == 10
     assert all(sum(row["shares"]) == pytest.approx(1) for row in rows)
     assert diagnose(model, graph, SparseFeatures.from_dense(feat)) == rows
+    signed = torch.where(feat > 0.5, -feat, feat)  # on a grid without zero nothing is sparse
+    lowbit.calibrate(model, graph, signed)
+    assert diagnose(model, graph, SparseFeatures.from_dense(signed)) == diagnose(model, graph, signed)
     text = format_diagnosis(rows)
     assert text.count("\n") == len(rows) + 1 and "inf" not in text.splitlines()[4]
     assert not any(q.watch for q in model.modules() if isinstance(q, lowbit.quant.Quantizer))

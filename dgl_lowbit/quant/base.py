@@ -92,8 +92,10 @@ class Quantizer(OptionalState):
         return centered_codes(x, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
 
     def _split_sparse(self, x, params):
-        if self.codes(torch.zeros(1), params).ne(params.zero_point).any():  # zeros get values: nothing is sparse
-            return self.split(x.to_dense())
+        zero = torch.zeros(1, device=x.device)
+        if self.codes(zero, params).ne(params.zero_point).any():  # zeros get values: nothing is sparse
+            dense = x.to_dense()
+            return centered_codes(dense, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
         gathered = {id(p): x.per_value(p) if p.dim() > 1 else p for p in params}  # offset often is the zero point
         at_values = QParams(*(gathered[id(p)] for p in params))
         centered = centered_codes(x.values, at_values, self.format.qmax, self.margin, self.clip_gradient)
