@@ -7,8 +7,9 @@ _prepare()
 from . import nn, quant, smoothness
 from ._version import __version__
 from .config import QuantConfig
-from .convert import FloatModuleWarning, calibrate, quantize, register_layer
+from .convert import FloatModuleWarning, calibrate, quantize
 from .diagnose import diagnose
+from .nn import register_layer
 from .smoothness import SmoothnessRegularizer
 from .training import fit, train
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import difflib
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 
 from .quant import QFormat, make_quantizer, quantizer_names
 from .quant.qlr import GRIDS
 
-COMPONENTS = ("inputs", "weights", "messages", "aggregates", "states", "outputs")
+COMPONENTS = ("inputs", "weights", "messages", "aggregates", "scores", "attention", "states", "outputs")
+# Few numbers on which everything after them depends: 8 bits unless given their own.
+_FINE = ("scores", "attention")
 # What factors out of the integer operation that consumes the component.
 _ALLOWED_GRANULARITY = {
     "inputs": ("row", "tensor"),
     "weights": ("channel", "tensor"),
     "messages": ("tensor", "channel", "shift"),
     "aggregates": ("row", "tensor"),
+    "scores": ("channel", "tensor"),
+    "attention": ("tensor",),
     "states": ("row", "tensor", "shift"),
     "outputs": ("tensor", "channel", "row"),
 }
@@ -25,8 +32,9 @@ class QuantConfig:
 
     Every operand of an integer operation has one quantiser: ``inputs`` and ``weights`` meet in a product,
     ``messages`` are summed over edges, ``aggregates`` are such sums where a product follows. ``states`` rounds what is
-    kept between the steps of a propagation, ``outputs``
-    additionally rounds what a layer returns; it is off by default, because the next layer quantises it.
+    kept between the steps of a propagation, ``outputs`` additionally rounds what a layer returns; it is off by default,
+    because the next layer quantises it. Attention layers add ``scores``, the source's and the destination's part of
+    what their softmax is taken of, and ``attention``, the weights it gives.
 
     Parameters
     ----------
@@ -34,11 +42,18 @@ class QuantConfig:
         For every component not given its own: 1, 2, 3, 4, 8, or 32 for float32.
     inputs, weights, messages, aggregates : int, optional
         Bits of one component. Default: ``bits``.
+    scores, attention : int, optional
+        Bits of these. Default: 8, unless ``bits`` is 32.
     states : int
         Bits of what a propagation layer, or a layer under a smoothness bound, keeps of a node from step to step. As few
         as ``messages`` mean that what is kept is what is sent. Default: 32, off.
     outputs : int
         Bits of the layer's output. Default: 32, off.
+    overrides : dict of str to int
+        Bits by name: of a layer (``"classifier"``) or of one component of it (``"conv1.weights"``, ``"*.messages"``),
+        names as in ``model.named_modules()``, with the wildcards of ``fnmatch``. Of several that fit, the last counts.
+    ends : int, optional
+        Bits of the first and the last low-bit layer, where ``overrides`` does not say otherwise. Default: ``bits``.
     quantizer : {"qlr", "bt", "bt*"}
         Learned ranges, bitwise truncation, or skewness-aware truncation (arXiv:2308.14949), or a name given to
         :func:`dgl_lowbit.quant.register_quantizer`.
@@ -50,11 +65,13 @@ class QuantConfig:
         node's messages a power of two of their own, which integer sums take as a shift.
     outputs_granularity : str
         "tensor", "channel" or "row".
+    scores_granularity : str
+        "channel" (one scale a head) or "tensor".
 
     Raises
     ------
     ValueError
-        For unsupported bits, quantiser, grid or granularity.
+        For unsupported bits, quantiser, grid, granularity or overrides.
 
     Examples
     --------
@@ -68,19 +85,33 @@ class QuantConfig:
     weights: int | None = None
     messages: int | None = None
     aggregates: int | None = None
+    scores: int | None = None
+    attention: int | None = None
     states: int = 32
     outputs: int = 32
+    overrides: Mapping = ()
+    ends: int | None = None
     quantizer: str = "qlr"
     grid: str = "auto"
     inputs_granularity: str = "row"
     weights_granularity: str = "channel"
     messages_granularity: str = "channel"
     aggregates_granularity: str = "row"
+    scores_granularity: str = "channel"
+    attention_granularity: str = "tensor"
     states_granularity: str = "row"
     outputs_granularity: str = "tensor"
 
     def __post_init__(self):
         QFormat(self.bits)
+        if self.ends is not None:
+            QFormat(self.ends)
+        overrides = dict(self.overrides)
+        for name, bits in overrides.items():
+            if not isinstance(name, str):
+                raise ValueError(f"overrides maps names of layers and components to bits, got the key {name!r}.")
+            QFormat(bits)
+        object.__setattr__(self, "overrides", tuple(overrides.items()))
         if self.quantizer not in quantizer_names():
             raise ValueError(f"quantizer must be one of {', '.join(quantizer_names())}, got {self.quantizer!r}.")
         if self.grid not in GRIDS:
@@ -98,7 +129,9 @@ class QuantConfig:
     def bits_of(self, component: str) -> int:
         """Bits of one of :data:`COMPONENTS`."""
         bits = getattr(self, component)
-        return self.bits if bits is None else bits
+        if bits is not None:
+            return bits
+        return max(self.bits, 8) if component in _FINE else self.bits
 
     @property
     def is_float(self) -> bool:
@@ -106,14 +139,18 @@ class QuantConfig:
         return all(QFormat(self.bits_of(component)).is_float for component in COMPONENTS)
 
     def quantizer_for(self, component: str, *, channels: int, axis: int = -1):
-        """A fresh quantiser for a tensor of one component, with its channel count and channel axis."""
+        """A fresh quantiser for a tensor of one component, with its channel count and channel axis.
+
+        Where the number of channels is not known, None, one scale serves for all.
+        """
         return self._build(component, channels=channels, axis=axis)
 
     def _build(self, component, **shape):
+        granularity = getattr(self, f"{component}_granularity")
         return make_quantizer(
             self.quantizer,
             self.bits_of(component),
-            granularity=getattr(self, f"{component}_granularity"),
+            granularity="tensor" if granularity == "channel" and shape["channels"] is None else granularity,
             grid=self.grid,
             clip_gradient=component != "weights",
             **shape,
@@ -122,4 +159,50 @@ class QuantConfig:
     def to_dict(self) -> dict:
         """Fields that differ from the defaults and ``bits``, for files."""
         defaults = {field.name: field.default for field in fields(self)}
-        return {k: v for k, v in asdict(self).items() if k == "bits" or v != defaults[k]}
+        values = {k: v for k, v in asdict(self).items() if k == "bits" or v != defaults[k]}
+        return {**values, "overrides": dict(self.overrides)} if self.overrides else values
+
+    def for_layers(self, components: Mapping) -> dict[str, QuantConfig]:
+        """The config of each layer of a model, :attr:`overrides` and :attr:`ends` applied.
+
+        Parameters
+        ----------
+        components : mapping of str to sequence of str
+            Names of the low-bit layers, in order, and of the components each has.
+
+        Raises
+        ------
+        ValueError
+            When a name of ``overrides`` fits no layer or component; the error lists near ones.
+
+        Examples
+        --------
+        >>> config = QuantConfig(2, overrides={"*.messages": 4}, ends=8)
+        >>> layers = config.for_layers(dict.fromkeys(["conv1", "conv2", "conv3"], ["weights", "messages"]))
+        >>> [(c.bits_of("weights"), c.bits_of("messages")) for c in layers.values()]
+        [(8, 4), (2, 4), (8, 4)]
+        """
+        names = list(components)
+        plain = replace(self, overrides={}, ends=None)
+        configs = dict.fromkeys(names, plain)
+        if self.ends is not None:
+            configs.update(dict.fromkeys((names[0], names[-1]), replace(plain, bits=self.ends)))
+        for pattern, bits in self.overrides:
+            fitting = [(name, None) for name in names if fnmatch.fnmatchcase(name, pattern)]
+            head, _, tail = pattern.rpartition(".")
+            component = tail if tail in COMPONENTS else f"{tail}s"
+            if component in COMPONENTS and not fitting:
+                fitting = [
+                    (name, component)
+                    for name in names
+                    if fnmatch.fnmatchcase(name, head) and component in components[name]
+                ]
+            if not fitting:
+                known = [*names, *(f"{name}.{part}".lstrip(".") for name in names for part in components[name])]
+                near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3]
+                raise ValueError(
+                    f"overrides: {pattern!r} names no low-bit layer and no component of one; near: {', '.join(near)}."
+                )
+            for name, part in fitting:
+                configs[name] = replace(configs[name], **({"bits": bits} if part is None else {part: bits}))
+        return configs

@@ -5,32 +5,24 @@ from __future__ import annotations
 import copy
 import warnings
 
+import dgl.nn
 import torch
 from torch import nn
 
 from . import nn as lowbit_nn
 from .config import QuantConfig
+from .nn.base import LAYERS
 from .quant import Quantizer
-
-_LAYERS: dict[type, type] = {}
 
 
 class FloatModuleWarning(UserWarning):
     """Some modules with parameters were left in float32."""
 
 
-def register_layer(low_bit_class: type) -> type:
-    """Class decorator: let :func:`quantize` replace ``low_bit_class.float_class`` by this class.
-
-    The class derives from :class:`dgl_lowbit.nn.LowBitLayer` and from its ``float_class``, and adds no
-    constructor state beyond the quantisers.
-    """
-    _LAYERS[low_bit_class.float_class] = low_bit_class
-    return low_bit_class
-
-
-for _layer in (lowbit_nn.Linear, lowbit_nn.GraphConv, lowbit_nn.SAGEConv):
-    register_layer(_layer)
+# Without products or sums of their own: they run in float32 beside the low-bit layers, exactly.
+_BESIDE = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)
+# Modules of DGL that only call what they hold.
+_CONTAINERS = (dgl.nn.HeteroGraphConv, dgl.nn.Sequential)
 
 
 def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
@@ -78,35 +70,46 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
             raise ValueError(f"{name or 'the model'} is low-bit already; quantize the float model instead.")
 
     model = copy.deepcopy(model)
-    converted, left = [], []
-    _convert(model, "", config, converted, left)
+    converted, left = {}, []
+    _convert(model, "", converted, left)
     if not converted:
         raise ValueError(f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}.")
+    for name, module in converted.items():  # what a layer's operands are may hang on its config
+        module.config = config
+    configs = config.for_layers({name: _components(module) for name, module in converted.items()})
+    for name, module in converted.items():
+        module.configure(configs[name])
     if left:
         warnings.warn(f"left in float32: {', '.join(left)}.", FloatModuleWarning, stacklevel=2)
     return model
 
 
+def _components(module):
+    return sorted({operand.component for operand in module.all_operands().values()})
+
+
 def convertible() -> str:
     """Names of the layers :func:`quantize` makes low-bit, comma-separated."""
-    return ", ".join(sorted({cls.__name__ for cls in _LAYERS.values()} | {"DeepGraphConv", "SMPConv"}))
+    return ", ".join(sorted({cls.__name__ for cls in LAYERS.values()} | {"DeepGraphConv", "SMPConv"}))
 
 
-def _convert(module, name, config, converted, left):
-    low_bit_class = _LAYERS.get(type(module))
-    if low_bit_class is not None:
-        module.__class__ = low_bit_class
-    if isinstance(module, lowbit_nn.LowBitLayer):
-        module.configure(config)
-        converted.append(name)
-        return
+def _convert(module, name, converted, left):
+    """Give the layers in ``module`` their low-bit classes; ``converted`` are they by name, ``left`` what is not one."""
+    if type(module) in LAYERS:
+        module.__class__ = LAYERS[type(module)]
+    is_layer = isinstance(module, lowbit_nn.LowBitLayer)
+    if is_layer:
+        converted[name] = module
     # DGL layers not known here use their submodules in ways of their own: leave them whole.
-    whole = type(module).__module__.startswith("dgl.nn.")
-    if next(module.parameters(recurse=whole), None) is not None:
-        left.append(f"{name or 'the model'} ({type(module).__name__})")
-    if not whole:
-        for child_name, child in module.named_children():
-            _convert(child, f"{name}.{child_name}" if name else child_name, config, converted, left)
+    whole = type(module).__module__.startswith("dgl.nn.") and not isinstance(module, _CONTAINERS)
+    if not is_layer and not isinstance(module, _BESIDE):
+        if next(module.parameters(recurse=whole), None) is not None:
+            left.append(f"{name or 'the model'} ({type(module).__name__})")
+        if whole:
+            return
+    for child_name, child in module.named_children():
+        if not is_layer or child_name in module.inner:
+            _convert(child, f"{name}.{child_name}" if name else child_name, converted, left)
 
 
 @torch.no_grad()

@@ -1,10 +1,44 @@
 """Low-bit layers: subclasses of DGL's and torch's, with their constructors and forwards, plus ``config``."""
 
-from .base import LowBitLayer, Operand
-from .deepgraphconv import DeepGraphConv
-from .graphconv import GraphConv
-from .linear import Linear
-from .sageconv import SAGEConv
-from .smpconv import SMPConv
+from dgl.nn import EdgeWeightNorm
 
-__all__ = ["DeepGraphConv", "GraphConv", "Linear", "LowBitLayer", "Operand", "SAGEConv", "SMPConv"]
+from .appnpconv import APPNPConv
+from .base import LowBitLayer, Operand, register_layer
+from .chebconv import ChebConv
+from .deepgraphconv import DeepGraphConv
+from .gatconv import GATConv
+from .gatv2conv import GATv2Conv
+from .gcn2conv import GCN2Conv
+from .ginconv import GINConv
+from .gineconv import GINEConv
+from .graphconv import GraphConv
+from .heterographconv import HeteroGraphConv
+from .linear import Linear
+from .relgraphconv import RelGraphConv
+from .sageconv import SAGEConv
+from .sgconv import SGConv
+from .smpconv import SMPConv
+from .tagconv import TAGConv
+
+__all__ = [
+    "APPNPConv",
+    "ChebConv",
+    "DeepGraphConv",
+    "EdgeWeightNorm",
+    "GATConv",
+    "GATv2Conv",
+    "GCN2Conv",
+    "GINConv",
+    "GINEConv",
+    "GraphConv",
+    "HeteroGraphConv",
+    "Linear",
+    "LowBitLayer",
+    "Operand",
+    "RelGraphConv",
+    "SAGEConv",
+    "SGConv",
+    "SMPConv",
+    "TAGConv",
+    "register_layer",
+]

@@ -13,11 +13,24 @@ from ..config import QuantConfig
 from ..sparse import SparseFeatures
 
 
+LAYERS: dict[type, type] = {}
+
+
+def register_layer(low_bit_class: type) -> type:
+    """Class decorator: let ``dgl_lowbit.quantize`` replace ``low_bit_class.float_class`` by this class.
+
+    The class derives from :class:`LowBitLayer` and from its ``float_class``, and adds no constructor state beyond the
+    quantisers.
+    """
+    LAYERS[low_bit_class.float_class] = low_bit_class
+    return low_bit_class
+
+
 class Operand(NamedTuple):
-    """An operand of a layer's integer operations: its component, channel count and channel axis."""
+    """An operand of a layer's integer operations: its component, channel count (None: not known) and channel axis."""
 
     component: str
-    channels: int
+    channels: int | None
     axis: int = -1
 
 
@@ -39,6 +52,8 @@ class LowBitLayer(nn.Module):
     config: QuantConfig | None = None
     # Class of the float layer this one replaces.
     float_class: type | None = None
+    # Names of submodules that are layers of their own: quantize converts them by themselves.
+    inner: tuple = ()
 
     def __init__(self, *args, config=None, **kwargs):
         super().__init__(*args, **kwargs)
@@ -95,21 +110,21 @@ class LowBitLayer(nn.Module):
         raise NotImplementedError
 
 
-def check_features(layer: nn.Module, feat, width: int, rows: int, what: str = "feat") -> None:
-    """Raise DGLError unless ``feat`` is a finite float tensor of ``rows`` vectors of ``width``."""
+def check_features(layer: nn.Module, feat, width: int | None, rows: int, what: str = "feat", of: str = "nodes") -> None:
+    """Raise DGLError unless ``feat`` is a finite float tensor of ``rows`` vectors of ``width`` (None: any)."""
     name = type(layer).__name__
     if not isinstance(feat, (torch.Tensor, SparseFeatures)):
         raise DGLError(f"{name} expects {what} as a torch.Tensor, got {type(feat).__name__}.")
     if not feat.is_floating_point():
         raise DGLError(f"{name} expects {what} in floating point, got {feat.dtype}; pass {what}.float().")
-    if feat.dim() < 2 or feat.shape[-1] != width:
+    if feat.dim() < 2 or feat.shape[-1] != (width or feat.shape[-1]):
         raise DGLError(
-            f"{name} expects {what} of width {width}, got shape {tuple(feat.shape)}; "
+            f"{name} expects {what} of width {width or 'at least 1'}, got shape {tuple(feat.shape)}; "
             "build the layer for that width or pass other features."
         )
     if feat.shape[0] != rows:
         raise DGLError(
-            f"{name} expects {what} with a row for each of {rows} nodes, got {feat.shape[0]} rows; "
+            f"{name} expects {what} with a row for each of {rows} {of}, got {feat.shape[0]} rows; "
             "pass the features of this graph."
         )
     values = (feat.values if isinstance(feat, SparseFeatures) else feat).detach()
@@ -137,6 +152,31 @@ def check_edge_weight(layer: nn.Module, graph, edge_weight) -> None:
         raise DGLError(f"{type(layer).__name__} expects edge_weight of shape ({graph.num_edges()},), got {shape}.")
     if not torch.isfinite(edge_weight).all():
         raise DGLError(f"{type(layer).__name__} got NaN or infinity in edge_weight.")
+
+
+def check_sources(layer: nn.Module, graph, feat, width: int | None, dst_width: int | None = None) -> None:
+    """Check the features of a graph's source nodes and, where a pair is given, of its destination nodes."""
+    (source, source_rows), (destination, destination_rows) = pair_rows(graph, feat)
+    check_features(layer, source, width, source_rows)
+    if destination is not None:
+        check_features(layer, destination, dst_width or width, destination_rows)
+    elif not graph.is_block and source_rows != destination_rows:
+        raise DGLError(
+            f"{type(layer).__name__} expects a pair of features on a bipartite graph of {source_rows} source and "
+            f"{destination_rows} destination nodes; pass (feat_src, feat_dst)."
+        )
+
+
+def check_homogeneous(layer: nn.Module, graph) -> None:
+    """Raise DGLError on a block or bipartite graph."""
+    if graph.is_block or graph.num_src_nodes() != graph.num_dst_nodes():
+        raise DGLError(f"{type(layer).__name__} propagates within one set of nodes; pass a homogeneous graph.")
+
+
+def first_width(module: nn.Module | None) -> int | None:
+    """Input width of the first linear layer in ``module``, None where there is none."""
+    linears = [m for m in module.modules() if isinstance(m, nn.Linear)] if isinstance(module, nn.Module) else []
+    return linears[0].in_features if linears else None
 
 
 def pair_rows(graph, feat) -> tuple:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dgl.nn
 from dgl import DGLError
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_features, check_graph, pair_rows
+from .base import LowBitLayer, Operand, check_edge_weight, check_features, check_graph, pair_rows, register_layer
 from .ops import TorchOps
 
 
+@register_layer
 class GraphConv(LowBitLayer, dgl.nn.GraphConv):
     r"""``dgl.nn.GraphConv`` (arXiv:1609.02907) with quantised inputs, weights, messages and aggregates.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
-from .base import LowBitLayer, Operand, check_features
+from .base import LowBitLayer, Operand, check_features, register_layer
 from .ops import TorchOps
 
 
+@register_layer
 class Linear(LowBitLayer, nn.Linear):
     r"""``torch.nn.Linear`` with quantised inputs and weights.
 

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import dgl
 import dgl.function as fn
 import torch
+import torch.nn.functional as F
+from dgl.nn.functional import edge_softmax
+from dgl.nn.pytorch import EdgeWeightNorm
 
 
 class Quantized(NamedTuple):
@@ -49,11 +53,22 @@ class TorchOps:
 
     @staticmethod
     def quantize(quantizer, x):
-        """Codes of ``x`` under ``quantizer``; the parts of a pair together, so that both set the range."""
+        """Codes of ``x`` under ``quantizer``; several parts, as of a pair, together, so that all set the range."""
         if not _is_pair(x):
             return Quantized(*quantizer.split(x))
-        both, rows = Quantized(*quantizer.split(torch.cat(x))), len(x[0])
-        return both.rows(slice(None, rows)), both.rows(slice(rows, None))
+        together, start, parts = Quantized(*quantizer.split(torch.cat(x))), 0, []
+        for part in x:
+            parts.append(together.rows(slice(start, start + len(part))))
+            start += len(part)
+        return tuple(parts)
+
+    @staticmethod
+    def stack(codes):
+        """Several codes under one quantiser, one below the other."""
+        scale = codes[0].scale
+        per_row = scale.dim() > 1 and len(scale) > 1
+        return Quantized(torch.cat([part.centered for part in codes]),
+                         torch.cat([part.scale for part in codes]) if per_row else scale)  # fmt: skip
 
     @staticmethod
     def dequantize(codes):
@@ -74,6 +89,13 @@ class TorchOps:
         """
         centered, scale = quantizer.split(weight)
         return _each(lambda part: torch.matmul(part.centered, centered) * part.scale * scale, codes)
+
+    @staticmethod
+    def products(codes, quantizer, weights):
+        """Products with each of ``weights``, (parts, in, out), quantised together: a tuple of (rows, out)."""
+        parts, width, out = weights.shape
+        product = TorchOps.product(codes, quantizer, weights.transpose(0, 1).reshape(width, parts * out))
+        return product.split(out, dim=1)
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
         """Sum of the codes of the in-neighbours (weighted, where weights are given) plus ``self_codes``."""
@@ -102,12 +124,111 @@ class TorchOps:
             return graph.dstdata["neigh"]
 
     @staticmethod
-    def scale_by_degree(x, graph, side, power, plus=0):
-        """Multiply rows by (degree + plus)^power, degrees of 0 counting as 1.
+    def aggregate_edges(graph, codes, edge_codes):
+        """Sum over in-neighbours of max(code of the node + code of the edge, 0), both of one quantiser."""
+        if graph.num_edges() == 0:
+            return codes.centered.new_zeros(graph.num_dst_nodes(), codes.centered.shape[1])
+        with graph.local_scope():
+            graph.srcdata["h"], graph.edata["e"] = codes.centered, edge_codes.centered
+            graph.apply_edges(fn.u_add_e("h", "e", "m"))
+            graph.edata["m"] = F.relu(graph.edata["m"])
+            graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
+            return graph.dstdata["neigh"] * codes.scale
+
+    @staticmethod
+    def edges_by_type(graph, edge_types, count):
+        """``graph`` with each source node once for each of ``count`` types, reached by the edges of that type."""
+        source, destination = graph.edges(order="eid")
+        source = source + edge_types.to(source) * graph.num_src_nodes()
+        return dgl.create_block(
+            (source, destination),
+            num_src_nodes=count * graph.num_src_nodes(), num_dst_nodes=graph.num_dst_nodes(),
+        )  # fmt: skip
+
+    @staticmethod
+    def normed(graph, edge_weight):
+        """``edge_weight`` over the roots of its sums at both ends (dgl.nn.EdgeWeightNorm); None stays None."""
+        return edge_weight if edge_weight is None else EdgeWeightNorm("both")(graph, edge_weight)
+
+    @staticmethod
+    def spectral_norm(graph, lambda_max):
+        """2 / λ_max of the graph's Laplacian: 1 where it is not given, else a number for each node, (N, 1)."""
+        if lambda_max is None:
+            return 1.0
+        values = torch.as_tensor(lambda_max, dtype=torch.float32, device=graph.device).reshape(-1, 1)
+        return 2.0 / dgl.broadcast_nodes(graph, values)
+
+    @staticmethod
+    def drop_edges(graph, edge_weight, module):
+        """Weights of the edges that ``module``, dropout, leaves; None as long as all of them stay."""
+        if not (module.training and module.p > 0):
+            return edge_weight
+        ones = torch.ones(graph.num_edges(), 1, device=graph.device) if edge_weight is None else edge_weight
+        return module(ones)
+
+    # -- attention --------------------------------------------------------------------------------------
+    @staticmethod
+    def head_sums(x, vector, heads):
+        """Σ_d x[i, h, d] · vector[h, d]: rows of (heads · D) to (rows, heads)."""
+        return (x.view(len(x), heads, -1) * vector.view(heads, -1)).sum(-1)
+
+    @staticmethod
+    def attention(graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
+        """Quantised attention weights of the edges, (E, heads, 1).
+
+        The softmax over in-neighbours j of i of Σ_d vector[h, d] · LeakyReLU(left[j, h, d] + right[i, h, d]), in
+        float32 over the values of the codes; ``drop`` acts on it, ``edge_weight`` multiplies it.
+        """
+        if graph.num_edges() == 0:  # nothing to quantise, but a range to be known
+            return Quantized(*quantizer.split(vector.new_ones(1, vector.shape[-2], 1))).rows(slice(0, 0))
+        with graph.local_scope():
+            graph.srcdata["l"] = _by_head(left.centered * left.scale, vector)
+            graph.dstdata["r"] = _by_head(right.centered * right.scale, vector)
+            graph.apply_edges(fn.u_add_v("l", "r", "e"))
+            score = (F.leaky_relu(graph.edata["e"], slope) * vector).sum(-1, keepdim=True)
+            weights = drop(edge_softmax(graph, score))
+        if edge_weight is not None:
+            weights = weights * edge_weight.view(-1, 1, 1)
+        return Quantized(*quantizer.split(weights))
+
+    @staticmethod
+    def attend(graph, codes, attention):
+        """Sum of the codes of the in-neighbours, (N, heads · D), each head's weighted with its attention."""
+        heads, width = attention.centered.shape[1], codes.centered.shape[1]
+        if graph.num_edges() == 0:
+            return codes.centered.new_zeros(graph.num_dst_nodes(), width)
+        with graph.local_scope():
+            graph.srcdata["h"] = codes.centered.view(-1, heads, width // heads)
+            graph.edata["a"] = attention.centered
+            graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
+            total = graph.dstdata["neigh"].reshape(-1, width)
+        return total * (attention.scale * codes.scale)
+
+    @staticmethod
+    def split_heads(x, heads):
+        """(rows, heads · D) as (rows, heads, D)."""
+        return x.view(len(x), heads, -1)
+
+    # -- element by element -----------------------------------------------------------------------------
+    @staticmethod
+    def concatenate(parts):
+        """Values side by side."""
+        return torch.cat(parts, dim=-1)
+
+    @staticmethod
+    def call(module, x):
+        """What a module that is a layer of its own makes of ``x``."""
+        return module(x)
+
+    @staticmethod
+    def scale_by_degree(x, graph, side, power, plus=0, unless=None):
+        """Multiply rows by (degree + plus)^power, degrees of 0 counting as 1; where ``unless`` is given, do not.
 
         ``side`` is "out" for out-degrees of source nodes, "in" for in-degrees of destination nodes; ``power``
         is −1, −½ or ½.
         """
+        if unless is not None:
+            return x
         degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
         degrees = (degrees.to(x) + plus).clamp_(min=1)
         factor = (
@@ -117,12 +238,13 @@ class TorchOps:
 
     @staticmethod
     def combine(*terms):
-        """Σ coefficient · tensor over ``terms``, pairs of a float and a tensor, summed from left to right."""
+        """Σ coefficient · tensor over ``terms``, pairs of a number and a tensor, summed from left to right."""
         total = None
         for coefficient, x in terms:
-            if coefficient == 0:
+            is_learned = isinstance(coefficient, torch.Tensor)
+            if not is_learned and coefficient == 0:
                 continue
-            term = x if coefficient == 1 else coefficient * x
+            term = x if not is_learned and coefficient == 1 else coefficient * x
             total = term if total is None else total + term
         return total
 
@@ -137,6 +259,10 @@ class TorchOps:
     def requantize(self, quantizer, x):
         """``x`` rounded to the quantiser's grid."""
         return x if quantizer.format.is_float else self.dequantize(self.quantize(quantizer, x))
+
+
+def _by_head(x, vector):
+    return x.view(len(x), *vector.shape[-2:])
 
 
 def _each(function, x):

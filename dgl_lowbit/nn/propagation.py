@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dgl import DGLError
 from torch import nn
 
 from ..smoothness import SmoothnessControl
-from .base import LowBitLayer, Operand, check_features, check_graph
+from .base import LowBitLayer, Operand, check_features, check_graph, check_homogeneous
 from .ops import Quantized, TorchOps
 
 MESSAGES = ("delta", "direct")
@@ -37,9 +36,7 @@ class Propagation(LowBitLayer):
         DGLError
             On a block or bipartite graph, zero in-degrees (unless allowed), or features that do not fit.
         """
-        if graph.is_block or graph.num_src_nodes() != graph.num_dst_nodes():
-            name = type(self).__name__
-            raise DGLError(f"{name} propagates within one set of nodes; pass a homogeneous graph.")
+        check_homogeneous(self, graph)
         check_graph(self, graph, self._allow_zero_in_degree)
         check_features(self, feat, self.in_feats, graph.num_nodes())
         return self.compute(TorchOps(), graph, feat)
@@ -68,14 +65,21 @@ class Channel:
     graph : DGLGraph
     layer : LowBitLayer
         With ``messages``, and, where low-bit, quantisers named by :func:`channel_operands`.
+    edge_weight : (E,) tensor, optional
+        Weights of the edges in A, and in its degrees.
     """
 
-    def __init__(self, ops, graph, layer):
-        self.ops, self.graph = ops, graph
+    def __init__(self, ops, graph, layer, edge_weight=None):
+        self.ops, self.graph, self.edge_weight = ops, graph, edge_weight
+        self.normed = self.weights = ops.normed(graph, edge_weight)
         self.quantizers = layer.quantizers if layer.is_low_bit else None
-        self.is_delta = layer.messages == "delta"
+        self.is_delta, self.side = layer.messages == "delta", getattr(layer, "degree_side", "out")
         self.keeps_codes = layer.is_low_bit and keeps_codes(layer.config)
         self.sent = self.received = None
+
+    def drop_edges(self, dropout):
+        """Send the next messages over those edges that ``dropout`` leaves."""
+        self.weights = self.ops.drop_edges(self.graph, self.normed, dropout)
 
     def start(self, h):
         """What is kept of the layer's input."""
@@ -86,14 +90,14 @@ class Channel:
         ops, graph = self.ops, self.graph
         if not self.keeps_codes and step > 0 and prefix == "messages":
             h = self._requantize(f"states_{step}", h)
-        sent = ops.scale_by_degree(h, graph, "out", -0.5)
+        sent = ops.scale_by_degree(h, graph, self.side, -0.5, unless=self.edge_weight)
         if self.quantizers is None:
-            total = ops.aggregate(graph, Quantized(sent, sent.new_ones(())))
+            total = ops.aggregate(graph, Quantized(sent, sent.new_ones(())), self.weights)
         else:
             sent, total = self._send(sent, self.quantizers[f"{prefix}_{step}"])
             if self.keeps_codes:
-                h = ops.scale_by_degree(sent, graph, "out", 0.5)
-        return h, ops.scale_by_degree(total, graph, "in", -0.5)
+                h = ops.scale_by_degree(sent, graph, self.side, 0.5, unless=self.edge_weight)
+        return h, ops.scale_by_degree(total, graph, "in", -0.5, unless=self.edge_weight)
 
     def _send(self, value, quantizer):
         """``value`` as neighbours have it now, and its sum over neighbours."""
@@ -101,9 +105,9 @@ class Channel:
         if not self.is_delta or quantizer.format.is_float:
             codes = ops.quantize(quantizer, value)
             kept = ops.dequantize(codes) if self.keeps_codes else value
-            return kept, ops.aggregate(graph, codes)
+            return kept, ops.aggregate(graph, codes, self.weights)
         codes, self.sent = ops.delta_quantize(quantizer, value, self.sent)
-        total = ops.aggregate(graph, codes)
+        total = ops.aggregate(graph, codes, self.weights)
         self.received = total if self.received is None else ops.combine((1, self.received), (1, total))
         return self.sent, self.received
 

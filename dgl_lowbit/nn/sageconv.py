@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dgl.nn
 import torch.nn.functional as F
-from dgl import DGLError
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_features, pair_rows
+from .base import LowBitLayer, Operand, check_edge_weight, check_sources, register_layer
 from .ops import TorchOps
 
 
+@register_layer
 class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
     r"""``dgl.nn.SAGEConv`` (arXiv:1706.02216) with quantised inputs, weights, messages and aggregates.
 
@@ -77,16 +77,8 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
         if not self.is_low_bit:
             return super().forward(graph, feat, edge_weight=edge_weight)
         check_edge_weight(self, graph, edge_weight)
-        (source, source_rows), (destination, destination_rows) = pair_rows(graph, feat)
-        check_features(self, source, self._in_src_feats, source_rows)
-        if destination is not None:
-            width = self._in_src_feats if self._aggre_type == "gcn" else self._in_dst_feats
-            check_features(self, destination, width, destination_rows)
-        elif not graph.is_block and source_rows != destination_rows:
-            raise DGLError(
-                f"SAGEConv expects a pair of features on a bipartite graph of {source_rows} source and "
-                f"{destination_rows} destination nodes; pass (feat_src, feat_dst)."
-            )
+        width = self._in_src_feats if self._aggre_type == "gcn" else self._in_dst_feats
+        check_sources(self, graph, feat, self._in_src_feats, width)
         return self.compute(TorchOps(), graph, feat, edge_weight)
 
     def compute(self, ops, graph, feat, edge_weight=None):

@@ -31,6 +31,8 @@ class Quantizer(OptionalState):
 
     Ranges are taken from data: by ``dgl_lowbit.calibrate``, or from the first tensor seen in training mode.
 
+    ``width`` is the last dimension of what was observed.
+
     Parameters
     ----------
     bits : int
@@ -64,6 +66,7 @@ class Quantizer(OptionalState):
         self.observing = False
         self.watch = None  # called with what is coded: (quantizer, x, params)
         self.register_buffer("calibrated", torch.tensor(False))
+        self.register_buffer("width", torch.tensor(channels or 0))
 
     # -- for subclasses ---------------------------------------------------------------------------------
     def qparams(self, x: torch.Tensor | None = None) -> QParams:
@@ -157,6 +160,7 @@ class Quantizer(OptionalState):
         if not torch.isfinite(x.values if isinstance(x, SparseFeatures) else x).all():
             raise ValueError("cannot take a range from a tensor with NaN or infinity; clean the features.")
         self._search(_sample(x) if self.granularity != "channel" else x)
+        self.width.fill_(x.shape[-1] if x.dim() else 1)
         self.calibrated.fill_(True)
 
     def _ready(self, x):
