@@ -7,8 +7,9 @@ import numpy as np
 from . import program
 from .graph import AHEAD, Graph, GraphError, row_bounds
 from .matrices import Codes, Floats, Grid
+from .plan import MAPS, REDUCTIONS
 from .program import Argument, Edges, Finish, Launch, Matrix, Operand, Program, Target, Term
-from .schedule import Schedule, whole
+from .schedule import GATHERS, Schedule, whole
 
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1
@@ -152,8 +153,11 @@ class Assembler:
         source, slot = self._slot(value), self._slot_over(value, n)
         bias = program.pad(self.constants.biases[spec["bias"]["out"]] if "bias" in spec else 0, op.columns)
         self.slots[out] = slot
+        scale = 0
+        if "scale" in spec:
+            scale = self.program.at(program.pad(self.constants.scales[spec["scale"]["out"]], op.columns))
         floor = 0.0 if "relu" in spec else -np.inf
-        finish = Finish(self._factor(op.factors[0]), self.program.at(bias), floor)
+        finish = Finish(self._factor(op.factors[0]), scale, self.program.at(bias), floor)
         self.program.add(program.FINISH, slot, source, op.columns, finish)
 
     def _combine(self, op, n):
@@ -169,6 +173,53 @@ class Assembler:
             term = Term(float(coefficient), factor, int(position == 0))
             if source != slot or (coefficient, factor) != (1, 0):
                 self.program.add(program.TERM, slot, source, op.columns, term)
+
+    def _map(self, op, n):
+        source, slot = self._slot(op.reads[0]), self._slot_over(op.reads[0], n)
+        self.slots[op.writes[0]] = slot
+        function = program.Map(MAPS.index(op.spec["function"]), float(np.float32(op.spec["parameter"])))
+        self.program.add(program.MAP, slot, source, op.columns, function)
+
+    def _concat(self, op, n):
+        slot, offset = self._new_slot(), 0
+        self.slots[op.writes[0]] = slot
+        for value in op.reads:
+            columns = self.schedule.columns[value]
+            self.program.add(program.PLACE, slot, self._slot(value), columns, (offset, op.columns))
+            offset += columns
+        self.program.widen(op.columns)
+
+    def _maximum(self, op, n):
+        slot, (first, *others) = self._new_slot(), op.reads
+        self.slots[op.writes[0]] = slot
+        self.program.add(program.TERM, slot, self._slot(first), op.columns, Term(1.0, 0, 1))
+        for value in others:
+            self.program.add(program.LARGER, slot, self._slot(value), op.columns)
+
+    def _heads(self, op, step, count, stride, vector):
+        source = self._slot(op.reads[0])
+        self.slots[op.writes[0]] = slot = self._new_slot()
+        heads = program.Heads(step, count, stride, self.program.at(vector))
+        self.program.add(program.HEADS, slot, source, op.columns, heads)
+
+    def _head_sums(self, op, n):
+        columns = self.schedule.columns[op.reads[0]]
+        per_head = columns // op.columns
+        self._heads(op, per_head, per_head, 1, program.pad(self.constants.vectors[op.writes[0]], columns))
+
+    def _head_mean(self, op, n):
+        columns = self.schedule.columns[op.reads[0]]
+        heads = columns // op.columns
+        self._heads(op, 1, heads, op.columns, program.pad(np.float32(1 / heads), columns))
+
+    def _readout(self, op, n):
+        graph, matrix = self.graphs[op.spec["in"][0]], self._matrix(op.reads[0])[0]
+        self.slots[op.writes[0]] = slot = self._new_slot()
+        segments = program.Segments(self.program.at(graph.batch_starts), REDUCTIONS.index(op.spec["reduce"]))
+        self.program.add(program.READOUT, slot, 0, op.columns, matrix, segments)
+
+    def _stack(self, op, n):
+        """Its parts were made where they stand: nothing is left to do."""
 
     def _linear(self, op, n):
         (value,), (out,) = op.reads, op.writes
@@ -189,16 +240,31 @@ class Assembler:
     def _aggregate(self, op, n):
         codes, own = (None if value is None else self.values[whole(value)] for value in op.reads)
         graph, given = (self.graphs[op.spec["in"][0]], self.edge_weights.get(op.spec["in"][2]))
-        grid, room = codes.grid, codes.packed.shape[1] * 8 // codes.grid.bits
+        grid = codes.grid
         weights, kind = codes.weights, program.NODE_WEIGHTS if codes.is_shifted else program.UNWEIGHTED
         if given is not None and codes.is_shifted:
             raise GraphError("messages with a power of two each are summed without edge weights.")
+        if op.spec.get("reduce") == "max":
+            if given is not None:
+                raise GraphError("a maximum over neighbours is taken without edge weights.")
+            self._gather(op, graph, codes, program.LARGEST)
+            return
         if given is not None:
             weights = graph.edge_weights(given)
             kind = program.INT8_WEIGHTS if weights.dtype == np.int8 else program.FLOAT_WEIGHTS
         _check_sums(graph, weights, grid)
         # Signed weights may cancel, so that their sum bounds nothing.
         exact = grid.exact_sum if kind in (program.UNWEIGHTED, program.FLOAT_WEIGHTS) else -1
+        self._gather(op, graph, codes, kind, weights, own, exact)
+
+    def _aggregate_edges(self, op, n):
+        nodes, edges = (self.values[whole(value)] for value in op.reads)
+        graph = self.graphs[op.spec["in"][0]]
+        _check_sums(graph, None, nodes.grid, most=2)
+        self._gather(op, graph, nodes, program.EDGE_CODES, edge_codes=edges)
+
+    def _gather(self, op, graph, codes, kind, weights=None, own=None, exact=-1, edge_codes=None):
+        grid, room = codes.grid, codes.packed.shape[1] * 8 // codes.grid.bits
         hubs, partials = graph.hubs, None
         if kind == program.UNWEIGHTED and len(hubs.nodes):
             partials = self.buffers.take((len(hubs.starts), room), np.int32)
@@ -210,6 +276,7 @@ class Assembler:
             at(graph.indptr), at(graph.indices), exact, at(weights), kind,
             0 if own is None else at(own.packed), 0 if own is None else at(own.weights),
             at(hubs.nodes), 0 if partials is None else len(hubs.nodes), at(hubs.first_part), at(partials),
+            *((0, 0) if edge_codes is None else (at(edge_codes.packed), at(graph.edge_ids))),
         )  # fmt: skip
         self.slots[op.writes[0]] = self._new_slot()
         self.program.reserve(totals=room + AHEAD + 1)
@@ -217,7 +284,28 @@ class Assembler:
         if codes.is_shifted:  # what weighted sums are multiples of
             operand = operand._replace(per_row=0, scale=at(grid.unit), zero=at(grid.zero))
         self.program.add(program.GATHER, self.slots[op.writes[0]], 0, op.columns, operand, edges)
-        self.edge_cost += _EDGE_COST * -(-codes.packed.shape[1] // 64)
+        self._costs(graph, codes)
+
+    def _attend(self, op, n):
+        codes, left, _ = (self.values[whole(value)] for value in op.reads)
+        graph, heads = self.graphs[op.spec["in"][0]], op.spec["heads"]
+        width, grid, at = left.grid.columns, self.constants.grids[op.spec["out"]], self.program.at
+        _check_sums(graph, None, codes.grid, most=grid.top)
+        attention = program.Attention(
+            at(graph.indptr), at(graph.indices), heads, width,
+            at(program.pad(self.constants.vectors[op.writes[0]], width)), float(np.float32(op.spec["slope"])),
+            grid.top, float(grid.scale[0]),
+        )  # fmt: skip
+        self.slots[op.writes[0]] = self._new_slot()
+        room = codes.packed.shape[1] * 8 // codes.grid.bits
+        self.program.reserve(totals=2 * room + 2 * program.padded(width) + 4 * program.padded(heads))
+        operands = (self._operand(value) for value in op.reads)
+        self.program.add(program.ATTEND, self.slots[op.writes[0]], 0, op.columns, *operands, attention)
+        self._costs(graph, codes, times=10)
+
+    def _costs(self, graph, codes, times=1):
+        """What summing over the edges of ``graph`` costs, for the balance of threads."""
+        self.edge_cost += times * _EDGE_COST * -(-codes.packed.shape[1] // 64)
         self.row_cost += _ROW_COST
         self.graph = graph
 
@@ -225,7 +313,11 @@ class Assembler:
     def _new_codes(self, value, grid: Grid):
         """Memory for codes made here, of the tile only where no other stage and no sum reads them."""
         readers = self.schedule.readers[value]
-        if self.schedule.stays(value) and not any(op.name == "aggregate" for op in readers):
+        stack = next((op for op in readers if op.name == "stack"), None)
+        if stack is not None:
+            self._new_part(value, grid, stack)
+            return
+        if self.schedule.stays(value) and not any(op.name in GATHERS for op in readers):
             packed, scale, zero = self.program.local(grid.width), grid.scale, grid.zero
             if grid.per_row:
                 scale, zero = self.program.local(4), self.program.local(4)
@@ -234,12 +326,27 @@ class Assembler:
             self.local[value] = Operand(packed, grid.width, grid.bits, 1, int(grid.per_row), scale, zero)
             self.local_weights[value] = self.program.local(1) if grid.mode == program.SHIFT else 0
             return
-        packed = self.buffers.take((self.stage.rows, grid.width), np.uint8)
+        self.values[value] = self._codes_of(grid, self.stage.rows)
+
+    def _codes_of(self, grid, rows):
+        """Memory for the codes of ``rows`` rows."""
+        packed = self.buffers.take((rows, grid.width), np.uint8)
         scale, zero = grid.scale, grid.zero
         if grid.per_row:
-            scale, zero = (self.buffers.take((self.stage.rows,), np.float32) for _ in range(2))
-        weights = self.buffers.take((self.stage.rows,), np.int8) if grid.mode == program.SHIFT else None
-        self.values[value] = Codes(packed, grid, scale, zero, weights)
+            scale, zero = (self.buffers.take((rows,), np.float32) for _ in range(2))
+        weights = self.buffers.take((rows,), np.int8) if grid.mode == program.SHIFT else None
+        return Codes(packed, grid, scale, zero, weights)
+
+    def _new_part(self, value, grid, stack):
+        """Rows for ``value`` among those of the stack that it is part of."""
+        (out,) = stack.writes
+        if out not in self.values:
+            self.values[out] = self._codes_of(grid, stack.rows)
+        whole_stack, rows = self.values[out], self.stage.rows
+        chosen = slice(stack.reads.index(value) * rows, (stack.reads.index(value) + 1) * rows)
+        own = [part[chosen] if grid.per_row else part for part in (whole_stack.scale, whole_stack.zero)]
+        weights = None if whole_stack.weights is None else whole_stack.weights[chosen]
+        self.values[value] = Codes(whole_stack.packed[chosen], grid, *own, weights)
 
     def _operand(self, value) -> Operand:
         if value in self.local:
@@ -283,9 +390,9 @@ def is_sparse(array: np.ndarray) -> bool:
     return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)
 
 
-def _check_sums(graph: Graph, weights, grid: Grid):
-    """Refuse a sum that could exceed int32."""
-    largest = graph.max_in_degree + 1
+def _check_sums(graph: Graph, weights, grid: Grid, most: int = 1):
+    """Refuse a sum, of codes times weights up to ``most``, that could exceed int32."""
+    largest = (graph.max_in_degree + 1) * most
     if grid.mode == program.SHIFT:
         largest <<= program.MOST_HALVINGS
     elif weights is not None and weights.dtype == np.int8:

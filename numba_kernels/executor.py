@@ -10,9 +10,9 @@ from .assemble import STREAM_FROM, Assembler, is_sparse
 from .buffers import Buffers, aligned_empty
 from .graph import Graph, GraphError
 from .matrices import Constants, Floats
-from .plan import Plan
+from .plan import INPUT_KINDS, Plan
 from .program import Argument
-from .schedule import Schedule, resolve, schedule, whole
+from .schedule import BEFORE, Schedule, resolve, schedule, whole
 from .stage import launch
 
 _KEPT_SCHEDULES = 8
@@ -51,11 +51,11 @@ class Executor:
 
     def run(self, inputs: dict) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights."""
-        given = {kind: {} for kind in ("features", "graph", "edge_weight", "unused")}
+        given = {kind: {} for kind in INPUT_KINDS}
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
-        graphs = self._graphs(given["graph"])
         weights = {value: array for value, array in given["edge_weight"].items() if array is not None}
+        graphs = self._graphs(given["graph"], weights, given["edge_types"])
         prepared, plan = self._prepare(given["features"], graphs, weights)
         arrays = _parts(given["features"])
         flags = {value: np.zeros(1, np.int32) for value in arrays}
@@ -78,10 +78,12 @@ class Executor:
             for value, part in features.items()
         }
         plain = {value: graph for value, graph in graphs.items() if isinstance(graph, Graph)}
-        sizes = [(value, g.num_src, g.num_dst, g.is_block) for value, g in plain.items()]
+        sizes = [
+            (value, g.num_src, g.num_dst, g.num_edges, g.is_block, len(g.batch_starts)) for value, g in plain.items()
+        ]
         arrays = _parts(features)
         sparse = {value for value, array in arrays.items() if is_sparse(array)}
-        plan = self._schedule((tuple(shapes.items()), tuple(sizes)), shapes, graphs)
+        plan = self._schedule((tuple(shapes.items()), tuple(sizes), frozenset(weights)), shapes, graphs, weights)
         key = tuple(shapes.items()), tuple(map(id, plain.values())), frozenset(sparse)
         if self._prepared is not None and self._prepared.key == key and not weights:
             return self._prepared, plan
@@ -100,9 +102,9 @@ class Executor:
             self._prepared = prepared
         return prepared, plan
 
-    def _schedule(self, key, shapes, graphs):
+    def _schedule(self, key, shapes, graphs, weights):
         if key not in self._schedules:
-            planned = schedule(*resolve(self.plan, shapes, graphs))
+            planned = schedule(*resolve(self.plan, shapes, graphs, weights))
             while len(self._schedules) >= _KEPT_SCHEDULES:
                 del self._schedules[next(iter(self._schedules))]
             self._schedules[key] = planned
@@ -114,24 +116,53 @@ class Executor:
         name, rows = whole(value), value[2] if whole(value) != value else None
         return features[name][:rows].copy() if name in features else outputs[name][:rows]
 
-    def _graphs(self, given):
-        """Graphs by value, those that the plan takes out of lists as well; checked where the plan says so."""
+    def _graphs(self, given, weights, types):
+        """Graphs by value, those that the plan makes of others as well; ``weights`` get those it makes of others."""
         graphs = dict(given)
         for op in self.plan.ops:
-            if op["op"] == "item":
-                listed, index = graphs[op["in"][0]], op["index"]
-                if isinstance(listed, Graph) or index >= len(listed):
-                    raise GraphError(
-                        f"the model reads graph {index} of a list of blocks; pass a list with at least that many."
-                    )
-                graphs[op["out"]] = listed[index]
-            elif op["op"] == "check_in_degrees" and getattr(graphs[op["in"][0]], "has_zero_in_degree", False):
-                raise GraphError(
-                    "There are 0-in-degree nodes in the graph, whose output would be invalid. Add self-loops with "
-                    "`dgl.add_self_loop(g)`, or construct the layer with allow_zero_in_degree=True to let zeros "
-                    "through."
-                )
+            if op["op"] in BEFORE:
+                source = graphs[op["in"][0]]
+                if op["op"] == "edge_norm":
+                    if op["in"][1] in weights:
+                        weights[op["out"]] = source.normed(weights[op["in"][1]])
+                elif op["op"] == "check_in_degrees":
+                    _check_in_degrees(source)
+                else:
+                    graphs[op["out"]] = _DERIVED[op["op"]](op, source, types)
         return graphs
+
+
+def _item(op, graphs, types):
+    if not isinstance(graphs, list) or op["index"] >= len(graphs):
+        raise GraphError(
+            f"the model reads graph {op['index']} of a list of blocks; pass a list with at least that many."
+        )
+    return graphs[op["index"]]
+
+
+def _relation(op, graph, types):
+    etype = tuple(op["etype"])
+    if not isinstance(graph, dict) or etype not in graph:
+        known = ", ".join(map(str, graph)) if isinstance(graph, dict) else "one type"
+        raise GraphError(f"the model reads edges of type {etype}, the graph has {known}.")
+    return graph[etype]
+
+
+def _edges_by_type(op, graph, types):
+    if not isinstance(graph, Graph):
+        raise GraphError("the model reads edge types of one graph here; pass a single graph.")
+    return graph.by_type(types[op["in"][1]], op["count"])
+
+
+_DERIVED = {"item": _item, "relation": _relation, "edges_by_type": _edges_by_type}
+
+
+def _check_in_degrees(graph):
+    if getattr(graph, "has_zero_in_degree", False):
+        raise GraphError(
+            "There are 0-in-degree nodes in the graph, whose output would be invalid. Add self-loops with "
+            "`dgl.add_self_loop(g)`, or construct the layer with allow_zero_in_degree=True to let zeros through."
+        )
 
 
 def launch_arguments(features: dict, flags: dict, outputs: dict) -> dict:

@@ -44,6 +44,8 @@ class Graph:
         Where the weight of each edge stands in an ``edge_weight`` array. Default: in the order of ``indices``.
     is_block : bool
         Whether the destinations are the first of the sources, as in a DGL block.
+    batch_sizes : (B,) integers, optional
+        Number of nodes of each of the graphs this one is a batch of. Default: one graph.
 
     Raises
     ------
@@ -57,7 +59,7 @@ class Graph:
     (2, 3, [1, 2], [1, 2])
     """
 
-    def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False):
+    def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False, batch_sizes=None):
         indptr, indices = _whole(indptr, "indptr"), _whole(indices, "indices")
         if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
             raise GraphError(f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}.")
@@ -78,6 +80,9 @@ class Graph:
         self._fetched[: len(indices)] = indices
         self.edge_ids = None if edge_ids is None else _edge_ids(edge_ids, len(indices))
         self.is_block = is_block
+        self.batch_starts = _batch_starts(batch_sizes, self.num_dst)
+        # Edges that arrays of edge weights are about: of a part of a graph, those of the whole.
+        self.num_weights = len(indices)
         self.in_degrees = np.diff(self.indptr)
         self.out_degrees = np.bincount(self.indices, minlength=self.num_src)
         self.max_in_degree = int(self.in_degrees.max(initial=0))
@@ -85,6 +90,7 @@ class Graph:
         self.hubs = _find_hubs(self.indptr, self.in_degrees)
         self._factors: dict[tuple, np.ndarray] = {}
         self._bounds: dict[tuple, np.ndarray] = {}
+        self._typed: dict[int, tuple] = {}
 
     @property
     def indices(self) -> np.ndarray:
@@ -133,6 +139,53 @@ class Graph:
             self._bounds[key] = np.unique([0, *np.searchsorted(work, goals), self.num_dst]).astype(np.int64)
         return self._bounds[key]
 
+    def by_type(self, edge_types, count: int) -> Graph:
+        """This graph with each source node once for each of ``count`` types, reached by the edges of that type.
+
+        Parameters
+        ----------
+        edge_types : (E,) integers
+            Below ``count``, in the order of edge ids.
+
+        Raises
+        ------
+        GraphError
+            When they are not.
+        """
+        types = _whole(edge_types, "edge types")
+        if types.shape != (self.num_edges,):
+            raise GraphError(f"edge types must have shape ({self.num_edges},), got {types.shape}.")
+        if len(types) and (types.min() < 0 or types.max() >= count):
+            raise GraphError(f"edge types must be from 0 to {count - 1}, got {types.min()} to {types.max()}.")
+        known, graph = self._typed.get(count, (None, None))
+        if known is None or not np.array_equal(known, types):
+            ordered = types if self.edge_ids is None else types[self.edge_ids]
+            indices = self.indices + ordered * self.num_src
+            graph = Graph(self.indptr, indices, count * self.num_src, self.edge_ids)
+            self._typed[count] = types.copy(), graph
+        return graph
+
+    def normed(self, edge_weight) -> np.ndarray:
+        """Weights over the roots of their sums at both ends, (E,) float32 in the order of edge ids.
+
+        Raises
+        ------
+        GraphError
+            Unless there is one positive number for each edge.
+        """
+        weights = self.edge_weights(edge_weight).astype(np.float32)
+        if (weights <= 0).any():
+            raise GraphError("edge_weight must be positive to be normalised.")
+        targets = np.repeat(np.arange(self.num_dst), self.in_degrees)
+        out = np.bincount(self.indices, weights, self.num_src).astype(np.float32)
+        into = np.bincount(targets, weights, self.num_dst).astype(np.float32)
+        weights = weights * (out[self.indices] ** np.float32(-0.5) * into[targets] ** np.float32(-0.5))
+        if self.edge_ids is None:
+            return weights
+        ordered = np.empty_like(weights)
+        ordered[self.edge_ids] = weights
+        return ordered
+
     def degree_factor(self, side: str, power: float, plus: int) -> np.ndarray:
         """(degree + plus)^power for power −1, −½ or ½, (N,) float32; degrees of 0 count as 1."""
         key = side, power, plus
@@ -153,8 +206,8 @@ class Graph:
         """
         weights = np.asarray(edge_weight)
         weights = weights if weights.dtype == np.int8 else weights.astype(np.float32)
-        if weights.shape not in ((self.num_edges,), (self.num_edges, 1)):
-            raise GraphError(f"edge_weight must have shape ({self.num_edges},), got {weights.shape}.")
+        if weights.shape not in ((self.num_weights,), (self.num_weights, 1)):
+            raise GraphError(f"edge_weight must have shape ({self.num_weights},), got {weights.shape}.")
         if not np.isfinite(weights).all():
             raise GraphError("edge_weight holds NaN or infinity.")
         weights = weights.reshape(-1)
@@ -173,6 +226,13 @@ def _find_hubs(indptr, in_degrees):
     ends = np.repeat(indptr[nodes + 1], [len(part) for part in parts])
     first_part = np.cumsum([0, *(len(part) for part in parts)])
     return Hubs(nodes, first_part, starts, np.minimum(starts + HUB_EDGES, ends))
+
+
+def _batch_starts(sizes, nodes):
+    sizes = np.array([nodes] if sizes is None else _whole(sizes, "batch_sizes"))
+    if sizes.ndim != 1 or (sizes < 0).any() or sizes.sum() != nodes:
+        raise GraphError(f"batch_sizes must add up to {nodes} nodes, got {sizes.sum()} in {len(sizes)} graphs.")
+    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def _edge_ids(edge_ids, edges):

@@ -193,14 +193,19 @@ def _check_finite(*numbers):
 
 
 class Constants:
-    """What a plan holds for its operations, by the value each of them writes: grids, weights, biases."""
+    """What a plan holds for its operations, by the value each of them writes."""
 
     def __init__(self, plan: Plan | None = None):
-        self.grids, self.weights, self.biases = {}, {}, {}
+        self.grids, self.weights, self.biases, self.scales, self.vectors = {}, {}, {}, {}, {}
         for op in plan.ops if plan else ():
             if op["op"] in ("quantize", "delta"):
                 self.grids[op["out"]] = Grid.of(plan, op["quantizer"], op["columns"])
             elif op["op"] == "linear":
                 self.weights[op["out"]] = Weight.of(plan, op["weight"])
-            elif op["op"] == "bias":
-                self.biases[op["out"]] = plan.numbers(op["bias"], None)
+            elif op["op"] in ("bias", "scale"):
+                kept = self.biases if op["op"] == "bias" else self.scales
+                kept[op["out"]] = plan.numbers(op[op["op"]], None)
+            elif op["op"] in ("attend", "head_sums"):
+                self.vectors[op["out"]] = plan.numbers(op["vector"], None)
+                if op["op"] == "attend":
+                    self.grids[op["out"]] = Grid.of(plan, op["quantizer"], 1)

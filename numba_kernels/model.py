@@ -16,7 +16,7 @@ from .plan import Plan, PlanError
 from .runtime import launching
 from .stage import warm_up
 
-FORMAT, VERSION = "dgl-lowbit", 1
+FORMAT, VERSION = "dgl-lowbit", 2
 
 
 class ModelFileError(ValueError):
@@ -28,7 +28,8 @@ class PackedModel:
 
     Call it as the model it was frozen from: ``packed(graph, feat)``. A graph is a
     :class:`~numba_kernels.graph.Graph`, a scipy.sparse matrix or a pair (indptr, indices) of in-neighbours, or a list
-    of them where the model takes blocks; features are float arrays, (N, width), or a pair of them.
+    of them where the model takes blocks, or a dict of them by (source type, edge type, destination type); features are
+    float arrays, (N, width), or a pair of them, or a dict of them by node type.
 
     Parameters
     ----------
@@ -49,8 +50,8 @@ class PackedModel:
 
         Returns
         -------
-        numpy.ndarray or tuple of numpy.ndarray
-            float32, (N_dst, width).
+        numpy.ndarray, or a tuple or dict of them
+            float32, (N_dst, width) or (N_dst, heads, width), as the frozen model's.
 
         Raises
         ------
@@ -65,22 +66,37 @@ class PackedModel:
         with launching(self.threads):
             warm_up()
             outputs = self._executor.run(inputs)
-        return tuple(outputs) if self.plan.returns_tuple else outputs[0]
+        return self._returned(outputs)
+
+    def _returned(self, outputs):
+        plan = self.plan
+        outputs = [
+            array.reshape(len(array), heads, -1) if heads else array for array, heads in zip(outputs, plan.heads)
+        ]
+        if isinstance(plan.returns, list):
+            return dict(zip(plan.returns, outputs))
+        return tuple(outputs) if plan.returns == "tuple" else outputs[0]
 
     def release(self):
         """Free the memory that is kept, with the last graph, so that the next call on it need not prepare anything."""
         self._executor.release()
 
     def _bind(self, args, kwargs):
-        names = [entry["name"] for entry in self.plan.inputs]
+        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs))
         unknown = [name for name in kwargs if name not in names[len(args) :]]
         if len(args) > len(names) or unknown:
             raise TypeError(f"the model takes ({', '.join(names)}), got {len(args)} positional and {list(kwargs)}.")
         given = {**dict(zip(names, args)), **kwargs}
         for entry in self.plan.inputs:
-            if entry["name"] not in given and not entry["optional"]:
-                raise TypeError(f"the model takes ({', '.join(names)}), and {entry['name']} is missing.")
-            yield entry, given.get(entry["name"])
+            name, key = entry["name"], entry.get("key")
+            if name not in given and not entry["optional"]:
+                raise TypeError(f"the model takes ({', '.join(names)}), and {name} is missing.")
+            value = given.get(name)
+            if key is not None:
+                if not isinstance(value, dict) or key not in value:
+                    raise GraphError(f"{name} must be a dict with an entry {key!r}, got {_described(value)}.")
+                value = value[key]
+            yield entry, value
 
     @property
     def nbytes(self) -> int:
@@ -96,7 +112,8 @@ class PackedModel:
             "inputs": self.plan.inputs,
             "ops": self.plan.ops,
             "outputs": self.plan.outputs,
-            "returns_tuple": self.plan.returns_tuple,
+            "returns": self.plan.returns,
+            "heads": self.plan.heads,
             "info": self.info,
         }
         metadata = {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))}
@@ -132,7 +149,8 @@ class PackedModel:
                 raise ModelFileError(
                     f"{path} has format version {content['version']}, this release reads {VERSION}; update dgl-lowbit."
                 )
-            plan = Plan(content["inputs"], content["ops"], content["outputs"], arrays, content["returns_tuple"])
+            parts = (content[part] for part in ("inputs", "ops", "outputs"))
+            plan = Plan(*parts, arrays, content["returns"], content["heads"])
         except ModelFileError:
             raise
         except PlanError as error:
@@ -144,7 +162,7 @@ class PackedModel:
         return cls(plan, content["info"], threads)
 
     def __repr__(self):
-        names = ", ".join(entry["name"] for entry in self.plan.inputs)
+        names = ", ".join(dict.fromkeys(entry["name"] for entry in self.plan.inputs))
         return f"{type(self).__name__}({names}) of {len(self.plan.ops)} operations, {self.nbytes:,} bytes"
 
 
@@ -153,12 +171,18 @@ def load(path, threads: int | None = None) -> PackedModel:
     return PackedModel.load(path, threads)
 
 
+def _described(value):
+    return f"one with {', '.join(map(str, value))}" if isinstance(value, dict) else type(value).__name__
+
+
 def _graphs(value, name):
+    if isinstance(value, dict):
+        return {tuple(etype): Graph.of(part) for etype, part in value.items()}
     if isinstance(value, (list, tuple)):
         if not value:
             raise GraphError(f"{name} is an empty list; pass a graph, or a block for each layer.")
-        if all(isinstance(part, Graph) or hasattr(part, "tocoo") for part in value):
-            return [Graph.of(part) for part in value]
+        if all(isinstance(part, (Graph, dict)) or hasattr(part, "tocoo") for part in value):
+            return [_graphs(part, name) for part in value]
     return Graph.of(value)
 
 
@@ -188,5 +212,6 @@ _CONVERT = {
     "graph": _graphs,
     "features": _features,
     "edge_weight": lambda value, name: value,  # checked against its graph
+    "edge_types": lambda value, name: value,  # likewise
     "unused": lambda value, name: None,
 }

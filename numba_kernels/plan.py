@@ -11,14 +11,30 @@ stand in the plan itself.
     delta       float, state or null                      quantizer, columns; writes codes and the new state
     dequantize  codes
     linear      codes                                     weight
-    aggregate   graph, codes, edge weight or null, own codes or null
-    degree      float or state, graph                     side, power, plus
+    stack       codes, of one quantizer                   one below the other
+    aggregate   graph, codes, edge weight or null, own codes or null   reduce (sum or max)
+    aggregate_edges    graph, codes, codes of edges       sums of max(node + edge, 0)
+    attend      graph, codes, codes of sources, codes of destinations  heads, slope, vector, quantizer
+    readout     graph, float                              reduce (sum, mean or max) over each graph of a batch
+    relation    a graph of several edge types             etype
+    edges_by_type      graph, edge types                  count
+    edge_norm   graph, edge weight or null                over the roots of its sums at both ends
+    degree      float or state, graph, [edge weight or null]   side, power, plus; nothing where the weight is given
     check_in_degrees   graph
+    scale       float                                     scale
     bias        float                                     bias
     relu        float
+    map         float                                     function, parameter
+    head_sums   float                                     heads, vector
+    head_mean   float                                     heads
+    concat      floats
+    maximum     floats
     combine     floats                                    coefficients
 
 Edge weights given as int8 are whole numbers that sums over neighbours take in integers; others are taken as float32.
+``map`` is a function of numbers (leaky_relu, elu, sigmoid, tanh) or of rows (standardise, normalize, softmax,
+log_softmax); its parameter is the slope, the factor of the exponential, or what keeps a divisor from 0. An input with a
+``key`` is that entry of a dict.
 
 A quantizer has ``bits`` (1, 2, 3, 4, 8), ``granularity`` and, per tensor or channel, ``scale``, ``zero_point``,
 ``offset``, and under "shift" ``reach``; per row ``alpha``, ``half_grid``, ``range_qmax``, ``divisor``, ``shift`` (see
@@ -35,7 +51,9 @@ import numpy as np
 
 from .layout import dense_bytes
 
-INPUT_KINDS = ("features", "graph", "edge_weight", "unused")
+INPUT_KINDS = ("features", "graph", "edge_weight", "edge_types", "unused")
+MAPS = ("leaky_relu", "elu", "sigmoid", "tanh", "standardise", "normalize", "softmax", "log_softmax")
+REDUCTIONS = ("sum", "mean", "max")
 
 
 class PlanError(ValueError):
@@ -55,8 +73,10 @@ class Plan:
     outputs : list of int
         Values returned.
     arrays : dict of str to numpy.ndarray
-    returns_tuple : bool
-        Whether several outputs, or one, come as a tuple.
+    returns : "value", "tuple" or list of str
+        Whether the one output comes by itself, outputs come as a tuple, or as a dict of these keys.
+    heads : list of int
+        For each output into how many heads its columns are split, 0 for a matrix.
 
     Raises
     ------
@@ -68,7 +88,8 @@ class Plan:
     ops: list
     outputs: list
     arrays: dict
-    returns_tuple: bool = False
+    returns: str | list = "value"
+    heads: list = field(default_factory=list)
     kinds: dict = field(default_factory=dict, repr=False)
     columns: dict = field(default_factory=dict, repr=False)
     quantizers: dict = field(default_factory=dict, repr=False)  # of values that are codes
@@ -91,6 +112,7 @@ class Plan:
 
     # -- checks -----------------------------------------------------------------------------------------
     def _check(self):
+        self.heads = self.heads or [0] * len(self.outputs)
         for entry in self.inputs:
             self._require(isinstance(entry["name"], str), f"{entry['name']!r} is no name of an input")
             self._require(entry["kind"] in INPUT_KINDS, f"unknown input kind {entry['kind']!r}")
@@ -99,9 +121,12 @@ class Plan:
             check = _CHECKS.get(op["op"])
             self._require(check is not None, f"unknown operation {op['op']!r}")
             check(self, op, *op["in"])
-        self._require(bool(self.outputs), "no outputs")
-        for value in self.outputs:
-            self._expect(value, "float")
+        self._require(bool(self.outputs) and len(self.heads) == len(self.outputs), "no outputs")
+        keys = isinstance(self.returns, list) and len(self.returns) == len(self.outputs)
+        self._require(keys or self.returns == "tuple" or len(self.outputs) == 1, "outputs and what is returned differ")
+        for value, heads in zip(self.outputs, self.heads):
+            columns = self._expect(value, "float")
+            self._require(heads == 0 or (heads > 0 and columns % heads == 0), "heads do not divide the columns")
 
     @staticmethod
     def _require(condition, message):
@@ -162,6 +187,14 @@ class Plan:
             self._expect_columns(state, op["columns"], "state")
         self._define(op["state"], "state", op["columns"])
 
+    def _check_stack(self, op, *values):
+        columns, first = self._expect(values[0], "codes"), self.quantizers[values[0]]
+        for value in values:
+            self._expect_columns(value, columns, "codes")
+            self._require(self.quantizers[value] == first and first["granularity"] != "row", "other grids are stacked")
+        self._define(op["out"], "codes", columns)
+        self.quantizers[op["out"]] = first
+
     def _check_dequantize(self, op, value):
         self._define(op["out"], "float", self._expect(value, "codes"))
 
@@ -189,6 +222,10 @@ class Plan:
         self._require(
             self.quantizers[codes]["granularity"] != "row", "messages with a scale per row cannot be summed as codes"
         )
+        reduce = op.get("reduce", "sum")
+        self._require(reduce in ("sum", "max"), f"reduction {reduce!r}")
+        if reduce == "max":
+            self._require(own is None and self.quantizers[codes]["granularity"] != "shift", "no maximum of these")
         if edge_weight is not None:
             self._expect(edge_weight, "edge_weight")
         if own is not None:
@@ -196,8 +233,59 @@ class Plan:
             self._require(self.quantizers[own] == self.quantizers[codes], "codes of different grids are summed")
         self._define(op["out"], "float", columns)
 
-    def _check_degree(self, op, value, graph):
+    def _check_aggregate_edges(self, op, graph, nodes, edges):
         self._expect(graph, "graph")
+        columns, quantizer = self._expect(nodes, "codes"), self.quantizers[nodes]
+        self._expect_columns(edges, columns, "codes")
+        self._require(quantizer == self.quantizers[edges], "codes of different grids are summed")
+        self._require(quantizer["granularity"] in ("tensor", "channel"), "sums with edges need a fixed scale")
+        twice = 2 * self.numbers(quantizer["zero_point"], (1, columns)).astype(np.float64)
+        self._require((twice == np.rint(twice)).all(), "sums with edges need zero points of whole halves")
+        self._define(op["out"], "float", columns)
+
+    def _check_attend(self, op, graph, codes, left, right):
+        self._expect(graph, "graph")
+        columns, width, heads = self._expect(codes, "codes"), self._expect(left, "codes"), op["heads"]
+        self._expect_columns(right, width, "codes")
+        for value in (codes, left, right):
+            self._require(self.quantizers[value]["granularity"] in ("tensor", "channel"), "attention with other scales")
+        self._require(
+            isinstance(heads, int) and heads > 0 and columns % heads == width % heads == 0, f"{heads!r} heads"
+        )
+        self._require(np.isfinite(np.float32(op["slope"])), "slope is not a number")
+        self.numbers(op["vector"], (1, width))
+        self._check_quantizer(op["quantizer"], 1)
+        fixed = op["quantizer"]["granularity"] == "tensor"
+        self._require(
+            fixed and op["quantizer"]["zero_point"] == op["quantizer"]["offset"] == 0, "attention is unsigned"
+        )
+        self._define(op["out"], "float", columns)
+
+    def _check_readout(self, op, graph, value):
+        self._expect(graph, "graph")
+        self._require(op["reduce"] in REDUCTIONS, f"reduction {op['reduce']!r}")
+        self._define(op["out"], "float", self._expect(value, "features", "float"))
+
+    def _check_relation(self, op, graph):
+        self._expect(graph, "graph")
+        self._require(len(op["etype"]) == 3 and all(isinstance(part, str) for part in op["etype"]), "an edge type")
+        self._define(op["out"], "graph", None)
+
+    def _check_edges_by_type(self, op, graph, types):
+        self._expect(graph, "graph")
+        self._expect(types, "edge_types")
+        self._require(isinstance(op["count"], int) and op["count"] > 0, "edges_by_type needs a count")
+        self._define(op["out"], "graph", None)
+
+    def _check_edge_norm(self, op, graph, edge_weight):
+        self._expect(graph, "graph")
+        self._expect(edge_weight, "edge_weight")
+        self._define(op["out"], "edge_weight", None)
+
+    def _check_degree(self, op, value, graph, edge_weight=None):
+        self._expect(graph, "graph")
+        if edge_weight is not None:
+            self._expect(edge_weight, "edge_weight")
         self._require(op["side"] in ("in", "out"), f"side {op['side']!r}")
         self._require(op["power"] in (-1, -0.5, 0.5) and op["plus"] in (0, 1), "unknown degree norm")
         self._define(op["out"], "float", self._expect(value, "features", "float", "state"))
@@ -206,9 +294,37 @@ class Plan:
         self._expect(graph, "graph")
 
     def _check_bias(self, op, value):
-        columns = self._expect(value, "float")
+        columns = self._expect(value, "features", "float")
         self.numbers(op["bias"], (1, columns))
         self._define(op["out"], "float", columns)
+
+    def _check_scale(self, op, value):
+        columns = self._expect(value, "features", "float")
+        self.numbers(op["scale"], (1, columns))
+        self._define(op["out"], "float", columns)
+
+    def _check_map(self, op, value):
+        self._require(op["function"] in MAPS, f"function {op['function']!r}")
+        self._require(np.isfinite(np.float32(op["parameter"])), "a parameter is not a number")
+        self._define(op["out"], "float", self._expect(value, "features", "float"))
+
+    def _check_heads(self, op, value):
+        columns, heads = self._expect(value, "features", "float"), op["heads"]
+        whole = isinstance(heads, int) and heads > 0 and columns is not None and columns % heads == 0
+        self._require(whole, f"{heads!r} heads of {columns} columns")
+        if op["op"] == "head_sums":
+            self.numbers(op["vector"], (1, columns))
+        self._define(op["out"], "float", heads if op["op"] == "head_sums" else columns // heads)
+
+    def _check_concat(self, op, *values):
+        widths = [self._expect(value, "features", "float") for value in values]
+        self._require(bool(values), "nothing to put side by side")
+        self._define(op["out"], "float", None if None in widths else sum(widths))
+
+    def _check_maximum(self, op, *values):
+        known = {self._expect(value, "features", "float") for value in values} - {None}
+        self._require(len(values) > 0 and len(known) <= 1, f"maximum of widths {sorted(known)}")
+        self._define(op["out"], "float", known.pop() if known else None)
 
     def _check_relu(self, op, value):
         self._define(op["out"], "float", self._expect(value, "features", "float"))
@@ -227,14 +343,15 @@ _CHECKS = {
     "item": Plan._check_item,
     "source": Plan._check_view,
     "destination": Plan._check_view,
-    "quantize": Plan._check_quantize,
-    "delta": Plan._check_delta,
-    "dequantize": Plan._check_dequantize,
-    "linear": Plan._check_linear,
-    "aggregate": Plan._check_aggregate,
-    "degree": Plan._check_degree,
+    "head_sums": Plan._check_heads,
+    "head_mean": Plan._check_heads,
     "check_in_degrees": Plan._check_in_degrees,
-    "bias": Plan._check_bias,
-    "relu": Plan._check_relu,
-    "combine": Plan._check_combine,
-}
+    **{
+        name: getattr(Plan, f"_check_{name}")
+        for name in (
+            "quantize", "delta", "dequantize", "stack", "linear", "aggregate", "aggregate_edges", "attend", "readout",
+            "relation", "edges_by_type", "edge_norm", "degree", "scale", "bias", "relu", "map", "concat", "maximum",
+            "combine",
+        )
+    },
+}  # fmt: skip

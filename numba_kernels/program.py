@@ -7,10 +7,16 @@ rows, and as packed codes. An instruction does one thing to the whole tile.
     LOAD          dst ← float32 rows in memory                                      Matrix
     STORE         float32 rows in memory ← src                                      Matrix
     TERM          dst ← [dst +] coefficient · (src · factor_i)                      Term
-    FINISH        dst ← max(src · factor_i + bias, floor)                           Finish
+    FINISH        dst ← max(src · factor_i · scale + bias, floor)                   Finish
+    MAP           dst ← a function of src, or of whole rows of it                   Map
+    PLACE         dst[:, offset:] ← src                                             offset, total columns
+    LARGER        dst ← max(dst, src)
+    HEADS         dst ← sums over heads, or over the columns of each head, of src   Heads
     ENCODE        packed codes ← src, requantised                                   Target
     DECODE        dst ← values of packed codes                                      Operand
     GATHER        dst ← sum of the packed codes of the in-neighbours                Operand, Edges
+    ATTEND        dst ← the same, weighted with attention                           Operand, Operand, Operand, Attention
+    READOUT       dst ← sums, means or maxima of segments of float32 rows           Matrix, Segments
     PRODUCT       dst ← packed codes of the row · weight                            Operand, Weight
     LOOKUP        dst ← codes of a float32 row that is mostly 0 · weight            Matrix, Target, Weight
 
@@ -29,11 +35,14 @@ import numpy as np
 from .layout import row_bytes
 
 LOAD, STORE, TERM, FINISH, ENCODE, DECODE, GATHER, PRODUCT, LOOKUP = range(9)
+MAP, PLACE, LARGER, HEADS, ATTEND, READOUT = range(9, 15)
+LEAKY_RELU, ELU, SIGMOID, TANH, STANDARDISE, NORMALIZE, SOFTMAX, LOG_SOFTMAX = range(8)
+SUM, MEAN, MAX = range(3)
 STATIC, ROW_AFFINE, ROW_HALF, SHIFT = range(4)
 # In SHIFT a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
 MOST_HALVINGS = 6
-UNWEIGHTED, FLOAT_WEIGHTS, INT8_WEIGHTS, NODE_WEIGHTS = range(4)
-HEADER, FIELDS = 4, 32
+UNWEIGHTED, FLOAT_WEIGHTS, INT8_WEIGHTS, NODE_WEIGHTS, LARGEST, EDGE_CODES = range(6)
+HEADER, FIELDS = 4, 40
 
 # Floats of a tile's widest slot: what stays in the fastest cache beside weights and codes.
 _TILE_FLOATS = 4096
@@ -57,11 +66,35 @@ class Term(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """Degree norm, bias and ReLU."""
+    """Degree norm, scale, bias and ReLU."""
 
     factor: int  # (rows,) float32, or 0 for 1
+    scale: int  # (columns,) float32, or 0 for 1
     bias: int  # (columns,) float32
     floor: float
+
+
+class Map(NamedTuple):
+    """A function of numbers, or of rows, and what it depends on: a slope, an exponent's factor, an ε."""
+
+    kind: int
+    parameter: float
+
+
+class Heads(NamedTuple):
+    """dst[k] = Σ_j src[k · step + j · stride] · vector[k · step + j · stride]."""
+
+    step: int
+    count: int  # numbers summed
+    stride: int
+    vector: int  # (columns,) float32
+
+
+class Segments(NamedTuple):
+    """Rows that are read out together."""
+
+    starts: int  # (segments + 1,) int64
+    kind: int
 
 
 class Target(NamedTuple):
@@ -116,6 +149,21 @@ class Edges(NamedTuple):
     num_hubs: int
     hub_starts: int  # (H + 1,) int64, where a hub's partial sums stand
     partials: int  # (…, codes of a packed row) int32
+    edge_packed: int  # packed codes of edges, of as many bits and bytes a row, in EDGE_CODES
+    edge_ids: int  # (E,) int64: the row of each edge there, or 0 for their order
+
+
+class Attention(NamedTuple):
+    """Softmax over in-neighbours j of i of Σ_d vector[h, d] · LeakyReLU(left[j, h, d] + right[i, h, d]), coded."""
+
+    indptr: int  # (rows + 1,) int64
+    indices: int  # int32
+    heads: int
+    columns: int  # of left and right, a multiple of heads
+    vector: int  # (columns,) float32
+    slope: float
+    top: int  # largest code
+    scale: float  # of the codes, whose zero point is 0
 
 
 class Weight(NamedTuple):
@@ -201,6 +249,10 @@ class Program:
         self._slots = max(self._slots, dst + 1, src + 1)
         self._widest = max(self._widest, columns)
 
+    def widen(self, columns: int):
+        """Make rows of slots fit ``columns``."""
+        self._widest = max(self._widest, columns)
+
     def reserve(self, codes: int = 0, totals: int = 0):
         """Ask for scratch: bytes of unpacked codes a row, int32 totals."""
         self._codes, self._totals = max(self._codes, codes), max(self._totals, totals)
@@ -212,7 +264,7 @@ class Program:
 
     def finish(self, bounds: np.ndarray) -> Launch:
         """The program, laid out, for the blocks of rows between ``bounds``."""
-        code, stride = np.array(self._code, np.int64), padded(self._widest)
+        code, stride = np.array(self._code, np.int64).reshape(-1, FIELDS), padded(self._widest)
         rows = min(max(_TILE_FLOATS // stride // _ROW_GROUP, 1) * _ROW_GROUP, _MOST_ROWS)
         sizes = [self._slots * rows * stride * 4, rows * self._codes, self._totals * 4, 2 * 64 * 4]
         sizes += [rows * size for size in self._local_sizes]

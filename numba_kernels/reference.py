@@ -1,7 +1,7 @@
 """The NumPy twin: every operation of a plan, one at a time, on unpacked codes.
 
 Slow and plain; what the kernels compute is tested to equal it, integers exactly and float32 bit by bit (but for
-float edge weights, whose sums round differently in another order).
+float edge weights, whose sums round differently in another order, and exponentials and roots of rows).
 """
 
 from __future__ import annotations
@@ -71,6 +71,44 @@ def quantize(plan: Plan, quantizer: dict, values: np.ndarray, factor: np.ndarray
     return ReferenceCodes(codes, scale, zero, unit)
 
 
+def attention(plan: Plan, op: dict, graph: Graph, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Codes of the attention of an ``attend`` operation, (E, heads) int64, for values (N, heads · D) of both ends."""
+    heads, target = op["heads"], np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+    x = left[graph.indices] + right[target]
+    x = np.maximum(x, np.float32(0)) + np.minimum(x, np.float32(0)) * np.float32(op["slope"])
+    x = (x * plan.numbers(op["vector"], (1, x.shape[1]))).reshape(len(x), heads, left.shape[1] // heads).sum(-1)
+    most = np.full((graph.num_dst, heads), -np.inf, np.float32)
+    np.maximum.at(most, target, x)
+    x = np.exp(x - most[target])
+    total = np.zeros_like(most)
+    np.add.at(total, target, x)
+    return quantize(plan, op["quantizer"], x / total[target]).codes.astype(np.int64)
+
+
+def map_rows(function: str, parameter: float, x: np.ndarray) -> np.ndarray:
+    """The function of a ``map`` operation, of float32 rows."""
+    parameter, zero, one = np.float32(parameter), np.float32(0), np.float32(1)
+    if function == "leaky_relu":
+        return np.maximum(x, zero) + np.minimum(x, zero) * parameter
+    if function == "elu":
+        return np.maximum(x, zero) + parameter * (np.exp(np.minimum(x, zero)) - one)
+    if function == "sigmoid":
+        return one / (one + np.exp(-x))
+    if function == "tanh":
+        return np.tanh(x)
+    wide = x.astype(np.float64)
+    if function == "standardise":
+        centered = wide - wide.mean(1, keepdims=True)
+        result = centered / np.sqrt((centered**2).mean(1, keepdims=True) + float(parameter))
+    elif function == "normalize":
+        result = wide / np.maximum(np.sqrt((wide**2).sum(1, keepdims=True)), float(parameter))
+    else:
+        wide = wide - wide.max(1, keepdims=True, initial=-np.inf)
+        total = np.exp(wide).sum(1, keepdims=True)
+        result = np.exp(wide) / total if function == "softmax" else wide - np.log(total)
+    return result.astype(np.float32)
+
+
 def _row_grids(quantizer, values):
     alpha, qmax, divisor, shift = (np.float32(quantizer[n]) for n in ("alpha", "range_qmax", "divisor", "shift"))
     low, high = alpha * values.min(1, keepdims=True), alpha * values.max(1, keepdims=True)
@@ -130,6 +168,8 @@ def _linear(plan, op, codes):
 
 
 def _aggregate(plan, op, graph, codes, edge_weight, own):
+    if op.get("reduce") == "max":
+        return _largest(graph, codes)
     weights = None if edge_weight is None else graph.edge_weights(edge_weight)
     own_weights = 1
     if codes.unit is not None:
@@ -151,7 +191,61 @@ def _aggregate(plan, op, graph, codes, edge_weight, own):
     return centered * codes.scale
 
 
-def _degree(plan, op, values, graph):
+def _aggregate_edges(plan, op, graph, nodes, edges):
+    target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+    order = slice(None) if graph.edge_ids is None else graph.edge_ids
+    twice = np.rint(2 * nodes.zero).astype(np.int64)
+    messages = nodes.codes[graph.indices].astype(np.int64) + edges.codes[order] - twice
+    total = np.zeros((graph.num_dst, nodes.codes.shape[1]), np.int64)
+    np.add.at(total, target, np.maximum(messages, 0))
+    return total.astype(np.float32) * nodes.scale
+
+
+def _attend(plan, op, graph, codes, left, right):
+    coded = attention(plan, op, graph, left.values(), right.values())
+    per_head = codes.codes.shape[1] // op["heads"]
+    weights, target = np.repeat(coded, per_head, 1), np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+    total, count = np.zeros((2, graph.num_dst, codes.codes.shape[1]), np.int64)
+    np.add.at(total, target, weights * codes.codes[graph.indices])
+    np.add.at(count, target, weights)
+    scale = plan.numbers(op["quantizer"]["scale"], (1,))
+    return (total - codes.zero.astype(np.float64) * count).astype(np.float32) * (scale * codes.scale)
+
+
+def _largest(graph, codes):
+    target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+    total = np.zeros((graph.num_dst, codes.codes.shape[1]), np.int64)
+    np.maximum.at(total, target, codes.codes[graph.indices])
+    has_edges = (graph.in_degrees > 0)[:, None]
+    return (total - codes.zero.astype(np.float64) * has_edges).astype(np.float32) * codes.scale
+
+
+def _stack(plan, op, *parts):
+    scale = np.concatenate([part.scale for part in parts]) if parts[0].scale.ndim == 2 else parts[0].scale
+    return ReferenceCodes(np.concatenate([part.codes for part in parts]), scale, parts[0].zero, parts[0].unit)
+
+
+def _readout(plan, op, graph, values):
+    starts, result = graph.batch_starts, []
+    reduce = {"sum": np.sum, "mean": np.mean, "max": np.max}[op["reduce"]]
+    for first, last in zip(starts[:-1], starts[1:]):
+        empty = np.zeros(values.shape[1], np.float32)
+        result.append(reduce(values[first:last], axis=0) if last > first else empty)
+    return np.array(result, np.float32).reshape(len(starts) - 1, values.shape[1])
+
+
+def _head_sums(plan, op, values):
+    weighted = values * plan.numbers(op["vector"], (1, values.shape[1]))
+    return weighted.reshape(len(values), op["heads"], values.shape[1] // op["heads"]).sum(-1)
+
+
+def _head_mean(plan, op, values):
+    return values.reshape(len(values), op["heads"], values.shape[1] // op["heads"]).mean(1)
+
+
+def _degree(plan, op, values, graph, edge_weight=None):
+    if edge_weight is not None:
+        return values
     return values * graph.degree_factor(op["side"], op["power"], op["plus"])[:, None]
 
 
@@ -180,6 +274,19 @@ _OPS = {
     "dequantize": lambda plan, op, codes: codes.values(),
     "linear": _each(_linear),
     "aggregate": _aggregate,
+    "stack": _stack,
+    "aggregate_edges": _aggregate_edges,
+    "attend": _attend,
+    "readout": _readout,
+    "relation": lambda plan, op, graphs: graphs[tuple(op["etype"])],
+    "edges_by_type": lambda plan, op, graph, types: graph.by_type(types, op["count"]),
+    "edge_norm": lambda plan, op, graph, weights: None if weights is None else graph.normed(weights),
+    "scale": lambda plan, op, values: values * plan.numbers(op["scale"], (1, values.shape[1])),
+    "map": lambda plan, op, values: map_rows(op["function"], op["parameter"], values),
+    "head_sums": _head_sums,
+    "head_mean": _head_mean,
+    "concat": lambda plan, op, *values: np.concatenate(values, axis=1),
+    "maximum": lambda plan, op, *values: np.maximum.reduce(values),
     "degree": _degree,
     "check_in_degrees": lambda plan, op, graph: None,
     "bias": lambda plan, op, values: values + plan.numbers(op["bias"], (1, values.shape[1])),

@@ -6,6 +6,7 @@ import numpy as np
 
 from . import simd
 from .program import MOST_HALVINGS, ROW_HALF, SHIFT, STATIC
+from .rows import clear_from
 from .runtime import kernel
 
 # As in training: keeps a row of zeros invertible.
@@ -144,14 +145,7 @@ def decode(first, count, operand, columns, base, dst, stride):
                 simd.store(simd.multiply(simd.subtract(code, z), s), row, c)
                 shift += operand.bits
         if operand.per_row != 0:
-            clear_beyond(row, columns)
-
-
-@kernel(inline=True)
-def clear_beyond(row, columns):
-    """Zeros from ``columns`` to the next multiple of sixteen."""
-    for c in range(columns, (columns + 15) // 16 * 16):
-        row[c] = np.float32(0.0)
+            clear_from(row, columns)
 
 
 @kernel(inline=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import simd
+from .program import MAX, MEAN
 from .runtime import kernel
 
 
@@ -96,13 +97,15 @@ def finish_block(c, finish, x, to, factor, none):
     """Lanes of :func:`finish_rows` from column c on, as many as ``none`` has."""
     lanes = simd.to_f32(none)
     y = simd.multiply(simd.load(lanes, x, c), simd.fill(lanes, factor))
+    if finish.scale != 0:
+        y = simd.multiply(y, simd.load(lanes, simd.f32_at(finish.scale), c))
     y = simd.add(y, simd.load(lanes, simd.f32_at(finish.bias), c))
     simd.store(simd.maximum(y, simd.fill(lanes, np.float32(finish.floor))), to, c)
 
 
 @kernel
 def finish_rows(finish, start, count, columns, src, dst, stride):
-    """dst ← max(src · factor + bias, floor), rows of tiles."""
+    """dst ← max(src · factor · scale + bias, floor), rows of tiles."""
     for r in range(count):
         factor = factor_of(finish.factor, start + r)
         x, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)
@@ -112,3 +115,68 @@ def finish_rows(finish, start, count, columns, src, dst, stride):
         else:
             for c in range(0, columns, 16):
                 finish_block(c, finish, x, to, factor, simd.zeros16())
+
+
+@kernel
+def place_rows(offset, total, count, columns, src, dst, stride):
+    """dst[:, offset:offset + columns] ← src, rows of tiles; zeros after the last of ``total`` columns."""
+    for r in range(count):
+        x, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)
+        for c in range(columns):
+            to[offset + c] = x[c]
+        if offset + columns == total:
+            clear_from(to, total)
+
+
+@kernel
+def keep_larger(count, columns, src, dst, stride):
+    """dst ← max(dst, src), rows of tiles."""
+    lanes = simd.zeros_f32()
+    for r in range(count):
+        x, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)
+        for c in range(0, columns, 16):
+            simd.store(simd.maximum(simd.load(lanes, to, c), simd.load(lanes, x, c)), to, c)
+
+
+@kernel
+def sum_heads(heads, count, columns, src, dst, stride):
+    """``columns`` weighted sums of each row, see :class:`~numba_kernels.program.Heads`."""
+    vector = simd.f32_at(heads.vector)
+    for r in range(count):
+        x, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)
+        clear_from(to, columns)
+        for k in range(columns):
+            total, at = np.float32(0.0), k * heads.step
+            for _ in range(heads.count):
+                total += x[at] * vector[at]
+                at += heads.stride
+            to[k] = total
+
+
+@kernel(inline=True)
+def clear_from(row, columns):
+    """Zeros from ``columns`` to the next multiple of sixteen."""
+    for c in range(columns, (columns + 15) // 16 * 16):
+        row[c] = np.float32(0.0)
+
+
+@kernel
+def read_out(matrix, segments, start, count, columns, dst, stride):
+    """Sums, means or largest of segments of a matrix's rows, 0 for empty ones, into the tile ``dst``."""
+    starts, lanes = simd.i64_at(segments.starts), simd.zeros_f32()
+    for r in range(count):
+        first, last = starts[start + r], starts[start + r + 1]
+        row = simd.f32_at(dst + 4 * r * stride)
+        for c in range(0, columns, 16):
+            simd.store(lanes, row, c)
+        for i in range(first, last):
+            x = simd.f32_at(matrix.address + 4 * i * matrix.stride)
+            if segments.kind == MAX and i > first:
+                for c in range(columns):
+                    row[c] = max(row[c], x[c])
+            else:
+                for c in range(columns):
+                    row[c] += x[c]
+        if segments.kind == MEAN and last > first:
+            for c in range(columns):
+                row[c] /= np.float32(last - first)

@@ -17,6 +17,12 @@ from .layout import row_bytes, storage_bits
 from .plan import Plan
 
 
+# For operations that read rows of other nodes: which of what they read.
+GATHERS = {"aggregate": (0,), "aggregate_edges": (0, 1), "attend": (0, 1), "readout": (0,)}
+# Operations on graphs and weights, done before any stage.
+BEFORE = ("item", "relation", "edges_by_type", "edge_norm", "check_in_degrees")
+
+
 @dataclass(eq=False)
 class Op:
     """An operation of a plan, resolved."""
@@ -32,7 +38,7 @@ class Op:
     @property
     def graphs(self):
         """Values of the graphs it reads."""
-        own = [self.spec["in"][0]] if self.name == "aggregate" else []
+        own = [self.spec["in"][0]] if self.name in GATHERS else []
         own += [self.spec["in"][1]] if self.name == "degree" else []
         return own + [op.spec["in"][1] for op in self.factors if op]
 
@@ -62,22 +68,23 @@ class Schedule:
         return value not in self.kept and self.read_in[value] <= {self.made_in[value]}
 
 
-def resolve(plan: Plan, shapes: dict, graphs: dict) -> tuple[list[Op], list, dict]:
+def resolve(plan: Plan, shapes: dict, graphs: dict, weights=()) -> tuple[list[Op], list, dict]:
     """Operations of ``plan``, outputs and columns of values, for feature shapes and graphs by value.
 
-    ``shapes`` holds (rows, columns), or a pair of them for features given as (source, destination).
+    ``shapes`` holds (rows, columns), or a pair of them for features given as (source, destination); ``weights`` the
+    values of edge weights that are given.
 
     Raises
     ------
     GraphError
         When rows or widths do not fit.
     """
-    return _Resolver(plan, shapes, graphs).result()
+    return _Resolver(plan, shapes, graphs, weights).result()
 
 
 class _Resolver:
-    def __init__(self, plan, shapes, graphs):
-        self.plan, self.graphs = plan, graphs
+    def __init__(self, plan, shapes, graphs, weights):
+        self.plan, self.graphs, self.weights = plan, graphs, weights
         self.names, self.rows, self.columns, self.ops = {None: None}, {}, {}, []
         self.heads = {}  # value → rows of it that a block's destinations are
         for value, shape in shapes.items():
@@ -91,7 +98,7 @@ class _Resolver:
 
     def result(self):
         for op in self.plan.ops:
-            if op["op"] not in ("item", "check_in_degrees"):
+            if op["op"] not in BEFORE:
                 getattr(self, f"_{op['op']}", self._row_by_row)(op)
         return self.ops, [self._one(value) for value in self.plan.outputs], self.columns
 
@@ -152,6 +159,13 @@ class _Resolver:
             self._expect_width(value, op["columns"])
         self._each(op, op["columns"])
 
+    def _stack(self, op):
+        parts = [self._one(value) for value in op["in"]]
+        for value in parts[1:]:
+            self._expect_rows(value, self.rows[parts[0]])
+        self.names[op["out"]] = op["out"]
+        self._emit(op, parts, [op["out"]], self.columns[parts[0]], len(parts) * self.rows[parts[0]])
+
     def _linear(self, op):
         self._each(op, op["weight"]["shape"][1])
 
@@ -166,8 +180,7 @@ class _Resolver:
     def _aggregate(self, op):
         graph, codes = self._graph(op["in"][0]), self._one(op["in"][1])
         own = self._one(op["in"][3])
-        if self.rows[codes] != graph.num_src:
-            raise GraphError(f"expected a row for each of {graph.num_src} source nodes, got {self.rows[codes]} rows.")
+        self._sources(graph, codes)
         if own is not None and self.rows[own] != graph.num_dst:
             raise GraphError(
                 f"expected a row for each of {graph.num_dst} destination nodes, got {self.rows[own]} rows."
@@ -175,22 +188,68 @@ class _Resolver:
         self.names[op["out"]] = op["out"]
         self._emit(op, [codes, own], [op["out"]], self.columns[codes], graph.num_dst)
 
+    def _sources(self, graph, *values):
+        for value in values:
+            if self.rows[value] != graph.num_src:
+                raise GraphError(
+                    f"expected a row for each of {graph.num_src} source nodes, got {self.rows[value]} rows."
+                )
+
+    def _aggregate_edges(self, op):
+        graph, nodes, edges = self._graph(op["in"][0]), self._one(op["in"][1]), self._one(op["in"][2])
+        self._sources(graph, nodes)
+        if self.rows[edges] != graph.num_edges:
+            raise GraphError(f"expected a row for each of {graph.num_edges} edges, got {self.rows[edges]} rows.")
+        self.names[op["out"]] = op["out"]
+        self._emit(op, [nodes, edges], [op["out"]], self.columns[nodes], graph.num_dst)
+
+    def _attend(self, op):
+        graph, (codes, left, right) = self._graph(op["in"][0]), map(self._one, op["in"][1:])
+        self._sources(graph, codes, left)
+        if self.rows[right] != graph.num_dst:
+            raise GraphError(
+                f"expected a row for each of {graph.num_dst} destination nodes, got {self.rows[right]} rows."
+            )
+        self.names[op["out"]] = op["out"]
+        self._emit(op, [codes, left, right], [op["out"]], self.columns[codes], graph.num_dst)
+
+    def _readout(self, op):
+        graph, value = self._graph(op["in"][0]), self._one(op["in"][1])
+        if self.rows[value] != graph.num_dst:
+            raise GraphError(f"expected a row for each of {graph.num_dst} nodes, got {self.rows[value]} rows.")
+        self.names[op["out"]] = op["out"]
+        self._emit(op, [value], [op["out"]], self.columns[value], len(graph.batch_starts) - 1)
+
+    def _concat(self, op):
+        self._row_by_row(op, sum)
+
+    def _head_sums(self, op):
+        self._row_by_row(op, lambda widths: op["heads"])
+
+    def _head_mean(self, op):
+        self._row_by_row(op, lambda widths: widths[0] // op["heads"])
+
     def _degree(self, op):
         value, graph = self._one(op["in"][0]), self._graph(op["in"][1])
+        if len(op["in"]) > 2 and op["in"][2] in self.weights:
+            self.names[op["out"]] = value
+            return
         side, expected = ("source", graph.num_src) if op["side"] == "out" else ("destination", graph.num_dst)
         if self.rows[value] != expected:
             raise GraphError(f"expected a row for each of {expected} {side} nodes, got {self.rows[value]} rows.")
         self.names[op["out"]] = op["out"]
         self._emit(op, [value], [op["out"]], self.columns[value])
 
-    def _row_by_row(self, op):
+    def _row_by_row(self, op, columns=None):
+        """An operation on rows of the same nodes; ``columns`` makes its width of theirs, else all are of one."""
         values = [self._one(value) for value in op["in"]]
+        widths = [self.columns[value] for value in values]
         for value in values[1:]:
             self._expect_rows(value, self.rows[values[0]])
-            if self.columns[value] != self.columns[values[0]]:
-                raise GraphError(f"a sum of values of widths {self.columns[values[0]]} and {self.columns[value]}.")
+        if columns is None and len(set(widths)) > 1:
+            raise GraphError(f"values of widths {widths[0]} and {max(set(widths) - {widths[0]})} do not go together.")
         self.names[op["out"]] = op["out"]
-        self._emit(op, values, [op["out"]], self.columns[values[0]])
+        self._emit(op, values, [op["out"]], widths[0] if columns is None else columns(widths))
 
     def _expect_rows(self, value, rows):
         if self.rows[value] != rows:
@@ -231,11 +290,11 @@ def _fold_degrees(ops, kept_values):
 
 
 _CODED = ("quantize", "delta")
-_FINISH = ("degree", "bias", "relu")
+_FINISH = ("degree", "scale", "bias", "relu")
 
 
 def _merge_finishes(ops, kept_values):
-    """Neighbouring degree norm, bias and ReLU become one operation, ``finish``, that applies them in this order."""
+    """Neighbouring degree norm, scale, bias and ReLU become one operation, ``finish``, that applies them in this order."""
     readers, merged, kept = _readers(ops), {}, []
     for op in ops:
         if op.name not in _FINISH:
@@ -320,7 +379,7 @@ class _Scheduler:
     def _must_be_complete(op, position, maker):
         """Whether ``op`` reads rows that other tiles make: of neighbours, or of another set of nodes."""
         value = op.reads[position]
-        return (op.name == "aggregate" and position == 0) or maker.rows != op.rows or value != whole(value)
+        return position in GATHERS.get(op.name, ()) or maker.rows != op.rows or value != whole(value)
 
     def _place(self, op, earliest):
         """Put ``op``, and what it needs that is in no stage yet, into the first stage of as many rows, or a new one."""

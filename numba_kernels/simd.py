@@ -9,9 +9,9 @@ Memory is reached through pointers, which :func:`u8_at` and its like make of an 
 
 =================  =====================================================================
 memory             load, store, stream, prefetch, address, u8_at, i8_at, i32_at, i64_at, f32_at, f64_at
-lane by lane       add, subtract, multiply, multiply_add, minimum, maximum, bits_and, bits_or, shift_left, shift_right
+lane by lane       add, subtract, multiply, divide, multiply_add, power_of_two, minimum, maximum, bits_and, bits_or, shift_left, shift_right
 copies, choice     fill, first_lanes
-conversion         widen, to_i32, to_f32, to_f64, rounded_bits, low_bytes
+conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
 to one number      largest, smallest, total, nonzero_lanes, trailing_zeros
 dot product        dot4
 =================  =====================================================================
@@ -27,6 +27,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .vectors import (
+    F32,
     I1,
     I8,
     I16,
@@ -165,6 +166,7 @@ def _binary(integers, floats):
 add = intrinsic(_binary(lambda b, x, y: b.add(x, y), lambda b, x, y: b.fadd(x, y)))
 subtract = intrinsic(_binary(lambda b, x, y: b.sub(x, y), lambda b, x, y: b.fsub(x, y)))
 multiply = intrinsic(_binary(lambda b, x, y: b.mul(x, y), lambda b, x, y: b.fmul(x, y)))
+divide = intrinsic(_binary(None, lambda b, x, y: b.fdiv(x, y)))
 # Signed integers or floats.
 minimum = intrinsic(_binary(smaller, smaller))
 maximum = intrinsic(_binary(larger, larger))
@@ -176,6 +178,18 @@ def multiply_add(typing_context, x, y, z):
     """Lane by lane x · y + z of floats, rounded once where the machine can."""
     name = f"llvm.fmuladd.v{x.lanes}{x.element}"
     return generating(x(x, y, z), lambda b, *arguments: call_intrinsic(b, name, x.llvm, arguments))
+
+
+@intrinsic
+def power_of_two(typing_context, x):
+    """2^x of f32 lanes that hold whole numbers from −126 to 127."""
+    bits = Vector("i32", x.lanes)
+
+    def body(builder, value):
+        exponent = builder.add(builder.fptosi(value, bits.llvm), ir.Constant(bits.llvm, [127] * x.lanes))
+        return builder.bitcast(builder.shl(exponent, ir.Constant(bits.llvm, [23] * x.lanes)), x.llvm)
+
+    return generating(x(x), body)
 
 
 def _with_integer(operation):
@@ -227,6 +241,13 @@ def _to_float(element):
     return typed
 
 
+@intrinsic
+def to_signed(typing_context, x):
+    """f32 lanes that hold whole numbers, as int32."""
+    whole = Vector("i32", x.lanes)
+    return generating(whole(x), lambda b, v: b.fptosi(v, whole.llvm))
+
+
 to_f32 = intrinsic(_to_float("f32"))
 to_f64 = intrinsic(_to_float("f64"))
 
@@ -274,7 +295,7 @@ def _reduction(combine):
 
 smallest = intrinsic(_reduction(smaller))
 largest = intrinsic(_reduction(larger))
-total = intrinsic(_reduction(lambda b, x, y: b.add(x, y)))
+total = intrinsic(_reduction(lambda b, x, y: b.fadd(x, y) if x.type.element == F32 else b.add(x, y)))
 
 
 @intrinsic

@@ -14,6 +14,7 @@ __all__ = [
     "address",
     "bits_and",
     "bits_or",
+    "divide",
     "dot4",
     "f32_at",
     "f64_at",
@@ -31,6 +32,7 @@ __all__ = [
     "multiply",
     "multiply_add",
     "nonzero_lanes",
+    "power_of_two",
     "prefetch",
     "rounded_bits",
     "shift_left",
@@ -43,6 +45,7 @@ __all__ = [
     "to_f32",
     "to_f64",
     "to_i32",
+    "to_signed",
     "total",
     "trailing_zeros",
     "u8_at",
@@ -133,6 +136,15 @@ def multiply(x, y):
 
 
 @_quiet
+def divide(x, y):
+    return x / y
+
+
+def power_of_two(x):
+    return np.ldexp(np.ones_like(x), x.astype(np.int32))
+
+
+@_quiet
 def multiply_add(x, y, z):
     return x * y + z
 
@@ -166,6 +178,11 @@ def widen(x):
 
 
 def to_i32(x):
+    return x.astype(np.int32)
+
+
+@_quiet
+def to_signed(x):
     return x.astype(np.int32)
 
 
@@ -204,7 +221,7 @@ def largest(x):
 
 
 def total(x):
-    return x.sum(dtype=np.int32)
+    return x.sum(dtype=x.dtype)
 
 
 def nonzero_lanes(x):

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import simd
 from .graph import AHEAD
-from .program import FLOAT_WEIGHTS, INT8_WEIGHTS, NODE_WEIGHTS
+from .program import EDGE_CODES, FLOAT_WEIGHTS, INT8_WEIGHTS, LARGEST, NODE_WEIGHTS
 from .runtime import kernel
 
 
@@ -198,6 +198,44 @@ def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop
             shift += bits
 
 
+@kernel
+def largest_codes(packed, width, bits, indices, start, stop, columns, totals):
+    """totals ← the largest of the codes of the packed rows that indices[start:stop] names, column by column."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.zeros_i32()
+            for e in range(start, stop):
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                s = simd.maximum(s, simd.bits_and(simd.shift_right(x, shift), top))
+            simd.store(s, totals, c)
+            shift += bits
+
+
+@kernel
+def sum_edges(packed, width, bits, zero, indices, edge_packed, edge_ids, has_ids, start, stop, columns, totals):
+    """totals ← Σ max(code of the source + code of the edge − 2 · zero, 0) over edges; 2 · zero is whole."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.zeros_i32()
+            z = simd.load(simd.zeros_f32(), zero, c)
+            z = simd.to_signed(simd.add(z, z))
+            for e in range(start, stop):
+                edge = np.int64(edge_ids[e]) if has_ids else e
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                y = simd.to_i32(simd.load(none, edge_packed, edge * width + column))
+                x = simd.bits_and(simd.shift_right(x, shift), top)
+                x = simd.add(x, simd.bits_and(simd.shift_right(y, shift), top))
+                s = simd.add(s, simd.maximum(simd.subtract(x, z), simd.zeros_i32()))
+            simd.store(s, totals, c)
+            shift += bits
+
+
 @kernel(inline=True)
 def find(hubs, count, row):
     """Position of ``row`` among the ascending ``hubs``, or −1."""
@@ -271,6 +309,13 @@ def gather(start, count, operand, edges, columns, memory, dst, stride):
             summed = sum_products(packed, width, bits, indices, weights, by_node, begin, end, columns, totals)
         elif edges.weight_kind == FLOAT_WEIGHTS:
             clear(totals, room)
+            summed = np.int64(0)
+        elif edges.weight_kind == LARGEST:
+            largest_codes(packed, width, bits, indices, begin, end, columns, totals)
+            summed = np.int64(1 if end > begin else 0)
+        elif edges.weight_kind == EDGE_CODES:
+            edge_codes, ids, has_ids = simd.u8_at(edges.edge_packed), simd.i64_at(edges.edge_ids), edges.edge_ids != 0
+            sum_edges(packed, width, bits, zero, indices, edge_codes, ids, has_ids, begin, end, columns, totals)
             summed = np.int64(0)
         elif edges.num_hubs > 0 and find(simd.i64_at(edges.hubs), edges.num_hubs, i) >= 0:
             hub, parts = find(simd.i64_at(edges.hubs), edges.num_hubs, i), simd.i64_at(edges.hub_starts)

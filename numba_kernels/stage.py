@@ -6,31 +6,51 @@ import numba
 import numpy as np
 
 from . import simd
+from .attend import attend
 from .gemm import lookup, product
+from .maps import map_rows
 from .program import (
+    ATTEND,
     DECODE,
     ENCODE,
     FIELDS,
     FINISH,
     GATHER,
     HEADER,
+    HEADS,
+    LARGER,
     LOAD,
     LOOKUP,
+    MAP,
+    PLACE,
     PRODUCT,
+    READOUT,
     STORE,
     TERM,
+    Attention,
     Edges,
     Finish,
+    Heads,
     Launch,
     Matrix,
     Operand,
     Program,
+    Segments,
     Target,
     Term,
     Weight,
 )  # fmt: skip
 from .requantise import decode, encode
-from .rows import add_term, finish_rows, load_rows, store_rows
+from .rows import (
+    add_term,
+    finish_rows,
+    keep_larger,
+    load_rows,
+    place_rows,
+    read_out,
+    store_rows,
+    sum_heads,
+)  # fmt: skip
 from .runtime import kernel, telling_when_slow
 from .spmm import gather, sum_segments
 
@@ -58,7 +78,14 @@ def read_operand(code, f):
 def read_edges(code, f):
     return Edges(
         code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4],
-        code[f + 5], code[f + 6], code[f + 7], code[f + 8], code[f + 9], code[f + 10],
+        code[f + 5], code[f + 6], code[f + 7], code[f + 8], code[f + 9], code[f + 10], code[f + 11], code[f + 12],
+    )  # fmt: skip
+
+
+@kernel(inline=True)
+def read_attention(code, numbers, f):
+    return Attention(
+        code[f], code[f + 1], code[f + 2], code[f + 3], code[f + 4], numbers[f + 5], code[f + 6], numbers[f + 7]
     )  # fmt: skip
 
 
@@ -82,7 +109,7 @@ def execute(at, start, count, base, scratch):
         term = Term(numbers[HEADER], code[HEADER + 1], code[HEADER + 2])
         add_term(term, start, count, columns, src, dst, stride)
     elif operation == FINISH:
-        finish = Finish(code[HEADER], code[HEADER + 1], numbers[HEADER + 2])
+        finish = Finish(code[HEADER], code[HEADER + 1], code[HEADER + 2], numbers[HEADER + 3])
         finish_rows(finish, start, count, columns, src, dst, stride)
     elif operation == ENCODE:
         target = read_target(code, numbers, HEADER)
@@ -96,6 +123,22 @@ def execute(at, start, count, base, scratch):
     elif operation == GATHER:
         operand, edges = read_operand(code, HEADER), read_edges(code, HEADER + 7)
         gather(start, count, operand, edges, columns, base + scratch.totals, dst, stride)
+    elif operation == MAP:
+        map_rows(code[HEADER], numbers[HEADER + 1], count, columns, src, dst, stride)
+    elif operation == PLACE:
+        place_rows(code[HEADER], code[HEADER + 1], count, columns, src, dst, stride)
+    elif operation == LARGER:
+        keep_larger(count, columns, src, dst, stride)
+    elif operation == HEADS:
+        heads = Heads(code[HEADER], code[HEADER + 1], code[HEADER + 2], code[HEADER + 3])
+        sum_heads(heads, count, columns, src, dst, stride)
+    elif operation == READOUT:
+        segments = Segments(code[HEADER + 3], code[HEADER + 4])
+        read_out(read_matrix(code, HEADER), segments, start, count, columns, dst, stride)
+    elif operation == ATTEND:
+        messages, left = read_operand(code, HEADER), read_operand(code, HEADER + 7)
+        right, attention = read_operand(code, HEADER + 14), read_attention(code, numbers, HEADER + 21)
+        attend(start, count, messages, left, right, attention, columns, base + scratch.totals, dst, stride)
     elif operation == PRODUCT:
         operand, weight = read_operand(code, HEADER), read_weight(code, HEADER + 7)
         local, first = (base, 0) if operand.local != 0 else (0, start)
@@ -136,6 +179,8 @@ def launch(prepared: Launch, hub_sums: list, arguments: dict):
     """Run a prepared stage; ``arguments`` are the numbers its fields are filled with, by :class:`Argument`."""
     for row, field, argument in prepared.arguments:
         prepared.code[row, field] = arguments[argument]
+    if not len(prepared.code):
+        return
     for parts in hub_sums:
         sum_segments(*parts)
     run(prepared.code, prepared.bounds, prepared.scratch)
@@ -152,4 +197,4 @@ def warm_up():
     with telling_when_slow("compiling kernels"):
         sum_segments(none, none, np.zeros((0, 64), np.uint8), 2, 1, np.zeros(0, np.int32), np.zeros((0, 64), np.int32))
         empty = Program().finish(np.zeros(1, np.int64))
-        run(empty.code.reshape(0, FIELDS), empty.bounds, empty.scratch)
+        run(empty.code, empty.bounds, empty.scratch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 
+import dgl
 from torch import nn
 
 from .. import nn as lowbit_nn
@@ -11,20 +12,23 @@ from .._version import __version__
 from ..quant import NotCalibratedError, Quantizer
 from .packed import PackedModel
 from .recorder import FreezeError, Recorder
-from .trace import ARGUMENT_KINDS, Walk
+from .trace import ARGUMENT_KINDS, Walk, walk_inside
 
 
-def freeze(model: nn.Module) -> PackedModel:
+def freeze(model: nn.Module | list, graph: dgl.DGLGraph | None = None) -> PackedModel:
     """The packed form of a trained or calibrated low-bit model; one way.
 
     The model's ``forward`` is traced symbolically (``torch.fx``), its low-bit layers whole. It may be ordinary Python
-    over graphs, blocks and features: calls of low-bit layers, ReLU, dropout, sums and differences, multiples, loops
-    over a ``ModuleList``.
+    over graphs, blocks and features: calls of low-bit layers, activations, norms, dropout, readouts, arithmetic, loops
+    over a ``ModuleList``, dicts by node type.
 
     Parameters
     ----------
-    model : torch.nn.Module
-        From :func:`dgl_lowbit.quantize`; it is left as it is.
+    model : torch.nn.Module or list
+        From :func:`dgl_lowbit.quantize`; it is left as it is. A list stands for a model whose forward cannot be traced:
+        its stages, modules that are called one after another, with the graph where they take one.
+    graph : DGLGraph, optional
+        Of a model for heterogeneous graphs: one with the node and edge types that it will run on.
 
     Returns
     -------
@@ -38,8 +42,11 @@ def freeze(model: nn.Module) -> PackedModel:
     ValueError
         When ``model`` is not a module or holds no low-bit layer.
     """
+    if isinstance(model, (list, tuple)) and all(isinstance(stage, nn.Module) for stage in model):
+        model = Stages(model)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"freeze expects a torch.nn.Module, got {type(model).__name__}.")
+        raise ValueError(f"freeze expects a torch.nn.Module or a list of them, got {type(model).__name__}.")
+    types = None if graph is None else list(graph.canonical_etypes)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit}
     if not layers:
         raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
@@ -47,21 +54,38 @@ def freeze(model: nn.Module) -> PackedModel:
     model.eval()
     try:
         _refuse_hooks(model)
-        recorder = Recorder()
+        recorder = Recorder(walk_inside)
         if isinstance(model, lowbit_nn.LowBitLayer):
             outputs = _record_layer_alone(recorder, model)
         else:
-            outputs = Walk(recorder, model).outputs
-            _refuse_choices(recorder, model)
-        returns_tuple = isinstance(outputs, (tuple, list))
-        plan = recorder.plan(list(outputs) if returns_tuple else [outputs], returns_tuple)
+            outputs = Walk(recorder, model, types=types).outputs
+            _refuse_choices(recorder, model, types)
+        plan = recorder.plan(outputs)
     except NotCalibratedError as error:
         raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
     finally:
         for module, mode in modes.items():
             module.training = mode
     bits = {name: layer.config.to_dict() for name, layer in layers.items()}
-    return PackedModel(plan, info={"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits})
+    info = {"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits}
+    if recorder.float_parts:
+        info["float32"] = recorder.float_parts
+    return PackedModel(plan, info)
+
+
+class Stages(nn.Module):
+    """Modules called one after another, each with the graph if its forward takes one."""
+
+    def __init__(self, stages):
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, graph, feat):
+        h = feat
+        for stage in self.stages:
+            names = inspect.signature(stage.forward).parameters
+            h = stage(graph, h) if next(iter(names), None) in ("graph", "g") else stage(h)
+        return h
 
 
 def _refuse_hooks(model):
@@ -75,12 +99,12 @@ def _refuse_hooks(model):
             )
 
 
-def _refuse_choices(recorder, model):
+def _refuse_choices(recorder, model, types):
     """A trace with an argument given hides what ``forward`` does where it is None: both must compute the same."""
     optional = [entry for entry in recorder.inputs if entry["optional"]]
     for entry in optional:
-        without = Recorder()
-        Walk(without, model, absent=entry["name"])
+        without = Recorder(walk_inside)
+        Walk(without, model, absent=entry["name"], types=types)
         ops = [{**op, "in": [None if v == entry["value"] else v for v in op["in"]]} for op in recorder.ops]
         if ops != without.ops:
             raise FreezeError(
@@ -104,6 +128,6 @@ def _record_layer_alone(recorder, layer):
     values = {
         name: recorder.input(name, ARGUMENT_KINDS.get(name, "features"), parameter.default is None)
         for name, parameter in signature.parameters.items()
-        if name != "weight"
+        if name not in layer.choices
     }
     return recorder.layer("", layer, signature.bind(**values))

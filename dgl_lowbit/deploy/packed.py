@@ -14,25 +14,33 @@ import numba_kernels
 _prepared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
-def kernel_graph(graph: DGLGraph) -> numba_kernels.Graph:
+def kernel_graph(graph: DGLGraph) -> numba_kernels.Graph | dict:
     """``graph`` as kernels read it, prepared once and kept as long as the graph lives unchanged.
 
-    Raises
-    ------
-    DGLError
-        For a graph of several edge types.
+    Of several edge types there is one each, by (source type, edge type, destination type).
     """
-    if len(graph.etypes) != 1:
-        raise DGLError(f"a packed model runs on one edge type at a time, got {graph.etypes}; slice the graph.")
     index, prepared = _prepared.get(graph, (None, None))
     if index is not graph._graph:
-        allowed = [name for names in graph.formats().values() for name in names]
-        readable = graph if "csc" in allowed else graph.formats(["coo", "csr", "csc"])
-        indptr, indices, edge_ids = (part.cpu().numpy() for part in readable.adj_tensors("csc"))
-        edge_ids = edge_ids if len(edge_ids) else None
-        prepared = numba_kernels.Graph(indptr, indices, graph.num_src_nodes(), edge_ids, graph.is_block)
+        if len(graph.canonical_etypes) == 1:
+            prepared = _prepare(graph, graph.canonical_etypes[0])
+        else:
+            prepared = {etype: _prepare(graph, etype) for etype in graph.canonical_etypes}
         _prepared[graph] = graph._graph, prepared
     return prepared
+
+
+def _prepare(graph, etype):
+    allowed = [name for names in graph.formats().values() for name in names]
+    readable = graph if "csc" in allowed else graph.formats(["coo", "csr", "csc"])
+    indptr, indices, edge_ids = (part.cpu().numpy() for part in readable.adj_tensors("csc", etype=etype))
+    source, _, target = etype
+    sizes = None
+    if not graph.is_block and graph.batch_size > 1:
+        sizes = graph.batch_num_nodes(target).cpu().numpy()
+    return numba_kernels.Graph(
+        indptr, indices, graph.num_nodes(f"SRC/{source}") if graph.is_block else graph.num_nodes(source),
+        edge_ids if len(edge_ids) else None, graph.is_block, sizes,
+    )  # fmt: skip
 
 
 class PackedModel(numba_kernels.PackedModel):
@@ -74,6 +82,8 @@ def load(path, threads: int | None = None) -> PackedModel:
 
 
 def _parts(value):
+    if isinstance(value, dict):
+        return value.values()
     return value if isinstance(value, (tuple, list)) else (value,)
 
 
@@ -81,6 +91,8 @@ def _plain(value):
     """DGL graphs and tensors as what kernels take."""
     if isinstance(value, (tuple, list)):
         return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, DGLGraph):
         return kernel_graph(value)
     if isinstance(value, torch.Tensor):
@@ -92,4 +104,6 @@ def _plain(value):
 
 
 def _tensors(result):
+    if isinstance(result, dict):
+        return {key: _tensors(part) for key, part in result.items()}
     return tuple(map(_tensors, result)) if isinstance(result, tuple) else torch.from_numpy(np.ascontiguousarray(result))

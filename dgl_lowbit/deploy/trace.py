@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import operator
@@ -9,32 +10,51 @@ import traceback
 from pathlib import Path
 
 import dgl
+import dgl.nn
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
 from .. import nn as lowbit_nn
+from ..nn.base import LAYERS
+from .functions import FUNCTIONS, GRAPH_MODULES, METHODS, MODULES, destination, relation
 from .recorder import FreezeError
 
-FREEZABLE = "GraphConv, SAGEConv (mean, gcn), SMPConv, Linear, ReLU, Dropout, Identity, sums and multiples of features"
 # What the arguments of a layer's forward are, by their names; others are features.
-ARGUMENT_KINDS = {"graph": "graph", "edge_weight": "edge_weight"}
+ARGUMENT_KINDS = {
+    "graph": "graph", "g": "graph", "edge_weight": "edge_weight", "norm": "edge_weight", "etypes": "edge_types",
+}  # fmt: skip
 _MOST_BLOCKS = 1000
 _LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, dgl))
+_DICT_METHODS = ("items", "keys", "values")
+
+
+def freezable() -> str:
+    """Names of what a packed model runs, comma-separated."""
+    names = [cls.__name__ for cls in MODULES] + [cls.__name__ for cls in LAYERS]
+    return ", ".join(sorted({*names, "SMPConv", "DeepGraphConv", "HeteroGraphConv"}))
 
 
 class _Tracer(fx.Tracer):
-    """Traces with low-bit and DGL layers as leaves, and through loops over a list of blocks."""
+    """Traces with low-bit and DGL layers as leaves, and through loops over blocks and over node types.
 
-    def __init__(self):
+    ``types`` are the canonical edge types of heterogeneous graphs.
+    """
+
+    def __init__(self, types=None):
         super().__init__()
         self.record_stack_traces = True
+        self.types = types
 
     def is_leaf_module(self, m, module_qualified_name):
         is_dgl = type(m).__module__.startswith("dgl.")
         return isinstance(m, lowbit_nn.LowBitLayer) or is_dgl or super().is_leaf_module(m, module_qualified_name)
 
     def iter(self, obj):
+        node = obj.node
+        if node.op == "call_method" and node.target in _DICT_METHODS:
+            return iter(self._entries(fx.Proxy(node.args[0], self), node.target))
+
         def items():
             for index in itertools.count():
                 if index == _MOST_BLOCKS:
@@ -46,17 +66,73 @@ class _Tracer(fx.Tracer):
 
         return items()
 
+    def _entries(self, features, what):
+        if self.types is None:
+            raise FreezeError("features by node type are read in a loop; name the types: freeze(model, graph=graph).")
+        names = sorted({name for source, _, target in self.types for name in (source, target)})
+        choose = {"items": lambda name: (name, features[name]), "keys": str, "values": features.__getitem__}[what]
+        return [choose(name) for name in names]
+
+    def call_module(self, m, forward, args, kwargs):
+        if not isinstance(m, dgl.nn.HeteroGraphConv):
+            return super().call_module(m, forward, args, kwargs)
+        if self.types is None:
+            raise FreezeError(
+                "HeteroGraphConv depends on the graph's edge types; pass one: freeze(model, graph=graph)."
+            )
+        return self._convolve_by_type(m, *args, **kwargs)
+
+    def _convolve_by_type(self, module, g, inputs, mod_args=None, mod_kwargs=None):
+        """What HeteroGraphConv's forward does, on the types of the graph at hand."""
+        sources, destinations = inputs if isinstance(inputs, tuple) else (inputs, inputs)
+        outputs = {}
+        for etype in self.types:
+            source, name, target = etype
+            if not (_has(sources, source) and _has(destinations, target)):
+                continue
+            edges = self.create_proxy("call_function", relation, (g, etype), {})
+            own = self.create_proxy("call_function", destination, (destinations[target], edges), {})
+            own = destinations[target] if isinstance(inputs, tuple) else own
+            more, named = (mod_args or {}).get(name, ()), (mod_kwargs or {}).get(name, {})
+            result = module._get_module(etype)(edges, (sources[source], own), *more, **named)
+            outputs.setdefault(target, []).append(result)
+        return {name: _combine_types(module.agg_fn, parts, name) for name, parts in outputs.items()}
+
+
+def _has(features, name):
+    return isinstance(features, fx.Proxy) or name in features
+
+
+def _combine_types(aggregate, parts, name):
+    """What ``aggregate`` of a HeteroGraphConv makes of several results."""
+    reduce = getattr(getattr(aggregate, "keywords", {}).get("fn"), "__name__", None)
+    if reduce in ("_sum_reduce_func", "_mean_reduce_func"):
+        total = functools.reduce(operator.add, parts)
+        return total / len(parts) if reduce == "_mean_reduce_func" else total
+    if reduce == "_max_reduce_func":
+        return functools.reduce(torch.maximum, parts)
+    raise FreezeError("HeteroGraphConv's aggregate must be 'sum', 'mean' or 'max' to be frozen.")
+
 
 class Walk:
     """Walks the trace of ``model`` in order and records what each node computes; ``outputs`` are the values returned.
 
-    ``absent`` names an argument that is None throughout.
+    Parameters
+    ----------
+    recorder : Recorder
+    model : torch.nn.Module
+    absent : str, optional
+        An argument that is None throughout.
+    types : list of tuple of str, optional
+        Canonical edge types of the graphs.
+    values : list of int, optional
+        Recorded values that the arguments are. Default: they are the plan's inputs.
     """
 
-    def __init__(self, recorder, model, absent=None):
-        self.recorder, self.absent = recorder, absent
+    def __init__(self, recorder, model, absent=None, types=None, values=None):
+        self.recorder, self.absent, self.given = recorder, absent, None if values is None else list(values)
         self.modules = dict(model.named_modules())
-        self.graph = _trace(model, absent)
+        self.graph = _trace(model, absent, types)
         self.order = {node: place for place, node in enumerate(self.graph.nodes)}
         self.kinds = self._placeholder_kinds()
         self.values = {}
@@ -71,14 +147,13 @@ class Walk:
     def _placeholder_kinds(self):
         kinds = {}
         for node in self.graph.nodes:
-            layer = self.modules.get(node.target) if node.op == "call_module" else None
-            if isinstance(layer, lowbit_nn.LowBitLayer):
+            if node.op != "call_module":
+                continue
+            layer = self.modules.get(node.target)
+            if isinstance(layer, (lowbit_nn.LowBitLayer, *GRAPH_MODULES)):
                 for name, argument in self._bind(layer, node).arguments.items():
                     if name in ARGUMENT_KINDS and isinstance(argument, fx.Node):
-                        root = argument
-                        while root.op == "call_function" and root.target is operator.getitem:
-                            root = root.args[0]
-                        kinds[root] = ARGUMENT_KINDS[name]
+                        kinds[_root(argument)] = ARGUMENT_KINDS[name]
         return kinds
 
     @staticmethod
@@ -87,49 +162,63 @@ class Walk:
 
     def _placeholder(self, node):
         if node.target.startswith("*"):
-            self._fail(node, f"a forward with {node.target}")
+            self.fail(node, f"a forward with {node.target}")
+        if self.given is not None:
+            if not self.given:
+                self.fail(node, f"a module of its own that takes {node.target} beside its input")
+            return self.given.pop(0)
         name = self.absent if node.target == f"{self.absent}_1" else node.target
         kind = self.kinds.get(node, "features") if node.users else "unused"
-        return self.recorder.input(name, kind, optional=bool(node.args) and node.args[0] is None)
+        optional = bool(node.args) and node.args[0] is None
+        keys = {
+            user.args[1] for user in node.users if user.target is operator.getitem and isinstance(user.args[1], str)
+        }
+        if kind == "features" and keys:
+            return {key: self.recorder.input(name, kind, optional, key) for key in sorted(keys)}
+        return self.recorder.input(name, kind, optional)
 
     # -- nodes ------------------------------------------------------------------------------------------
     def _call_module(self, node):
         module = self.modules[node.target]
         if isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit:
             bound = self._bind(module, node)
-            bound.arguments = {name: self._value(argument) for name, argument in bound.arguments.items()}
+            bound.arguments = {name: self.value(argument) for name, argument in bound.arguments.items()}
             return self.recorder.layer(node.target, module, bound)
-        if isinstance(module, (nn.Dropout, nn.Identity)):
-            return self._value(node.args[0])
-        if isinstance(module, nn.ReLU):
-            return self.recorder.activate(self._float(node, node.args[0]), F.relu)
-        return self._fail(node, f"{node.target} ({type(module).__name__})")
+        record = MODULES.get(type(module))
+        if record is None:
+            return self.fail(node, f"{node.target} ({type(module).__name__})")
+        return record(self, node, module, *node.args, **node.kwargs)
 
     def _call_function(self, node):
-        return self._call(node, _FUNCTIONS.get(node.target), getattr(node.target, "__name__", str(node.target)))
+        return self._call(node, FUNCTIONS.get(node.target), getattr(node.target, "__name__", str(node.target)))
 
     def _call_method(self, node):
-        return self._call(node, _METHODS.get(node.target), f"the method .{node.target}()")
+        if node.target in _DICT_METHODS and not node.users:  # its entries were read one by one
+            return None
+        return self._call(node, METHODS.get(node.target), f"the method .{node.target}()")
 
     def _call(self, node, record, name):
         try:
             result = None if record is None else record(self, node, *node.args, **node.kwargs)
         except TypeError:  # options that have no packed form
             result = None
-        return self._fail(node, name) if result is None else result
+        return self.fail(node, name) if result is None else result
 
     def _get_attr(self, node):
-        return self._fail(node, f"the attribute {node.target}")
+        return self.fail(node, f"the attribute {node.target}")
 
     def _output(self, node):
-        value = self._value(node.args[0])
+        value = self.value(node.args[0])
+        if self.given is not None:
+            return value
         given = {entry["value"] for entry in self.recorder.inputs}
-        for part in value if isinstance(value, (tuple, list)) else [value]:
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else [value]
+        for part in parts:
             if not isinstance(part, int) or isinstance(part, bool):
                 returned = type(part).__name__.replace("immutable_", "")
-                self._fail(node, f"a forward that returns a {returned}, not a tensor or a tuple of tensors,")
+                self.fail(node, f"a forward that returns a {returned}, not a tensor or a tuple or dict of tensors,")
             if part in given:
-                self._fail(node, "a forward that returns an argument of its own")
+                self.fail(node, "a forward that returns an argument of its own")
         return value
 
     def _refuse_mutation(self, node):
@@ -138,108 +227,73 @@ class Walk:
         name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         in_place = (
             (node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__"))
-            or node.target in (operator.iadd, operator.isub, operator.imul, operator.setitem)
+            or node.target in (operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.setitem)
             or node.kwargs.get("inplace")
             or (node.target is F.relu and True in node.args[1:])
             or getattr(module, "inplace", False)
         )
         changed = node.args[0] if in_place and node.args else None
         if isinstance(changed, fx.Node) and any(self.order[user] > self.order[node] for user in changed.users):
-            self._fail(node, f"{name}, which changes in place what is read again later,")
+            self.fail(node, f"{name}, which changes in place what is read again later,")
         if in_place and not node.users:
-            self._fail(node, f"{name}, which changes its argument in place and whose result is not used,")
+            self.fail(node, f"{name}, which changes its argument in place and whose result is not used,")
 
-    # -- helpers ----------------------------------------------------------------------------------------
-    def _value(self, argument):
+    # -- for the entries of functions.py ----------------------------------------------------------------
+    def value(self, argument):
+        """What was recorded for an argument of a call, or for the nodes in it."""
         return fx.node.map_arg(argument, self.values.__getitem__)
 
-    def _float(self, node, argument):
-        value = self._value(argument)
-        if not isinstance(argument, fx.Node) or self.kinds.get(argument) is not None or not isinstance(value, int):
-            self._fail(node, "an operation on something other than features")
+    def floats(self, node, argument):
+        """The number of a float value."""
+        value = self.value(argument)
+        known = isinstance(argument, fx.Node) and self.kinds.get(argument) is None
+        if not known or not isinstance(value, int):
+            self.fail(node, "an operation on something other than features")
         return value
 
-    def _sum(self, node, *terms):
+    def matrix(self, node, argument):
+        """The number of a float value of two dimensions."""
+        value = self.floats(node, argument)
+        if value in self.recorder.heads:
+            self.fail(node, "an operation on rows of three dimensions; flatten them first: it")
+        return value
+
+    def sum(self, node, *terms):
         """Σ coefficient · term, where a term that is the number 0 is left out."""
         terms = [(c, x) for c, x in terms if not (isinstance(x, (int, float)) and x == 0)]
-        return self.recorder.combine(*((c, self._float(node, x)) for c, x in terms))
+        return self.recorder.combine(*((c, self.floats(node, x)) for c, x in terms))
 
-    def _multiply(self, node, x, y):
-        if isinstance(x, (int, float)):
-            x, y = y, x
-        return self._sum(node, (y, x)) if isinstance(y, (int, float)) and y != 0 else None
-
-    def _item(self, node, x, index):
-        if isinstance(index, int) and self.kinds.get(x) == "graph":
-            return self.recorder.item(self._value(x), index)
-        if isinstance(index, slice) and isinstance(self._value(index.stop), _DestinationRows):
-            return self.recorder.destination(self._float(node, x), self._value(index.stop).graph)
-        return None
-
-    def _destination_rows(self, node, graph):
-        return _DestinationRows(self._value(graph))
-
-    def _fail(self, node, what):
-        raise FreezeError(f"{what} cannot be frozen{_line(node)}; these can: {FREEZABLE}.")
+    def fail(self, node, what):
+        raise FreezeError(f"{what} cannot be frozen{_line(node)}; these can: {freezable()}.")
 
 
-class _DestinationRows:
-    """The number of destination nodes of a graph, as an index."""
-
-    def __init__(self, graph):
-        self.graph = graph
-
-
-def _relu(walk, node, x, inplace=False):
-    return walk.recorder.activate(walk._float(node, x), F.relu)
+def walk_inside(recorder, module, x):
+    """Record a module whose forward is ordinary Python, on one value."""
+    holder = _Holder(module)
+    return Walk(recorder, holder, values=[x]).outputs
 
 
-def _dropout(walk, node, x, p=0.5, training=True, inplace=False):
-    if training:
-        walk._fail(node, "dropout that is active in evaluation (pass training=self.training)")
-    return walk._value(x)
+class _Holder(nn.Module):
+    """Calls a module, so that it is a node of the trace."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        return self.module(x)
 
 
-def _add(walk, node, x, y):
-    return walk._sum(node, (1, x), (1, y))
+def _root(node):
+    """The argument of forward that a graph comes from: itself, or a list or heterogeneous graph it is part of."""
+    while node.op == "call_function" and node.target in (operator.getitem, relation):
+        node = node.args[0]
+    return node
 
 
-def _subtract(walk, node, x, y):
-    return walk._sum(node, (1, x), (-1, y))
-
-
-_FUNCTIONS = {
-    F.relu: _relu,
-    torch.relu: _relu,
-    torch.relu_: _relu,
-    F.dropout: _dropout,
-    torch.dropout: _dropout,
-    operator.add: _add,
-    operator.iadd: _add,
-    torch.add: _add,
-    operator.sub: _subtract,
-    operator.isub: _subtract,
-    torch.sub: _subtract,
-    operator.mul: Walk._multiply,
-    operator.imul: Walk._multiply,
-    torch.mul: Walk._multiply,
-    operator.getitem: Walk._item,
-}
-_METHODS = {
-    "relu": _relu,
-    "relu_": _relu,
-    "add": _add,
-    "add_": _add,
-    "sub": _subtract,
-    "mul": Walk._multiply,
-    "num_dst_nodes": Walk._destination_rows,
-    "number_of_dst_nodes": Walk._destination_rows,
-}
-
-
-def _trace(model, absent=None):
+def _trace(model, absent=None, types=None):
     try:
-        return _Tracer().trace(model, None if absent is None else {absent: None})
+        return _Tracer(types).trace(model, None if absent is None else {absent: None})
     except FreezeError:
         raise
     except Exception as error:

@@ -54,6 +54,8 @@ class LowBitLayer(nn.Module):
     float_class: type | None = None
     # Names of submodules that are layers of their own: quantize converts them by themselves.
     inner: tuple = ()
+    # Arguments of forward that choose what it computes: a frozen layer has their defaults.
+    choices: tuple = ()
 
     def __init__(self, *args, config=None, **kwargs):
         super().__init__(*args, **kwargs)

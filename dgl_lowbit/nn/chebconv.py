@@ -38,6 +38,7 @@ class ChebConv(LowBitLayer, dgl.nn.ChebConv):
     """
 
     float_class = dgl.nn.ChebConv
+    choices = ("lambda_max",)
     messages = "direct"
     degree_side = "in"
 

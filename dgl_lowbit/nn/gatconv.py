@@ -38,6 +38,7 @@ class GATConv(Attention, dgl.nn.GATConv):
     """  # noqa: E501
 
     float_class = dgl.nn.GATConv
+    choices = ("edge_weight", "get_attention")
 
     def operands(self):
         width = self._num_heads * self._out_feats

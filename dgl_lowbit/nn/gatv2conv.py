@@ -36,6 +36,7 @@ class GATv2Conv(Attention, dgl.nn.GATv2Conv):
     """  # noqa: E501
 
     float_class = dgl.nn.GATv2Conv
+    choices = ("get_attention",)
 
     @property
     def has_two_inputs(self) -> bool:

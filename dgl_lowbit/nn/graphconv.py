@@ -36,6 +36,7 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
     """
 
     float_class = dgl.nn.GraphConv
+    choices = ("weight",)
 
     @property
     def multiplies_first(self) -> bool:

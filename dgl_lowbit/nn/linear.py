@@ -51,7 +51,7 @@ class Linear(LowBitLayer, nn.Linear):
         check_features(self, input, self.in_features, len(input), what="input")
         return self.compute(TorchOps(), input)
 
-    def compute(self, ops, x):
+    def compute(self, ops, input):
         q = self.quantizers
-        y = ops.product(ops.quantize(q["inputs"], x), q["weights"], self.weight.t())
+        y = ops.product(ops.quantize(q["inputs"], input), q["weights"], self.weight.t())
         return ops.requantize(q["outputs"], ops.bias(y, self.bias))

@@ -37,6 +37,7 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
     """
 
     float_class = dgl.nn.RelGraphConv
+    choices = ("presorted",)
 
     def operands(self):
         linear = self.linear_r

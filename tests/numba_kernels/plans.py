@@ -77,7 +77,7 @@ class PlanBuilder:
 
     def model(self, kinds, *outputs, **options):
         inputs = [{"name": f"x{v}", "kind": k, "value": v, "optional": False} for v, k in enumerate(kinds)]
-        return PackedModel(Plan(inputs, self.ops, list(outputs), self.arrays, returns_tuple=True), **options)
+        return PackedModel(Plan(inputs, self.ops, list(outputs), self.arrays, returns="tuple"), **options)
 
 
 def assert_equals_twin(model, *arguments):
