@@ -8,7 +8,7 @@ from . import nn, quant, smoothness
 from ._version import __version__
 from .config import QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize
-from .diagnose import diagnose
+from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .smoothness import SmoothnessRegularizer
 from .training import fit, train
@@ -28,6 +28,7 @@ __all__ = [
     "quant",
     "quantize",
     "register_layer",
+    "sensitivity",
     "smoothness",
     "train",
     *_DEPLOY,

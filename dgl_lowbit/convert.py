@@ -12,7 +12,7 @@ from torch import nn
 from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
-from .quant import Quantizer
+from .quant import Observer, Quantizer
 
 
 class FloatModuleWarning(UserWarning):
@@ -74,7 +74,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
     _convert(model, "", converted, left)
     if not converted:
         raise ValueError(f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}.")
-    for name, module in converted.items():  # what a layer's operands are may hang on its config
+    for module in converted.values():  # what a layer's operands are may hang on its config
         module.config = config
     configs = config.for_layers({name: _components(module) for name, module in converted.items()})
     for name, module in converted.items():
@@ -113,11 +113,11 @@ def _convert(module, name, converted, left):
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, *args, **kwargs) -> nn.Module:
+def calibrate(model: nn.Module, *args, observer: str = "error", percentile: float = 99.9, **kwargs) -> nn.Module:
     """Set every range from one evaluation pass over data, in layer order, without training.
 
-    Each quantiser searches its range on the tensor it meets, downstream of the quantisers before it
-    (arXiv:2308.14949, error-minimising initial ranges).
+    Each quantiser searches its range on the tensor it meets, downstream of the quantisers before it.
+    :func:`dgl_lowbit.diagnose` then says what each of them loses.
 
     Parameters
     ----------
@@ -125,6 +125,11 @@ def calibrate(model: nn.Module, *args, **kwargs) -> nn.Module:
         Low-bit model; its ranges are overwritten, its training mode is kept.
     *args, **kwargs
         What the model is called with: ``graph, feat``.
+    observer : {"error", "minmax", "percentile"}
+        What a range is: that which minimises the error of representation (arXiv:2308.14949), the extremes, or a
+        percentile of the magnitudes (as arXiv:2008.05000).
+    percentile : float
+        Of the magnitudes, from 0 to 100.
 
     Returns
     -------
@@ -134,8 +139,9 @@ def calibrate(model: nn.Module, *args, **kwargs) -> nn.Module:
     Raises
     ------
     ValueError
-        When the model has no quantisers.
+        When the model has no quantisers, or for an unknown observer.
     """
+    chosen = Observer(observer, percentile)
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
@@ -143,11 +149,11 @@ def calibrate(model: nn.Module, *args, **kwargs) -> nn.Module:
     model.eval()
     try:
         for quantizer in quantizers:
-            quantizer.observing = True
+            quantizer.observing, quantizer.observer = True, chosen
         model(*args, **kwargs)
     finally:
         for quantizer in quantizers:
-            quantizer.observing = False
+            quantizer.observing, quantizer.observer = False, Observer()
         for module, mode in was_training.items():
             module.training = mode
     return model

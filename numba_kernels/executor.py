@@ -49,8 +49,12 @@ class Executor:
         """Free the memory kept for the next run."""
         self._prepared, self.buffers = None, Buffers()
 
-    def run(self, inputs: dict) -> list:
-        """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights."""
+    def run(self, inputs: dict, batch_size: int | None = None, out: np.ndarray | None = None) -> list:
+        """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
+
+        With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
+        ``out`` takes the place of the one output.
+        """
         given = {kind: {} for kind in INPUT_KINDS}
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
@@ -59,17 +63,26 @@ class Executor:
         prepared, plan = self._prepare(given["features"], graphs, weights)
         arrays = _parts(given["features"])
         flags = {value: np.zeros(1, np.int32) for value in arrays}
-        outputs = {
-            value: aligned_empty((rows, plan.columns[value]), np.float32) for value, rows in prepared.rows.items()
-        }
-        arguments = launch_arguments(arrays, flags, outputs)
-        for stage in prepared.launches:
-            launch(*stage, arguments)
-            for value, flag in flags.items():
-                if flag[0]:
-                    name = self._names[value[0] if isinstance(value, tuple) else value]
-                    raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
+        outputs = {}
+        for value, rows in prepared.rows.items():
+            shape = rows, plan.columns[value]
+            if out is not None and out.shape != shape:
+                raise GraphError(f"out must have shape {shape}, got {out.shape}.")
+            outputs[value] = aligned_empty(shape, np.float32) if out is None else out
+        for stage, planned in zip(prepared.launches, plan.stages):
+            step = batch_size or max(planned.rows, 1)
+            for start in range(0, planned.rows, step):
+                rows = start, min(start + step, planned.rows)
+                read = arrays if batch_size is None else _rows_read(planned, arrays, rows)
+                launch(*stage, launch_arguments(read, flags, outputs, 0 if batch_size is None else start), rows)
+                self._refuse_flagged(flags)
         return [self._output(value, outputs, arrays) for value in plan.outputs]
+
+    def _refuse_flagged(self, flags):
+        for value, flag in flags.items():
+            if flag[0]:
+                name = self._names[value[0] if isinstance(value, tuple) else value]
+                raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
     def _prepare(self, features, graphs, weights) -> tuple[Prepared, Schedule]:
         """Stages for these arguments: those of the last run, if it was on the same graph and shapes."""
@@ -114,7 +127,7 @@ class Executor:
     def _output(value, outputs, features):
         """A float value as an array of its own."""
         name, rows = whole(value), value[2] if whole(value) != value else None
-        return features[name][:rows].copy() if name in features else outputs[name][:rows]
+        return np.array(features[name][:rows], np.float32) if name in features else outputs[name][:rows]
 
     def _graphs(self, given, weights, types):
         """Graphs by value, those that the plan makes of others as well; ``weights`` get those it makes of others."""
@@ -165,15 +178,29 @@ def _check_in_degrees(graph):
         )
 
 
-def launch_arguments(features: dict, flags: dict, outputs: dict) -> dict:
-    """What a launch fills in for arrays by value: their addresses, flags', and whether to write past the caches."""
-    arguments = {Argument("in", value): array.ctypes.data for value, array in features.items()}
+def launch_arguments(features: dict, flags: dict, outputs: dict, first: int = 0) -> dict:
+    """What a launch fills in for arrays by value: their addresses, flags', and whether to write past the caches.
+
+    Feature arrays hold the rows from ``first`` on.
+    """
+    arguments = {
+        Argument("in", value): array.ctypes.data - first * array.strides[0] for value, array in features.items()
+    }
     arguments.update({Argument("flag", value): flag.ctypes.data for value, flag in flags.items()})
     for value, array in outputs.items():
         is_aligned = array.ctypes.data % 64 == 0 and array.shape[1] % 16 == 0
         arguments[Argument("out", value)] = array.ctypes.data
         arguments[Argument("stream", value)] = int(is_aligned and array.nbytes > STREAM_FROM)
     return arguments
+
+
+def _rows_read(stage, features, rows):
+    """The features that a stage reads, converted, between two rows; the whole of what it reads out."""
+    read = {value for op in stage.ops for value in map(whole, op.reads)} & set(features)
+    whole_ones = {value for op in stage.ops if op.name == "readout" for value in op.reads} & read
+    if whole_ones:
+        raise GraphError("features that are read out as they are do not come in batches; call the model itself.")
+    return {value: np.ascontiguousarray(features[value][slice(*rows)], np.float32) for value in read}
 
 
 def _parts(features):

@@ -113,7 +113,7 @@ def map_rows(kind, parameter, count, columns, src, dst, stride):
         elif kind == NORMALIZE:
             norm = np.float32(np.sqrt(_moment(row, columns, 0.0)))
             _scaled(row, to, columns, np.float32(0.0), np.float32(1.0) / max(norm, parameter))
-        elif kind == SOFTMAX or kind == LOG_SOFTMAX:
+        elif kind in (SOFTMAX, LOG_SOFTMAX):
             _softmax(row, to, columns, kind == LOG_SOFTMAX)
         else:
             _of_numbers(kind, parameter, row, to, columns)

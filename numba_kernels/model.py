@@ -68,6 +68,56 @@ class PackedModel:
             outputs = self._executor.run(inputs)
         return self._returned(outputs)
 
+    def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
+        """Run the model layer by layer, ``batch_size`` rows at a time, on graphs whose features do not fit at once.
+
+        Features may be anything of two dimensions that gives float rows for a slice, as a ``numpy.memmap`` does: a
+        batch of them is read and converted at a time, and results go to ``out``, which may be mapped to a file too.
+        Between layers only packed codes are in memory, and floats where the model needs them again (residuals,
+        states). A model that takes a list of blocks runs on one graph given in its place.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the model is called with.
+        batch_size : int
+        out : (N_dst, width) float32 array, optional
+            C-contiguous; for models of one output. Default: a new array.
+
+        Returns
+        -------
+        numpy.ndarray, or a tuple or dict of them
+            As a call's.
+
+        Raises
+        ------
+        TypeError, GraphError
+            As a call, and for an ``out`` that does not fit.
+        """
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise GraphError(f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}.")
+        inputs, convert = {}, {**_CONVERT, "features": _rows_of}
+        for entry, value in self._bind(args, kwargs):
+            inputs[entry["value"]] = convert[entry["kind"]](value, entry["name"])
+        for value, count in self._blocks_read().items():
+            if isinstance(inputs[value], (Graph, dict)):
+                inputs[value] = [inputs[value]] * count
+        if out is not None:
+            fits = len(self.plan.outputs) == 1 and isinstance(out, np.ndarray) and out.dtype == np.float32
+            if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
+                raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
+        with launching(self.threads):
+            warm_up()
+            return self._returned(self._executor.run(inputs, batch_size, out))
+
+    def _blocks_read(self):
+        """How many graphs the plan reads of each argument that is a list of them."""
+        counts = {}
+        for op in self.plan.ops:
+            if op["op"] == "item":
+                counts[op["in"][0]] = max(counts.get(op["in"][0], 0), op["index"] + 1)
+        return counts
+
     def _returned(self, outputs):
         plan = self.plan
         outputs = [
@@ -147,7 +197,8 @@ class PackedModel:
             content = json.loads(metadata[FORMAT])
             if content["version"] != VERSION:
                 raise ModelFileError(
-                    f"{path} has format version {content['version']}, this release reads {VERSION}; update dgl-lowbit."
+                    f"{path} has format version {content['version']}, this release reads {VERSION}; freeze the model "
+                    "again with it, or use the release that wrote the file."
                 )
             parts = (content[part] for part in ("inputs", "ops", "outputs"))
             plan = Plan(*parts, arrays, content["returns"], content["heads"])
@@ -192,6 +243,15 @@ def _features(value, name):
             raise GraphError(f"{name} must be one array or a pair (source, destination), got {len(value)}.")
         return tuple(_array(part, name) for part in value)
     return _array(value, name)
+
+
+def _rows_of(value, name):
+    if isinstance(value, tuple):
+        return tuple(_rows_of(part, name) for part in value)
+    dtype = getattr(value, "dtype", None)
+    if getattr(dtype, "kind", None) != "f" or len(value.shape) != 2:
+        raise GraphError(f"{name} must be a floating point array of shape (nodes, width), got {type(value).__name__}.")
+    return value
 
 
 def _array(value, name):

@@ -16,7 +16,6 @@ from .graph import Graph, GraphError
 from .layout import row_bytes, storage_bits
 from .plan import Plan
 
-
 # For operations that read rows of other nodes: which of what they read.
 GATHERS = {"aggregate": (0,), "aggregate_edges": (0, 1), "attend": (0, 1), "readout": (0,)}
 # Operations on graphs and weights, done before any stage.
@@ -294,7 +293,7 @@ _FINISH = ("degree", "scale", "bias", "relu")
 
 
 def _merge_finishes(ops, kept_values):
-    """Neighbouring degree norm, scale, bias and ReLU become one operation, ``finish``, that applies them in this order."""
+    """Neighbouring degree norm, scale, bias and ReLU become one operation, ``finish``, in this order."""
     readers, merged, kept = _readers(ops), {}, []
     for op in ops:
         if op.name not in _FINISH:

@@ -9,7 +9,8 @@ Memory is reached through pointers, which :func:`u8_at` and its like make of an 
 
 =================  =====================================================================
 memory             load, store, stream, prefetch, address, u8_at, i8_at, i32_at, i64_at, f32_at, f64_at
-lane by lane       add, subtract, multiply, divide, multiply_add, power_of_two, minimum, maximum, bits_and, bits_or, shift_left, shift_right
+lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maximum, power_of_two, bits_and,
+                   bits_or, shift_left, shift_right
 copies, choice     fill, first_lanes
 conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
 to one number      largest, smallest, total, nonzero_lanes, trailing_zeros

@@ -175,15 +175,20 @@ def run(code, bounds, scratch):
         memory[0] = 0  # until here the scratch is in use
 
 
-def launch(prepared: Launch, hub_sums: list, arguments: dict):
-    """Run a prepared stage; ``arguments`` are the numbers its fields are filled with, by :class:`Argument`."""
-    for row, field, argument in prepared.arguments:
-        prepared.code[row, field] = arguments[argument]
+def launch(prepared: Launch, hub_sums: list, arguments: dict, rows: tuple | None = None):
+    """Run a prepared stage, or some of its ``rows``, those between two numbers.
+
+    ``arguments`` are the numbers its fields are filled with, by :class:`Argument`.
+    """
     if not len(prepared.code):
         return
-    for parts in hub_sums:
-        sum_segments(*parts)
-    run(prepared.code, prepared.bounds, prepared.scratch)
+    for row, field, argument in prepared.arguments:
+        prepared.code[row, field] = arguments[argument]
+    if rows is None or rows[0] == 0:
+        for parts in hub_sums:
+            sum_segments(*parts)
+    bounds = prepared.bounds if rows is None else np.unique(np.clip(prepared.bounds, *rows))
+    run(prepared.code, bounds, prepared.scratch)
 
 
 def warm_up():

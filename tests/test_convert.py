@@ -15,7 +15,7 @@ class Mixed(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
         self.convs = nn.ModuleList([dgl.nn.GraphConv(12, 8), dgl.nn.SAGEConv(8, 8, "mean")])
         self.norm = nn.LayerNorm(8)
-        self.attention = dgl.nn.GATConv(8, 4, 2)
+        self.attention = dgl.nn.DotGatConv(8, 4, 2)
         self.head = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Dropout(0.1), nn.Linear(4, 2))
 
     def forward(self, graph, x):
@@ -27,10 +27,10 @@ class Mixed(nn.Module):
 def test_layers_change_class_and_keep_everything_else():
     float_model = Mixed().eval()
     before = copy.deepcopy(float_model.state_dict())
-    names = "the model \\(Mixed\\), norm \\(LayerNorm\\), attention \\(GATConv\\)"
+    names = "the model \\(Mixed\\), attention \\(DotGatConv\\)"
     with pytest.warns(lowbit.FloatModuleWarning, match=f"left in float32: {names}."):
         model = lowbit.quantize(float_model, lowbit.QuantConfig(4))
-    assert type(model) is Mixed and type(model.norm) is nn.LayerNorm and type(model.attention) is dgl.nn.GATConv
+    assert type(model) is Mixed and type(model.norm) is nn.LayerNorm and type(model.attention) is dgl.nn.DotGatConv
     assert type(model.convs[0]) is lowbit.nn.GraphConv and type(model.head[3]) is lowbit.nn.Linear
     assert type(model.attention.fc) is nn.Linear
     assert not any(module.training for module in model.modules())

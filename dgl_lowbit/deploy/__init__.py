@@ -5,12 +5,14 @@ from numba_kernels.files import replace_file
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .freeze import freeze
 from .packed import PackedModel, kernel_graph, load
+from .partial import PartlyPacked
 from .recorder import FreezeError
 
 __all__ = [
     "CheckpointError",
     "FreezeError",
     "PackedModel",
+    "PartlyPacked",
     "freeze",
     "kernel_graph",
     "load",

@@ -11,11 +11,14 @@ from .. import nn as lowbit_nn
 from .._version import __version__
 from ..quant import NotCalibratedError, Quantizer
 from .packed import PackedModel
+from .partial import PartlyPacked
 from .recorder import FreezeError, Recorder
 from .trace import ARGUMENT_KINDS, Walk, walk_inside
 
 
-def freeze(model: nn.Module | list, graph: dgl.DGLGraph | None = None) -> PackedModel:
+def freeze(
+    model: nn.Module | list, graph: dgl.DGLGraph | None = None, *, partial: bool = False
+) -> PackedModel | PartlyPacked:
     """The packed form of a trained or calibrated low-bit model; one way.
 
     The model's ``forward`` is traced symbolically (``torch.fx``), its low-bit layers whole. It may be ordinary Python
@@ -29,11 +32,19 @@ def freeze(model: nn.Module | list, graph: dgl.DGLGraph | None = None) -> Packed
         its stages, modules that are called one after another, with the graph where they take one.
     graph : DGLGraph, optional
         Of a model for heterogeneous graphs: one with the node and edge types that it will run on.
+    partial : bool
+        Where the model cannot be frozen whole, freeze those of its layers that can be, and leave the rest to torch and
+        DGL in float32. Default: refuse it.
 
     Returns
     -------
-    PackedModel
+    PackedModel or PartlyPacked
         Takes the arguments of ``model.forward``.
+
+    Warns
+    -----
+    FloatModuleWarning
+        With ``partial``, where parts run in float32: names them.
 
     Raises
     ------
@@ -50,6 +61,11 @@ def freeze(model: nn.Module | list, graph: dgl.DGLGraph | None = None) -> Packed
     layers = {name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit}
     if not layers:
         raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
+    if partial:
+        try:
+            return freeze(model, graph)
+        except FreezeError as error:
+            return _freeze_layers(model, layers, str(error))
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -86,6 +102,18 @@ class Stages(nn.Module):
             names = inspect.signature(stage.forward).parameters
             h = stage(graph, h) if next(iter(names), None) in ("graph", "g") else stage(h)
         return h
+
+
+def _freeze_layers(model, layers, reason):
+    packed, failed = {}, {"forward": reason}
+    for name, layer in layers.items():
+        try:
+            packed[name] = freeze(layer)
+        except FreezeError as error:
+            failed[name] = str(error).replace("the model (", f"{name} (", 1)
+    if not packed:
+        raise FreezeError(f"no layer of the model can be frozen: {reason}")
+    return PartlyPacked(model, packed, failed)
 
 
 def _refuse_hooks(model):

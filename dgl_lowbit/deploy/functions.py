@@ -1,8 +1,8 @@
 """What torch's and DGL's functions, methods and modules are in a packed model.
 
 Each entry records one on a :class:`~dgl_lowbit.deploy.trace.Walk`: ``record(walk, node, *args, **kwargs)`` with the
-arguments of the call, as ``torch.fx`` has them. It returns the recorded value, or None for arguments that have no packed
-form.
+arguments of the call, as ``torch.fx`` has them. It returns the recorded value, or None for arguments that have no
+packed form.
 """
 
 from __future__ import annotations

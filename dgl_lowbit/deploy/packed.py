@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 
 import numpy as np
@@ -58,11 +59,27 @@ class PackedModel(numba_kernels.PackedModel):
         DGLError
             When graph and features do not fit each other or the model.
         """
+        return self._run(super().__call__, args, kwargs)
+
+    def inference(self, *args, batch_size: int = 4096, out=None, **kwargs):
+        """Run the model layer by layer, as :meth:`numba_kernels.PackedModel.inference`; ``out`` may be a tensor.
+
+        Raises
+        ------
+        DGLError
+            When graph and features do not fit each other or the model.
+        """
+        out = out.numpy() if isinstance(out, torch.Tensor) else out
+        run = functools.partial(super().inference, batch_size=batch_size, out=out)
+        return self._run(run, args, kwargs)
+
+    @staticmethod
+    def _run(run, args, kwargs):
         wants_tensor = any(
             isinstance(part, torch.Tensor) for value in (*args, *kwargs.values()) for part in _parts(value)
         )
         try:
-            result = super().__call__(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+            result = run(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
         except numba_kernels.GraphError as error:
             raise DGLError(str(error)) from error
         return _tensors(result) if wants_tensor else result

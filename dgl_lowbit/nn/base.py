@@ -12,7 +12,6 @@ from torch import nn
 from ..config import QuantConfig
 from ..sparse import SparseFeatures
 
-
 LAYERS: dict[type, type] = {}
 
 

@@ -52,7 +52,7 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
         return operands
 
     def forward(self, g, feat, etypes, norm=None, *, presorted=False):
-        """As ``dgl.nn.RelGraphConv.forward``; shapes: feat (N, in_feat), etypes and norm (E,), output (N_dst, out_feat).
+        """As ``dgl.nn.RelGraphConv.forward``; shapes: feat (N, in_feat), etypes, norm (E,), output (N_dst, out_feat).
 
         Raises
         ------
@@ -67,7 +67,7 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
         etypes = torch.as_tensor(etypes, device=g.device)
         if etypes.shape != (g.num_edges(),) or etypes.is_floating_point():
             raise DGLError(f"RelGraphConv expects etypes as {g.num_edges()} integers, got shape {tuple(etypes.shape)}.")
-        if len(etypes) and not (0 <= etypes.min() and etypes.max() < self.linear_r.num_types):
+        if len(etypes) and not (etypes.min() >= 0 and etypes.max() < self.linear_r.num_types):
             raise DGLError(
                 f"RelGraphConv expects etypes below num_rels={self.linear_r.num_types}, got "
                 f"{int(etypes.min())} to {int(etypes.max())}."

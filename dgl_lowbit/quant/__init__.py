@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Callable
 
-from .base import NotCalibratedError, Quantizer
+from .base import NotCalibratedError, Observer, Quantizer
 from .format import FLOAT_BITS, SUPPORTED_BITS, QFormat, QParams
 from .qlr import QLRQuantizer, alpha_candidates
 from .truncation import TruncationQuantizer, skewness
@@ -50,6 +50,7 @@ __all__ = [
     "FLOAT_BITS",
     "SUPPORTED_BITS",
     "NotCalibratedError",
+    "Observer",
     "QFormat",
     "QLRQuantizer",
     "QParams",

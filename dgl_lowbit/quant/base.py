@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from .._state import OptionalState
@@ -16,6 +18,33 @@ UNCALIBRATED = (
     "a quantiser has no range yet; run dgl_lowbit.calibrate(model, graph, feat) "
     "or train for a step before evaluating or freezing."
 )
+
+
+@dataclass(frozen=True)
+class Observer:
+    """How a range is taken from values.
+
+    Parameters
+    ----------
+    kind : {"error", "minmax", "percentile"}
+        What minimises the error of representation; the extremes; or a percentile of the magnitudes.
+    percentile : float
+        From 0 to 100.
+
+    Raises
+    ------
+    ValueError
+        For another kind or percentile.
+    """
+
+    kind: str = "error"
+    percentile: float = 99.9
+
+    def __post_init__(self):
+        if self.kind not in ("error", "minmax", "percentile"):
+            raise ValueError(f"observer must be 'error', 'minmax' or 'percentile', got {self.kind!r}.")
+        if not 0 < self.percentile <= 100:
+            raise ValueError(f"percentile must be above 0 and at most 100, got {self.percentile!r}.")
 
 
 class NotCalibratedError(RuntimeError):
@@ -63,7 +92,7 @@ class Quantizer(OptionalState):
             raise ValueError("granularity 'channel' needs the number of channels; pass channels=.")
         self.granularity, self.axis, self.channels = granularity, axis, channels
         self.clip_gradient = clip_gradient
-        self.observing = False
+        self.observing, self.observer = False, Observer()
         self.watch = None  # called with what is coded: (quantizer, x, params)
         self.register_buffer("calibrated", torch.tensor(False))
         self.register_buffer("width", torch.tensor(channels or 0))

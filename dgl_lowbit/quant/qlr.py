@@ -13,6 +13,8 @@ from .format import QParams
 GRIDS = ("auto", "affine", "half")
 # With a shift per row, its scale is the tensor's over 2^0 … 2^6: 2^6 such units fit an int8.
 MOST_HALVINGS = 6
+# Magnitudes whose percentile is taken; of more, as many are looked at.
+_MOST_SORTED = 1 << 23
 # Keeps a range of zero width (a constant-zero tensor) invertible.
 _SMALLEST_SCALE = 2.0**-40
 
@@ -145,6 +147,25 @@ class QLRQuantizer(Quantizer):
         self.high.copy_(x.amax(reduce))
         if self.grid == "auto":
             self.half_grid.copy_((self.low.amin() < 0) & (self.high.amax() > 0))
+        self.log_alpha.zero_()
+        if self.observer.kind == "percentile":
+            self._leave_out(x, reduce)
+        elif self.observer.kind == "error":
+            self._minimise_error(x, reduce)
+
+    def _leave_out(self, x, reduce):
+        """Shrink the range to the percentile of the magnitudes; per row, of their parts of the row's largest."""
+        magnitudes = x.abs()
+        if self.granularity == "row":
+            magnitudes = magnitudes / magnitudes.amax(-1, keepdim=True).clamp_min(_SMALLEST_SCALE)
+        kept = [dim for dim in range(x.dim()) if dim not in reduce]
+        flat = magnitudes.permute(*kept, *reduce).reshape(*(x.shape[dim] for dim in kept), -1)
+        flat = flat[..., :: -(-flat.numel() // _MOST_SORTED)]
+        reach = torch.quantile(flat, self.observer.percentile / 100, dim=-1)
+        most = flat.amax(-1).clamp_min(_SMALLEST_SCALE)
+        self.log_alpha.copy_((reach / most).clamp(_SMALLEST_SCALE, 1).log())
+
+    def _minimise_error(self, x, reduce):
         best = torch.full_like(self.low, math.inf)
         best_log_alpha = torch.zeros_like(self.low)
         for alpha in alpha_candidates():
