@@ -142,7 +142,7 @@ class _Resolver:
         name, graph = self.names[op["in"][0]], self._graph(op["in"][1])
         if isinstance(name, tuple) and isinstance(name[0], tuple):
             name = name[1]
-        elif graph.is_block:
+        elif graph.is_block and self.rows[name] != graph.num_dst:
             head = ("head", name, graph.num_dst)
             if self.rows[name] < graph.num_dst:
                 raise GraphError(

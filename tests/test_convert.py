@@ -71,7 +71,7 @@ def test_subclasses_with_a_forward_of_their_own_stay_in_float():
     [
         (lambda: lowbit.quantize("gcn"), "expects a torch.nn.Module, got str"),
         (lambda: lowbit.quantize(nn.Linear(2, 2), 4), "config must be a QuantConfig, got int"),
-        (lambda: lowbit.quantize(nn.ReLU()), "no layer that can be made low-bit; these can: DeepGraphConv, GraphConv"),
+        (lambda: lowbit.quantize(nn.ReLU()), "no layer that can be made low-bit; these can: APPNPConv, ChebConv"),
         (lambda: lowbit.quantize(lowbit.quantize(nn.Linear(2, 2))), "the model is low-bit already"),
         (lambda: lowbit.calibrate(nn.Linear(2, 2), torch.rand(1, 2)), "no quantisers to calibrate"),
     ],

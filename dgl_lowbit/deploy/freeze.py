@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import dgl
+import dgl.nn
 from torch import nn
 
 from .. import nn as lowbit_nn
@@ -55,6 +56,8 @@ def freeze(
     """
     if isinstance(model, (list, tuple)) and all(isinstance(stage, nn.Module) for stage in model):
         model = Stages(model)
+    if isinstance(model, dgl.nn.HeteroGraphConv):
+        model = ByType(model)
     if not isinstance(model, nn.Module):
         raise ValueError(f"freeze expects a torch.nn.Module or a list of them, got {type(model).__name__}.")
     types = None if graph is None else list(graph.canonical_etypes)
@@ -87,6 +90,17 @@ def freeze(
     if recorder.float_parts:
         info["float32"] = recorder.float_parts
     return PackedModel(plan, info)
+
+
+class ByType(nn.Module):
+    """A HeteroGraphConv by itself."""
+
+    def __init__(self, convolution):
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, g, inputs):
+        return self.convolution(g, inputs)
 
 
 class Stages(nn.Module):

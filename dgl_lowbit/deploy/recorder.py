@@ -311,7 +311,8 @@ class Recorder:
         return self._alike("maximum", *values)
 
     def combine(self, *terms, heads=None):
-        terms = [(float(c), x) for c, x in terms if float(c) != 0]
+        numbers = [(c.item() if isinstance(c, torch.Tensor) else float(c), x) for c, x in terms]
+        terms = [(c, x) for c, x in numbers if c != 0]
         return self._alike("combine", *(x for _, x in terms), heads=heads, coefficients=[c for c, _ in terms])
 
     def _alike(self, op, *values, heads=None, **attributes):
