@@ -88,7 +88,8 @@ def _softmax(row, to, columns, is_log):
     if is_log:
         for c in range(columns):
             total += np.exp(np.float64(row[c] - largest))
-        _scaled(row, to, columns, np.float32(np.float64(largest) + np.log(total)), np.float32(1.0))
+        _scaled(row, to, columns, largest, np.float32(1.0))
+        _scaled(to, to, columns, np.float32(np.log(total)), np.float32(1.0))
         return
     for c in range(0, columns, 16):
         simd.store(exp(simd.subtract(simd.load(lanes, row, c), most)), to, c)

@@ -93,7 +93,7 @@ def map_rows(function: str, parameter: float, x: np.ndarray) -> np.ndarray:
     if function == "elu":
         return np.maximum(x, zero) + parameter * (np.exp(np.minimum(x, zero)) - one)
     if function == "sigmoid":
-        return one / (one + np.exp(-x))
+        return one / (one + np.exp(np.minimum(-x, np.float32(88))))
     if function == "tanh":
         return np.tanh(x)
     wide = x.astype(np.float64)

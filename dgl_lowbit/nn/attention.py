@@ -25,13 +25,13 @@ class Attention(LowBitLayer):
         """
         check_graph(self, graph, self._allow_zero_in_degree)
         check_edge_weight(self, graph, edge_weight)
+        check_sources(self, graph, feat, self._in_src_feats, self._in_dst_feats)
         for part in feat if isinstance(feat, tuple) else (feat,):
             if part.dim() != 2:
                 raise DGLError(
                     f"a low-bit {type(self).__name__} expects features of shape (N, D), got {tuple(part.shape)}; "
                     "flatten what is between, or leave the layer in float32."
                 )
-        check_sources(self, graph, feat, self._in_src_feats, self._in_dst_feats)
         return self.compute(TorchOps(), graph, feat, edge_weight, get_attention)
 
     def finish(self, ops, graph, feat, inputs, total, bias):

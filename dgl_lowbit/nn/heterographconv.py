@@ -17,7 +17,13 @@ class HeteroGraphConv(dgl.nn.HeteroGraphConv):
     mods, aggregate
         As in ``dgl.nn.HeteroGraphConv``.
     config : QuantConfig, optional
-        For those of ``mods`` that can be low-bit and are not yet. Default: None, exactly ``dgl.nn.HeteroGraphConv``.
+        For the layers of ``dgl_lowbit.nn`` in ``mods`` that have none yet. Default: None, exactly
+        ``dgl.nn.HeteroGraphConv``.
+
+    Raises
+    ------
+    ValueError
+        When ``config`` is given and one of ``mods`` holds no such layer.
 
     Examples
     --------
@@ -29,6 +35,13 @@ class HeteroGraphConv(dgl.nn.HeteroGraphConv):
 
     def __init__(self, mods, aggregate="sum", *, config=None):
         super().__init__(mods, aggregate)
-        for layer in self.mods.values() if config is not None else ():
-            if isinstance(layer, LowBitLayer) and not layer.is_low_bit:
-                layer.configure(config)
+        for name, module in self.mods.items() if config is not None else ():
+            layers = [layer for layer in module.modules() if isinstance(layer, LowBitLayer)]
+            if not layers:
+                raise ValueError(
+                    f"mods[{name!r}] is a {type(module).__name__} without a layer of dgl_lowbit.nn; build it of those, "
+                    "or leave config out and call dgl_lowbit.quantize."
+                )
+            for layer in layers:
+                if not layer.is_low_bit:
+                    layer.configure(config)

@@ -64,6 +64,11 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
             return super().forward(g, feat, etypes, norm, presorted=presorted)
         check_features(self, feat, self.linear_r.in_size, g.num_src_nodes())
         check_edge_weight(self, g, norm)
+        if self.self_loop and not g.is_block and g.num_src_nodes() != g.num_dst_nodes():
+            raise DGLError(
+                "RelGraphConv with self_loop adds what destination nodes have as sources; pass a homogeneous graph or "
+                "a block (dgl.to_block)."
+            )
         etypes = torch.as_tensor(etypes, device=g.device)
         if etypes.shape != (g.num_edges(),) or etypes.is_floating_point():
             raise DGLError(f"RelGraphConv expects etypes as {g.num_edges()} integers, got shape {tuple(etypes.shape)}.")

@@ -193,9 +193,9 @@ class Quantizer(OptionalState):
         self.calibrated.fill_(True)
 
     def _ready(self, x):
-        if self.observing or (self.training and not self.calibrated):
+        if self.observing or (self.training and not self.calibrated and x.numel() > 0):
             self.observe(x)
-        elif not self.calibrated:
+        elif not self.calibrated and not self.training:
             raise NotCalibratedError(UNCALIBRATED)
         return self.qparams(x)
 

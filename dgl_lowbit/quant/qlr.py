@@ -81,7 +81,7 @@ class QLRQuantizer(Quantizer):
         self.register_buffer("low", torch.zeros(shape))
         self.register_buffer("high", torch.zeros(shape))
         self.register_buffer("half_grid", torch.tensor(grid == "half"))
-        self.log_alpha = nn.Parameter(torch.zeros(shape))
+        self.log_alpha = nn.Parameter(torch.zeros(shape), requires_grad=not self.format.is_float)
         # The grid that [α·m, α·M] is divided into; truncation keeps the top levels of a finer one.
         self._range_qmax = self.format.qmax
 
