@@ -43,7 +43,8 @@ class Graph:
     edge_ids : (E,) integers, optional
         Where the weight of each edge stands in an ``edge_weight`` array. Default: in the order of ``indices``.
     is_block : bool
-        Whether the destinations are the first of the sources, as in a DGL block.
+        Whether the destinations are the first of the sources, as in a DGL block; between nodes of two types, the first
+        of the sources of their own type.
     batch_sizes : (B,) integers, optional
         Number of nodes of each of the graphs this one is a batch of. Default: one graph.
 
@@ -73,8 +74,6 @@ class Graph:
             raise GraphError(
                 f"indices must name one of {self.num_src} source nodes, got {indices.min()} … {indices.max()}."
             )
-        if is_block and self.num_src < self.num_dst:
-            raise GraphError(f"a block has its {self.num_dst} destinations among its {self.num_src} sources.")
         self.indptr = np.array(indptr, np.int64)  # a copy: what was checked cannot change any more
         self._fetched = np.zeros(len(indices) + AHEAD, np.int32)
         self._fetched[: len(indices)] = indices

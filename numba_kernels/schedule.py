@@ -146,7 +146,8 @@ class _Resolver:
             head = ("head", name, graph.num_dst)
             if self.rows[name] < graph.num_dst:
                 raise GraphError(
-                    f"expected a row for each of {graph.num_src} source nodes, got {self.rows[name]} rows."
+                    f"a block has its {graph.num_dst} destinations among its sources, of which there are "
+                    f"{self.rows[name]} rows."
                 )
             self.rows[head], self.columns[head] = graph.num_dst, self.columns[name]
             name = head

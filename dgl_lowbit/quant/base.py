@@ -193,9 +193,11 @@ class Quantizer(OptionalState):
         self.calibrated.fill_(True)
 
     def _ready(self, x):
-        if self.observing or (self.training and not self.calibrated and x.numel() > 0):
+        if x.numel() == 0:  # a batch without nodes of a type: nothing to code, nothing to learn
+            return self.qparams(x)
+        if self.observing or (self.training and not self.calibrated):
             self.observe(x)
-        elif not self.calibrated and not self.training:
+        elif not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         return self.qparams(x)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from numba_kernels import Graph, GraphError
+from numba_kernels import Graph, GraphError, PackedModel, Plan
 from numba_kernels.graph import HUB_EDGES, row_bounds
 
 
@@ -26,8 +26,11 @@ def test_broken_arrays_are_refused(arguments, message):
 
 
 def test_a_block_needs_its_destinations_among_its_sources():
-    with pytest.raises(GraphError, match="destinations among"):
-        Graph([0, 0, 0], [], num_src=1, is_block=True)
+    inputs = [{"name": n, "kind": n, "value": v, "optional": False} for v, n in enumerate(("graph", "features"))]
+    ops = [{"op": "destination", "in": [1, 0], "out": 2}, {"op": "relu", "in": [2], "out": 3}]
+    model = PackedModel(Plan(inputs, ops, [3], {}))
+    with pytest.raises(GraphError, match="a block has its 2 destinations among its sources, of which there are 1 rows"):
+        model(Graph([0, 0, 0], [], num_src=1, is_block=True), np.ones((1, 3), np.float32))
 
 
 def test_of_refuses_what_is_no_graph():

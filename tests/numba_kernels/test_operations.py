@@ -162,7 +162,8 @@ def test_maps(function, rows, columns, scale, seed):
 @given(rows=st.integers(1, 90), heads=st.integers(1, 9), per_head=st.integers(1, 20), seed=st.integers(0, 2**32))
 def test_heads_and_columns(rows, heads, per_head, seed):
     rng, builder, columns = np.random.default_rng(seed), PlanBuilder(), heads * per_head
-    scaled = builder.add("scale", 0, scale=0.5)
+    coded = builder.quantize(0, static(8, columns, rng, per_channel=True), columns)  # gives the features a width
+    scaled = builder.add("scale", builder.add("dequantize", coded), scale=0.5)
     vector = builder.store(rng.normal(size=columns).astype(np.float32)) if columns > 1 else 0.7
     outs = [
         builder.add("head_sums", builder.add("combine", scaled, coefficients=[1.0]), heads=heads, vector=vector),
