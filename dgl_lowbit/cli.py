@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -91,6 +92,11 @@ def _parser():
     study.add_argument(
         "--every-stage", action="store_true", help="of accuracy: also SMP with all that it keeps and sends as codes"
     )
+    study.add_argument("--dropout", type=_share, metavar="SHARE", help="of accuracy; default: 0.5, of SMP 0.8")
+    study.add_argument(
+        "--messages", default="channel", choices=("channel", "tensor", "shift"),
+        help="of accuracy: scales of what GCN and SAGE send, shift a power of two a node; default: channel",
+    )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
     study.add_argument("--seeds", default=10, type=_count, help="seeds 0 to N − 1; default: 10")
     study.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
@@ -160,6 +166,16 @@ def _count(text):
     return int(text)
 
 
+def _share(text):
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return share
+
+
 def _names(text):
     return tuple(name.strip() for name in text.split(","))
 
@@ -207,6 +223,7 @@ def _study(options):
     if options.name == "accuracy":
         _check_known(options.models, [name for name in MODELS if name != "deep"], "model")
         settings.update(models=options.models, bits=options.bits, every_stage=options.every_stage)
+        settings.update(dropout=options.dropout, messages=options.messages)
     if options.name == "depth":
         if min(options.depths) < 3:
             raise ValueError(f"a depth is at least 3 layers, got {min(options.depths)}.")

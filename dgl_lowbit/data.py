@@ -9,6 +9,7 @@ import urllib.request
 import dgl
 import dgl.data
 import torch
+import torch.nn.functional as F
 
 from .planted import planted_graph
 
@@ -23,6 +24,7 @@ _DATASETS = {
     "reddit": dgl.data.RedditDataset,
 }
 GRAPH_NAMES = ("planted", *_DATASETS, "ogbn-arxiv")
+_UNIT_ROWS = ("amazon-computer", "amazon-photo")  # DGL scales rows of citation graphs, not of these
 _TRAIN_A_CLASS, _VAL_A_CLASS = 20, 30
 _SECONDS_TO_ANSWER = 3
 
@@ -48,7 +50,8 @@ def load_graph(name: str = "planted", seed: int = 0) -> dgl.DGLGraph:
     -------
     DGLGraph
         ``ndata``: ``feat`` (N, D) float32, ``label`` (N,) int64, ``train_mask``, ``val_mask``, ``test_mask`` (N,)
-        bool. Without self-loops of our adding.
+        bool. Without self-loops of our adding. Features are DGL's, but for the Amazon graphs, whose bags of words are
+        scaled to rows of length 1.
 
     Raises
     ------
@@ -62,6 +65,8 @@ def load_graph(name: str = "planted", seed: int = 0) -> dgl.DGLGraph:
     if name == "ogbn-arxiv":
         return _arxiv()
     graph = planted_graph() if name == "planted" else _load(_DATASETS[name])
+    if name in _UNIT_ROWS:
+        graph.ndata["feat"] = F.normalize(graph.ndata["feat"].float())
     if "train_mask" not in graph.ndata:
         _draw_split(graph, seed)
     for mask in ("train_mask", "val_mask", "test_mask"):

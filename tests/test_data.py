@@ -1,9 +1,11 @@
 import time
 
+import dgl
 import pytest
 import torch
 from torch import nn
 
+from dgl_lowbit import data
 from dgl_lowbit.data import DatasetUnavailableError, load_graph, num_classes
 
 
@@ -40,6 +42,18 @@ def test_planted_features_alone_are_weak():
         optimizer.step()
         best = max(best, (model(feat).argmax(1) == label)[graph.ndata["test_mask"]].float().mean().item())
     assert 0.3 < best < 0.65
+
+
+def test_amazons_bags_of_words_have_length_1(monkeypatch):
+    graph = dgl.rand_graph(200, 400)
+    words = (torch.rand(200, 30) < 0.3).float()
+    words[0] = 0
+    graph.ndata.update(feat=words, label=torch.arange(200) % 2)
+    monkeypatch.setattr(data, "_load", lambda dataset: graph.clone())
+    feat = load_graph("amazon-computer").ndata["feat"]
+    assert torch.equal(feat > 0, words > 0)
+    torch.testing.assert_close(feat.norm(dim=1), words.any(1).float())
+    assert torch.equal(load_graph("coauthor-cs").ndata["feat"], words)
 
 
 def test_unknown_names_are_refused():

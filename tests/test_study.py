@@ -78,6 +78,19 @@ def test_every_task_of_the_studies_can_be_made():
     assert len({json.dumps(task.spec()) for task in tasks}) == len(tasks) > 20
 
 
+def test_settings_of_accuracy_reach_its_tasks(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setitem(STUDIES, "accuracy", lambda **settings: made.extend(studies.accuracy_tasks(**settings)) or [])
+    monkeypatch.setattr("dgl_lowbit.study.format_study", lambda report: "")
+    run("accuracy", tmp_path, "--models", "smp,gcn", "--dropout", "0.4", "--messages", "shift")
+    tasks = {task.label: task for task in made}
+    assert {label: task.options for label, task in tasks.items()} == {
+        label: {"dropout": 0.4} for label in ("smp", "smp, every stage as codes", "gcn")
+    }
+    assert tasks["gcn"].variants[1].config == {"bits": 2, "messages_granularity": "shift"}
+    assert tasks["smp"].variants[1].config == {"bits": 2}
+
+
 def test_bad_settings_are_refused(tmp_path, capsys):
     for arguments, message in (
         (["study", "accuracy", "--graphs", "kora"], "unknown graph kora"),
@@ -86,4 +99,8 @@ def test_bad_settings_are_refused(tmp_path, capsys):
     ):
         assert main([*arguments, "--output", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
+    for option, value in (("--dropout", "2"), ("--dropout", "much"), ("--messages", "row")):
+        with pytest.raises(SystemExit):
+            main(["study", "accuracy", option, value, "--output", str(tmp_path)])
+        assert f"argument {option}: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

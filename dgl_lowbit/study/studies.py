@@ -49,19 +49,26 @@ FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32})
 _CODES = {"states_granularity": "shift", "messages_granularity": "shift"}
 
 
-def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=False):
-    """Each model at several widths; SMP has delta-coded messages, and where asked for also every stage as codes."""
-    low_bit = [Variant(f"INT{b}", {"bits": b}) for b in bits]
+def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=False, dropout=None, messages="channel"):
+    """Each model at several widths; SMP has delta-coded messages, and where asked for also every stage as codes.
+
+    ``dropout`` is by default the models' own; ``messages`` are the scales of what other models send.
+    """
+    options = {} if dropout is None else {"dropout": dropout}
+    sent = {} if messages == "channel" else {"messages_granularity": messages}
+    delta = [Variant(f"INT{b}", {"bits": b}) for b in bits]
+    low_bit = [Variant(f"INT{b}", {"bits": b, **sent}) for b in bits]
     direct = {"propagate": {"messages": "direct"}}
     codes = [Variant(f"INT{b}", {"bits": b, "states": b, **_CODES}, direct, distill=0.9) for b in bits]
     tasks = []
     for graph in graphs:
         for model in models:
             for seed in range(seeds):
-                tasks.append(Task(model, graph, model, seed, epochs, [FLOAT_AGAIN, *low_bit]))
+                variants = [FLOAT_AGAIN, *(delta if model == "smp" else low_bit)]
+                tasks.append(Task(model, graph, model, seed, epochs, variants, options))
                 if every_stage and model == "smp":
-                    again = replace(FLOAT_AGAIN, distill=0.9)
-                    tasks.append(Task("smp, every stage as codes", graph, model, seed, epochs, [again, *codes]))
+                    variants = [replace(FLOAT_AGAIN, distill=0.9), *codes]
+                    tasks.append(Task("smp, every stage as codes", graph, model, seed, epochs, variants, options))
     return tasks
 
 
