@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from . import program
+from .attend import scratch_of
 from .graph import AHEAD, Graph, GraphError, row_bounds
 from .matrices import Codes, Floats, Grid
 from .plan import MAPS, REDUCTIONS
@@ -298,7 +299,7 @@ class Assembler:
         )  # fmt: skip
         self.slots[op.writes[0]] = self._new_slot()
         room = codes.packed.shape[1] * 8 // codes.grid.bits
-        self.program.reserve(totals=2 * room + 2 * program.padded(width) + 4 * program.padded(heads))
+        self.program.reserve(totals=scratch_of(room, width, heads))
         operands = (self._operand(value) for value in op.reads)
         self.program.add(program.ATTEND, self.slots[op.writes[0]], 0, op.columns, *operands, attention)
         self._costs(graph, codes, times=10)
