@@ -110,7 +110,8 @@ class _Resolver:
     def _graph(self, value):
         graph = self.graphs[value]
         if not isinstance(graph, Graph):
-            raise GraphError(f"the model reads one graph here, got a list of {len(graph)}.")
+            what = "one of several edge types" if isinstance(graph, dict) else f"a list of {len(graph)}"
+            raise GraphError(f"the model reads one graph here, got {what}.")
         return graph
 
     def _each(self, op, columns):

@@ -36,7 +36,7 @@ class Recorder:
         self.pairs = set()  # values that are features as given, and may be pairs
         self.heads = {}  # values that are (rows, heads, width) → heads
         self.float_parts = []  # names of what runs in float32, but for what epilogues take along
-        self._next, self._where, self._exported = 0, "", {}
+        self._next, self._where, self._quantizers, self._exported = 0, "", (), {}
 
     # -- bookkeeping ------------------------------------------------------------------------------------
     def input(self, name: str, kind: str, optional: bool = False, key: str | None = None) -> int:
@@ -49,11 +49,12 @@ class Recorder:
 
     def layer(self, name: str, layer: nn.Module, bound):
         """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward."""
-        outside, self._where = self._where, f"{name or 'the model'} ({type(layer).__name__})"
+        outside = self._where, self._quantizers
+        self._where, self._quantizers = f"{name or 'the model'} ({type(layer).__name__})", layer.quantizers.items()
         if getattr(layer, "_allow_zero_in_degree", True) is False:
             self.check_in_degrees(bound.arguments["graph"])
         result = self._under_bound(layer, bound, layer.compute(self, **bound.arguments))
-        self._where = outside
+        self._where, self._quantizers = outside
         return result
 
     def _under_bound(self, layer, bound, target):
@@ -105,7 +106,8 @@ class Recorder:
 
     def _quantizer(self, quantizer):
         if quantizer.format.is_float:
-            self.fail("an operand of its integer operations is float32 (32 bits); packed inference needs 8 or fewer.")
+            name = next((name for name, q in self._quantizers if q is quantizer), "operands")
+            self.fail(f"its {name} are float32 (32 bits); packed inference needs 8 bits or fewer.")
         if quantizer not in self._exported:
             spec = quantizer.export()
             numbers = {key: self._numbers(spec[key]) for key in ("scale", "zero_point", "offset") if key in spec}

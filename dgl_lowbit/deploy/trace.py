@@ -310,7 +310,7 @@ def _line(node):
     """Where in the user's code a node comes from, as " at file:line (code)"."""
     lines = (node.stack_trace or "").strip().splitlines()
     for place, code in zip(reversed(lines[:-1]), reversed(lines[1:])):
-        if place.strip().startswith("File ") and not any(library in place for library in _LIBRARIES):
+        if place.strip().startswith("File ") and not any(library in place for library in (*_LIBRARIES, __file__)):
             file, number = place.strip()[len('File "') :].split('", line ')
             return f" at {file}:{number.split(',')[0]} ({code.strip()})"
     return ""

@@ -14,6 +14,8 @@ from .ste import centered_codes, encode
 GRANULARITIES = ("tensor", "channel", "row", "shift")
 # Values looked at when a range is searched; larger tensors are sampled in even strides.
 _SAMPLE = 1 << 20
+# Step of training up to which a range that was not calibrated is taken anew from time to time.
+_LAST_STEP = 32
 UNCALIBRATED = (
     "a quantiser has no range yet; run dgl_lowbit.calibrate(model, graph, feat) "
     "or train for a step before evaluating or freezing."
@@ -58,7 +60,8 @@ class Quantizer(OptionalState):
     (:meth:`fake_quantize`, :meth:`split`) and export (:meth:`codes`, :meth:`dequantize`, :meth:`export`);
     ``fake_quantize(x)`` equals ``dequantize(codes(x))`` bit for bit.
 
-    Ranges are taken from data: by ``dgl_lowbit.calibrate``, or from the first tensor seen in training mode.
+    Ranges are taken from data: by ``dgl_lowbit.calibrate``, or in training mode, from the tensors seen in steps 1, 2, 4,
+    8, 16 and 32, while weights leave where they started. From then on they are learned.
 
     ``width`` is the last dimension of what was observed.
 
@@ -93,6 +96,7 @@ class Quantizer(OptionalState):
         self.granularity, self.axis, self.channels = granularity, axis, channels
         self.clip_gradient = clip_gradient
         self.observing, self.observer = False, Observer()
+        self._steps = None  # of training from a range that was not calibrated, as long as it is followed
         self.watch = None  # called with what is coded: (quantizer, x, params)
         self.register_buffer("calibrated", torch.tensor(False))
         self.register_buffer("width", torch.tensor(channels or 0))
@@ -195,11 +199,25 @@ class Quantizer(OptionalState):
     def _ready(self, x):
         if x.numel() == 0:  # a batch without nodes of a type: nothing to code, nothing to learn
             return self.qparams(x)
-        if self.observing or (self.training and not self.calibrated):
+        if self.observing:
             self.observe(x)
+            self._steps = None
+        elif self.training:
+            self._follow(x)
         elif not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         return self.qparams(x)
+
+    def _follow(self, x):
+        """Take the range from the first training step, and anew while weights leave their start."""
+        if not self.calibrated:
+            self._steps = 0
+        if self._steps is not None:
+            self._steps += 1
+            if self._steps & (self._steps - 1) == 0:
+                self.observe(x)
+            if self._steps >= _LAST_STEP:
+                self._steps = None
 
     def extra_repr(self):
         return f"bits={self.format.bits}, granularity={self.granularity!r}"

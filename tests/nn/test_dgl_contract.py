@@ -611,7 +611,7 @@ class Counter(nn.Module):
 
 def test_heterographconv_passes_more_arguments_by_edge_type():
     graph, modules = hetero(), {"cites": Counter(3), "writes": Counter(4), "prints": Counter(4)}
-    layer = lowbit.nn.HeteroGraphConv(modules, config=lowbit.QuantConfig(8))
+    layer = lowbit.nn.HeteroGraphConv(modules)
     layer(graph, typed(graph), mod_args={"cites": (1,), "writes": (2,)}, mod_kwargs={"prints": {"second": "x"}})
     assert [module.seen for module in modules.values()] == [[(1, None)], [(2, None)], [(None, "x")]]
 

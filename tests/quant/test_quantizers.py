@@ -213,3 +213,23 @@ def test_range_faults_are_named():
 def test_config_faults_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         lowbit.QuantConfig(**options)
+
+
+def test_ranges_follow_the_first_steps_of_training_unless_calibrated():
+    """A range that training started from grows with the values until step 32; a calibrated one is left to be learned."""
+    followed, calibrated = (QLRQuantizer(8, grid="affine").train() for _ in range(2))
+    calibrated.observing = True
+    calibrated(torch.ones(4))
+    calibrated.observing = False
+    highs = []
+    for step in range(1, 70):
+        followed(torch.full((4,), float(step)))
+        calibrated(torch.full((4,), float(step)))
+        highs.append(followed.high.item())
+    assert [step for step, (before, after) in enumerate(zip([0.0, *highs], highs), 1) if before != after] == [
+        1, 2, 4, 8, 16, 32,
+    ]  # fmt: skip
+    assert calibrated.high.item() == 1.0
+    followed.load_state_dict(QLRQuantizer(8, grid="affine").state_dict())
+    followed(torch.full((4,), 5.0))
+    assert followed.high.item() == 5.0
