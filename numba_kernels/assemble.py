@@ -10,7 +10,8 @@ from .graph import AHEAD, Graph, GraphError, row_bounds
 from .matrices import Codes, Floats, Grid
 from .plan import MAPS, REDUCTIONS
 from .program import Argument, Edges, Finish, Launch, Matrix, Operand, Program, Target, Term
-from .schedule import GATHERS, Schedule, whole
+from .resolve import GATHERS, whole
+from .schedule import Schedule
 
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1

@@ -12,7 +12,8 @@ from .graph import Graph, GraphError
 from .matrices import Constants, Floats
 from .plan import INPUT_KINDS, Plan
 from .program import Argument
-from .schedule import BEFORE, Schedule, resolve, schedule, whole
+from .resolve import BEFORE, resolve, whole
+from .schedule import Schedule, schedule
 from .stage import launch
 
 _KEPT_SCHEDULES = 8

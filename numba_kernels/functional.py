@@ -10,8 +10,9 @@ from .executor import launch_arguments
 from .graph import Graph, GraphError
 from .matrices import Codes, Constants, Floats, Grid, Weight
 from .program import Argument
+from .resolve import Op
 from .runtime import launching
-from .schedule import Op, schedule
+from .schedule import schedule
 from .stage import launch, warm_up
 
 

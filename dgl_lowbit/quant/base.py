@@ -60,7 +60,7 @@ class Quantizer(OptionalState):
     (:meth:`fake_quantize`, :meth:`split`) and export (:meth:`codes`, :meth:`dequantize`, :meth:`export`);
     ``fake_quantize(x)`` equals ``dequantize(codes(x))`` bit for bit.
 
-    Ranges are taken from data: by ``dgl_lowbit.calibrate``, or in training mode, from the tensors seen in steps 1, 2, 4,
+    Ranges are taken from data: by ``dgl_lowbit.calibrate``, or in training mode from the tensors of steps 1, 2, 4,
     8, 16 and 32, while weights leave where they started. From then on they are learned.
 
     ``width`` is the last dimension of what was observed.

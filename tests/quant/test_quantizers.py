@@ -216,7 +216,7 @@ def test_config_faults_are_named(options, message):
 
 
 def test_ranges_follow_the_first_steps_of_training_unless_calibrated():
-    """A range that training started from grows with the values until step 32; a calibrated one is left to be learned."""
+    """A range that training started from grows with the values until step 32; a calibrated one is learned."""
     followed, calibrated = (QLRQuantizer(8, grid="affine").train() for _ in range(2))
     calibrated.observing = True
     calibrated(torch.ones(4))
