@@ -314,7 +314,8 @@ def gather(start, count, operand, edges, columns, memory, dst, stride):
             largest_codes(packed, width, bits, indices, begin, end, columns, totals)
             summed = np.int64(1 if end > begin else 0)
         elif edges.weight_kind == EDGE_CODES:
-            edge_codes, ids, has_ids = simd.u8_at(edges.edge_packed), simd.i64_at(edges.edge_ids), edges.edge_ids != 0
+            edge_codes, has_ids = simd.u8_at(edges.edge_packed), edges.edge_ids != 0
+            ids = simd.i64_at(edges.edge_ids if has_ids else edges.indptr)
             sum_edges(packed, width, bits, zero, indices, edge_codes, ids, has_ids, begin, end, columns, totals)
             summed = np.int64(0)
         elif edges.num_hubs > 0 and find(simd.i64_at(edges.hubs), edges.num_hubs, i) >= 0:

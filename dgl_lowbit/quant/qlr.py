@@ -98,7 +98,7 @@ class QLRQuantizer(Quantizer):
             x = x.detach()
             low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
             return self._grid_params(self.alpha * low, self.alpha * high)
-        params = self._grid_params(self.alpha * self.low, self.alpha * self.high)
+        params = self._common_params()
         if self.granularity == "shift":
             return params._replace(scale=params.scale * self._powers(x.detach()))
         if self.granularity == "channel":
@@ -112,7 +112,7 @@ class QLRQuantizer(Quantizer):
         centered, scale = super().split(x)
         if self.granularity != "shift" or self.format.is_float:
             return centered, scale
-        base = self._grid_params(self.alpha * self.low, self.alpha * self.high).scale
+        base = self._common_params().scale
         return centered * (scale / base).detach(), base
 
     @property
@@ -127,6 +127,11 @@ class QLRQuantizer(Quantizer):
         for halvings in range(1, MOST_HALVINGS + 1):
             powers = torch.where(range_of_row <= self._reach * 2.0**-halvings, 0.5 * powers, powers)
         return powers
+
+    def _common_params(self):
+        """Scale, zero point and offset of the observed range: of the tensor, or of each channel."""
+        # Copies: a layer may meet a quantiser twice in a forward, and ranges change in place.
+        return self._grid_params(self.alpha * self.low.clone(), self.alpha * self.high.clone())
 
     def _grid_params(self, low, high):
         qmax = self._range_qmax
@@ -212,7 +217,7 @@ class QLRQuantizer(Quantizer):
                 "divisor": divisor,
                 "shift": shift,
             }
-        params = self._grid_params(self.alpha * self.low, self.alpha * self.high)
+        params = self._common_params()
         arrays = {name: value.reshape(-1).cpu().numpy() for name, value in params._asdict().items()}
         if self.granularity == "shift":
             arrays["reach"] = float(self._reach)

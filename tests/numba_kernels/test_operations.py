@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numba_kernels import Graph, GraphError, PackedModel, Plan, PlanError, reference
 from numba_kernels.attend import KEPT
 from numba_kernels.plan import MAPS
-from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, draw_graph, shifted, sizes, static
+from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, draw_graph, per_row, shifted, sizes, static
 
 widths = st.integers(1, 150)
 bits_of_codes = st.sampled_from([1, 2, 4, 8])
@@ -166,6 +166,11 @@ def test_maps(function, rows, columns, scale, seed):
     after = builder.add("bias", out, bias=0.5)  # what stands beyond the columns must not leak into what follows
     model, x = builder.model(["features"], out, after), scale * normal(rng, rows, columns)
     got = assert_close_to_twin(model, x)
+    builder.ops[-1] = {"op": "quantize", "in": [out], "out": 999, "quantizer": per_row(8, rng), "columns": columns}
+    coded = builder.model(["features"], out, builder.add("dequantize", 999))
+    values = reference.run(coded.plan, {0: x})
+    step = np.broadcast_to(values[999].scale, (rows, columns))  # a row's own, found from all that stands in it
+    assert (np.abs(coded(x)[1] - values[coded.plan.outputs[1]]) <= 1.01 * step + 1e-6).all()
     if function == "softmax":
         np.testing.assert_allclose(got[0].sum(1), 1, rtol=1e-5)
 
