@@ -7,17 +7,15 @@ import numpy as np
 from . import program
 from .attend import scratch_of
 from .graph import AHEAD, Graph, GraphError, row_bounds
-from .matrices import Codes, Floats, Grid
+from .matrices import Grid
+from .places import Places
 from .plan import MAPS, REDUCTIONS
-from .program import Argument, Edges, Finish, Launch, Matrix, Operand, Program, Target, Term
-from .resolve import GATHERS, whole
+from .program import Edges, Finish, Launch, Program, Term
 from .schedule import Schedule
 
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1
 _SAMPLED_ROWS = 16
-# Bytes from which a float matrix is written past the caches.
-STREAM_FROM = 1 << 24
 # What an edge and a row cost, in about nanoseconds, to balance threads; only their ratio matters.
 _EDGE_COST, _ROW_COST, _PRODUCTS_A_COST = 4, 40, 400
 
@@ -42,12 +40,12 @@ class Assembler:
 
     def __init__(self, schedule: Schedule, number, values, sparse, graphs, edge_weights, constants, buffers):
         self.schedule, self.stage = schedule, schedule.stages[number]
-        self.values, self.graphs, self.edge_weights = values, graphs, edge_weights
+        self.graphs, self.edge_weights = graphs, edge_weights
         self.constants, self.buffers = constants, buffers
         self.program, self.hub_sums = Program(), []
+        self.places = Places(schedule, self.stage, self.program, values, sparse, buffers)
         self.slots, self.free = {}, []
-        self.sparse, self.looked_up = sparse, {}  # features; codes that are never made: what of
-        self.local, self.local_weights = {}, {}  # codes that never leave the tile: their operands, and powers of two
+        self.looked_up = {}  # codes that are never made: what of
         self.edge_cost, self.row_cost, self.graph = 0, _ROW_COST, None
         self.last_use = {value: n for n, op in enumerate(self.stage.ops) for value in op.reads}
 
@@ -70,7 +68,7 @@ class Assembler:
         """The slot ``value`` is in, loading it from memory if it is in none."""
         if value not in self.slots:
             self.slots[value] = self._new_slot()
-            matrix, columns = self._matrix(value)
+            matrix, columns = self.places.matrix(value)
             self.program.add(program.LOAD, self.slots[value], 0, columns, matrix)
         return self.slots[value]
 
@@ -82,28 +80,11 @@ class Assembler:
         del self.slots[value]
         return slot
 
-    def _matrix(self, value):
-        """Where ``value`` stands in memory, and how many columns of it are read."""
-        floats = self.values[whole(value)]
-        if isinstance(floats.array, Argument):
-            flag = Argument("flag", floats.array.value) if floats.array.kind == "in" else 0
-            return Matrix(floats.array, floats.columns, flag), floats.columns
-        stride = floats.array.shape[1]
-        return Matrix(self.program.at(floats.array), stride, 0), stride
-
     def _keep(self, value):
         """Store a float value that is needed beyond this stage."""
         if value not in self.slots or self.schedule.stays(value):
             return
-        columns = self.schedule.columns[value]
-        if value in self.schedule.kept:
-            self.values[value] = Floats(Argument("out", value), columns)
-            matrix = Matrix(Argument("out", value), columns, Argument("stream", value))
-        else:
-            stride = -(-columns // 16) * 16
-            array = self.buffers.take((self.stage.rows, stride), np.float32)
-            self.values[value] = Floats(array, columns)
-            matrix = Matrix(self.program.at(array), stride, int(array.nbytes > STREAM_FROM))
+        matrix = self.places.new_floats(value)
         self.program.add(program.STORE, 0, self.slots[value], matrix.stride, matrix)
 
     def _factor(self, op):
@@ -113,15 +94,19 @@ class Assembler:
         graph, spec = self.graphs[op.spec["in"][1]], op.spec
         return self.program.at(graph.degree_factor(spec["side"], spec["power"], spec["plus"]))
 
+    def _weight(self, weight, codes):
+        at = self.program.at
+        return program.Weight(at(codes), weight.inputs, at(weight.scale), at(weight.zero), at(weight.sums))
+
     # -- operations -------------------------------------------------------------------------------------
     def _quantize(self, op, n):
         (value,), (out,) = op.reads, op.writes
-        grid = self.constants.grids[op.spec["out"]]
-        if self._looks_up(value, out, grid):
-            self.looked_up[out] = value, self._target(out, grid, op.factors[0])
+        grid, factor = self.constants.grids[op.spec["out"]], self._factor(op.factors[0])
+        if self.places.looks_up(value, out, grid):
+            self.looked_up[out] = value, self.places.target(out, grid, factor)
             return
-        self._new_codes(out, grid)
-        self.program.add(program.ENCODE, 0, self._slot(value), op.columns, self._target(out, grid, op.factors[0]))
+        self.places.new_codes(out, grid)
+        self.program.add(program.ENCODE, 0, self._slot(value), op.columns, self.places.target(out, grid, factor))
 
     def _delta(self, op, n):
         (value, state), (out, after) = op.reads, op.writes
@@ -131,9 +116,9 @@ class Assembler:
         self.program.add(program.TERM, change, source, columns, Term(1.0, self._factor(op.factors[0]), 1))
         if state is not None:
             self.program.add(program.TERM, change, self._slot(state), columns, Term(-1.0, 0, 0))
-        self._new_codes(out, grid)
-        self.program.add(program.ENCODE, 0, change, columns, self._target(out, grid, None))
-        self.program.add(program.DECODE, change, 0, columns, self._operand(out))
+        self.places.new_codes(out, grid)
+        self.program.add(program.ENCODE, 0, change, columns, self.places.target(out, grid))
+        self.program.add(program.DECODE, change, 0, columns, self.places.operand(out))
         del self.slots["change"]
         if state is None:
             self.slots[after] = change
@@ -148,7 +133,7 @@ class Assembler:
     def _dequantize(self, op, n):
         (value,), (out,) = op.reads, op.writes
         self.slots[out] = self._new_slot()
-        self.program.add(program.DECODE, self.slots[out], 0, op.columns, self._operand(value))
+        self.program.add(program.DECODE, self.slots[out], 0, op.columns, self.places.operand(value))
 
     def _finish(self, op, n):
         (value,), (out,), spec = op.reads, op.writes, op.spec
@@ -215,7 +200,7 @@ class Assembler:
         self._heads(op, 1, heads, op.columns, program.pad(np.float32(1 / heads), columns))
 
     def _readout(self, op, n):
-        graph, matrix = self.graphs[op.spec["in"][0]], self._matrix(op.reads[0])[0]
+        graph, matrix = self.graphs[op.spec["in"][0]], self.places.matrix(op.reads[0])[0]
         self.slots[op.writes[0]] = slot = self._new_slot()
         segments = program.Segments(self.program.at(graph.batch_starts), REDUCTIONS.index(op.spec["reduce"]))
         self.program.add(program.READOUT, slot, 0, op.columns, matrix, segments)
@@ -231,16 +216,15 @@ class Assembler:
         if value in self.looked_up:
             source, target = self.looked_up[value]
             self.program.reserve(codes=weight.inputs + 64, totals=program.padded(weight.columns))
-            self.program.add(
-                program.LOOKUP, slot, 0, op.columns, self._matrix(source)[0], target, self._weight(weight, weight.rows)
-            )
+            features, _ = self.places.matrix(source)
+            self.program.add(program.LOOKUP, slot, 0, op.columns, features, target, self._weight(weight, weight.rows))
             return
-        operand = self._operand(value)
+        operand = self.places.operand(value)
         self.program.reserve(codes=operand.width * 8 // operand.bits + 24)
         self.program.add(program.PRODUCT, slot, 0, op.columns, operand, self._weight(weight, weight.tiles))
 
     def _aggregate(self, op, n):
-        codes, own = (None if value is None else self.values[whole(value)] for value in op.reads)
+        codes, own = (None if value is None else self.places.codes(value) for value in op.reads)
         graph, given = (self.graphs[op.spec["in"][0]], self.edge_weights.get(op.spec["in"][2]))
         grid = codes.grid
         weights, kind = codes.weights, program.NODE_WEIGHTS if codes.is_shifted else program.UNWEIGHTED
@@ -260,7 +244,7 @@ class Assembler:
         self._gather(op, graph, codes, kind, weights, own, exact)
 
     def _aggregate_edges(self, op, n):
-        nodes, edges = (self.values[whole(value)] for value in op.reads)
+        nodes, edges = map(self.places.codes, op.reads)
         graph = self.graphs[op.spec["in"][0]]
         _check_sums(graph, None, nodes.grid, most=2)
         self._gather(op, graph, nodes, program.EDGE_CODES, edge_codes=edges)
@@ -282,14 +266,14 @@ class Assembler:
         )  # fmt: skip
         self.slots[op.writes[0]] = self._new_slot()
         self.program.reserve(totals=room + AHEAD + 1)
-        operand = self._operand(op.reads[0])
+        operand = self.places.operand(op.reads[0])
         if codes.is_shifted:  # what weighted sums are multiples of
             operand = operand._replace(per_row=0, scale=at(grid.unit), zero=at(grid.zero))
         self.program.add(program.GATHER, self.slots[op.writes[0]], 0, op.columns, operand, edges)
         self._costs(graph, codes)
 
     def _attend(self, op, n):
-        codes, left, _ = (self.values[whole(value)] for value in op.reads)
+        codes, left, _ = map(self.places.codes, op.reads)
         graph, heads = self.graphs[op.spec["in"][0]], op.spec["heads"]
         width, grid, at = left.grid.columns, self.constants.grids[op.spec["out"]], self.program.at
         _check_sums(graph, None, codes.grid, most=grid.top)
@@ -301,7 +285,7 @@ class Assembler:
         self.slots[op.writes[0]] = self._new_slot()
         room = codes.packed.shape[1] * 8 // codes.grid.bits
         self.program.reserve(totals=scratch_of(room, width, heads))
-        operands = (self._operand(value) for value in op.reads)
+        operands = (self.places.operand(value) for value in op.reads)
         self.program.add(program.ATTEND, self.slots[op.writes[0]], 0, op.columns, *operands, attention)
         self._costs(graph, codes, times=10)
 
@@ -310,75 +294,6 @@ class Assembler:
         self.edge_cost += times * _EDGE_COST * -(-codes.packed.shape[1] // 64)
         self.row_cost += _ROW_COST
         self.graph = graph
-
-    # -- their fields -----------------------------------------------------------------------------------
-    def _new_codes(self, value, grid: Grid):
-        """Memory for codes made here, of the tile only where no other stage and no sum reads them."""
-        readers = self.schedule.readers[value]
-        stack = next((op for op in readers if op.name == "stack"), None)
-        if stack is not None:
-            self._new_part(value, grid, stack)
-            return
-        if self.schedule.stays(value) and not any(op.name in GATHERS for op in readers):
-            packed, scale, zero = self.program.local(grid.width), grid.scale, grid.zero
-            if grid.per_row:
-                scale, zero = self.program.local(4), self.program.local(4)
-            else:
-                scale, zero = self.program.at(grid.scale), self.program.at(grid.zero)
-            self.local[value] = Operand(packed, grid.width, grid.bits, 1, int(grid.per_row), scale, zero)
-            self.local_weights[value] = self.program.local(1) if grid.mode == program.SHIFT else 0
-            return
-        self.values[value] = self._codes_of(grid, self.stage.rows)
-
-    def _codes_of(self, grid, rows):
-        """Memory for the codes of ``rows`` rows."""
-        packed = self.buffers.take((rows, grid.width), np.uint8)
-        scale, zero = grid.scale, grid.zero
-        if grid.per_row:
-            scale, zero = (self.buffers.take((rows,), np.float32) for _ in range(2))
-        weights = self.buffers.take((rows,), np.int8) if grid.mode == program.SHIFT else None
-        return Codes(packed, grid, scale, zero, weights)
-
-    def _new_part(self, value, grid, stack):
-        """Rows for ``value`` among those of the stack that it is part of."""
-        (out,) = stack.writes
-        if out not in self.values:
-            self.values[out] = self._codes_of(grid, stack.rows)
-        whole_stack, rows = self.values[out], self.stage.rows
-        chosen = slice(stack.reads.index(value) * rows, (stack.reads.index(value) + 1) * rows)
-        own = [part[chosen] if grid.per_row else part for part in (whole_stack.scale, whole_stack.zero)]
-        weights = None if whole_stack.weights is None else whole_stack.weights[chosen]
-        self.values[value] = Codes(whole_stack.packed[chosen], grid, *own, weights)
-
-    def _operand(self, value) -> Operand:
-        if value in self.local:
-            return self.local[value]
-        codes, at = self.values[whole(value)], self.program.at
-        grid = codes.grid
-        return Operand(at(codes.packed), grid.width, grid.bits, 0, int(grid.per_row), at(codes.scale), at(codes.zero))
-
-    def _target(self, value, grid: Grid, factor) -> Target:
-        if value in self.local or value in self.values:
-            packed, width, bits, local, _, scale, zero = self._operand(value)
-            weights = self.local_weights[value] if local else self.program.at(self.values[value].weights)
-        else:  # looked up
-            packed, width, bits, local = 0, grid.width, grid.bits, 0
-            scale, zero, weights = self.program.at(grid.scale), self.program.at(grid.zero), 0
-        inverse, offset = self.program.at(grid.inverse), self.program.at(grid.offset)
-        return Target(
-            packed, width, bits, grid.top, local, scale, zero, self._factor(factor), grid.mode, inverse, offset,
-            *grid.ranges, weights,
-        )  # fmt: skip
-
-    def _weight(self, weight, codes):
-        at = self.program.at
-        return program.Weight(at(codes), weight.inputs, at(weight.scale), at(weight.zero), at(weight.sums))
-
-    def _looks_up(self, value, out, grid: Grid):
-        """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
-        readers = self.schedule.readers[out]
-        possible = value in self.sparse and grid.is_uniform and grid.mode != program.SHIFT and self.schedule.stays(out)
-        return possible and all(op.name == "linear" for op in readers)
 
     def _bounds(self):
         if self.graph is None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .assemble import STREAM_FROM, Assembler, is_sparse
+from .assemble import Assembler, is_sparse
 from .buffers import Buffers, aligned_empty
 from .graph import Graph, GraphError
 from .matrices import Constants, Floats
+from .places import STREAM_FROM
 from .plan import INPUT_KINDS, Plan
 from .program import Argument
 from .resolve import BEFORE, resolve, whole

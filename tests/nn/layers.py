@@ -259,3 +259,15 @@ def permuted(graph):
         order = torch.randperm(len(source))
         edges[kind] = source[order], target[order]
     return dgl.heterograph(edges, {name: graph.num_nodes(name) for name in graph.ntypes}), order
+
+
+def graph_for(name):
+    return GRAPHS[LAYERS[name].graphs[0]]()
+
+
+def ready(name, bits, weighted=False):
+    """A layer with ranges, in evaluation mode, and a call's arguments."""
+    layer = make(name, bits)
+    args, keywords = arguments(name, graph_for(name), weighted)
+    lowbit.calibrate(layer, *args, **keywords)
+    return layer.eval(), args, keywords
