@@ -48,7 +48,7 @@ class QLRQuantizer(Quantizer):
     ----------
     bits, granularity, axis, channels, clip_gradient
         See :class:`Quantizer`. Per row, m and M are those of each row, and α is shared; with a shift per row, m, M and
-        α are the tensor's.
+        α are the tensor's, and training doubles m and M when a row outgrows them.
     grid : {"auto", "affine", "half"}
     error : {"squared", "absolute"}
         What the initial search minimises.
@@ -119,6 +119,21 @@ class QLRQuantizer(Quantizer):
     def _reach(self):
         """Largest range of a row that is halved once, times 2."""
         return torch.maximum(self.low.abs(), self.high.abs()) * math.sqrt(2)
+
+    def _follow(self, x):
+        super()._follow(x)
+        if self.granularity == "shift":
+            self._hold_largest_row(x.detach())
+
+    @torch.no_grad()
+    def _hold_largest_row(self, x):
+        """Double the range until it holds the largest row; codes of the rows that it held stay as they are."""
+        times = x.abs().max() / self._reach
+        mantissa, exponent = torch.frexp(times)
+        doublings = exponent - (mantissa == 0.5).to(exponent)  # ⌈log2 times⌉
+        factor = torch.where(times.isfinite() & (times > 1), torch.ldexp(torch.ones_like(times), doublings), 1.0)
+        self.low.mul_(factor)
+        self.high.mul_(factor)
 
     def _powers(self, x):
         """2^−e for each row, (…, 1): e the halvings that bring √2 times the tensor's range down to the row's."""

@@ -233,3 +233,19 @@ def test_ranges_follow_the_first_steps_of_training_unless_calibrated():
     followed.load_state_dict(QLRQuantizer(8, grid="affine").state_dict())
     followed(torch.full((4,), 5.0))
     assert followed.high.item() == 5.0
+
+
+def test_rows_that_grow_in_training_double_the_range_of_a_power_of_two_a_row():
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+    quantizer = QLRQuantizer(2, granularity="shift")
+    quantizer.observe(x)
+    low, before, clipped = quantizer.low.clone(), quantizer.eval().fake_quantize(x), quantizer.fake_quantize(5 * x)
+    for same in (x, 0.1 * x, torch.zeros(3, 6)):
+        quantizer.train()(same)
+        assert torch.equal(quantizer.low, low)
+    grown = quantizer(5 * x)
+    assert torch.equal(quantizer.low, 4 * low) and (grown - 5 * x).norm() < 0.9 * (clipped - 5 * x).norm()
+    assert torch.equal(quantizer.eval().fake_quantize(x), before)
+    quantizer.observe(torch.zeros(3, 6))
+    quantizer.train()(torch.zeros(3, 6))
+    assert quantizer(x).isfinite().all()
