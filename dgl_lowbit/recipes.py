@@ -32,9 +32,10 @@ class Recipe:
     no_decay: tuple = ()
     drop_edge: float = 0.0
 
-    def options(self) -> dict:
-        """The options of :func:`dgl_lowbit.train` it stands for."""
-        options = {"parameters": lambda model: parameter_groups(model, self.lr, no_decay=self.no_decay)}
+    def options(self, quantizer_lr: float = 0.01) -> dict:
+        """The options of :func:`dgl_lowbit.train` it stands for, with a rate of ranges."""
+        rates = {"lr": self.lr, "quantizer_lr": quantizer_lr, "no_decay": self.no_decay}
+        options = {"parameters": lambda model: parameter_groups(model, **rates)}
         if self.drop_edge:
             steps = [dgl.DropEdge(self.drop_edge), dgl.RemoveSelfLoop(), dgl.AddSelfLoop()]
             options["transform"] = dgl.transforms.Compose(steps)

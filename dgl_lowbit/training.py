@@ -158,7 +158,8 @@ def train(
     teacher : torch.nn.Module, optional
         Its evaluation logits are learned from.
     distillation : float
-        What part of the loss that is, from 0 to 1. Default: half.
+        What part of the loss that is, from 0 to 1. Default: half. GCN and SAGE at 2 bits do better with 0.9, and with
+        ``quantizer_lr=0.003``.
     epochs, lr, weight_decay, quantizer_lr
         Adam's, see :func:`parameter_groups`.
     parameters : callable, optional

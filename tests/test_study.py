@@ -6,6 +6,8 @@ from dgl_lowbit.cli import main
 from dgl_lowbit.study import STUDIES, format_study, run_study, studies
 from dgl_lowbit.study import run as study_run
 from dgl_lowbit.study.tables import violations
+from dgl_lowbit.study.task import run_task
+from dgl_lowbit.training import train
 
 SMALL = {"accuracy": ["--models", "smp", "--bits", "2", "--every-stage"], "depth": ["--depths", "4"]}
 
@@ -104,3 +106,16 @@ def test_bad_settings_are_refused(tmp_path, capsys):
             main(["study", "accuracy", option, value, "--output", str(tmp_path)])
         assert f"argument {option}: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_rates_and_distillation_of_a_variant_reach_its_training(monkeypatch):
+    seen = []
+
+    def watched(model, graph, **options):
+        seen.append(([group["lr"] for group in options["parameters"](model)], options.get("distillation")))
+        return train(model, graph, **options)
+
+    monkeypatch.setattr("dgl_lowbit.study.task.train", watched)
+    (task,) = studies.accuracy_tasks(("planted",), ("gcn",), seeds=1, epochs=1, bits=(4, 2))
+    run_task(task.spec())
+    assert seen[2:] == [([0.01, 0.01], 0.5), ([0.01, 0.003], 0.9)]

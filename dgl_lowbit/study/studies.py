@@ -13,7 +13,7 @@ class Variant:
 
     ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
     ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
-    model's logits; ``longer`` multiplies the epochs.
+    model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs.
     """
 
     label: str
@@ -21,6 +21,7 @@ class Variant:
     layer: dict = field(default_factory=dict)
     warm: bool = True
     distill: float = 0.5
+    quantizer_lr: float = 0.01
     longer: int = 1
 
 
@@ -46,6 +47,8 @@ class Task:
 
 
 FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32})
+# Products and sums at 2 bits: learning more from the float model, with ranges that move less.
+_PRODUCTS_AT_2_BITS = {"distill": 0.9, "quantizer_lr": 0.003}
 _CODES = {"states_granularity": "shift", "messages_granularity": "shift"}
 
 
@@ -57,7 +60,7 @@ def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=Fa
     options = {} if dropout is None else {"dropout": dropout}
     sent = {} if messages == "channel" else {"messages_granularity": messages}
     delta = [Variant(f"INT{b}", {"bits": b}) for b in bits]
-    low_bit = [Variant(f"INT{b}", {"bits": b, **sent}) for b in bits]
+    low_bit = [Variant(f"INT{b}", {"bits": b, **sent}, **(_PRODUCTS_AT_2_BITS if b == 2 else {})) for b in bits]
     direct = {"propagate": {"messages": "direct"}}
     codes = [Variant(f"INT{b}", {"bits": b, "states": b, **_CODES}, direct, distill=0.9) for b in bits]
     tasks = []

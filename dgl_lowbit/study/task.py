@@ -40,7 +40,12 @@ def run_task(spec: dict) -> dict:
                 setattr(student.get_submodule(name), key, value)
         student = quantize(student, QuantConfig(**variant["config"]))
         teacher = model if variant["distill"] else None
-        stage = {**options, "epochs": options["epochs"] * variant["longer"], "distillation": variant["distill"]}
+        stage = {
+            **options,
+            **recipe.options(variant["quantizer_lr"]),
+            "epochs": options["epochs"] * variant["longer"],
+            "distillation": variant["distill"],
+        }
         history = train(student, graph, teacher=teacher, **stage)
         entry = _entry(variant["label"], student, graph, history)
         if variant["config"]["bits"] < 32:
