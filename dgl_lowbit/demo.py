@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import dgl
-import numba
 import torch
+
+from numba_kernels.runtime import get_num_threads, launching
 
 from .config import QuantConfig
 from .convert import quantize
@@ -157,7 +158,7 @@ def _compare(entry, student, packed, graph):
 
 
 def _threads():
-    return min(torch.get_num_threads(), numba.get_num_threads())
+    return min(torch.get_num_threads(), get_num_threads())
 
 
 @torch.no_grad()
@@ -166,20 +167,19 @@ def _time(results, teacher, packed, graph):
     feat, threads = graph.ndata["feat"], _threads()
     teacher.eval()
     runs = {32: lambda: teacher(graph, feat), **{b: lambda p=p: p(graph, feat) for b, p in packed.items()}}
-    before = torch.get_num_threads(), numba.get_num_threads()
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    numba.set_num_threads(threads)
     try:
         seconds = {width: [] for width in runs}
-        for turn in range(_TIMED_RUNS + 2):
-            for width, run in runs.items():
-                start = time.perf_counter()
-                run()
-                if turn >= 2:  # the first turns warm up
-                    seconds[width].append(time.perf_counter() - start)
+        with launching(threads):
+            for turn in range(_TIMED_RUNS + 2):
+                for width, run in runs.items():
+                    start = time.perf_counter()
+                    run()
+                    if turn >= 2:  # the first turns warm up
+                        seconds[width].append(time.perf_counter() - start)
     finally:
-        torch.set_num_threads(before[0])
-        numba.set_num_threads(before[1])
+        torch.set_num_threads(before)
     for width, taken in seconds.items():
         results[width]["seconds"].append(statistics.median(taken))
         results[width]["ratio"].append(statistics.median(seconds[32]) / statistics.median(taken))

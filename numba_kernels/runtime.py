@@ -44,7 +44,19 @@ def kernel(function=None, *, parallel=False, inline=False):
 
 def get_num_threads() -> int:
     """Threads kernels run on."""
+    _start_threads()
     return numba.get_num_threads()
+
+
+@functools.cache
+def _start_threads():
+    """Start Numba's threads from a thread of its own.
+
+    Numba's OpenMP layer sets the OpenMP thread count of the thread that starts it, which torch and DGL would take for theirs.
+    """
+    starter = threading.Thread(target=numba.get_num_threads)
+    starter.start()
+    starter.join()
 
 
 @contextlib.contextmanager
@@ -60,7 +72,7 @@ def launching(threads: int | None = None):
     if threads is not None and not (isinstance(threads, int) and 1 <= threads <= limit):
         raise ValueError(f"threads must be between 1 and {limit} (NUMBA_NUM_THREADS), got {threads!r}.")
     with _LAUNCH:
-        before = numba.get_num_threads()
+        before = get_num_threads()
         if threads is not None:
             numba.set_num_threads(threads)
         try:
