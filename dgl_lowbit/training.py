@@ -158,10 +158,9 @@ def train(
     teacher : torch.nn.Module, optional
         Its evaluation logits are learned from.
     distillation : float
-        What part of the loss that is, from 0 to 1. Default: half. GCN and SAGE at 2 bits do better with 0.9, and with
-        ``quantizer_lr=0.003``.
+        What part of the loss that is, from 0 to 1. Default: half.
     epochs, lr, weight_decay, quantizer_lr
-        Adam's, see :func:`parameter_groups`.
+        Adam's, see :func:`parameter_groups`. GCN and SAGE at 2 bits do better with ``quantizer_lr=0.003``.
     parameters : callable, optional
         Makes optimiser groups of a model, in place of ``parameter_groups(model, lr, weight_decay, quantizer_lr)``.
     patience : int, optional

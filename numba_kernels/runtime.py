@@ -52,7 +52,8 @@ def get_num_threads() -> int:
 def _start_threads():
     """Start Numba's threads from a thread of its own.
 
-    Numba's OpenMP layer sets the OpenMP thread count of the thread that starts it, which torch and DGL would take for theirs.
+    Numba's OpenMP layer sets the OpenMP thread count of the thread that starts it; torch and DGL would take that for
+    theirs.
     """
     starter = threading.Thread(target=numba.get_num_threads)
     starter.start()

@@ -47,8 +47,6 @@ class Task:
 
 
 FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32})
-# Products and sums at 2 bits: learning more from the float model, with ranges that move less.
-_PRODUCTS_AT_2_BITS = {"distill": 0.9, "quantizer_lr": 0.003}
 _CODES = {"states_granularity": "shift", "messages_granularity": "shift"}
 
 
@@ -60,7 +58,7 @@ def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=Fa
     options = {} if dropout is None else {"dropout": dropout}
     sent = {} if messages == "channel" else {"messages_granularity": messages}
     delta = [Variant(f"INT{b}", {"bits": b}) for b in bits]
-    low_bit = [Variant(f"INT{b}", {"bits": b, **sent}, **(_PRODUCTS_AT_2_BITS if b == 2 else {})) for b in bits]
+    low_bit = [Variant(f"INT{b}", {"bits": b, **sent}, quantizer_lr=0.003) for b in bits]
     direct = {"propagate": {"messages": "direct"}}
     codes = [Variant(f"INT{b}", {"bits": b, "states": b, **_CODES}, direct, distill=0.9) for b in bits]
     tasks = []
