@@ -15,6 +15,8 @@ GRIDS = ("auto", "affine", "half")
 MOST_HALVINGS = 6
 # Magnitudes whose percentile is taken; of more, as many are looked at.
 _MOST_SORTED = 1 << 23
+# Values that each factor of the search codes; of more, every n-th row.
+_MOST_CODED = 1 << 22
 # Keeps a range of zero width (a constant-zero tensor) invertible.
 _SMALLEST_SCALE = 2.0**-40
 
@@ -186,6 +188,8 @@ class QLRQuantizer(Quantizer):
         self.log_alpha.copy_((reach / most).clamp(_SMALLEST_SCALE, 1).log())
 
     def _minimise_error(self, x, reduce):
+        if 0 in reduce:
+            x = x[:: -(-x.numel() // _MOST_CODED)]
         best = torch.full_like(self.low, math.inf)
         best_log_alpha = torch.zeros_like(self.low)
         for alpha in alpha_candidates():

@@ -249,3 +249,15 @@ def test_rows_that_grow_in_training_double_the_range_of_a_power_of_two_a_row():
     quantizer.observe(torch.zeros(3, 6))
     quantizer.train()(torch.zeros(3, 6))
     assert quantizer(x).isfinite().all()
+
+
+def test_of_a_large_tensor_all_rows_make_the_range_and_every_other_one_its_factor(monkeypatch):
+    x = torch.randn(4_000, 8, generator=torch.Generator().manual_seed(0))
+    x[1::2] = 9.0
+    seen, every = observed("qlr", 2, x[::2], granularity="channel"), observed("qlr", 2, x, granularity="channel")
+    monkeypatch.setattr("dgl_lowbit.quant.qlr._MOST_CODED", 16_000)
+    half = observed("qlr", 2, x, granularity="channel")
+    assert torch.equal(half.high, every.high) and (half.high == 9.0).all()
+    reach = torch.maximum(-seen.low, seen.high) * seen.alpha
+    torch.testing.assert_close(half.alpha * 9.0, reach, rtol=0.11, atol=0)  # up to the grid of factors
+    assert (every.alpha > 1.5 * half.alpha).all()
