@@ -9,12 +9,10 @@ from pathlib import Path
 import dgl
 import torch
 
-from numba_kernels.runtime import get_num_threads, launching
-
 from .config import QuantConfig
 from .convert import quantize
 from .data import load_graph, num_classes
-from .deploy import freeze, save_checkpoint
+from .deploy import freeze, get_num_threads, launching, save_checkpoint
 from .diagnose import diagnose
 from .recipes import build, recipe_of
 from .report import mean_std, table

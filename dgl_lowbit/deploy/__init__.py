@@ -1,6 +1,7 @@
 """From low-bit model to packed model, its file, and its runs on DGL graphs."""
 
 from numba_kernels.files import replace_file
+from numba_kernels.runtime import get_num_threads, launching
 
 from .checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from .freeze import freeze
@@ -14,7 +15,9 @@ __all__ = [
     "PackedModel",
     "PartlyPacked",
     "freeze",
+    "get_num_threads",
     "kernel_graph",
+    "launching",
     "load",
     "load_checkpoint",
     "replace_file",
