@@ -26,7 +26,7 @@ def make(folder: Path, name: str):
     import torch
 
     import dgl_lowbit as lowbit
-    from dgl_lowbit.bench.work import SYNTHETIC, ThreeLayers, skewed_graph
+    from dgl_lowbit.experiments.bench.work import SYNTHETIC, ThreeLayers, skewed_graph
 
     torch.manual_seed(0)
     graph = dgl.add_self_loop(skewed_graph(*SYNTHETIC[name]))
@@ -65,7 +65,7 @@ def predict_dgl(folder: Path) -> dict:
     import numpy as np
     import torch
 
-    from dgl_lowbit.bench.work import ThreeLayers
+    from dgl_lowbit.experiments.bench.work import ThreeLayers
 
     model = ThreeLayers(dgl.nn.GraphConv).eval()
     model.load_state_dict(torch.load(folder / "model.pt"))

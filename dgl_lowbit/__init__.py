@@ -5,6 +5,8 @@ from ._environment import prepare as _prepare
 _prepare()
 
 from . import nn, quant, smoothness
+from ._moved import MOVED as _MOVED
+from ._moved import install as _install
 from ._version import __version__
 from .config import QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize
@@ -12,6 +14,8 @@ from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .smoothness import SmoothnessRegularizer
 from .training import fit, train
+
+_install(__name__)
 
 # Deployment needs Numba, whose import takes longer than the rest of the package: loaded when first asked for.
 _DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
@@ -40,7 +44,7 @@ def __getattr__(name):
         from . import deploy
 
         return getattr(deploy, name)
-    if name in ("deploy", "data"):
+    if name in ("deploy", "experiments", *_MOVED):
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from ._version import __version__
-from .data import GRAPH_NAMES, load_graph
-from .models import MODELS
+from .experiments.data import GRAPH_NAMES, load_graph
+from .experiments.models import MODELS
 from .report import table
 
 
@@ -185,7 +185,7 @@ def _counts(text):
 
 
 def _demo(options):
-    from .demo import format_demo, run_demo
+    from .experiments.demo import format_demo, run_demo
 
     report = run_demo(
         options.graph,
@@ -200,11 +200,11 @@ def _demo(options):
 
 
 def _train(options):
-    from .demo import train_and_keep
     from .diagnose import format_diagnosis
+    from .experiments.demo import train_and_keep
 
     if options.plot:
-        from .plots import plot_history  # before the work: matplotlib may be missing
+        from .training.plots import plot_history  # before the work: matplotlib may be missing
     rows, diagnosis, history, stem = train_and_keep(
         options.graph, options.model, options.bits, options.states, options.epochs, options.seed, options.output,
         options.resume, progress=not options.quiet,
@@ -216,7 +216,7 @@ def _train(options):
 
 
 def _study(options):
-    from .study import format_study, run_study
+    from .experiments.study import format_study, run_study
 
     _check_known(options.graphs, GRAPH_NAMES, "graph")
     settings = {"graphs": options.graphs, "seeds": options.seeds, "epochs": options.epochs}
@@ -229,7 +229,7 @@ def _study(options):
             raise ValueError(f"a depth is at least 3 layers, got {min(options.depths)}.")
         settings["depths"] = options.depths
     if options.plot:
-        from .plots import plot_study  # fails before the work where matplotlib is missing
+        from .experiments.plots import plot_study  # fails before the work where matplotlib is missing
     report = run_study(options.name, options.output, options.jobs, not options.quiet, **settings)
     print(format_study(report))
     if options.plot:
@@ -244,11 +244,11 @@ def _check_known(names, known, what):
 
 
 def _bench(options):
-    from .bench import format_bench, run_bench
     from .deploy import replace_file
+    from .experiments.bench import format_bench, run_bench
 
     if options.plot:
-        from .plots import plot_bench  # before the work: matplotlib may be missing
+        from .experiments.plots import plot_bench  # before the work: matplotlib may be missing
     report = run_bench(
         options.graphs, options.works, options.bits, options.threads, options.rounds, progress=not options.quiet
     )
@@ -260,7 +260,8 @@ def _bench(options):
 
 
 def _export(options):
-    from .deploy import freeze, load_checkpoint
+    from .deploy import freeze
+    from .experiments.checkpoint import load_checkpoint
 
     model, info = load_checkpoint(options.checkpoint)
     packed = freeze(model)

@@ -14,8 +14,8 @@ from .config import COMPONENTS, QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize
 from .nn import LowBitLayer
 from .quant import Quantizer
+from .quant.sparse import SparseFeatures
 from .report import table
-from .sparse import SparseFeatures
 
 
 @torch.no_grad()

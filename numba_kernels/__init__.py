@@ -2,12 +2,12 @@
 
 from .functional import dequantize, gemm, quantize, spmm
 from .graph import Graph, GraphError
-from .matrices import Codes, Grid, Weight
 from .model import ModelFileError, PackedModel, load
 from .packing import pack, unpack
 from .plan import Plan, PlanError
-from .runtime import get_num_threads
-from .stage import warm_up
+from .run.matrices import Codes, Grid, Weight
+from .run.runtime import get_num_threads
+from .run.stage import warm_up
 
 __all__ = [
     "Codes",

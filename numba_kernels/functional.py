@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from .assemble import Assembler
-from .buffers import Buffers, aligned_empty
-from .executor import launch_arguments
 from .graph import Graph, GraphError
-from .matrices import Codes, Constants, Floats, Grid, Weight
-from .program import Argument
-from .resolve import Op
-from .runtime import launching
-from .schedule import schedule
-from .stage import launch, warm_up
+from .plan.resolve import Op
+from .plan.schedule import schedule
+from .run.assemble import Assembler
+from .run.buffers import Buffers, aligned_empty
+from .run.executor import launch_arguments
+from .run.matrices import Codes, Constants, Floats, Grid, Weight
+from .run.program import Argument
+from .run.runtime import launching
+from .run.stage import launch, warm_up
 
 
 def quantize(values: np.ndarray, grid: Grid) -> Codes:

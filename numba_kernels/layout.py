@@ -12,6 +12,8 @@ rows are whole SIMD blocks; padding holds code 0.
 
 from __future__ import annotations
 
+import numpy as np
+
 PACKED_BITS = (1, 2, 4, 8)
 _BLOCK = 64
 
@@ -47,3 +49,19 @@ def row_bytes(columns: int, bits: int) -> int:
 def storage_bits(bits: int) -> int:
     """Bits a code takes in a packed row: 3-bit codes are kept as 4."""
     return 4 if bits == 3 else bits
+
+
+def padded(columns: int) -> int:
+    """Columns that every block of columns fits: 16, 32 or whole 64.
+
+    >>> padded(7), padded(40), padded(256)
+    (16, 64, 256)
+    """
+    return row_bytes(columns, 8)
+
+
+def pad(numbers: np.ndarray, columns: int, dtype=np.float32) -> np.ndarray:
+    """``numbers``, (1,) or (columns,), as a per-column array padded with zeros."""
+    result = np.zeros(padded(columns), dtype)
+    result[:columns] = numbers
+    return result

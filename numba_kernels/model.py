@@ -9,12 +9,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from .executor import Executor
 from .files import replace_file
 from .graph import Graph, GraphError
 from .plan import Plan, PlanError
-from .runtime import launching
-from .stage import warm_up
+from .run.executor import Executor
+from .run.runtime import launching
+from .run.stage import warm_up
 
 FORMAT, VERSION = "dgl-lowbit", 2
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .graph import Graph
+from .kernels.fields import MOST_HALVINGS
+from .kernels.requantise import SMALLEST_SCALE
 from .packing import unpack
-from .plan import Plan
-from .program import MOST_HALVINGS
-from .requantise import SMALLEST_SCALE
+from .plan.plan import Plan
 
 
 @dataclass

@@ -7,8 +7,8 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.diagnose import diagnose, format_diagnosis
-from dgl_lowbit.models import MODELS
-from dgl_lowbit.sparse import SparseFeatures
+from dgl_lowbit.experiments.models import MODELS
+from dgl_lowbit.quant.sparse import SparseFeatures
 from tests.conftest import homogeneous
 
 

@@ -13,7 +13,7 @@ import dgl
 import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph
 from dgl_lowbit.diagnose import format_diagnosis, format_sensitivity
-from dgl_lowbit.recipes import build
+from dgl_lowbit.experiments.recipes import build
 from dgl_lowbit.report import mean_std, table
 from dgl_lowbit.training import accuracy, predict
 

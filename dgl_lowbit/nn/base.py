@@ -10,7 +10,7 @@ from dgl import DGLError
 from torch import nn
 
 from ..config import QuantConfig
-from ..sparse import SparseFeatures
+from ..quant.sparse import SparseFeatures
 
 LAYERS: dict[type, type] = {}
 

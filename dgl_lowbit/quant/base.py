@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .._state import OptionalState
-from ..sparse import SparseFeatures
 from .format import QFormat, QParams
+from .sparse import SparseFeatures
+from .state import OptionalState
 from .ste import centered_codes, encode
 
 GRANULARITIES = ("tensor", "channel", "row", "shift")

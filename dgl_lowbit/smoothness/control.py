@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import dgl
 import torch
 
-from .._state import OptionalState
+from ..quant.state import OptionalState
 from .energy import collapse_gauge, dirichlet_energy
 from .multiplier import DifferentialMultiplier
 

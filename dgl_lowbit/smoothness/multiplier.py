@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from .._state import OptionalState
+from ..quant.state import OptionalState
 
 
 class DifferentialMultiplier(OptionalState):

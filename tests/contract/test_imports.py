@@ -14,32 +14,28 @@ import numba_kernels
 from dgl_lowbit._environment import check_versions
 
 PACKAGE, KERNELS = Path(dgl_lowbit.__file__).parent, Path(numba_kernels.__file__).parent
-# What each part of dgl_lowbit may import of it.
+# What each part of dgl_lowbit may import of it; a folder is a part. What is not named may import all.
 ALLOWED = {
-    "sparse": set(),
-    "_state": set(),
-    "quant": {"quant", "sparse", "_state"},
-    "smoothness": {"smoothness", "_state"},
+    "quant": {"quant"},
+    "smoothness": {"smoothness", "quant"},
     "config": {"quant"},
-    "nn": {"nn", "quant", "config", "smoothness", "sparse"},
+    "nn": {"nn", "quant", "config", "smoothness"},
     "convert": {"nn", "quant", "config"},
-    "models": {"nn"},
-    "batches": {"sparse"},
-    "diagnose": {"config", "convert", "nn", "quant", "report", "sparse"},
-    "history": {"plots"},
-    "resume": {"deploy"},
-    "training": {"batches", "config", "convert", "history", "quant", "resume", "smoothness", "sparse"},
-    "deploy": {"deploy", "nn", "quant", "config", "convert", "models", "_version"},
+    "diagnose": {"config", "convert", "nn", "quant", "report"},
+    "report": set(),
+    "figures": {"deploy"},
+    "training": {"training", "config", "convert", "deploy", "figures", "quant", "smoothness"},
+    "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
 }
-
-
+# The same of numba_kernels, whose folders build on each other in this order.
+KERNELS_ORDER = ("layout", "jit", "packing", "graph", "simd", "kernels", "plan", "run")
 # What runs the kernels, and what times them.
-MAY_IMPORT_KERNELS = {"deploy", "bench"}
+MAY_IMPORT_KERNELS = {"deploy", "experiments"}
 
 
-def imports(path):
+def imports(path, root=PACKAGE):
     """Absolute names of the modules a file imports, relative ones resolved."""
-    package = path.relative_to(PACKAGE.parent).with_suffix("").parts[:-1]
+    package = path.relative_to(root.parent).with_suffix("").parts[:-1]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -50,8 +46,8 @@ def imports(path):
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
-def part_of(path):
-    first = path.relative_to(PACKAGE).parts[0]
+def part_of(path, root=PACKAGE):
+    first = path.relative_to(root).parts[0]
     return first.removesuffix(".py")
 
 
@@ -75,8 +71,31 @@ def test_the_rule_can_be_broken():
     assert list(breaches({**ALLOWED, "nn": {"nn"}}))
 
 
+def arrows_up(order):
+    for path in sorted(KERNELS.rglob("*.py")):
+        part = part_of(path, KERNELS)
+        for name in imports(path, KERNELS):
+            root, *rest = name.split(".")
+            known = root == "numba_kernels" and rest and {part, rest[0]} <= set(order)
+            if known and order.index(rest[0]) > order.index(part):
+                yield f"{path.name} imports {name}"
+
+
+def test_folders_of_the_kernels_build_on_each_other():
+    assert list(arrows_up(KERNELS_ORDER)) == []
+    assert list(arrows_up(KERNELS_ORDER[::-1]))
+
+
+def test_old_names_of_modules_are_the_same_modules():
+    import dgl_lowbit.data
+    from dgl_lowbit.experiments import data
+    from dgl_lowbit.study import task
+
+    assert dgl_lowbit.data is data and task.__name__ == "dgl_lowbit.experiments.study.task"
+
+
 def test_kernels_import_neither_torch_nor_dgl():
-    for path in KERNELS.glob("*.py"):
+    for path in KERNELS.rglob("*.py"):
         roots = {name.split(".")[0] for name in imports_of_kernels(path)}
         assert not roots & {"torch", "dgl", "dgl_lowbit", "scipy", "networkx", "tqdm"}, path
 

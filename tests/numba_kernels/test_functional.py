@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numba_kernels as nk
-from numba_kernels import limits
-from numba_kernels.buffers import Buffers, aligned_empty
+from numba_kernels.kernels import limits
 from numba_kernels.layout import PACKED_BITS
 from numba_kernels.reference import sum_codes
+from numba_kernels.run.buffers import Buffers, aligned_empty
 
 from .plans import EXAMPLES, JIT_OFF, draw_graph, sizes
 

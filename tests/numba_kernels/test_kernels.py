@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, pack, reference, simd, unpack
 from numba_kernels.graph import AHEAD
+from numba_kernels.jit import kernel
+from numba_kernels.kernels.fields import LOOKUP, PRODUCT
+from numba_kernels.kernels.requantise import unpack_row
 from numba_kernels.layout import PACKED_BITS, row_bytes
-from numba_kernels.program import LOOKUP, PRODUCT
-from numba_kernels.requantise import unpack_row
-from numba_kernels.runtime import kernel
 
 from .plans import (
     EXAMPLES,

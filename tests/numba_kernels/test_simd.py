@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from numba_kernels import simd
-from numba_kernels.gemm import tile_weight
-from numba_kernels.runtime import kernel
+from numba_kernels.jit import kernel
+from numba_kernels.kernels.product import tile_weight
 
 
 def values(kind, lanes, seed=0):

@@ -1,0 +1,1 @@
+"""Around the package: graphs by name, reference models, the demo, studies of accuracy and benches of speed."""

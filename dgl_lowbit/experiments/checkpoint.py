@@ -1,0 +1,65 @@
+"""Checkpoints of low-bit reference models, from which they can be frozen again."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from numba_kernels.files import replace_file
+
+from ..config import QuantConfig
+from ..convert import quantize
+from .models import MODELS
+
+_FORMAT = "dgl-lowbit checkpoint"
+
+
+class CheckpointError(ValueError):
+    """A file that is not a checkpoint of ours, or not a whole one."""
+
+
+def save_checkpoint(path, model: nn.Module, architecture: str, shape: tuple, config: QuantConfig, info: dict) -> Path:
+    """Write a low-bit model of :data:`dgl_lowbit.experiments.models.MODELS`: what it is built from, and its state.
+
+    ``shape`` is (in_feats, num_classes); ``info`` holds plain values. The file is replaced whole or not at all.
+    """
+    content = {
+        "format": _FORMAT,
+        "architecture": architecture,
+        "shape": list(shape),
+        "config": config.to_dict(),
+        "info": info,
+        "state": model.state_dict(),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return replace_file(path, buffer.getvalue())
+
+
+def load_checkpoint(path) -> tuple[nn.Module, dict]:
+    """The low-bit model and the info that :func:`save_checkpoint` wrote; no code in the file is run.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    CheckpointError
+        When it is not a checkpoint, or not a whole one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != _FORMAT:
+            raise CheckpointError(f"{path} is not a dgl-lowbit checkpoint.")
+        model = MODELS[content["architecture"]](*content["shape"])
+        model = quantize(model, QuantConfig(**content["config"]))
+        model.load_state_dict(content["state"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not a whole dgl-lowbit checkpoint ({type(error).__name__}).") from error
+    return model.eval(), content["info"]

@@ -1,0 +1,92 @@
+"""Reference models of the demo: plain DGL and torch modules, nothing low-bit about them but SMPConv's ability."""
+
+from __future__ import annotations
+
+import dgl.nn
+import torch.nn.functional as F
+from torch import nn
+
+from ..nn import DeepGraphConv, SMPConv
+
+
+class GCN(nn.Module):
+    """Two ``dgl.nn.GraphConv`` (arXiv:1609.02907) with ReLU and dropout; shapes (N, in_feats) to (N, num_classes).
+
+    Takes a graph or a list of two blocks.
+    """
+
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.5):
+        super().__init__()
+        self.layers = nn.ModuleList([dgl.nn.GraphConv(in_feats, hidden), dgl.nn.GraphConv(hidden, num_classes)])
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, graph, feat):
+        h = feat
+        for i, (layer, block) in enumerate(zip(self.layers, _of_layers(graph, 2))):
+            h = layer(block, self.dropout(F.relu(h) if i else h))
+        return h
+
+
+class GraphSAGE(nn.Module):
+    """Two ``dgl.nn.SAGEConv`` with mean aggregation (arXiv:1706.02216); shapes (N, in_feats) to (N, num_classes).
+
+    Takes a graph or a list of two blocks.
+    """
+
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.5):
+        super().__init__()
+        self.conv1 = dgl.nn.SAGEConv(in_feats, hidden, "mean", feat_drop=dropout)
+        self.conv2 = dgl.nn.SAGEConv(hidden, num_classes, "mean", feat_drop=dropout)
+
+    def forward(self, graph, feat):
+        first, second = _of_layers(graph, 2)
+        return self.conv2(second, F.relu(self.conv1(first, feat)))
+
+
+class SMP(nn.Module):
+    """Two linear layers and ten steps of smoothness-aware propagation (arXiv:2308.14949).
+
+    ``threshold`` and ``propagation`` are options of :class:`dgl_lowbit.nn.SMPConv`; shapes
+    (N, in_feats) to (N, num_classes).
+    """
+
+    def __init__(self, in_feats, num_classes, hidden=64, dropout=0.8, threshold=0.3, **propagation):
+        super().__init__()
+        self.linear1 = nn.Linear(in_feats, hidden)
+        self.linear2 = nn.Linear(hidden, num_classes)
+        self.dropout = nn.Dropout(dropout)
+        self.propagate = SMPConv(num_classes, threshold=threshold, **propagation)
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, graph, feat):
+        h = F.relu(self.linear1(self.dropout(feat)))
+        return self.propagate(graph, self.linear2(self.dropout(h)))
+
+
+class DeepGCN(nn.Module):
+    """``num_layers`` graph convolutions, the inner ones a stack that does not oversmooth.
+
+    ``stack`` are options of :class:`dgl_lowbit.nn.DeepGraphConv`; threshold=None, identity=False make it a plain GCN.
+    Shapes (N, in_feats) to (N, num_classes).
+    """
+
+    def __init__(self, in_feats, num_classes, hidden=64, num_layers=32, dropout=0.5, **stack):
+        super().__init__()
+        self.first = dgl.nn.GraphConv(in_feats, hidden, activation=F.relu)
+        self.stack = DeepGraphConv(hidden, num_layers - 2, **{"dropout": 0.2, **stack})
+        self.last = dgl.nn.GraphConv(hidden, num_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, graph, feat):
+        h = self.stack(graph, self.first(graph, self.dropout(feat)))
+        return self.last(graph, self.dropout(h))
+
+
+def _of_layers(graph, layers):
+    """A block for each layer: those given, or the one graph."""
+    return graph if isinstance(graph, (list, tuple)) else [graph] * layers
+
+
+MODELS = {"gcn": GCN, "sage": GraphSAGE, "smp": SMP, "deep": DeepGCN}

@@ -1,0 +1,138 @@
+"""Summaries of studies and their Markdown tables."""
+
+from __future__ import annotations
+
+import statistics
+
+from ...report import mean_std, table
+
+# The authors' log on Cora's public split, one run (arXiv:2308.14949), by our labels.
+AUTHORS = {
+    "float32": "82.8", "INT8 QLR alone": "82.1", "INT4 QLR alone": "81.0", "INT2 QLR alone": "73.3", "INT2 BT": "75.6",
+    "INT2 BT*": "77.8",
+}  # fmt: skip
+_LAST = 10  # epochs at the end of training that violations are averaged over
+
+
+def summarise(name: str, settings: dict, runs: list[dict]) -> dict:
+    """Runs grouped by graph, setting and variant; lists are over seeds."""
+    groups = {}
+    for run in runs:
+        spec = run["spec"]
+        for entry in run["results"]:
+            key = spec["graph"], spec["label"], spec["options"].get("num_layers"), entry["label"]
+            group = groups.setdefault(key, {
+                "graph": spec["graph"], "setting": spec["label"], "layers": key[2], "label": entry["label"],
+                "options": spec["options"], "runs": [],
+            })  # fmt: skip
+            group["runs"].append({"seed": spec["seed"], **{k: v for k, v in entry.items() if k != "label"}})
+    for group in groups.values():
+        group["runs"].sort(key=lambda run: run["seed"])
+    return {"study": name, "settings": settings, "groups": list(groups.values())}
+
+
+def format_study(report: dict) -> str:
+    """A study's Markdown table."""
+    formats = {"bounds": _bounds, "depth": _depth}
+    text, columns = [], formats.get(report["study"], _accuracy)
+    for graph in dict.fromkeys(group["graph"] for group in report["groups"]):
+        groups = [group for group in report["groups"] if group["graph"] == graph]
+        header, rows = columns(groups, report)
+        text.append(f"{graph}, {max(len(group['runs']) for group in groups)} seeds\n\n" + table(header, rows))
+        if report["study"] == "depth":
+            text.append(_per_layer(groups))
+    return "\n\n".join(text)
+
+
+def _of(group, key):
+    return [run[key] for run in group["runs"] if key in run]
+
+
+def _tests(group):
+    return mean_std(_of(group, "test"))
+
+
+def _packed(group):
+    equal = _of(group, "equal")
+    return [mean_std(_of(group, "packed")), f"{100 * statistics.mean(equal):.2f} %"] if equal else ["-", "-"]
+
+
+def _to_float(group, groups):
+    """Difference of the means to the float model that had the same second phase."""
+    again = [g for g in groups if g["setting"] == group["setting"] and g["label"] == "float32, second phase"]
+    if not again or "float32" in group["label"]:
+        return "-"
+    return f"{100 * (statistics.mean(_of(group, 'test')) - statistics.mean(_of(again[0], 'test'))):+.1f}"
+
+
+def _accuracy(groups, report):
+    header = ["setting", "variant", "test accuracy", "to float32", "packed", "equal", "bytes"]
+    rows = []
+    for group in groups:
+        size = f"{_of(group, 'bytes')[0]:,}" if _of(group, "bytes") else "-"
+        row = [group["setting"], group["label"], _tests(group), _to_float(group, groups), *_packed(group), size]
+        rows.append(row)
+    if report["study"] == "ablation":
+        header.append("authors' log")
+        rows = [[*row, AUTHORS.get(group["label"], "-")] for row, group in zip(rows, groups)]
+    return header, rows
+
+
+def violations(run) -> tuple[float, float]:
+    """Mean and largest, over layers, of the violation in training, each averaged over the last epochs."""
+    last = run["violation"][-_LAST:]
+    layers = [statistics.mean(epoch[k] for epoch in last) for k in range(len(last[0]))]
+    return statistics.mean(max(v, 0) for v in layers), max(layers)
+
+
+def _bounds(groups, report):
+    header = ["bound", "variant", "test accuracy", "mean violation", "largest", "in evaluation, mean", "largest"]
+    rows = []
+    for group in groups:
+        mean, largest = zip(*map(violations, group["runs"]))
+        final = [[max(row["violation"], 0) for row in layers] for layers in _of(group, "layers")]
+        measured = [
+            statistics.mean(mean),
+            max(largest),
+            statistics.mean(map(statistics.mean, final)),
+            max(map(max, final)),
+        ]
+        rows.append(
+            [group["setting"], group["label"], _tests(group), *(f"{100 * number:.1f} %" for number in measured)]
+        )
+    return header, rows
+
+
+def _depth(groups, report):
+    header = ["setting", "layers", "variant", "test accuracy", "to float32", "packed", "equal", "gauge", "energy"]
+    rows = []
+    for group in groups:
+        bases = [g for g in groups if (g["setting"], g["layers"]) == (group["setting"], group["layers"])]
+        base = next(g for g in bases if g["label"] == "float32")
+        difference = statistics.mean(_of(group, "test")) - statistics.mean(_of(base, "test"))
+        last = [layers[-1] for layers in _of(group, "layers")]
+        rows.append([
+            group["setting"], group["layers"], group["label"], _tests(group),
+            "-" if group is base else f"{100 * difference:+.1f}", *_packed(group),
+            f"{statistics.mean(row['gauge'] for row in last):.2f}",
+            f"{statistics.mean(row['energy'] for row in last):.1e}",
+        ])  # fmt: skip
+    return header, rows
+
+
+def _per_layer(groups):
+    """Energy of the input and collapse gauge of the output, layer by layer, of plain and bounded float models."""
+    first = min(group["layers"] for group in groups)
+    chosen = [g for g in groups if g["layers"] == first and g["label"] == "float32" and "layers" in g["runs"][0]]
+    chosen = [g for g in chosen if g["setting"] in ("plain", "multiplier")]
+    header = ["layer", *(f"{g['setting']}: {key}" for g in chosen for key in ("energy", "gauge"))]
+    count = min(len(g["runs"][0]["layers"]) for g in chosen)
+    rows = []
+    for k in sorted({*range(0, count, 4), count - 1}):
+        row = [str(k + 1)]
+        for group in chosen:
+            layers = [layers[k] for layers in _of(group, "layers")]
+            row.append(f"{statistics.mean(layer['energy'] for layer in layers):.1e}")
+            row.append(f"{statistics.mean(layer['gauge'] for layer in layers):.3f}")
+        rows.append(row)
+    return table(header, rows)

@@ -1,0 +1,92 @@
+"""Runs one task of a study."""
+
+from __future__ import annotations
+
+import copy
+
+import dgl
+
+from ...config import QuantConfig
+from ...convert import quantize
+from ...deploy import freeze
+from ...diagnose import diagnose
+from ...smoothness import SmoothnessControl, SmoothnessRegularizer
+from ...training import accuracy, predict, train
+from ..data import load_graph
+from ..recipes import Recipe, build
+
+
+def run_task(spec: dict) -> dict:
+    """Train a task's float model and its variants; ``spec`` is :meth:`Task.spec`.
+
+    Returns
+    -------
+    dict
+        ``spec`` and ``results``, a list of dicts with label, test and val accuracy at the best validation epoch, its
+        number, for low-bit models the packed accuracy, the share of equal predictions, bytes and (seed 0) the report of
+        every quantiser, and under a smoothness bound its rows per layer and their course over the epochs.
+    """
+    graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
+    recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
+    options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False, **recipe.options()}
+    teacher = recipe.train_teacher(graph, spec["seed"], spec["epochs"])
+    model = build(spec["model"], graph, spec["seed"], **spec["options"])
+    results = [_entry("float32", model, graph, train(model, graph, teacher=teacher, **options))]
+    for variant in spec["variants"]:
+        start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
+        student = copy.deepcopy(start)
+        for name, attributes in variant["layer"].items():
+            for key, value in attributes.items():
+                setattr(student.get_submodule(name), key, value)
+        student = quantize(student, QuantConfig(**variant["config"]))
+        teacher = model if variant["distill"] else None
+        stage = {
+            **options,
+            **recipe.options(variant["quantizer_lr"]),
+            "epochs": options["epochs"] * variant["longer"],
+            "distillation": variant["distill"],
+        }
+        history = train(student, graph, teacher=teacher, **stage)
+        entry = _entry(variant["label"], student, graph, history)
+        if variant["config"]["bits"] < 32:
+            entry.update(_packed(student, graph))
+            if spec["seed"] == 0:
+                entry["quantizers"] = diagnose(student, graph, graph.ndata["feat"])
+        results.append(entry)
+    return {"spec": spec, "results": results}
+
+
+def _entry(label, model, graph, history):
+    entry = {
+        "label": label,
+        "test": history.best["test_accuracy"],
+        "val": history.best["val_accuracy"],
+        "epoch": history.best_epoch,
+    }
+    regularizer = SmoothnessRegularizer.attached(model)
+    if regularizer is not None:
+        entry["layers"] = regularizer.measure(graph, graph.ndata["feat"])
+        epochs = [epoch["smoothness"] for epoch in history.epochs]
+        for key in ("violation", "multiplier"):
+            entry[key] = [[row[key] for row in rows] for rows in epochs]
+    elif hasattr(model, "stack"):
+        entry["layers"] = _unbounded(model, graph)
+    return entry
+
+
+def _unbounded(model, graph):
+    """Energy and collapse gauge per layer of a plain stack: measured by controls that do nothing."""
+    watched = copy.deepcopy(model)
+    stack = watched.stack
+    stack.controls.extend(SmoothnessControl(1.0, acts="loss") for _ in range(stack.num_layers))
+    return SmoothnessRegularizer.attached(watched).measure(graph, graph.ndata["feat"])
+
+
+def _packed(student, graph):
+    packed = freeze(student)
+    run, trained = packed(graph, graph.ndata["feat"]), predict(student, graph)
+    return {
+        "packed": accuracy(run, graph),
+        "equal": (run.argmax(1) == trained.argmax(1)).float().mean().item(),
+        "bytes": len(packed.to_bytes()),
+    }

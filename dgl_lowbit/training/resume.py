@@ -1,0 +1,99 @@
+"""Checkpoints of runs of training, from which they continue to the same result."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from pathlib import Path
+
+import torch
+
+_FORMAT = "dgl-lowbit training"
+_EVERY = 10
+
+
+class Checkpoint:
+    """The file of a run of one or more stages; ``path`` None keeps none.
+
+    Parameters
+    ----------
+    path : path, optional
+    resume : bool
+        Whether to read what the file holds; without, it is overwritten.
+
+    Raises
+    ------
+    ValueError
+        When the file is not a checkpoint of training, or not a whole one.
+    """
+
+    def __init__(self, path, resume: bool = False):
+        self.path = None if path is None else Path(path)
+        self.stages = {}
+        if resume and self.path is None:
+            raise ValueError("resume=True needs checkpoint=, the file to continue from.")
+        if resume and self.path.exists():
+            self.stages = self._read()
+
+    def _read(self):
+        try:
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            if content["format"] != _FORMAT:
+                raise KeyError(_FORMAT)
+            return content["stages"]
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError) as error:
+            raise ValueError(f"{self.path} is not a whole checkpoint of training ({type(error).__name__}).") from error
+
+    def stage(self, name: str) -> Stage:
+        return Stage(self, name)
+
+    def write(self):
+        from ..deploy import replace_file
+
+        buffer = io.BytesIO()
+        torch.save({"format": _FORMAT, "stages": self.stages}, buffer)
+        replace_file(self.path, buffer.getvalue())
+
+
+class Stage:
+    """One stage of a run in its checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, name: str):
+        self.checkpoint, self.name = checkpoint, name
+
+    def restore(self, run, settings: dict) -> None:
+        """Bring ``run`` to where the checkpoint is, if it has this stage.
+
+        Raises
+        ------
+        ValueError
+            When it was written with other settings, or for another model.
+        """
+        saved = self.checkpoint.stages.get(self.name)
+        if saved is None:
+            return
+        other = [f"{key} was {saved['settings'].get(key)!r}, is {value!r}" for key, value in settings.items()
+                 if saved["settings"].get(key) != value]  # fmt: skip
+        if other:
+            raise ValueError(f"{self.checkpoint.path} belongs to another run: {'; '.join(other)}.")
+        try:
+            run.model.load_state_dict(saved["model"])
+            run.optimizer.load_state_dict(saved["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{self.checkpoint.path} belongs to another model: {error}") from error
+        run.history.epochs, run.history.best_epoch = list(saved["epochs"]), saved["best_epoch"]
+        run.best_state = saved["best_state"]
+
+    def save(self, run, settings: dict, last: bool) -> None:
+        """Write the run's state, every ten epochs and at the ``last``."""
+        if self.checkpoint.path is None or not (last or len(run.history.epochs) % _EVERY == 0):
+            return
+        self.checkpoint.stages[self.name] = {
+            "settings": settings,
+            "model": run.model.state_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "epochs": run.history.epochs,
+            "best_epoch": run.history.best_epoch,
+            "best_state": run.best_state,
+        }
+        self.checkpoint.write()

@@ -1,0 +1,1 @@
+"""One instruction a file: what it does to a tile of rows, compiled."""

@@ -1,0 +1,96 @@
+"""The benchmark: what it runs, reports, prints and draws; never how fast."""
+
+import json
+
+import pytest
+import torch
+
+from dgl_lowbit import cli
+from dgl_lowbit.experiments import bench
+from dgl_lowbit.experiments.bench import work
+
+
+@pytest.fixture(scope="module")
+def report():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(work.SYNTHETIC, "tiny", (60, 300))
+        threads = torch.get_num_threads()
+        done = bench.run_bench(("tiny", "planted"), bits=(2, 8), threads=(1,), rounds=1)
+        assert torch.get_num_threads() == threads
+    return done
+
+
+def test_everything_is_timed_against_float32(report):
+    works = {(row["work"], row["graph"]) for row in report["results"]}
+    assert works == {
+        ("GEMM", "20,000 × 256 × 256"), ("SpMM → packed", "tiny"), ("SpMM → float32", "tiny"),
+        ("3-layer GCN", "tiny"), ("3-layer SAGE", "tiny"),
+        ("2-layer GCN", "planted"), ("2-layer SAGE", "planted"), ("SMP K=10", "planted"),
+    }  # fmt: skip
+    for name in works:
+        rows = [row for row in report["results"] if (row["work"], row["graph"]) == name]
+        assert rows[0]["variant"].endswith("float32") and rows[0]["ratio"] == 1
+        assert {"INT2", "INT8"} <= {row["variant"] for row in rows}
+        for row in rows:
+            assert row["ms"] > 0 and row["ratio"] == pytest.approx(rows[0]["ms"] / row["ms"])
+    spmm = {row["variant"]: row for row in report["results"] if row["work"] == "SpMM → packed"}
+    assert spmm["INT2"]["bytes"] == 300 * (64 + 4) + 60 * (64 + 8) < spmm["INT8"]["bytes"]
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_tables(report):
+    text = bench.format_bench(report)
+    assert "| SMP K=10" in text and "| GEMM" in text and "bytes an edge" in text and "GOP/s, " in text
+    assert "1 thread read" in text and "nan" not in text
+
+
+def test_picture(report, tmp_path):
+    pytest.importorskip("matplotlib")
+    from dgl_lowbit.experiments.plots import plot_bench
+
+    first, second = (plot_bench(report, tmp_path / f"{n}.svg").read_bytes() for n in range(2))
+    assert b"SMP K=10" in first or b"<svg" in first
+    assert plot_bench(report, tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert len(first) == len(second)
+
+
+def test_works_compute_the_same(monkeypatch):
+    monkeypatch.setitem(work.SYNTHETIC, "tiny", (60, 300))
+    packed, to_float = work.spmm_works("tiny", (8,))
+    exact = packed.functions["DGL float32"]()
+    torch.testing.assert_close(packed.functions["torch CSR"](), exact)
+    torch.testing.assert_close(torch.from_numpy(to_float.functions["INT8"]()), exact, rtol=0, atol=30 * 0.5 / 255)
+    (gcn,) = work.model_works("tiny", (8,), ("gcn",))
+    with torch.no_grad():
+        expected = gcn.functions["DGL float32"]()
+    assert (gcn.functions["INT8"]() - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--graphs", "20k,nowhere"], "unknown graph 'nowhere'"),
+        (["--works", "spmv"], "unknown work 'spmv'"),
+        (["--threads", "4096"], "threads must be between 1 and"),
+        (["--threads", "0"], "at least 1"),
+    ],
+)
+def test_command_refuses_in_one_line(arguments, message, capsys):
+    try:
+        status = cli.main(["bench", *arguments])
+    except SystemExit as error:
+        status = error.code
+    error = capsys.readouterr().err
+    assert status == 2 and message in error and error.count("\n") == 1
+
+
+def test_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(work.SYNTHETIC, "tiny", (60, 300))
+    arguments = ["--graphs", "tiny", "--works", "spmm", "--bits", "2", "--threads", "1", "--rounds", "1"]
+    assert cli.main(["bench", *arguments, "--output", str(tmp_path / "speed.json")]) == 0
+    captured = capsys.readouterr()
+    assert "| SpMM → packed" in captured.out and "1 thread …" in captured.err
+    assert json.loads((tmp_path / "speed.json").read_text())["results"][0]["variant"] == "DGL float32"
+    assert cli.main(["bench", *arguments, "--quiet", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["machine"]["dgl"] and not captured.err

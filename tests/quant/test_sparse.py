@@ -1,0 +1,122 @@
+import dgl
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import dgl_lowbit as lowbit
+from dgl_lowbit.experiments.models import MODELS
+from dgl_lowbit.quant import QLRQuantizer, TruncationQuantizer
+from dgl_lowbit.quant.sparse import SparseFeatures
+from tests.conftest import homogeneous
+
+
+def bag_of_words(rows=12, columns=30, signed=False, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(rows, columns, generator=generator) * (torch.rand(rows, columns, generator=generator) < 0.15)
+    x[3] = 0
+    return x - 2 * x * (torch.rand(rows, columns, generator=generator) < 0.3) if signed else x
+
+
+@pytest.fixture
+def dense():
+    return bag_of_words()
+
+
+@pytest.fixture
+def sparse(dense):
+    return SparseFeatures.from_dense(dense)
+
+
+def test_it_is_the_dense_matrix(dense, sparse):
+    assert torch.equal(sparse.to_dense(), dense)
+    assert sparse.shape == dense.shape and len(sparse) == len(dense) and sparse.dtype == dense.dtype
+    for index in (slice(2, 7), slice(None, None, 3), torch.tensor([5, 3, 3, 0]), dense.sum(1) > 1):
+        assert torch.equal(sparse[index].to_dense(), dense[index])
+    assert torch.equal(sparse.amax(-1, keepdim=True), dense.amax(-1, keepdim=True))
+    assert torch.equal(sparse.amin(-1, keepdim=True), dense.amin(-1, keepdim=True))
+
+
+def test_products_and_their_gradients(dense, sparse):
+    weight = torch.randn(30, 4, requires_grad=True)
+    values = sparse.values.clone().requires_grad_()
+    for product in (lambda x: x @ weight, lambda x: torch.matmul(x, weight), lambda x: F.linear(x, weight.t())):
+        torch.testing.assert_close(product(sparse), product(dense))
+    grads = torch.autograd.grad((sparse.with_values(values) @ weight).square().sum(), (values, weight))
+    x = dense.clone().requires_grad_()
+    expected = torch.autograd.grad((x @ weight).square().sum(), (x, weight))
+    torch.testing.assert_close(grads[0], expected[0][dense != 0])
+    torch.testing.assert_close(grads[1], expected[1])
+
+
+def test_dropout_acts_on_the_non_zeros(sparse):
+    module = nn.Dropout(0.5)
+    torch.manual_seed(0)
+    dropped = module(sparse)
+    assert isinstance(dropped, SparseFeatures)
+    kept = dropped.values != 0
+    assert 0 < kept.sum() < len(kept) and torch.equal(dropped.values[kept], 2 * sparse.values[kept])
+    assert torch.equal(module.eval()(sparse).values, sparse.values)
+
+
+def test_other_functions_get_the_dense_matrix(dense, sparse):
+    assert torch.equal(torch.relu(sparse), dense)
+    assert torch.equal(torch.cat([sparse, sparse]), torch.cat([dense, dense]))
+    assert torch.equal(sparse * torch.full((12, 30), 2.0), 2 * dense)
+
+
+def test_dtype_and_device_are_taken_from_it(sparse):
+    assert torch.ones(3, dtype=torch.int64).to(sparse.with_values(sparse.values.double())).dtype == torch.float64
+
+
+def test_rows_are_scaled(dense, sparse):
+    scale = torch.arange(12.0).unsqueeze(1)
+    for scaled in (sparse * scale, scale * sparse, torch.mul(sparse, scale)):
+        assert isinstance(scaled, SparseFeatures) and torch.equal(scaled.to_dense(), dense * scale)
+    assert torch.equal((2 * sparse).to_dense(), 2 * dense)
+
+
+def test_an_empty_matrix():
+    empty = SparseFeatures.from_dense(torch.zeros(3, 5))
+    assert torch.equal(empty @ torch.ones(5, 2), torch.zeros(3, 2))
+    assert torch.equal(empty.amax(), torch.zeros(3, 1))
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("granularity", ["row", "tensor"])
+@pytest.mark.parametrize("make", [QLRQuantizer, lambda *a, **k: TruncationQuantizer(*a, skew_aware=True, **k)])
+def test_quantisers_code_non_zeros_as_they_code_the_dense_matrix(make, granularity, signed):
+    dense = bag_of_words(signed=signed)
+    quantizer = make(2, granularity=granularity)
+    quantizer.observe(dense)
+    again = make(2, granularity=granularity)
+    again.observe(SparseFeatures.from_dense(dense))
+    assert torch.equal(again.log_alpha, quantizer.log_alpha)
+    expected, scale = quantizer.split(dense)
+    centered, sparse_scale = quantizer.split(SparseFeatures.from_dense(dense))
+    assert torch.equal(sparse_scale, scale)
+    assert torch.equal(torch.eye(12) @ centered, expected)
+    if make is QLRQuantizer and not signed:
+        assert isinstance(centered, SparseFeatures)
+        upstream = torch.randn(30, 3)
+        grads = [torch.autograd.grad(((c @ upstream) * s).sum(), quantizer.log_alpha)[0]
+                 for c, s in ((expected, scale), (centered, sparse_scale))]  # fmt: skip
+        torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("bits", [32, 2])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_take_sparse_features(name, bits):
+    torch.manual_seed(0)
+    graph = dgl.add_self_loop(homogeneous())
+    dense = bag_of_words(graph.num_nodes(), 40)
+    model = lowbit.quantize(MODELS[name](40, 3, hidden=8), lowbit.QuantConfig(bits))
+    if bits < 32:
+        lowbit.calibrate(model, graph, dense)
+    model.eval()
+    expected, out = model(graph, dense), model(graph, SparseFeatures.from_dense(dense))
+    if bits == 2:
+        assert torch.equal(out, expected)  # whole numbers and their halves, in whatever order
+    torch.testing.assert_close(out, expected)
+    out.sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "log_alpha" not in name)

@@ -1,0 +1,183 @@
+import dgl
+import pytest
+import torch
+
+import dgl_lowbit as lowbit
+from dgl_lowbit.data import load_graph
+from dgl_lowbit.experiments.models import MODELS
+from dgl_lowbit.training import accuracy, distillation_loss, loop, parameter_groups, predict, train
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return dgl.add_self_loop(load_graph())
+
+
+def test_fit_keeps_the_best_validation_epoch_and_repeats(planted):
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        model = MODELS["gcn"](1433, 7, hidden=16)
+        runs.append((train(model, planted, epochs=12, seed=1, progress=False), predict(model, planted)))
+    (history, logits), (again, logits_again) = runs
+    assert history == again and torch.equal(logits, logits_again)
+    assert history.best["val_accuracy"] == max(epoch["val_accuracy"] for epoch in history.epochs)
+    assert accuracy(logits, planted) == history.best["test_accuracy"]
+    assert accuracy(logits, planted) > 0.4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_student_learns_from_its_teacher_and_freezes(name, planted):
+    torch.manual_seed(0)
+    teacher = MODELS[name](1433, 7, hidden=16, dropout=0.2, **({"num_layers": 6} if name == "deep" else {}))
+    train(teacher, planted, epochs=40, progress=False)
+    student = lowbit.quantize(teacher, lowbit.QuantConfig(4))
+    ranges = {n: p.clone() for n, p in student.named_parameters() if "log_alpha" in n}
+    train(student, planted, teacher=teacher, epochs=15, progress=False)
+    assert any(not torch.equal(p, ranges[n]) for n, p in student.named_parameters() if n in ranges)
+    logits = predict(student, planted)
+    assert accuracy(logits, planted) > accuracy(predict(teacher, planted), planted) - 0.06
+    packed = lowbit.freeze(student)(planted, planted.ndata["feat"])
+    assert (packed.argmax(1) == logits.argmax(1)).float().mean() >= 0.999
+
+
+def test_ranges_have_an_optimiser_group_of_their_own():
+    model = lowbit.quantize(MODELS["gcn"](12, 3))
+    weights, ranges = parameter_groups(model, lr=0.1, weight_decay=0.2, quantizer_lr=0.3)
+    assert len(weights["params"]) == 4 and weights["weight_decay"] == 0.2 and weights["lr"] == 0.1
+    assert len(ranges["params"]) == 8 and ranges["weight_decay"] == 0 and ranges["lr"] == 0.3
+    assert len(parameter_groups(MODELS["gcn"](12, 3))) == 1
+
+
+def test_distillation_loss_is_the_divergence():
+    student, teacher = torch.randn(2, 6, 4)
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    torch.testing.assert_close(distillation_loss(student, teacher), (p * (p / q).log()).sum(-1).mean())
+    assert distillation_loss(teacher, teacher).abs() < 1e-6
+
+
+def build(name="gcn", seed=0, **options):
+    torch.manual_seed(seed)
+    return MODELS[name](1433, 7, hidden=16, **options)
+
+
+def test_fit_is_a_float_stage_and_a_low_bit_one_taught_by_it(planted):
+    fitted = lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=15, float_epochs=40, progress=False)
+    assert len(fitted.teacher_history.epochs) == 40 and len(fitted.history.epochs) == 15
+    assert accuracy(predict(fitted.model, planted), planted) == fitted.history.best["test_accuracy"]
+    assert accuracy(predict(fitted.teacher, planted), planted) == fitted.teacher_history.best["test_accuracy"]
+    by_hand = build()
+    train(by_hand, planted, epochs=40, progress=False)
+    student = lowbit.quantize(by_hand, lowbit.QuantConfig(2))
+    assert train(student, planted, teacher=by_hand, epochs=15, progress=False) == fitted.history
+
+
+class Interrupt(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_an_interrupted_fit_resumes_to_the_same_result(stage, planted, tmp_path, monkeypatch):
+    def run(**options):
+        return lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=14, progress=False, **options)
+
+    expected, path = run(), tmp_path / "run.pt"
+    original, seen = loop._Run.epoch, []
+
+    def interrupted(self, number):
+        if number == 13 and len(seen) == stage:
+            raise Interrupt
+        seen.extend([0] * (number == 13))
+        return original(self, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "epoch", interrupted)
+        with pytest.raises(Interrupt):
+            run(checkpoint=path)
+    assert list(tmp_path.iterdir()) == [path]
+    again = run(checkpoint=path, resume=True)
+    assert again.history == expected.history and again.teacher_history == expected.teacher_history
+    assert torch.equal(predict(again.model, planted), predict(expected.model, planted))
+    finished = run(checkpoint=path, resume=True)  # nothing is left to do
+    assert torch.equal(predict(finished.model, planted), predict(expected.model, planted))
+
+
+def test_checkpoints_of_other_runs_are_refused(planted, tmp_path):
+    path = tmp_path / "run.pt"
+    train(build(), planted, epochs=2, checkpoint=path, progress=False)
+    with pytest.raises(ValueError, match="belongs to another run: epochs was 2, is 3; seed was 0, is 1"):
+        train(build(), planted, epochs=3, seed=1, checkpoint=path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="belongs to another model"):
+        train(build("sage"), planted, epochs=2, checkpoint=path, resume=True, progress=False)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a whole checkpoint"):
+        train(build(), planted, epochs=2, checkpoint=path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="needs checkpoint="):
+        train(build(), planted, epochs=2, resume=True, progress=False)
+
+
+@pytest.mark.parametrize("bits", [32, 4])
+@pytest.mark.parametrize("name", ["gcn", "sage"])
+def test_sampled_blocks(name, bits, planted):
+    sampler = dgl.dataloading.NeighborSampler([5, 5])
+    fitted = lowbit.fit(
+        build(name), planted, lowbit.QuantConfig(bits), epochs=15, sampler=sampler, batch_size=60, progress=False
+    )
+    assert fitted.history.best["val_accuracy"] > 0.35  # one in seven by chance
+    seen = loop._Run(fitted.model, planted, 0.5, None, sampler, 60, None, 0)
+    seen.prepare(fitted.teacher)
+    steps = list(seen._batches())
+    labelled = torch.cat([step.nodes[step.labelled] for step in steps])
+    assert torch.equal(labelled.sort()[0], planted.ndata["train_mask"].nonzero().flatten())
+    assert [len(step.nodes) for step in steps] == [120, 120, 40]
+    for step in steps:
+        first = step.graph[0]
+        assert torch.equal(first.srcdata[dgl.NID], step.graph[0].srcdata[dgl.NID])
+        assert torch.equal(step.feat.to_dense(), planted.ndata["feat"][first.srcdata[dgl.NID]])
+
+
+def test_sparse_features_train_as_dense_ones(planted):
+    histories = [
+        train(build(dropout=0.0), planted, epochs=4, sparse=sparse, progress=False) for sparse in (True, False, None)
+    ]
+    losses = [[epoch["loss"] for epoch in history.epochs] for history in histories]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and losses[2] == losses[0]
+
+
+def test_patience_transform_and_the_global_generator(planted):
+    seen = []
+
+    def transform(graph):
+        seen.append(graph)
+        return graph
+
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    model = build()
+    torch.set_rng_state(before)
+    history = train(model, planted, epochs=60, lr=1e-9, patience=3, transform=transform, progress=False)
+    assert len(history.epochs) < 60 and len(seen) == len(history.epochs)
+    assert len(history.epochs) - 1 - history.best_epoch == 3
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_training_raises_the_multipliers_of_bounds(planted):
+    model = build("smp", threshold=1e-3)
+    history = train(model, planted, epochs=6, progress=False)
+    first = [epoch["smoothness"][0]["multiplier"] for epoch in history.epochs]
+    assert first == sorted(first) and first[-1] > first[0]
+
+
+def test_history_plots(planted, tmp_path):
+    history = train(build("smp"), planted, epochs=3, progress=False)
+    assert history.plot(tmp_path / "history.png").stat().st_size > 1000
+
+
+def test_losses_that_are_not_finite_stop_it(planted):
+    with pytest.raises(ValueError, match="the loss is nan in epoch"):
+        train(build(), planted, lr=1e30, epochs=20, progress=False)
+
+
+def test_graphs_without_labels_are_refused():
+    with pytest.raises(ValueError, match="lacks feat, label, train_mask, val_mask, test_mask"):
+        train(MODELS["gcn"](3, 2), dgl.rand_graph(4, 4))
