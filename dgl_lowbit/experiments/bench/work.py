@@ -96,9 +96,7 @@ def gemm_works(bits: tuple, seed: int = 0, shape=(20_000, 256, 256)) -> list[Wor
     for b in bits:
         codes = numba_kernels.quantize(x.numpy(), numba_kernels.Grid(K, b, scale=1 / (2**b - 1)))
         weight = numba_kernels.Weight(rng.integers(0, 2**b, (K, M)).astype(np.uint8), 0.1, (2**b - 1) / 2)
-        work.functions[f"INT{b}"] = lambda codes=codes, weight=weight: numba_kernels.kernels.product(
-            codes, weight, out=out
-        )
+        work.functions[f"INT{b}"] = lambda codes=codes, weight=weight: numba_kernels.gemm(codes, weight, out=out)
         work.operations[f"INT{b}"] = 2 * rows * K * M
     return [work]
 
