@@ -7,7 +7,7 @@ from .packing import pack, unpack
 from .plan import Plan, PlanError
 from .run.matrices import Codes, Grid, Weight
 from .run.runtime import get_num_threads
-from .run.stage import warm_up
+from .warming import warm_up
 
 __all__ = [
     "Codes",

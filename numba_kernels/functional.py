@@ -7,13 +7,12 @@ import numpy as np
 from .graph import Graph, GraphError
 from .plan.resolve import Op
 from .plan.schedule import schedule
-from .run.assemble import Assembler
-from .run.buffers import Buffers, aligned_empty
-from .run.executor import launch_arguments
-from .run.matrices import Codes, Constants, Floats, Grid, Weight
-from .run.program import Argument
+from .run.assemble import assemble
+from .run.executor import Run
+from .run.matrices import Codes, Grid, Weight
+from .run.memory import Arena
+from .run.places import empty_codes, place_of
 from .run.runtime import launching
-from .run.stage import launch, warm_up
 
 
 def quantize(values: np.ndarray, grid: Grid) -> Codes:
@@ -128,18 +127,24 @@ def _requantised(ops, value, values, grid, out, graphs=None, edge_weights=None, 
 
 
 def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, features=None, out=None):
-    """Run the operations, one stage, on ``values`` by name; returns what the last of them writes."""
-    constants, (result,), last = Constants(), ops[-1].writes, ops[-1]
-    constants.grids, constants.weights = grids or {}, weights or {}
-    planned = schedule(ops, [result], {op.writes[0]: op.columns for op in ops})
-    features, flags, outputs = features or {}, {name: np.zeros(1, np.int32) for name in features or {}}, {}
-    values = {**values, **{name: Floats(Argument("in", name), array.shape[1]) for name, array in features.items()}}
-    stage = Assembler(planned, 0, values, set(), graphs or {}, edge_weights or {}, constants, Buffers()).assemble()
-    if isinstance(values[result], Floats):
-        outputs[result] = aligned_empty((last.rows, last.columns), np.float32) if out is None else out
+    """Run the operations, one stage, on ``values``, Codes by name; returns what the last of them writes."""
+    (result,), last, grids = ops[-1].writes, ops[-1], grids or {}
+    columns, rows = ({op.writes[0]: getattr(op, what) for op in ops} for what in ("columns", "rows"))
+    planned = schedule(ops, [result], columns, rows)
+    kept = {("grid", name): grid for name, grid in grids.items()}
+    kept.update({("weight", name): weight for name, weight in (weights or {}).items()})
+    given = {name: weight for name, weight in (edge_weights or {}).items() if weight is not None}
+    run = Run(features or {}, graphs or {}, given)
+    run.sizes += [last.rows]
+    coded = {result: empty_codes(last.rows, grids[result])} if result in grids else {}
+    places = {name: place_of(codes) for name, codes in {**values, **coded}.items()}
+    assembled = assemble(planned, None, kept, run, places)
+    for check in assembled.checks:
+        check(run)
+    arena = Arena()
     with launching():
-        warm_up()
-        launch(*stage, launch_arguments(features, flags, outputs))
-    if any(flag[0] for flag in flags.values()):
+        run.begin(assembled, arena, out)
+        run.execute(assembled)
+    if run.faults.any():
         raise GraphError("values hold NaN or infinity.")
-    return outputs.get(result, values[result])
+    return coded[result] if coded else run.outputs[result]

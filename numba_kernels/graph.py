@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+
+from .jit import launcher
+from .layout import AHEAD
 
 # Tasks a kernel's work is cut into.
 BLOCKS = 64
@@ -12,15 +16,11 @@ BLOCKS = 64
 HUB_EDGES = 32768
 
 
-# Indices that stand behind those of the edges, so that kernels can fetch as many edges ahead without looking.
-AHEAD = 96
-
-
 class Hubs(NamedTuple):
     """Nodes of very many in-neighbours, and the parts their edges are cut into."""
 
     nodes: np.ndarray  # (H,) int64, ascending
-    first_part: np.ndarray  # (H + 1,) int64
+    first_parts: np.ndarray  # (H + 1,) int64
     starts: np.ndarray  # (parts,) int64, edges
     stops: np.ndarray
 
@@ -64,41 +64,72 @@ class Graph:
         indptr, indices = _whole(indptr, "indptr"), _whole(indices, "indices")
         if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
             raise GraphError(f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}.")
-        if indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
-            raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
-        self.num_dst = len(indptr) - 1
+        self.num_dst, self.num_edges = len(indptr) - 1, len(indices)
         self.num_src = self.num_dst if num_src is None else int(num_src)
         if not 0 <= self.num_src < 2**31:
             raise GraphError(f"from 0 to 2^31 − 1 source nodes fit an index, got {self.num_src}.")
-        if len(indices) and (indices.min() < 0 or indices.max() >= self.num_src):
+        # Copies: what was checked cannot change any more.
+        self.indptr, self._fetched = np.empty(self.num_dst + 1, np.int64), np.empty(self.num_edges + AHEAD, np.int32)
+        facts = np.zeros(3, np.int64)
+        fault = copy_edges(indptr, indices, self.num_src, self.indptr, self._fetched, facts)
+        if fault == _BAD_INDPTR:
+            raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
+        if fault == _BAD_INDEX:
             raise GraphError(
                 f"indices must name one of {self.num_src} source nodes, got {indices.min()} … {indices.max()}."
             )
-        self.indptr = np.array(indptr, np.int64)  # a copy: what was checked cannot change any more
-        self._fetched = np.zeros(len(indices) + AHEAD, np.int32)
-        self._fetched[: len(indices)] = indices
-        self.edge_ids = None if edge_ids is None else _edge_ids(edge_ids, len(indices))
+        self.max_in_degree, self.num_hubs = int(facts[0]), int(facts[2])
+        self.has_zero_in_degree = bool(facts[1])
+        self.edge_ids = None if edge_ids is None else _edge_ids(edge_ids, self.num_edges)
         self.is_block = is_block
         self.batch_starts = _batch_starts(batch_sizes, self.num_dst)
-        # Edges that arrays of edge weights are about: of a part of a graph, those of the whole.
-        self.num_weights = len(indices)
-        self.in_degrees = np.diff(self.indptr)
-        self.out_degrees = np.bincount(self.indices, minlength=self.num_src)
-        self.max_in_degree = int(self.in_degrees.max(initial=0))
-        self.has_zero_in_degree = bool((self.in_degrees == 0).any())
-        self.hubs = _find_hubs(self.indptr, self.in_degrees)
-        self._factors: dict[tuple, np.ndarray] = {}
-        self._bounds: dict[tuple, np.ndarray] = {}
+        self._arrays: dict[object, np.ndarray] = {}  # by what they are, kept as long as kernels may read them
         self._typed: dict[int, tuple] = {}
 
     @property
     def indices(self) -> np.ndarray:
         """Source nodes, (E,) int32; AHEAD zeros follow in memory."""
-        return self._fetched[: len(self._fetched) - AHEAD]
+        return self._fetched[: self.num_edges]
 
     @property
-    def num_edges(self) -> int:
-        return len(self._fetched) - AHEAD
+    def batch_size(self) -> int:
+        """How many graphs this one is a batch of."""
+        return len(self.batch_starts) - 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays that are kept."""
+        parts = self.indptr, self._fetched, self.edge_ids, self.batch_starts, *self._arrays.values()
+        return sum(part.nbytes for part in parts if part is not None) + sum(g.nbytes for _, g in self._typed.values())
+
+    @cached_property
+    def in_degrees(self) -> np.ndarray:
+        """(N_dst,) int64."""
+        return np.diff(self.indptr)
+
+    @cached_property
+    def out_degrees(self) -> np.ndarray:
+        """(N_src,) int64."""
+        return np.bincount(self.indices, minlength=self.num_src)
+
+    @cached_property
+    def hubs(self) -> Hubs:
+        """Nodes of very many in-neighbours."""
+        return _find_hubs(self.indptr, self.in_degrees)
+
+    @property
+    def num_hub_parts(self) -> int:
+        """How many parts the edges of hubs are cut into."""
+        return len(self.hubs.starts)
+
+    def address(self, name: str) -> int:
+        """Where an array stands: indptr, indices, edge_ids (0 for none), batch_starts, or one of :class:`Hubs`."""
+        array = getattr(self.hubs, name) if name in Hubs._fields else getattr(self, name)
+        return 0 if array is None else array.ctypes.data
+
+    def factor_address(self, side: str, power: float, plus: int) -> int:
+        """Where :meth:`degree_factor` stands."""
+        return self.degree_factor(side, power, plus).ctypes.data
 
     @classmethod
     def from_scipy(cls, matrix) -> Graph:
@@ -130,13 +161,13 @@ class Graph:
 
     def bounds(self, edge_cost: int, row_cost: int) -> np.ndarray:
         """Blocks of destinations of about as much work each, (B + 1,) int64."""
-        key = edge_cost, row_cost
-        if key not in self._bounds:
+        key = "bounds", edge_cost, row_cost
+        if key not in self._arrays:
             edges = np.concatenate([[0], np.cumsum(np.minimum(self.in_degrees, HUB_EDGES))])
             work = edge_cost * edges + row_cost * np.arange(self.num_dst + 1)
             goals = np.linspace(0, work[-1], BLOCKS + 1)[1:-1]
-            self._bounds[key] = np.unique([0, *np.searchsorted(work, goals), self.num_dst]).astype(np.int64)
-        return self._bounds[key]
+            self._arrays[key] = np.unique([0, *np.searchsorted(work, goals), self.num_dst]).astype(np.int64)
+        return self._arrays[key]
 
     def by_type(self, edge_types, count: int) -> Graph:
         """This graph with each source node once for each of ``count`` types, reached by the edges of that type.
@@ -187,13 +218,13 @@ class Graph:
 
     def degree_factor(self, side: str, power: float, plus: int) -> np.ndarray:
         """(degree + plus)^power for power −1, −½ or ½, (N,) float32; degrees of 0 count as 1."""
-        key = side, power, plus
-        if key not in self._factors:
+        key = "factor", side, power, plus
+        if key not in self._arrays:
             degrees = self.out_degrees if side == "out" else self.in_degrees
             degrees = np.maximum(degrees.astype(np.float32) + np.float32(plus), np.float32(1))
             degrees = degrees if power == -1 else np.sqrt(degrees)
-            self._factors[key] = degrees if power == 0.5 else np.float32(1) / degrees
-        return self._factors[key]
+            self._arrays[key] = degrees if power == 0.5 else np.float32(1) / degrees
+        return self._arrays[key]
 
     def edge_weights(self, edge_weight) -> np.ndarray:
         """Weights in the order of ``indices``, (E,) int8 where they are given so, else float32.
@@ -205,8 +236,8 @@ class Graph:
         """
         weights = np.asarray(edge_weight)
         weights = weights if weights.dtype == np.int8 else weights.astype(np.float32)
-        if weights.shape not in ((self.num_weights,), (self.num_weights, 1)):
-            raise GraphError(f"edge_weight must have shape ({self.num_weights},), got {weights.shape}.")
+        if weights.shape not in ((self.num_edges,), (self.num_edges, 1)):
+            raise GraphError(f"edge_weight must have shape ({self.num_edges},), got {weights.shape}.")
         if not np.isfinite(weights).all():
             raise GraphError("edge_weight holds NaN or infinity.")
         weights = weights.reshape(-1)
@@ -216,6 +247,36 @@ class Graph:
 def row_bounds(rows: int) -> np.ndarray:
     """Blocks of as many rows each, (B + 1,) int64."""
     return np.linspace(0, rows, min(BLOCKS, max(rows, 1)) + 1).astype(np.int64)
+
+
+_BAD_INDPTR, _BAD_INDEX = 1, 2
+
+
+@launcher
+def copy_edges(indptr, indices, num_src, new_indptr, new_indices, facts):
+    """Check compressed rows and copy them, in one pass; returns what is wrong, 0 for nothing.
+
+    ``facts`` becomes the largest in-degree, the number of nodes of in-degree 0, and the number of hubs. Zeros follow
+    the indices.
+    """
+    if indptr[0] != 0 or indptr[len(indptr) - 1] != len(indices):
+        return _BAD_INDPTR
+    new_indptr[0] = 0
+    for v in range(len(indptr) - 1):
+        degree = indptr[v + 1] - indptr[v]
+        if degree < 0:
+            return _BAD_INDPTR
+        facts[0] = max(facts[0], degree)
+        facts[1] += degree == 0
+        facts[2] += degree >= HUB_EDGES
+        new_indptr[v + 1] = indptr[v + 1]
+    for e in range(len(indices)):
+        index = indices[e]
+        if index < 0 or index >= num_src:
+            return _BAD_INDEX
+        new_indices[e] = index
+    new_indices[len(indices) :] = 0
+    return 0
 
 
 def _find_hubs(indptr, in_degrees):

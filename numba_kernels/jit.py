@@ -1,62 +1,63 @@
-"""How kernels are compiled, and their machine code kept."""
+"""How kernels are compiled: helpers into their callers, instructions by themselves, each when it is first needed."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import hashlib
 import sys
-import threading
 import time
-from pathlib import Path
 
 import numba
+from numba.core.ccallback import CFunc
 
-_SECONDS_BEFORE_TELLING = 2.0
+from .cache import KernelCache
 
-
-@functools.cache
-def source_digest() -> str:
-    """Digest of this package's sources."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+SECONDS_BEFORE_TELLING = 2.0
+_OPTIONS = {"boundscheck": False, "error_model": "numpy"}
+_seconds_compiled = 0.0
 
 
-def kernel(function=None, *, parallel=False, inline=False):
-    """Compile ``function`` on first use and cache the machine code on disk; ``inline`` it where it is called.
-
-    Numba renews a cached function when its own file changes, not when a helper in another file does. The cache
-    is therefore stamped with the digest of all sources of the package.
-    """
+def kernel(function=None, *, inline: bool = False):
+    """Compile ``function`` where it is called from a kernel; ``inline`` it there."""
     if function is None:
-        return functools.partial(kernel, parallel=parallel, inline=inline)
-    compiled = numba.njit(
-        cache=True, parallel=parallel, boundscheck=False, nogil=True, error_model="numpy", forceinline=inline
-    )(function)
-    with contextlib.suppress(AttributeError):  # no cache: the JIT is off
-        compiled._cache._cache_file._source_stamp = source_digest()
+        return functools.partial(kernel, inline=inline)
+    return numba.njit(nogil=True, forceinline=inline, **_OPTIONS)(function)
+
+
+def launcher(function=None, *, parallel: bool = False):
+    """Compile ``function``, which Python calls, on first use, and keep its machine code on disk."""
+    if function is None:
+        return functools.partial(launcher, parallel=parallel)
+    compiled = numba.njit(nogil=True, parallel=parallel, **_OPTIONS)(function)
+    if not numba.config.DISABLE_JIT:
+        compiled._cache = KernelCache(f"{function.__module__.rpartition('.')[2]}.{function.__name__}")
+        compiled._compiler.compile = _told(compiled._compiler.compile)
     return compiled
 
 
-@contextlib.contextmanager
-def telling_when_slow(what: str):
-    """Print one line to stderr if the block takes long, as it does when kernels are compiled the first time."""
-    done = threading.Event()
+class Callback(CFunc):
+    """A C function of int64 arguments that returns nothing, compiled at once or loaded from disk."""
 
-    def tell():
-        if not done.wait(_SECONDS_BEFORE_TELLING):
-            print(f"numba_kernels: {what} (once per machine, kept on disk) …", file=sys.stderr, flush=True)
+    def __init__(self, function, arguments: int, name: str):
+        signature = (numba.types.int64,) * arguments, numba.types.void
+        super().__init__(function, signature, locals={}, options={"forceinline": True, **_OPTIONS})
+        self._cache = KernelCache(name)
+        self._compiler.compile = _told(self._compiler.compile)
+        self.compile()
 
-    teller = threading.Thread(target=tell, daemon=True)
-    start = time.perf_counter()
-    teller.start()
-    try:
-        yield
-    finally:
-        done.set()
-        teller.join()
-        elapsed = time.perf_counter() - start
-        if elapsed > _SECONDS_BEFORE_TELLING:
-            print(f"numba_kernels: ready after {elapsed:.0f} s.", file=sys.stderr, flush=True)
+
+def _told(compile_function):
+    """``compile_function``, which after some seconds of compilation in this process says what takes so long."""
+
+    def compiling(*args):
+        global _seconds_compiled
+        start, before = time.perf_counter(), _seconds_compiled
+        try:
+            return compile_function(*args)
+        finally:
+            _seconds_compiled += time.perf_counter() - start
+            if before < SECONDS_BEFORE_TELLING <= _seconds_compiled:
+                print(
+                    "numba_kernels: compiling kernels (once per machine, kept on disk) …", file=sys.stderr, flush=True
+                )
+
+    return compiling

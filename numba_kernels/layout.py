@@ -16,6 +16,8 @@ import numpy as np
 
 PACKED_BITS = (1, 2, 4, 8)
 _BLOCK = 64
+# Indices that stand behind those of a graph's edges, so that kernels can fetch as many edges ahead without looking.
+AHEAD = 96
 
 
 def check_bits(bits: int) -> None:

@@ -14,7 +14,6 @@ from .graph import Graph, GraphError
 from .plan import Plan, PlanError
 from .run.executor import Executor
 from .run.runtime import launching
-from .run.stage import warm_up
 
 FORMAT, VERSION = "dgl-lowbit", 2
 
@@ -64,7 +63,6 @@ class PackedModel:
         for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = _CONVERT[entry["kind"]](value, entry["name"])
         with launching(self.threads):
-            warm_up()
             outputs = self._executor.run(inputs)
         return self._returned(outputs)
 
@@ -107,7 +105,6 @@ class PackedModel:
             if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
                 raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
         with launching(self.threads):
-            warm_up()
             return self._returned(self._executor.run(inputs, batch_size, out))
 
     def _blocks_read(self):

@@ -1,14 +1,46 @@
-"""Sums of packed messages over in-neighbours, weighted with attention."""
+"""ATTEND: sums of packed messages over in-neighbours, weighted with attention."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import simd
 from ..jit import kernel
-from .gather import clear
+from .decode import decode_rows
+from .fields import Operand
+from .instruction import instruction, reader
 from .maps import exp, leaky_relu
-from .requantise import decode
+from .sums import clear
+
+
+class Attention(NamedTuple):
+    """Softmax over in-neighbours j of i of Σ_d vector[h, d] · LeakyReLU(left[j, h, d] + right[i, h, d]), coded."""
+
+    indptr: int  # (rows + 1,) int64
+    indices: int  # int32
+    heads: int
+    columns: int  # of left and right, a multiple of heads
+    vector: int  # (columns,) float32
+    slope: float
+    top: int  # largest code
+    scale: float  # of the codes, whose zero point is 0
+
+
+class Attend(NamedTuple):
+    """dst ← Σ_j a_ij (q_j − z) · s over the in-neighbours j of row i."""
+
+    dst: int  # in the scratch
+    columns: int
+    memory: int  # in the scratch
+    messages: Operand
+    left: Operand
+    right: Operand
+    attention: Attention
+
+
+read_attend = reader(Attend)
 
 # Numbers kept of a row's edges between the passes over them; what is beyond is computed anew.
 KEPT = 4096
@@ -35,7 +67,7 @@ def score(j, left, attention, own, values, scores):
         code = simd.subtract(code, simd.load(lanes, simd.f32_at(left.zero), 0))
         simd.store(simd.multiply(code, simd.load(lanes, simd.f32_at(left.scale), 0)), simd.f32_at(values), 0)
     else:
-        decode(j, 1, left, attention.columns, 0, values, 0)
+        decode_rows(j, 1, left, attention.columns, 0, values, 0)
     x, per_head = simd.f32_at(values), attention.columns // attention.heads
     for c in range(0, attention.columns, 16):
         y = leaky_relu(simd.add(simd.load(lanes, x, c), simd.load(lanes, own, c)), slope)
@@ -112,7 +144,7 @@ def attend(start, count, messages, left, right, attention, columns, memory, dst,
     for r in range(count):
         i, row = start + r, simd.f32_at(dst + 4 * r * stride)
         begin, end = indptr[i], indptr[i + 1]
-        decode(i, 1, right, attention.columns, 0, own_at, 0)
+        decode_rows(i, 1, right, attention.columns, 0, own_at, 0)
         clear(totals, room)
         clear(counts, many)
         weigh(begin, end, indices, left, attention, own, values, kept, many, most, sums)
@@ -138,3 +170,13 @@ def attend(start, count, messages, left, right, attention, columns, memory, dst,
                 c += 1
         for c in range(columns, lanes_of(columns)):
             row[c] = np.float32(0.0)
+
+
+@instruction(Attend)
+def attention():
+    def run(at, start, count, base, stride):
+        f = read_attend(at)
+        memory, dst = base + f.memory, base + f.dst
+        attend(start, count, f.messages, f.left, f.right, f.attention, f.columns, memory, dst, stride)
+
+    return run

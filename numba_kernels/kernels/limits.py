@@ -8,14 +8,14 @@ import numba
 import numpy as np
 
 from .. import simd
-from ..jit import kernel
+from ..jit import launcher
 
 _BYTES = 1 << 29
 _ROUNDS = 1 << 19
 _TASKS = 64
 
 
-@kernel(parallel=True)
+@launcher(parallel=True)
 def read_all(memory, sums):
     """Read ``memory``, uint8, once; ``sums``, (tasks, 16) int32, takes what keeps the reads from being left out."""
     for task in numba.prange(sums.shape[0]):
@@ -30,7 +30,7 @@ def read_all(memory, sums):
         simd.store(total, simd.i32_at(simd.address(sums) + task * 64), 0)
 
 
-@kernel(parallel=True)
+@launcher(parallel=True)
 def multiply_all(rounds, sums):
     """``rounds`` · 8 dot products of 16 lanes by 4 bytes a task, on operands that stay in the fastest cache."""
     for task in numba.prange(sums.shape[0]):

@@ -1,12 +1,14 @@
-"""Functions of numbers and of rows, on float32 rows of a tile."""
+"""MAP: a function of numbers, or of whole rows."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import simd
 from ..jit import kernel
-from .fields import ELU, LEAKY_RELU, LOG_SOFTMAX, NORMALIZE, SIGMOID, SOFTMAX, STANDARDISE
+from .instruction import instruction, reader
 from .rows import clear_from
 
 # exp(x) = 2^n · exp(r), n the whole number nearest to x / ln 2; ln 2 in two parts, so that r is exact, and exp(r) as
@@ -44,21 +46,22 @@ def leaky_relu(x, slope):
 
 
 @kernel(inline=True)
-def _of_numbers(kind, parameter, row, to, columns):
-    lanes, one = simd.zeros_f32(), simd.fill(simd.zeros_f32(), np.float32(1.0))
-    for c in range(0, columns, 16):
-        x = simd.load(lanes, row, c)
-        if kind == LEAKY_RELU:
-            y = leaky_relu(x, parameter)
-        elif kind == ELU:
-            below = simd.subtract(exp(simd.minimum(x, lanes)), one)
-            y = simd.add(simd.maximum(x, lanes), simd.multiply(simd.fill(x, parameter), below))
-        elif kind == SIGMOID:
-            y = simd.divide(one, simd.add(one, exp(simd.subtract(lanes, x))))
-        else:  # tanh
-            twice = exp(simd.add(x, x))
-            y = simd.subtract(one, simd.divide(simd.add(one, one), simd.add(twice, one)))
-        simd.store(y, to, c)
+def _elu(x, parameter):
+    lanes = simd.zeros_f32()
+    below = simd.subtract(exp(simd.minimum(x, lanes)), simd.fill(lanes, np.float32(1.0)))
+    return simd.add(simd.maximum(x, lanes), simd.multiply(simd.fill(x, parameter), below))
+
+
+@kernel(inline=True)
+def _sigmoid(x, parameter):
+    one = simd.fill(x, np.float32(1.0))
+    return simd.divide(one, simd.add(one, exp(simd.subtract(simd.zeros_f32(), x))))
+
+
+@kernel(inline=True)
+def _tanh(x, parameter):
+    one, twice = simd.fill(x, np.float32(1.0)), exp(simd.add(x, x))
+    return simd.subtract(one, simd.divide(simd.add(one, one), simd.add(twice, one)))
 
 
 @kernel(inline=True)
@@ -79,18 +82,33 @@ def _scaled(row, to, columns, shift, factor):
 
 
 @kernel(inline=True)
-def _softmax(row, to, columns, is_log):
+def _standardise(row, to, columns, epsilon):
+    mean = 0.0
+    for c in range(columns):
+        mean += np.float64(row[c])
+    mean /= columns
+    variance = _moment(row, columns, mean) / columns
+    _scaled(row, to, columns, np.float32(mean), np.float32(1.0 / np.sqrt(variance + np.float64(epsilon))))
+
+
+@kernel(inline=True)
+def _normalize(row, to, columns, epsilon):
+    norm = np.float32(np.sqrt(_moment(row, columns, 0.0)))
+    _scaled(row, to, columns, np.float32(0.0), np.float32(1.0) / max(norm, epsilon))
+
+
+@kernel(inline=True)
+def _largest(row, columns):
     largest = row[0]
     for c in range(1, columns):
         largest = max(largest, row[c])
+    return largest
+
+
+@kernel(inline=True)
+def _softmax(row, to, columns, parameter):
     lanes, total = simd.zeros_f32(), np.float64(0.0)
-    most = simd.fill(lanes, largest)
-    if is_log:
-        for c in range(columns):
-            total += np.exp(np.float64(row[c] - largest))
-        _scaled(row, to, columns, largest, np.float32(1.0))
-        _scaled(to, to, columns, np.float32(np.log(total)), np.float32(1.0))
-        return
+    most = simd.fill(lanes, _largest(row, columns))
     for c in range(0, columns, 16):
         simd.store(exp(simd.subtract(simd.load(lanes, row, c), most)), to, c)
     for c in range(columns):
@@ -98,24 +116,63 @@ def _softmax(row, to, columns, is_log):
     _scaled(to, to, columns, np.float32(0.0), np.float32(1.0 / total))
 
 
-@kernel
-def map_rows(kind, parameter, count, columns, src, dst, stride):
-    """dst ← the function ``kind`` of src, rows of tiles."""
-    parameter = np.float32(parameter)
-    for r in range(count):
-        row, to = simd.f32_at(src + 4 * r * stride), simd.f32_at(dst + 4 * r * stride)
-        if kind == STANDARDISE:
-            mean = 0.0
-            for c in range(columns):
-                mean += np.float64(row[c])
-            mean /= columns
-            variance = _moment(row, columns, mean) / columns
-            _scaled(row, to, columns, np.float32(mean), np.float32(1.0 / np.sqrt(variance + np.float64(parameter))))
-        elif kind == NORMALIZE:
-            norm = np.float32(np.sqrt(_moment(row, columns, 0.0)))
-            _scaled(row, to, columns, np.float32(0.0), np.float32(1.0) / max(norm, parameter))
-        elif kind in (SOFTMAX, LOG_SOFTMAX):
-            _softmax(row, to, columns, kind == LOG_SOFTMAX)
-        else:
-            _of_numbers(kind, parameter, row, to, columns)
-        clear_from(to, columns)
+@kernel(inline=True)
+def _log_softmax(row, to, columns, parameter):
+    largest, total = _largest(row, columns), np.float64(0.0)
+    for c in range(columns):
+        total += np.exp(np.float64(row[c] - largest))
+    _scaled(row, to, columns, largest, np.float32(1.0))
+    _scaled(to, to, columns, np.float32(np.log(total)), np.float32(1.0))
+
+
+# Of sixteen numbers, and of a row.
+OF_NUMBERS = {"leaky_relu": leaky_relu, "elu": _elu, "sigmoid": _sigmoid, "tanh": _tanh}
+OF_ROWS = {
+    "standardise": _standardise,
+    "normalize": _normalize,
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
+}
+MAPS = (*OF_NUMBERS, *OF_ROWS)
+
+
+class Map(NamedTuple):
+    """dst ← the function of src; what it depends on is a slope, an exponent's factor, an ε."""
+
+    dst: int  # in the scratch
+    src: int  # in the scratch
+    columns: int
+    parameter: float
+
+
+read_map = reader(Map)
+
+
+@instruction(Map)
+def map(function):
+    return _map_numbers(OF_NUMBERS[function]) if function in OF_NUMBERS else _map_rows(OF_ROWS[function])
+
+
+def _map_numbers(function):
+    def run(at, start, count, base, stride):
+        f = read_map(at)
+        lanes, parameter = simd.zeros_f32(), np.float32(f.parameter)
+        for r in range(count):
+            x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
+            for c in range(0, f.columns, 16):
+                simd.store(function(simd.load(lanes, x, c), parameter), to, c)
+            clear_from(to, f.columns)
+
+    return run
+
+
+def _map_rows(function):
+    def run(at, start, count, base, stride):
+        f = read_map(at)
+        parameter = np.float32(f.parameter)
+        for r in range(count):
+            x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
+            function(x, to, f.columns, parameter)
+            clear_from(to, f.columns)
+
+    return run

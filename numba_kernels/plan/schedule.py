@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from ..layout import row_bytes, storage_bits
-from .resolve import GATHERS, Op, whole
+from .resolve import Op, whole
 
 
 @dataclass(eq=False)
@@ -30,6 +30,7 @@ class Schedule:
     outputs: list
     kept: set  # values that outputs are, or the first rows of
     columns: dict
+    rows: dict
     made_in: dict  # value → number of the stage, −1 for arguments
     read_in: dict  # value → numbers of the stages
     readers: dict  # value → operations
@@ -97,16 +98,17 @@ def _merge_finishes(ops, kept_values):
     return kept
 
 
-def schedule(ops: list[Op], outputs: list, columns: dict) -> Schedule:
+def schedule(ops: list[Op], outputs: list, columns: dict, rows: dict) -> Schedule:
     """Group resolved operations into stages."""
     kept = set(map(whole, outputs))
     ops = _merge_finishes(_fold_degrees(ops, kept), kept)
-    return _Scheduler(ops, outputs, columns).result()
+    return _Scheduler(ops, outputs, columns, rows).result()
 
 
 class _Scheduler:
-    def __init__(self, ops, outputs, columns):
+    def __init__(self, ops, outputs, columns, rows):
         self.ops, self.outputs, self.kept, self.columns = ops, outputs, set(map(whole, outputs)), columns
+        self.rows = rows
         self.maker = {value: op for op in ops for value in op.writes}
         self.stages, self.stage_of = [], {}
 
@@ -125,7 +127,7 @@ class _Scheduler:
                     if value is not None:
                         read_in[value].add(number)
                         readers[value].append(op)
-        return Schedule(self.stages, self.outputs, self.kept, self.columns, made_in, read_in, readers)
+        return Schedule(self.stages, self.outputs, self.kept, self.columns, self.rows, made_in, read_in, readers)
 
     def _narrows(self, op):
         """Whether a product's floats are smaller than the codes they are made of, so that to wait does not pay."""
@@ -162,7 +164,7 @@ class _Scheduler:
     def _must_be_complete(op, position, maker):
         """Whether ``op`` reads rows that other tiles make: of neighbours, or of another set of nodes."""
         value = op.reads[position]
-        return position in GATHERS.get(op.name, ()) or maker.rows != op.rows or value != whole(value)
+        return position in op.gathers or maker.rows != op.rows or value != whole(value)
 
     def _place(self, op, earliest):
         """Put ``op``, and what it needs that is in no stage yet, into the first stage of as many rows, or a new one."""

@@ -1,320 +1,350 @@
-"""From a stage of a schedule to the program the kernel executes."""
+"""From a schedule to a program: every operation adds its instructions to the stage it is in."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Callable
+
 import numpy as np
 
-from ..graph import AHEAD, Graph, GraphError, row_bounds
-from ..kernels import fields
-from ..kernels.attend import scratch_of
-from ..kernels.fields import Edges, Finish, Term
-from ..layout import pad, padded
-from ..plan.plan import MAPS, REDUCTIONS
-from ..plan.schedule import Schedule
-from .matrices import Grid
-from .places import Places
-from .program import Launch, Program
+from ..kernels.fields import ProductWeight
+from ..kernels.load import Load, Store, load, store
+from ..layout import pad
+from ..plan.resolve import whole
+from ..plan.schedule import Schedule, Stage
+from .matrices import Grid, Weight
+from .places import Floats, Places
+from .program import Program, Reference, Slot, StageProgram, build
 
-# Share of numbers that are not 0 up to which looking them up is faster than the dense product.
-SPARSE_BELOW = 0.1
-_SAMPLED_ROWS = 16
+# Bytes from which a float matrix is written past the caches.
+STREAM_FROM = 1 << 24
 # What an edge and a row cost, in about nanoseconds, to balance threads; only their ratio matters.
 _EDGE_COST, _ROW_COST, _PRODUCTS_A_COST = 4, 40, 400
 
 
-class Assembler:
-    """Writes the program of stage ``number``.
+@dataclass
+class Costs:
+    """What a stage's rows cost: each, and for each edge of a graph, a value of the plan or None."""
 
-    Parameters
-    ----------
-    schedule : Schedule
-    number : int
-    values : dict
-        Floats and Codes that earlier stages made; those of this one are added. Of floats that are arguments, features
-        given and outputs, the address is filled in when the program is launched.
-    sparse : set
-        Features most of which is 0.
-    graphs, edge_weights : dict
-        Arguments by value of the plan.
-    constants : Constants
-    buffers : Buffers
+    size: object  # place of its number of rows among a run's sizes, or ("hub parts", graph)
+    graph: object = None
+    edge: int = 0
+    row: int = _ROW_COST
+
+
+@dataclass
+class Assembled:
+    """A program and what a run needs to know of it."""
+
+    program: Program
+    costs: list[Costs]  # a stage
+    buffers: list  # (size as of Costs, bytes a row)
+    checks: list[Callable]  # of a run's graphs
+    outputs: dict  # value → (size, columns)
+    results: list  # of outputs of the plan: value, and size where it is the first rows of it
+    reads: list[set]  # a stage: values of features that it reads row by row
+    read_out: list[set]  # a stage: those that it reads out
+
+
+class Assembly:
+    """What stages of one program share: references, memory between stages, constants.
+
+    Numbers of rows that are equal in ``run`` stand for one. ``kept`` holds constants laid out before, by what they are;
+    new ones are added.
     """
 
-    def __init__(self, schedule: Schedule, number, values, sparse, graphs, edge_weights, constants, buffers):
-        self.schedule, self.stage = schedule, schedule.stages[number]
-        self.graphs, self.edge_weights = graphs, edge_weights
-        self.constants, self.buffers = constants, buffers
-        self.program, self.hub_sums = Program(), []
-        self.places = Places(schedule, self.stage, self.program, values, sparse, buffers)
-        self.slots, self.free = {}, []
-        self.looked_up = {}  # codes that are never made: what of
-        self.edge_cost, self.row_cost, self.graph = 0, _ROW_COST, None
-        self.last_use = {value: n for n, op in enumerate(self.stage.ops) for value in op.reads}
+    def __init__(self, schedule: Schedule, plan, kept: dict, run):
+        self.schedule, self.plan, self.kept = schedule, plan, kept
+        self.weight_kinds = {value: run.kind_of(value) for value in run.weights}
+        self.hubs = {value for value, graph in run.single.items() if graph.num_hubs}
+        self._size_of = {size: place for place, size in reversed(list(enumerate(run.sizes)))}
+        self.references, self._known, self.alive = [], {}, []
+        self.buffers, self._buffer_of, self._free = [], {}, defaultdict(list)
+        self.checks, self.outputs = [], {}
 
-    def assemble(self) -> tuple[Launch, list]:
-        """The stage's launch, and the arguments of the launches of ``sum_segments`` that must come before."""
-        for n, op in enumerate(self.stage.ops):
-            getattr(self, f"_{op.name}")(op, n)
+    def reference(self, key, function: Callable) -> Reference:
+        """The field that is ``function(run)`` in each run, ``key`` says what that is."""
+        if key not in self._known:
+            self._known[key] = Reference(len(self.references))
+            self.references.append(function)
+        return self._known[key]
+
+    def size_of(self, rows: int) -> int:
+        """The place of a number of rows among a run's sizes."""
+        return self._size_of[rows]
+
+    def at(self, array: np.ndarray | None) -> int:
+        """The address of a contiguous array, kept alive with the program; 0 for None."""
+        if array is None:
+            return 0
+        if not array.flags.c_contiguous:
+            raise ValueError("kernels read contiguous arrays only.")
+        self.alive.append(array)
+        return array.ctypes.data
+
+    def keep(self, key, make: Callable):
+        """A constant of the plan, made once."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return self.kept[key]
+
+    def buffer(self, owner, name, rows: int, row_bytes: int) -> int:
+        """The number of a buffer for a value, until :meth:`give_back`."""
+        if (owner, name) not in self._buffer_of:
+            kind = self.size_of(rows), row_bytes
+            if not self._free[kind]:
+                self._free[kind].append(len(self.buffers))
+                self.buffers.append(kind)
+            self._buffer_of[owner, name] = self._free[kind].pop()
+        return self._buffer_of[owner, name]
+
+    def give_back(self, owner) -> None:
+        """Let others use the buffers of a value."""
+        for key in [key for key in self._buffer_of if key[0] == owner]:
+            number = self._buffer_of.pop(key)
+            self._free[self.buffers[number]].append(number)
+
+
+def assemble(schedule: Schedule, plan, kept: dict, run, values: dict | None = None) -> Assembled:
+    """The program of ``schedule`` for runs like ``run``.
+
+    ``kept`` holds what is laid out of the plan's constants, ``values`` codes that stand in memory.
+    """
+    assembly = Assembly(schedule, plan, kept, run)
+    values, features = dict(values or {}), set(run.arrays)
+    programs, costs, reads, read_out = [], [], [], []
+    for value, array in run.arrays.items():
+        address = assembly.reference(("in", value), lambda run, value=value: run.inputs[value])
+        flag = assembly.reference(("flag", value), lambda run, value=value: run.flags[value])
+        values[value] = Floats(address, array.shape[1], flag)
+    for number, stage in enumerate(schedule.stages):
+        assembler = StageAssembler(assembly, stage, values, run.sparse)
+        assembler.assemble()
+        for program, cost in (*assembler.before, (assembler.program, assembler.costs)):
+            programs.append(program)
+            costs.append(cost)
+            reads.append({value for op in stage.ops for value in map(whole, op.reads)} & features)
+            read_out.append({op.reads[n] for op in stage.ops for n in op.gathers} & features)
+        for value in [value for value in values if max(schedule.read_in[value], default=-1) <= number]:
+            if value not in features:
+                assembly.give_back(value)
+                del values[value]
+    program = build(programs, assembly.references, assembly.alive)
+    results = [(whole(value), None if whole(value) == value else assembly.size_of(schedule.rows[value]))
+               for value in schedule.outputs]  # fmt: skip
+    return Assembled(program, costs, assembly.buffers, assembly.checks, assembly.outputs, results, reads, read_out)
+
+
+class StageAssembler:
+    """What operations add their instructions to: the program of one stage.
+
+    Attributes
+    ----------
+    places : Places
+        Where values stand.
+    looked_up : dict
+        Codes that are never made: the features they would be made of, and how.
+    before : list
+        Programs of stages that must come before this one.
+    """
+
+    def __init__(self, assembly: Assembly, stage: Stage, values: dict, sparse: set):
+        self.assembly, self.stage, self.program, self.before = assembly, stage, StageProgram(), []
+        self.places = Places(assembly.schedule, stage, self, values, sparse)
+        self.slots, self.free, self.looked_up = {}, [], {}
+        self.costs = Costs(assembly.size_of(stage.rows))
+        self.last_use = {value: n for n, op in enumerate(stage.ops) for value in op.reads}
+        self.position = 0
+
+    def assemble(self) -> None:
+        """Let all operations add their instructions, and store what is needed beyond the stage."""
+        for self.position, op in enumerate(self.stage.ops):
+            op.operation.emit(self, op)
             for value in op.writes:
-                self._keep(value)
+                if value in self.slots and not self.assembly.schedule.stays(value):
+                    matrix = self.places.new_floats(value)
+                    self.add(store, (), Store(self.at_slot(self.slots[value]), matrix.stride, matrix))
             for value in {*op.reads, *op.writes}:
-                if self.last_use.get(value, -1) <= n and value in self.slots:
-                    self.free.append(self.slots.pop(value))
-        return self.program.finish(self._bounds()), self.hub_sums
+                if self.last_use.get(value, -1) <= self.position and value in self.slots:
+                    self.release(value)
 
-    # -- slots and memory -------------------------------------------------------------------------------
-    def _new_slot(self):
+    # -- slots ------------------------------------------------------------------------------------------
+    def new_slot(self) -> int:
+        """A slot that is free until it is held."""
         return self.free.pop() if self.free else max([-1, *self.slots.values()]) + 1
 
-    def _slot(self, value):
+    def slot(self, value) -> int:
         """The slot ``value`` is in, loading it from memory if it is in none."""
         if value not in self.slots:
-            self.slots[value] = self._new_slot()
+            slot = self.hold(value, self.new_slot())
             matrix, columns = self.places.matrix(value)
-            self.program.add(fields.LOAD, self.slots[value], 0, columns, matrix)
+            self.add(load, (), Load(self.at_slot(slot), columns, matrix))
         return self.slots[value]
 
-    def _slot_over(self, value, n):
-        """A slot to write to in place of ``value``, if operation ``n`` is the last to read it."""
-        slot = self._slot(value)
-        if self.last_use[value] > n:
-            return self._new_slot()
+    def over(self, value) -> int:
+        """A slot to write to in place of ``value``, if this operation is the last to read it."""
+        slot = self.slot(value)
+        if self.last_use[value] > self.position:
+            return self.new_slot()
         del self.slots[value]
         return slot
 
-    def _keep(self, value):
-        """Store a float value that is needed beyond this stage."""
-        if value not in self.slots or self.schedule.stays(value):
-            return
-        matrix = self.places.new_floats(value)
-        self.program.add(fields.STORE, 0, self.slots[value], matrix.stride, matrix)
+    def hold(self, value, slot: int) -> int:
+        """Say that ``value`` is in a slot."""
+        self.slots[value] = slot
+        return slot
 
-    def _factor(self, op):
-        """Address of the factors of a degree operation, 0 for None."""
+    def let_go(self, value) -> None:
+        """Say that ``value`` is in no slot any more, which stays taken."""
+        del self.slots[value]
+
+    def release(self, value) -> None:
+        """Free the slot of ``value``."""
+        self.free.append(self.slots.pop(value))
+
+    # -- the program ------------------------------------------------------------------------------------
+    def add(self, instruction, variant: tuple, fields: tuple) -> None:
+        """Append an instruction."""
+        self.program.add(instruction, variant, fields)
+
+    def add_before(self, graph, instruction, variant: tuple, fields: tuple) -> None:
+        """A stage of one instruction, on the parts of the edges of a graph's hubs, that must come before this one."""
+        program = StageProgram()
+        program.add(instruction, variant, fields)
+        self.before.append((program, Costs(("hub parts", graph), row=10**6)))
+
+    def at_slot(self, slot: int) -> Slot:
+        """A slot as a field."""
+        return self.program.slot(slot)
+
+    def area(self, name, size: int):
+        """Scratch of at least ``size`` bytes."""
+        return self.program.area(name, size)
+
+    def area_of_rows(self, name, row_size: int):
+        """Scratch of at least ``row_size`` bytes for each row of a tile."""
+        return self.program.area_of_rows(name, row_size)
+
+    def widen(self, columns: int) -> None:
+        """Make rows of slots fit ``columns``."""
+        self.program.widest = max(self.program.widest, columns)
+
+    # -- constants --------------------------------------------------------------------------------------
+    def at(self, array) -> int:
+        """The address of an array that lives as long as the program."""
+        return self.assembly.at(array)
+
+    def columns(self, value) -> int:
+        """Columns of a value."""
+        return self.assembly.schedule.columns[value]
+
+    def grid(self, value) -> Grid:
+        """The grid of codes that are made here, or of what is computed with coded numbers."""
+        key = value[0] if isinstance(value, tuple) else value  # a part of a pair
+        return self.assembly.keep(("grid", key), lambda: Grid.of(self.assembly.plan.grids[key], self.columns(value)))
+
+    def weight(self, spec: dict) -> Weight:
+        """The weight of a product."""
+        return self.assembly.keep(("weight", spec["out"]), lambda: Weight.of(self.assembly.plan, spec["weight"]))
+
+    def weight_fields(self, weight: Weight, codes) -> ProductWeight:
+        """A weight as fields, its codes in one of its layouts."""
+        at = self.at
+        return ProductWeight(at(codes), weight.inputs, at(weight.scale), at(weight.zero), at(weight.sums))
+
+    def padded(self, key, numbers, columns: int) -> int:
+        """The address of numbers of the plan, one or one a column, as an array padded with zeros."""
+        plan = self.assembly.plan
+        return self.at(
+            self.assembly.keep(("padded", key, columns), lambda: pad(plan.numbers(numbers, (1, columns)), columns))
+        )
+
+    # -- what runs differ in ----------------------------------------------------------------------------
+    def factor(self, op):
+        """Where the factors of a degree operation stand, 0 for None."""
         if op is None:
             return 0
-        graph, spec = self.graphs[op.spec["in"][1]], op.spec
-        return self.program.at(graph.degree_factor(spec["side"], spec["power"], spec["plus"]))
+        graph, norm = op.spec["in"][1], (op.spec["side"], op.spec["power"], op.spec["plus"])
+        return self.assembly.reference((graph, norm), lambda run: run.graphs[graph].factor_address(*norm))
 
-    def _weight(self, weight, codes):
-        at = self.program.at
-        return fields.Weight(at(codes), weight.inputs, at(weight.scale), at(weight.zero), at(weight.sums))
+    def graph_array(self, graph, name: str):
+        """Where an array of a graph of the plan stands, 0 where it has none."""
+        return self.assembly.reference((graph, name), lambda run: run.graphs[graph].address(name))
 
-    # -- operations -------------------------------------------------------------------------------------
-    def _quantize(self, op, n):
-        (value,), (out,) = op.reads, op.writes
-        grid, factor = self.constants.grids[op.spec["out"]], self._factor(op.factors[0])
-        if self.places.looks_up(value, out, grid):
-            self.looked_up[out] = value, self.places.target(out, grid, factor)
-            return
-        self.places.new_codes(out, grid)
-        self.program.add(fields.ENCODE, 0, self._slot(value), op.columns, self.places.target(out, grid, factor))
+    def graph_number(self, graph, name: str):
+        """A number of a graph of the plan."""
+        return self.assembly.reference((graph, name), lambda run: getattr(run.graphs[graph], name))
 
-    def _delta(self, op, n):
-        (value, state), (out, after) = op.reads, op.writes
-        grid, columns = self.constants.grids[op.spec["out"]], op.columns
-        source, change = self._slot(value), self._new_slot()
-        self.slots["change"] = change
-        self.program.add(fields.TERM, change, source, columns, Term(1.0, self._factor(op.factors[0]), 1))
-        if state is not None:
-            self.program.add(fields.TERM, change, self._slot(state), columns, Term(-1.0, 0, 0))
-        self.places.new_codes(out, grid)
-        self.program.add(fields.ENCODE, 0, change, columns, self.places.target(out, grid))
-        self.program.add(fields.DECODE, change, 0, columns, self.places.operand(out))
-        del self.slots["change"]
-        if state is None:
-            self.slots[after] = change
-            return
-        before, self.slots["change"] = self._slot(state), change
-        self.slots[after] = self._slot_over(state, n)
-        if self.slots[after] != before:
-            self.program.add(fields.TERM, self.slots[after], before, columns, Term(1.0, 0, 1))
-        self.program.add(fields.TERM, self.slots[after], change, columns, Term(1.0, 0, 0))
-        self.free.append(self.slots.pop("change"))
+    def has_hubs(self, graph) -> bool:
+        """Whether a graph of the plan has nodes whose edges are summed in parts."""
+        return graph in self.assembly.hubs
 
-    def _dequantize(self, op, n):
-        (value,), (out,) = op.reads, op.writes
-        self.slots[out] = self._new_slot()
-        self.program.add(fields.DECODE, self.slots[out], 0, op.columns, self.places.operand(value))
+    def hub_partials(self, graph, grid: Grid):
+        """Memory for the partial sums of a graph's hubs."""
+        row_bytes, owner = 4 * (grid.width * 8 // grid.bits), ("hubs", graph, self.position, id(self.stage))
+        assembly = self.assembly
+        number = len(assembly.buffers)
+        assembly.buffers.append((("hub parts", graph), row_bytes))
+        return assembly.reference(owner, lambda run: run.buffers[number])
 
-    def _finish(self, op, n):
-        (value,), (out,), spec = op.reads, op.writes, op.spec
-        source, slot = self._slot(value), self._slot_over(value, n)
-        bias = pad(self.constants.biases[spec["bias"]["out"]] if "bias" in spec else 0, op.columns)
-        self.slots[out] = slot
-        scale = 0
-        if "scale" in spec:
-            scale = self.program.at(pad(self.constants.scales[spec["scale"]["out"]], op.columns))
-        floor = 0.0 if "relu" in spec else -np.inf
-        finish = Finish(self._factor(op.factors[0]), scale, self.program.at(bias), floor)
-        self.program.add(fields.FINISH, slot, source, op.columns, finish)
+    @property
+    def weight_kinds(self) -> dict:
+        """Of edge weights that are given: "int8" or "float32"."""
+        return self.assembly.weight_kinds
 
-    def _combine(self, op, n):
-        first = op.reads[0]
-        terms = [
-            (coefficient, self._slot(value), self._factor(factor))
-            for coefficient, value, factor in zip(op.spec["coefficients"], op.reads, op.factors)
-        ]
-        alone = op.reads.count(first) == 1
-        slot = self._slot_over(first, n) if alone else self._new_slot()
-        self.slots[op.writes[0]] = slot
-        for position, (coefficient, source, factor) in enumerate(terms):
-            term = Term(float(coefficient), factor, int(position == 0))
-            if source != slot or (coefficient, factor) != (1, 0):
-                self.program.add(fields.TERM, slot, source, op.columns, term)
+    def edge_weight(self, graph, weight):
+        """Where edge weights stand, in the order of a graph's indices."""
+        return self.assembly.reference(
+            ("weight", graph, weight), lambda run: run.edge_weights(graph, weight).ctypes.data
+        )
 
-    def _map(self, op, n):
-        source, slot = self._slot(op.reads[0]), self._slot_over(op.reads[0], n)
-        self.slots[op.writes[0]] = slot
-        function = fields.Map(MAPS.index(op.spec["function"]), float(np.float32(op.spec["parameter"])))
-        self.program.add(fields.MAP, slot, source, op.columns, function)
+    def check(self, graph, refuse: Callable) -> None:
+        """Let each run check a graph: ``refuse(graph)`` raises GraphError."""
+        self.assembly.checks.append(lambda run: refuse(run.graphs[graph]))
 
-    def _concat(self, op, n):
-        slot, offset = self._new_slot(), 0
-        self.slots[op.writes[0]] = slot
-        for value in op.reads:
-            columns = self.schedule.columns[value]
-            self.program.add(fields.PLACE, slot, self._slot(value), columns, (offset, op.columns))
-            offset += columns
-        self.program.widen(op.columns)
+    def check_weighted(self, graph, weight, most: int, refuse: Callable) -> None:
+        """As :meth:`check`, of numbers up to ``most`` times the largest of edge weights: ``refuse(graph, bound)``."""
 
-    def _maximum(self, op, n):
-        slot, (first, *others) = self._new_slot(), op.reads
-        self.slots[op.writes[0]] = slot
-        self.program.add(fields.TERM, slot, self._slot(first), op.columns, Term(1.0, 0, 1))
-        for value in others:
-            self.program.add(fields.LARGER, slot, self._slot(value), op.columns)
+        def checked(run):
+            largest = int(np.abs(run.edge_weights(graph, weight).astype(np.int16)).max(initial=1))
+            refuse(run.graphs[graph], most * largest)
 
-    def _heads(self, op, step, count, stride, vector):
-        source = self._slot(op.reads[0])
-        self.slots[op.writes[0]] = slot = self._new_slot()
-        heads = fields.Heads(step, count, stride, self.program.at(vector))
-        self.program.add(fields.HEADS, slot, source, op.columns, heads)
+        self.assembly.checks.append(checked)
 
-    def _head_sums(self, op, n):
-        columns = self.schedule.columns[op.reads[0]]
-        per_head = columns // op.columns
-        self._heads(op, per_head, per_head, 1, pad(self.constants.vectors[op.writes[0]], columns))
+    def memory(self, owner, name, rows: int, row_bytes: int, first: int = 0, total: int | None = None):
+        """Memory for a value beyond the stage, and whether it is written past the caches, as fields.
 
-    def _head_mean(self, op, n):
-        columns = self.schedule.columns[op.reads[0]]
-        heads = columns // op.columns
-        self._heads(op, 1, heads, op.columns, pad(np.float32(1 / heads), columns))
+        It is for ``rows``, or, of a value of ``total``, for the ``first``-th as many.
+        """
+        assembly = self.assembly
+        number = assembly.buffer(owner, name, rows if total is None else total, row_bytes)
+        size = assembly.size_of(rows)
+        address = assembly.reference(
+            ("memory", number, first), lambda run: run.buffers[number] + first * run.sizes[size] * row_bytes
+        )
+        stream = assembly.reference(("stream", number), lambda run: run.sizes[size] * row_bytes > STREAM_FROM)
+        return address, stream
 
-    def _readout(self, op, n):
-        graph, matrix = self.graphs[op.spec["in"][0]], self.places.matrix(op.reads[0])[0]
-        self.slots[op.writes[0]] = slot = self._new_slot()
-        segments = fields.Segments(self.program.at(graph.batch_starts), REDUCTIONS.index(op.spec["reduce"]))
-        self.program.add(fields.READOUT, slot, 0, op.columns, matrix, segments)
+    def output(self, value):
+        """Where a value that is returned is written, and whether past the caches, as fields."""
+        assembly = self.assembly
+        assembly.outputs[value] = assembly.size_of(self.stage.rows), self.columns(value)
+        address = assembly.reference(("out", value), lambda run: run.outputs[value].ctypes.data)
+        return address, assembly.reference(("stream out", value), lambda run: _streams(run.outputs[value]))
 
-    def _stack(self, op, n):
-        """Its parts were made where they stand: nothing is left to do."""
+    # -- balance ----------------------------------------------------------------------------------------
+    def costs_products(self, products: int) -> None:
+        """Count the products of a row."""
+        self.costs.row += products // _PRODUCTS_A_COST
 
-    def _linear(self, op, n):
-        (value,), (out,) = op.reads, op.writes
-        weight, slot = self.constants.weights[op.spec["out"]], self._new_slot()
-        self.slots[out] = slot
-        self.row_cost += weight.inputs * weight.columns // _PRODUCTS_A_COST
-        if value in self.looked_up:
-            source, target = self.looked_up[value]
-            self.program.reserve(codes=weight.inputs + 64, totals=padded(weight.columns))
-            features, _ = self.places.matrix(source)
-            self.program.add(fields.LOOKUP, slot, 0, op.columns, features, target, self._weight(weight, weight.rows))
-            return
-        operand = self.places.operand(value)
-        self.program.reserve(codes=operand.width * 8 // operand.bits + 24)
-        self.program.add(fields.PRODUCT, slot, 0, op.columns, operand, self._weight(weight, weight.tiles))
-
-    def _aggregate(self, op, n):
-        codes, own = (None if value is None else self.places.codes(value) for value in op.reads)
-        graph, given = (self.graphs[op.spec["in"][0]], self.edge_weights.get(op.spec["in"][2]))
-        grid = codes.grid
-        weights, kind = codes.weights, fields.NODE_WEIGHTS if codes.is_shifted else fields.UNWEIGHTED
-        if given is not None and codes.is_shifted:
-            raise GraphError("messages with a power of two each are summed without edge weights.")
-        if op.spec.get("reduce") == "max":
-            if given is not None:
-                raise GraphError("a maximum over neighbours is taken without edge weights.")
-            self._gather(op, graph, codes, fields.LARGEST)
-            return
-        if given is not None:
-            weights = graph.edge_weights(given)
-            kind = fields.INT8_WEIGHTS if weights.dtype == np.int8 else fields.FLOAT_WEIGHTS
-        _check_sums(graph, weights, grid)
-        # Signed weights may cancel, so that their sum bounds nothing.
-        exact = grid.exact_sum if kind in (fields.UNWEIGHTED, fields.FLOAT_WEIGHTS) else -1
-        self._gather(op, graph, codes, kind, weights, own, exact)
-
-    def _aggregate_edges(self, op, n):
-        nodes, edges = map(self.places.codes, op.reads)
-        graph = self.graphs[op.spec["in"][0]]
-        _check_sums(graph, None, nodes.grid, most=2)
-        self._gather(op, graph, nodes, fields.EDGE_CODES, edge_codes=edges)
-
-    def _gather(self, op, graph, codes, kind, weights=None, own=None, exact=-1, edge_codes=None):
-        grid, room = codes.grid, codes.packed.shape[1] * 8 // codes.grid.bits
-        hubs, partials = graph.hubs, None
-        if kind == fields.UNWEIGHTED and len(hubs.nodes):
-            partials = self.buffers.take((len(hubs.starts), room), np.int32)
-            self.hub_sums.append(
-                (hubs.starts, hubs.stops, codes.packed, grid.bits, grid.columns, graph.indices, partials)
-            )
-        at = self.program.at
-        edges = Edges(
-            at(graph.indptr), at(graph.indices), exact, at(weights), kind,
-            0 if own is None else at(own.packed), 0 if own is None else at(own.weights),
-            at(hubs.nodes), 0 if partials is None else len(hubs.nodes), at(hubs.first_part), at(partials),
-            *((0, 0) if edge_codes is None else (at(edge_codes.packed), at(graph.edge_ids))),
-        )  # fmt: skip
-        self.slots[op.writes[0]] = self._new_slot()
-        self.program.reserve(totals=room + AHEAD + 1)
-        operand = self.places.operand(op.reads[0])
-        if codes.is_shifted:  # what weighted sums are multiples of
-            operand = operand._replace(per_row=0, scale=at(grid.unit), zero=at(grid.zero))
-        self.program.add(fields.GATHER, self.slots[op.writes[0]], 0, op.columns, operand, edges)
-        self._costs(graph, codes)
-
-    def _attend(self, op, n):
-        codes, left, _ = map(self.places.codes, op.reads)
-        graph, heads = self.graphs[op.spec["in"][0]], op.spec["heads"]
-        width, grid, at = left.grid.columns, self.constants.grids[op.spec["out"]], self.program.at
-        _check_sums(graph, None, codes.grid, most=grid.top)
-        attention = fields.Attention(
-            at(graph.indptr), at(graph.indices), heads, width,
-            at(pad(self.constants.vectors[op.writes[0]], width)), float(np.float32(op.spec["slope"])),
-            grid.top, float(grid.scale[0]),
-        )  # fmt: skip
-        self.slots[op.writes[0]] = self._new_slot()
-        room = codes.packed.shape[1] * 8 // codes.grid.bits
-        self.program.reserve(totals=scratch_of(room, width, heads))
-        operands = (self.places.operand(value) for value in op.reads)
-        self.program.add(fields.ATTEND, self.slots[op.writes[0]], 0, op.columns, *operands, attention)
-        self._costs(graph, codes, times=10)
-
-    def _costs(self, graph, codes, times=1):
-        """What summing over the edges of ``graph`` costs, for the balance of threads."""
-        self.edge_cost += times * _EDGE_COST * -(-codes.packed.shape[1] // 64)
-        self.row_cost += _ROW_COST
-        self.graph = graph
-
-    def _bounds(self):
-        if self.graph is None:
-            return row_bounds(self.stage.rows)
-        return self.graph.bounds(self.edge_cost, self.row_cost)
+    def costs_edges(self, graph, grid: Grid, times: int = 1) -> None:
+        """Count a sum over the edges of a graph."""
+        self.costs.edge += times * _EDGE_COST * -(-grid.width // 64)
+        self.costs.row += _ROW_COST
+        self.costs.graph = graph
 
 
-def is_sparse(array: np.ndarray) -> bool:
-    """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows."""
-    sample = array[:: max(len(array) // _SAMPLED_ROWS, 1)]
-    return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)
-
-
-def _check_sums(graph: Graph, weights, grid: Grid, most: int = 1):
-    """Refuse a sum, of codes times weights up to ``most``, that could exceed int32."""
-    largest = (graph.max_in_degree + 1) * most
-    if grid.mode == fields.SHIFT:
-        largest <<= fields.MOST_HALVINGS
-    elif weights is not None and weights.dtype == np.int8:
-        largest *= int(np.abs(weights.astype(np.int16)).max(initial=1))
-    if largest * ((1 << grid.bits) - 1) >= 2**31:
-        raise GraphError(f"a node of in-degree {graph.max_in_degree} overflows an int32 sum of {grid.bits}-bit codes.")
+def _streams(array) -> bool:
+    is_aligned = array.ctypes.data % 64 == 0 and array.shape[1] % 16 == 0
+    return is_aligned and array.nbytes > STREAM_FROM

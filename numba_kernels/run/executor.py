@@ -2,54 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
 
+import numba
 import numpy as np
 
-from ..graph import Graph, GraphError
+from ..graph import Graph, GraphError, row_bounds
+from ..plan.ops import OPERATIONS
 from ..plan.plan import INPUT_KINDS, Plan
-from ..plan.resolve import BEFORE, resolve, whole
-from ..plan.schedule import Schedule, schedule
-from .assemble import Assembler, is_sparse
-from .buffers import Buffers, aligned_empty
-from .matrices import Constants, Floats
-from .places import STREAM_FROM
-from .program import Argument
-from .stage import launch
+from ..plan.resolve import resolve
+from ..plan.schedule import schedule
+from .assemble import Assembled, assemble
+from .launch import run_parallel, run_serial
+from .memory import LINE, Arena, aligned_empty
+from .program import BLOCKS, BOUNDS, OWN_BOUNDS
 
-_KEPT_SCHEDULES = 8
+# Programs kept for classes of shapes met.
+_KEPT_PROGRAMS = 16
+# Work, in about nanoseconds, below which a run is not shared among threads.
+_SHARED_FROM = 200_000
+# Share of numbers that are not 0 up to which looking them up is faster than the dense product.
+SPARSE_BELOW = 0.1
+_SAMPLED_ROWS = 16
 
-
-@dataclass
-class Prepared:
-    """Stages ready to launch on one graph and one shape of features."""
-
-    key: tuple
-    graphs: list  # kept alive, as long as their identities are part of the key
-    launches: list
-    rows: dict  # of outputs
+_scratch = Arena()  # of all executors: one of them launches at a time
 
 
 class Executor:
-    """Runs ``plan``; holds what is derived from it: constants, schedules for shapes met, the last stages prepared.
+    """Runs ``plan``; holds what is derived from it: constants, programs for classes of shapes met.
 
-    Memory between stages is laid out when stages are prepared, and kept for the next run on the same graph.
+    Two runs are of one class when the same of their numbers of rows are equal, and the same graphs are blocks, have hubs
+    and edge weights. The memory between stages is kept for the next run.
     """
 
     def __init__(self, plan: Plan):
-        self.plan, self.constants, self.buffers = plan, Constants(plan), Buffers()
-        self._schedules, self._prepared = {}, None
+        self.plan, self._kept, self._arena = plan, {}, Arena()
+        self._programs: OrderedDict = OrderedDict()
+        self._before = [op for op in plan.ops if OPERATIONS[op["op"]].is_before]
         self._names = {entry["value"]: entry["name"] for entry in plan.inputs}
+        self._times = sorted({len(op["in"]) for op in plan.ops if op["op"] == "stack"})
 
     def __getstate__(self):
-        return {"plan": self.plan}  # prepared stages hold addresses
+        return {"plan": self.plan}  # programs hold addresses
 
     def __setstate__(self, state):
         self.__init__(**state)
 
     def release(self):
         """Free the memory kept for the next run."""
-        self._prepared, self.buffers = None, Buffers()
+        self._arena.release()
+        self._programs.clear()
 
     def run(self, inputs: dict, batch_size: int | None = None, out: np.ndarray | None = None) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
@@ -57,157 +59,186 @@ class Executor:
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
         ``out`` takes the place of the one output.
         """
+        run = self._run_of(inputs)
+        assembled = self._assembled(run)
+        for check in assembled.checks:
+            check(run)
+        run.begin(assembled, self._arena, out)
+        if batch_size is None:
+            run.execute(assembled)
+            self._refuse_flagged(run)
+        else:
+            for number in range(len(assembled.costs)):
+                for _ in run.execute_in_batches(assembled, number, batch_size):
+                    self._refuse_flagged(run)
+        return [run.result(value, size) for value, size in assembled.results]
+
+    def _run_of(self, inputs):
+        """The run of arguments by value, with the graphs and weights that the plan makes of others."""
         given = {kind: {} for kind in INPUT_KINDS}
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
-        weights = {value: array for value, array in given["edge_weight"].items() if array is not None}
-        graphs = self._graphs(given["graph"], weights, given["edge_types"])
-        prepared, plan = self._prepare(given["features"], graphs, weights)
-        arrays = _parts(given["features"])
-        flags = {value: np.zeros(1, np.int32) for value in arrays}
-        outputs = {}
-        for value, rows in prepared.rows.items():
-            shape = rows, plan.columns[value]
+        graphs, types = given["graph"], given["edge_types"]
+        weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
+        for op in self._before:
+            OPERATIONS[op["op"]].prepare(op, graphs, weights, types)
+        return Run(given["features"], graphs, weights, self._times)
+
+    def _refuse_flagged(self, run):
+        if run.faults.any():
+            value = list(run.arrays)[int(run.faults.argmax())]
+            name = self._names[value[0] if isinstance(value, tuple) else value]
+            raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
+
+    def _assembled(self, run) -> Assembled:
+        key = run.key()
+        if key in self._programs:
+            self._programs.move_to_end(key)
+            return self._programs[key]
+        planned = schedule(*resolve(self.plan, run.shapes, run.graphs, run.weights))
+        assembled = assemble(planned, self.plan, self._kept, run)
+        while len(self._programs) >= _KEPT_PROGRAMS:
+            self._programs.popitem(last=False)
+        self._programs[key] = assembled
+        return assembled
+
+
+class Run:
+    """One run's arguments, and the numbers that a program's references stand for.
+
+    Parameters
+    ----------
+    features : dict
+        Arrays, or pairs of them, by value.
+    graphs, weights : dict
+        Graphs and edge weights by value.
+    times : iterable of int
+        By what numbers of rows may be multiplied.
+    """
+
+    def __init__(self, features: dict, graphs: dict, weights: dict, times=()):
+        self.graphs, self.weights = graphs, weights
+        self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
+        self.shapes, self.arrays = {}, {}
+        for value, given in features.items():
+            is_pair = isinstance(given, tuple)
+            self.shapes[value] = tuple(part.shape for part in given) if is_pair else given.shape
+            self.arrays.update({(value, n): part for n, part in enumerate(given)} if is_pair else {value: given})
+        self.sparse = {value for value, array in self.arrays.items() if is_sparse(array)}
+        sizes = [array.shape[0] for array in self.arrays.values()]
+        for graph in self.single.values():
+            sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
+        self.sizes = sizes + [count * size for count in times for size in sizes]
+        self._ordered_weights, self._bounds = {}, []
+
+    def key(self) -> tuple:
+        """What decides the program: which sizes are equal, widths, what is sparse, what graphs and weights are like."""
+        sizes = self.sizes
+        graphs = tuple(
+            (value, graph.is_block, graph.num_hubs > 0, graph.is_block and tuple(n >= graph.num_dst for n in sizes))
+            for value, graph in self.single.items()
+        )
+        widths = tuple((value, array.shape[1]) for value, array in self.arrays.items())
+        weights = tuple((value, self.kind_of(value)) for value in self.weights)
+        return tuple(map(sizes.index, sizes)), widths, frozenset(self.sparse), graphs, weights
+
+    def kind_of(self, weight) -> str:
+        """How edge weights are summed: as "int8" or "float32"."""
+        return "int8" if getattr(self.weights[weight], "dtype", None) == np.int8 else "float32"
+
+    def edge_weights(self, graph, weight) -> np.ndarray:
+        """Edge weights in the order of a graph's indices."""
+        if (graph, weight) not in self._ordered_weights:
+            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.weights[weight])
+        return self._ordered_weights[graph, weight]
+
+    def rows(self, size) -> int:
+        """A number of rows, as :class:`~numba_kernels.run.assemble.Costs` names it."""
+        return self.sizes[size] if isinstance(size, int) else self.graphs[size[1]].num_hub_parts
+
+    def begin(self, assembled, arena, out=None):
+        """Find room for what is written, and fill in the program."""
+        starts, end = [], 0
+        for size, row_bytes in assembled.buffers:
+            starts.append(end)
+            end += -(-self.rows(size) * row_bytes // LINE) * LINE
+        base = arena.take(end)
+        self.buffers = [base + start for start in starts]
+        self.faults = np.zeros(len(self.arrays), np.int32)
+        self.flags = {value: self.faults.ctypes.data + 4 * n for n, value in enumerate(self.arrays)}
+        self.outputs = {}
+        for value, (size, columns) in assembled.outputs.items():
+            shape = self.sizes[size], columns
             if out is not None and out.shape != shape:
                 raise GraphError(f"out must have shape {shape}, got {out.shape}.")
-            outputs[value] = aligned_empty(shape, np.float32) if out is None else out
-        for stage, planned in zip(prepared.launches, plan.stages):
-            step = batch_size or max(planned.rows, 1)
-            for start in range(0, planned.rows, step):
-                rows = start, min(start + step, planned.rows)
-                read = arrays if batch_size is None else _rows_read(planned, arrays, rows)
-                launch(*stage, launch_arguments(read, flags, outputs, 0 if batch_size is None else start), rows)
-                self._refuse_flagged(flags)
-        return [self._output(value, outputs, arrays) for value in plan.outputs]
+            self.outputs[value] = aligned_empty(shape, np.float32) if out is None else out
 
-    def _refuse_flagged(self, flags):
-        for value, flag in flags.items():
-            if flag[0]:
-                name = self._names[value[0] if isinstance(value, tuple) else value]
-                raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
+    def execute(self, assembled):
+        """All stages, on this thread where there is little to do or one thread only."""
+        program = assembled.program
+        self.inputs = {value: array.ctypes.data for value, array in self.arrays.items()}
+        program.fill_in(self)
+        threads, last = numba.get_num_threads(), len(program.stages)
+        is_shared = threads > 1 and sum(map(self._work, assembled.costs)) > _SHARED_FROM
+        scratch = _scratch.take(program.scratch_size * (numba.config.NUMBA_NUM_THREADS if is_shared else 1))
+        most = 0
+        for number, cost in enumerate(assembled.costs):
+            rows, stage = self.rows(cost.size), program.stages[number]
+            most = max(most, rows)
+            self._set_bounds(stage, cost, rows, is_shared)
+        if not is_shared:
+            run_serial(program.stages.ctypes.data, 0, last, 0, most, scratch)
+            return
+        for number in range(last):
+            blocks = program.stages[number, BLOCKS]
+            run_parallel(program.stages.ctypes.data, number, blocks, 0, most, scratch, program.scratch_size)
 
-    def _prepare(self, features, graphs, weights) -> tuple[Prepared, Schedule]:
-        """Stages for these arguments: those of the last run, if it was on the same graph and shapes."""
-        shapes = {
-            value: tuple(array.shape for array in part) if isinstance(part, tuple) else part.shape
-            for value, part in features.items()
-        }
-        plain = {value: graph for value, graph in graphs.items() if isinstance(graph, Graph)}
-        sizes = [
-            (value, g.num_src, g.num_dst, g.num_edges, g.is_block, len(g.batch_starts)) for value, g in plain.items()
-        ]
-        arrays = _parts(features)
-        sparse = {value for value, array in arrays.items() if is_sparse(array)}
-        plan = self._schedule((tuple(shapes.items()), tuple(sizes), frozenset(weights)), shapes, graphs, weights)
-        key = tuple(shapes.items()), tuple(map(id, plain.values())), frozenset(sparse)
-        if self._prepared is not None and self._prepared.key == key and not weights:
-            return self._prepared, plan
-        self._prepared = None
-        self.buffers.begin()
-        values = {value: Floats(Argument("in", value), array.shape[1]) for value, array in arrays.items()}
-        prepared = Prepared(key, list(plain.values()), [], {})
-        for number, stage in enumerate(plan.stages):
-            assembler = Assembler(plan, number, values, sparse, graphs, weights, self.constants, self.buffers)
-            prepared.launches.append(assembler.assemble())
-            prepared.rows.update({value: stage.rows for op in stage.ops for value in op.writes if value in plan.kept})
-            for value in [value for value in values if max(plan.read_in[value], default=-1) <= number]:
-                self.buffers.give_back(values.pop(value))
-        self.buffers.trim()
-        if not weights:
-            self._prepared = prepared
-        return prepared, plan
+    def execute_in_batches(self, assembled, number, batch_size):
+        """One stage, ``batch_size`` rows at a time; yields after each of them."""
+        program, cost = assembled.program, assembled.costs[number]
+        if assembled.read_out[number]:
+            raise GraphError("features that are read out as they are do not come in batches; call the model itself.")
+        total, stages = self.rows(cost.size), program.stages.ctypes.data
+        scratch = _scratch.take(program.scratch_size * numba.config.NUMBA_NUM_THREADS)
+        self._set_bounds(program.stages[number], cost, total, numba.get_num_threads() > 1)
+        blocks = program.stages[number, BLOCKS]
+        for start in range(0, total, batch_size):
+            stop = min(start + batch_size, total)
+            read = {
+                value: np.ascontiguousarray(self.arrays[value][start:stop], np.float32)
+                for value in assembled.reads[number]
+            }
+            self.inputs = dict.fromkeys(self.arrays, 0)
+            for value, array in read.items():
+                self.inputs[value] = array.ctypes.data - start * array.strides[0]
+            program.fill_in(self)
+            run_parallel(stages, number, blocks, start, stop, scratch, program.scratch_size)
+            yield
 
-    def _schedule(self, key, shapes, graphs, weights):
-        if key not in self._schedules:
-            planned = schedule(*resolve(self.plan, shapes, graphs, weights))
-            while len(self._schedules) >= _KEPT_SCHEDULES:
-                del self._schedules[next(iter(self._schedules))]
-            self._schedules[key] = planned
-        return self._schedules[key]
+    def _work(self, cost):
+        """What a stage costs, in about nanoseconds."""
+        edges = 0 if cost.graph is None else cost.edge * self.graphs[cost.graph].num_edges
+        return edges + cost.row * self.rows(cost.size)
 
-    @staticmethod
-    def _output(value, outputs, features):
-        """A float value as an array of its own."""
-        name, rows = whole(value), value[2] if whole(value) != value else None
-        return np.array(features[name][:rows], np.float32) if name in features else outputs[name][:rows]
+    def _set_bounds(self, stage, cost, rows, is_shared):
+        """Cut a stage's rows into blocks: one where it is not shared."""
+        if not is_shared:
+            stage[BLOCKS], stage[BOUNDS] = 1, stage.ctypes.data + 8 * OWN_BOUNDS
+            stage[OWN_BOUNDS : OWN_BOUNDS + 2] = 0, rows
+            return
+        bounds = row_bounds(rows) if cost.graph is None else self.graphs[cost.graph].bounds(cost.edge, cost.row)
+        self._bounds.append(bounds)
+        stage[BLOCKS], stage[BOUNDS] = len(bounds) - 1, bounds.ctypes.data
 
-    def _graphs(self, given, weights, types):
-        """Graphs by value, those that the plan makes of others as well; ``weights`` get those it makes of others."""
-        graphs = dict(given)
-        for op in self.plan.ops:
-            if op["op"] in BEFORE:
-                source = graphs[op["in"][0]]
-                if op["op"] == "edge_norm":
-                    if op["in"][1] in weights:
-                        weights[op["out"]] = source.normed(weights[op["in"][1]])
-                elif op["op"] == "check_in_degrees":
-                    _check_in_degrees(source)
-                else:
-                    graphs[op["out"]] = _DERIVED[op["op"]](op, source, types)
-        return graphs
+    def result(self, value, size) -> np.ndarray:
+        """A value that is returned, or the first rows of it, as an array of its own."""
+        rows = None if size is None else self.sizes[size]
+        if value in self.arrays:
+            return np.array(self.arrays[value][:rows], np.float32)
+        return self.outputs[value][:rows]
 
 
-def _item(op, graphs, types):
-    if not isinstance(graphs, list) or op["index"] >= len(graphs):
-        raise GraphError(
-            f"the model reads graph {op['index']} of a list of blocks; pass a list with at least that many."
-        )
-    return graphs[op["index"]]
-
-
-def _relation(op, graph, types):
-    etype = tuple(op["etype"])
-    if not isinstance(graph, dict) or etype not in graph:
-        known = ", ".join(map(str, graph)) if isinstance(graph, dict) else "one type"
-        raise GraphError(f"the model reads edges of type {etype}, the graph has {known}.")
-    return graph[etype]
-
-
-def _edges_by_type(op, graph, types):
-    if not isinstance(graph, Graph):
-        raise GraphError("the model reads edge types of one graph here; pass a single graph.")
-    return graph.by_type(types[op["in"][1]], op["count"])
-
-
-_DERIVED = {"item": _item, "relation": _relation, "edges_by_type": _edges_by_type}
-
-
-def _check_in_degrees(graph):
-    if getattr(graph, "has_zero_in_degree", False):
-        raise GraphError(
-            "There are 0-in-degree nodes in the graph, whose output would be invalid. Add self-loops with "
-            "`dgl.add_self_loop(g)`, or construct the layer with allow_zero_in_degree=True to let zeros through."
-        )
-
-
-def launch_arguments(features: dict, flags: dict, outputs: dict, first: int = 0) -> dict:
-    """What a launch fills in for arrays by value: their addresses, flags', and whether to write past the caches.
-
-    Feature arrays hold the rows from ``first`` on.
-    """
-    arguments = {
-        Argument("in", value): array.ctypes.data - first * array.strides[0] for value, array in features.items()
-    }
-    arguments.update({Argument("flag", value): flag.ctypes.data for value, flag in flags.items()})
-    for value, array in outputs.items():
-        is_aligned = array.ctypes.data % 64 == 0 and array.shape[1] % 16 == 0
-        arguments[Argument("out", value)] = array.ctypes.data
-        arguments[Argument("stream", value)] = int(is_aligned and array.nbytes > STREAM_FROM)
-    return arguments
-
-
-def _rows_read(stage, features, rows):
-    """The features that a stage reads, converted, between two rows; the whole of what it reads out."""
-    read = {value for op in stage.ops for value in map(whole, op.reads)} & set(features)
-    whole_ones = {value for op in stage.ops if op.name == "readout" for value in op.reads} & read
-    if whole_ones:
-        raise GraphError("features that are read out as they are do not come in batches; call the model itself.")
-    return {value: np.ascontiguousarray(features[value][slice(*rows)], np.float32) for value in read}
-
-
-def _parts(features):
-    """Feature arrays by value, or by (value, 0) and (value, 1) the parts of a pair."""
-    parts = {}
-    for value, given in features.items():
-        parts.update({(value, n): part for n, part in enumerate(given)} if isinstance(given, tuple) else {value: given})
-    return parts
+def is_sparse(array) -> bool:
+    """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows."""
+    sample = np.asarray(array[:: max(len(array) // _SAMPLED_ROWS, 1)])
+    return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)

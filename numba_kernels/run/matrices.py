@@ -1,4 +1,4 @@
-"""What stages hand to each other, and the parts of a plan in the kernels' layout."""
+"""Parts of a plan in the kernels' layout: grids, weights, codes."""
 
 from __future__ import annotations
 
@@ -9,18 +9,9 @@ import numpy as np
 
 from ..kernels import fields
 from ..kernels.product import move_to_int8, tile_weight
-from ..layout import check_bits, pad, padded, row_bytes, storage_bits
+from ..layout import pad, padded, row_bytes, storage_bits
 from ..packing import unpack
-from ..plan.plan import Plan
-from .program import Argument
-
-
-@dataclass
-class Floats:
-    """Rows of float32: an array of ours, (rows, stride), with 0 beyond the columns, or an argument of a launch."""
-
-    array: np.ndarray | Argument
-    columns: int
+from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, RowGrid, ShiftGrid
 
 
 class Grid:
@@ -52,43 +43,40 @@ class Grid:
         self, columns, bits, scale=None, zero_point=0.0, offset=None,
         *, alpha=1.0, range_qmax=None, divisor=1.0, shift=0.0, half_grid=False, reach=None,
     ):  # fmt: skip
-        self.columns, self.bits, self.top = columns, storage_bits(bits), (1 << bits) - 1
-        check_bits(self.bits)
-        if not isinstance(columns, int) or columns < 1:
+        if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
             raise ValueError(f"a grid has a whole number of columns, at least 1, got {columns!r}.")
-        self.per_row = scale is None
-        range_qmax = self.top if range_qmax is None else range_qmax
-        self.ranges = [float(np.float32(number)) for number in (alpha, range_qmax, divisor, shift)]
-        if self.per_row:
-            self.mode = fields.ROW_HALF if half_grid else fields.ROW_AFFINE
-            self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
+        if scale is None:
+            top = (1 << bits) - 1 if bits in BITS else 1
+            range_qmax = top if range_qmax is None else range_qmax
+            spec = RowGrid(bits, alpha, half_grid, range_qmax, divisor, shift)
         else:
-            self.mode = fields.STATIC
-            offset = zero_point if offset is None else offset
-            if not (np.asarray(scale) > 0).all():
-                raise ValueError("a scale must be positive.")
-            _check_finite(scale, zero_point, offset)
-            self.scale, self.zero, self.offset = (pad(numbers, columns) for numbers in (scale, zero_point, offset))
-            self.inverse = pad(np.float32(1) / np.asarray(scale, np.float32), columns)
-            if reach is not None:
-                self._shift(reach)
-
-    def _shift(self, reach):
-        """Give every row a power of two of its own."""
-        if not self.is_uniform or not np.float32(reach) >= 0:
-            raise ValueError(f"reach goes with one scale for all columns and is not negative, got {reach!r}.")
-        self.ranges = [float(np.float32(reach)), float(self.top), float(self.scale[0]), float(self.zero[0])]
-        self.mode, self.per_row, self.unit = fields.SHIFT, True, self.scale * np.float32(2.0**-fields.MOST_HALVINGS)
+            numbers = scale, zero_point, zero_point if offset is None else offset
+            spec = FixedGrid(bits, *numbers, columns) if reach is None else ShiftGrid(bits, *numbers, columns, reach)
+        self._lay_out(spec, columns)
 
     @classmethod
-    def of(cls, plan: Plan, quantizer: dict, columns: int) -> Grid:
-        """The grid of a plan's quantizer."""
-        bits = quantizer["bits"]
-        if quantizer["granularity"] == "row":
-            ranges = {name: quantizer[name] for name in ("alpha", "range_qmax", "divisor", "shift", "half_grid")}
-            return cls(columns, bits, **ranges)
-        fixed = (plan.numbers(quantizer[n], (1, columns)) for n in ("scale", "zero_point", "offset"))
-        return cls(columns, bits, *fixed, reach=quantizer.get("reach"))
+    def of(cls, spec: GridSpec, columns: int) -> Grid:
+        """``spec`` in the kernels' layout, for rows of ``columns``."""
+        grid = cls.__new__(cls)
+        grid._lay_out(spec, columns)
+        return grid
+
+    def _lay_out(self, spec, columns):
+        self.spec, self.columns, self.bits, self.top = spec, columns, storage_bits(spec.bits), spec.top
+        self.per_row = type(spec) is not FixedGrid
+        if isinstance(spec, RowGrid):
+            self.mode = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
+            ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.shift
+            self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
+        else:
+            self.mode, ranges = fields.STATIC, (0.0, 0.0, 0.0, 0.0)
+            numbers = spec.scale, spec.zero_point, spec.offset
+            self.scale, self.zero, self.offset = (pad(array, columns) for array in numbers)
+            self.inverse = pad(np.float32(1) / spec.scale, columns)
+        if isinstance(spec, ShiftGrid):
+            self.mode, self.unit = fields.SHIFT, self.scale * np.float32(2.0**-MOST_HALVINGS)
+            ranges = spec.reach, self.top, self.scale[0], self.zero[0]
+        self.ranges = tuple(float(np.float32(number)) for number in ranges)
 
     @property
     def width(self) -> int:
@@ -107,8 +95,7 @@ class Grid:
     @property
     def is_uniform(self) -> bool:
         """Whether all columns of a row share scale, zero point and offset."""
-        known = self.scale[: self.columns], self.zero[: self.columns], self.offset[: self.columns]
-        return self.per_row or all((numbers == numbers[0]).all() for numbers in known)
+        return isinstance(self.spec, RowGrid) or self.spec.is_uniform
 
 
 @dataclass
@@ -173,7 +160,7 @@ class Weight:
         self.sums = pad(codes.sum(axis=0, dtype=np.int64) - shift * self.inputs, self.columns, np.float64)
 
     @classmethod
-    def of(cls, plan: Plan, spec: dict) -> Weight:
+    def of(cls, plan, spec: dict) -> Weight:
         """A weight of a plan."""
         K, M = spec["shape"]
         codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
@@ -190,22 +177,3 @@ class Weight:
 def _check_finite(*numbers):
     if not all(np.isfinite(np.asarray(array, np.float32)).all() for array in numbers):
         raise ValueError("scales, zero points and offsets must be finite.")
-
-
-class Constants:
-    """What a plan holds for its operations, by the value each of them writes."""
-
-    def __init__(self, plan: Plan | None = None):
-        self.grids, self.weights, self.biases, self.scales, self.vectors = {}, {}, {}, {}, {}
-        for op in plan.ops if plan else ():
-            if op["op"] in ("quantize", "delta"):
-                self.grids[op["out"]] = Grid.of(plan, op["quantizer"], op["columns"])
-            elif op["op"] == "linear":
-                self.weights[op["out"]] = Weight.of(plan, op["weight"])
-            elif op["op"] in ("bias", "scale"):
-                kept = self.biases if op["op"] == "bias" else self.scales
-                kept[op["out"]] = plan.numbers(op[op["op"]], None)
-            elif op["op"] in ("attend", "head_sums"):
-                self.vectors[op["out"]] = plan.numbers(op["vector"], None)
-                if op["op"] == "attend":
-                    self.grids[op["out"]] = Grid.of(plan, op["quantizer"], 1)

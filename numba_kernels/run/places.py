@@ -2,41 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from ..kernels import fields
-from ..kernels.fields import Matrix, Operand, Target
-from ..plan.resolve import GATHERS, whole
-from .matrices import Codes, Floats, Grid
-from .program import Argument
+from ..kernels.fields import SHIFT, Matrix, Operand, Target
+from ..plan.resolve import whole
+from .matrices import Codes, Grid
+from .memory import aligned_empty
 
-# Bytes from which a float matrix is written past the caches.
-STREAM_FROM = 1 << 24
+
+@dataclass(frozen=True)
+class Floats:
+    """Rows of float32 in memory: address and, for those that are arguments, the address of their flag, as fields."""
+
+    address: object
+    stride: int
+    flag: object = 0
+
+
+@dataclass(frozen=True)
+class CodesAt:
+    """Packed codes in memory: addresses, as fields."""
+
+    grid: Grid
+    packed: object
+    scale: object
+    zero: object
+    weights: object = 0  # of powers of two a row
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether rows are multiples of a common scale by powers of two."""
+        return self.grid.mode == SHIFT
+
+
+def place_of(codes: Codes) -> CodesAt:
+    """Where arrays stand that live as long as what reads them."""
+    weights = 0 if codes.weights is None else codes.weights.ctypes.data
+    return CodesAt(codes.grid, codes.packed.ctypes.data, codes.scale.ctypes.data, codes.zero.ctypes.data, weights)
+
+
+def empty_codes(rows: int, grid: Grid) -> Codes:
+    """Room for codes on a grid."""
+    scale, zero = (aligned_empty((rows,), np.float32) for _ in range(2)) if grid.per_row else (grid.scale, grid.zero)
+    weights = aligned_empty((rows,), np.int8) if grid.mode == SHIFT else None
+    return Codes(aligned_empty((rows, grid.width), np.uint8), grid, scale, zero, weights)
 
 
 class Places:
-    """Finds room for what a stage writes, and says in the fields of a program where what it reads stands.
+    """Finds room for what a stage writes, and says in fields of instructions where what it reads stands.
 
     Parameters
     ----------
-    schedule : Schedule
-    stage : Stage
-    program : Program
-        Of the stage.
+    schedule, stage
+        What runs, and of it what runs here.
+    assembler : StageAssembler
+        Whose program refers to memory.
     values : dict
-        Floats and Codes in memory by value; those of this stage are added. Of floats that are arguments, features given
-        and outputs, the address is filled in when the program is launched.
+        Floats and CodesAt in memory by value; those of this stage are added.
     sparse : set
         Features most of which is 0.
-    buffers : Buffers
     """
 
-    def __init__(self, schedule, stage, program, values, sparse, buffers):
-        self.schedule, self.stage, self.program = schedule, stage, program
-        self.values, self.sparse, self.buffers = values, sparse, buffers
+    def __init__(self, schedule, stage, assembler, values, sparse):
+        self.schedule, self.stage, self.assembler = schedule, stage, assembler
+        self.values, self.sparse = values, sparse
         self.local, self.local_weights = {}, {}  # codes that never leave the tile: their operands, and powers of two
 
-    def codes(self, value) -> Codes:
+    def codes(self, value) -> CodesAt:
         """Codes that stand in memory."""
         return self.values[whole(value)]
 
@@ -44,68 +78,67 @@ class Places:
     def matrix(self, value) -> tuple[Matrix, int]:
         """Where floats stand in memory, and how many columns of them are read."""
         floats = self.values[whole(value)]
-        if isinstance(floats.array, Argument):
-            flag = Argument("flag", floats.array.value) if floats.array.kind == "in" else 0
-            return Matrix(floats.array, floats.columns, flag), floats.columns
-        stride = floats.array.shape[1]
-        return Matrix(self.program.at(floats.array), stride, 0), stride
+        return Matrix(floats.address, floats.stride, floats.flag), floats.stride
 
     def new_floats(self, value) -> Matrix:
         """Memory for floats needed beyond this stage."""
-        columns = self.schedule.columns[value]
+        columns, rows = self.schedule.columns[value], self.stage.rows
         if value in self.schedule.kept:
-            self.values[value] = Floats(Argument("out", value), columns)
-            return Matrix(Argument("out", value), columns, Argument("stream", value))
-        stride = -(-columns // 16) * 16
-        array = self.buffers.take((self.stage.rows, stride), np.float32)
-        self.values[value] = Floats(array, columns)
-        return Matrix(self.program.at(array), stride, int(array.nbytes > STREAM_FROM))
+            address, stream, stride = *self.assembler.output(value), columns
+        else:
+            stride = -(-columns // 16) * 16
+            address, stream = self.assembler.memory(value, "rows", rows, 4 * stride)
+        self.values[value] = Floats(address, stride)
+        return Matrix(address, stride, stream)
 
     # -- codes ------------------------------------------------------------------------------------------
     def new_codes(self, value, grid: Grid):
         """Room for codes made here, in the tile only where no other stage and no sum reads them."""
+        if value in self.values:  # there is room, given from outside
+            return
         readers = self.schedule.readers[value]
         stack = next((op for op in readers if op.name == "stack"), None)
         if stack is not None:
             self.values[value] = self._part_of(stack, value, grid)
-        elif self.schedule.stays(value) and not any(op.name in GATHERS for op in readers):
+        elif self.schedule.stays(value) and not any(op.gathers for op in readers):
             self._in_tile(value, grid)
         else:
-            self.values[value] = self._in_memory(grid, self.stage.rows)
+            self.values[value] = self._in_memory(value, grid, self.stage.rows)
 
     def _in_tile(self, value, grid):
-        packed = self.program.local(grid.width)
+        area, at = self.assembler.area_of_rows, self.assembler.at
+        packed = area(("packed", value), grid.width)
+        scale, zero = at(grid.scale), at(grid.zero)
         if grid.per_row:
-            scale, zero = self.program.local(4), self.program.local(4)
-        else:
-            scale, zero = self.program.at(grid.scale), self.program.at(grid.zero)
+            scale, zero = area(("scale", value), 4), area(("zero", value), 4)
         self.local[value] = Operand(packed, grid.width, grid.bits, 1, int(grid.per_row), scale, zero)
-        self.local_weights[value] = self.program.local(1) if grid.mode == fields.SHIFT else 0
+        self.local_weights[value] = area(("weights", value), 1) if grid.mode == SHIFT else 0
 
-    def _in_memory(self, grid, rows):
-        packed = self.buffers.take((rows, grid.width), np.uint8)
-        scale, zero = grid.scale, grid.zero
+    def _in_memory(self, value, grid, rows, first=0, total=None):
+        """Room for ``rows``, those from ``first`` on of ``total`` where they are part of a stack."""
+        at, weights = self.assembler.at, 0
+
+        def memory(name, row_bytes):
+            return self.assembler.memory(value, name, rows, row_bytes, first, total)[0]
+
+        packed, scale, zero = memory("packed", grid.width), at(grid.scale), at(grid.zero)
         if grid.per_row:
-            scale, zero = (self.buffers.take((rows,), np.float32) for _ in range(2))
-        weights = self.buffers.take((rows,), np.int8) if grid.mode == fields.SHIFT else None
-        return Codes(packed, grid, scale, zero, weights)
+            scale, zero = memory("scale", 4), memory("zero", 4)
+        if grid.mode == SHIFT:
+            weights = memory("weights", 1)
+        return CodesAt(grid, packed, scale, zero, weights)
 
     def _part_of(self, stack, value, grid):
         """The rows for ``value`` among those of the stack that it is part of."""
         (out,) = stack.writes
         if out not in self.values:
-            self.values[out] = self._in_memory(grid, stack.rows)
-        codes, rows = self.values[out], self.stage.rows
-        first = stack.reads.index(value) * rows
-        chosen = slice(first, first + rows)
-        scale, zero = (part[chosen] if grid.per_row else part for part in (codes.scale, codes.zero))
-        weights = None if codes.weights is None else codes.weights[chosen]
-        return Codes(codes.packed[chosen], grid, scale, zero, weights)
+            self.values[out] = self._in_memory(out, grid, stack.rows)
+        return self._in_memory(out, grid, self.stage.rows, stack.reads.index(value), stack.rows)
 
     def looks_up(self, value, out, grid: Grid) -> bool:
         """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
         readers = self.schedule.readers[out]
-        possible = value in self.sparse and grid.is_uniform and grid.mode != fields.SHIFT and self.schedule.stays(out)
+        possible = value in self.sparse and grid.is_uniform and grid.mode != SHIFT and self.schedule.stays(out)
         return possible and all(op.name == "linear" for op in readers)
 
     # -- fields -----------------------------------------------------------------------------------------
@@ -113,19 +146,19 @@ class Places:
         """Codes to read."""
         if value in self.local:
             return self.local[value]
-        codes, at = self.codes(value), self.program.at
+        codes = self.codes(value)
         grid = codes.grid
-        return Operand(at(codes.packed), grid.width, grid.bits, 0, int(grid.per_row), at(codes.scale), at(codes.zero))
+        return Operand(codes.packed, grid.width, grid.bits, 0, int(grid.per_row), codes.scale, codes.zero)
 
     def target(self, value, grid: Grid, factor=0) -> Target:
         """Codes to write, or, where there is no room for them, to look up; ``factor`` is the address of row factors."""
-        at = self.program.at
+        at = self.assembler.at
         if value in self.local:
             packed, width, bits, local, _, scale, zero = self.local[value]
             weights = self.local_weights[value]
         elif value in self.values:
             packed, width, bits, local, _, scale, zero = self.operand(value)
-            weights = at(self.values[value].weights)
+            weights = self.values[value].weights
         else:
             packed, width, bits, local, weights = 0, grid.width, grid.bits, 0, 0
             scale, zero = at(grid.scale), at(grid.zero)

@@ -1,96 +1,145 @@
-"""Instructions of a stage, as they are added, laid out for the kernel."""
+"""A plan's program for one class of shapes: instructions of all its stages, and what each run fills in.
+
+A program is assembled once. What differs from run to run — addresses of arguments, of graphs' arrays and of the memory
+between stages, numbers of rows — are its *references*: each has a number, found when a run begins, and all of them are
+written into the instructions at once.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import Callable
 
 import numpy as np
 
-from ..kernels.fields import FIELDS, HEADER, Scratch
+from ..kernels.instruction import HEADER_BYTES, Instruction, flatten, to_bits
 from ..layout import padded
+
+# Of a stage: addresses of its first instruction and behind its last, address of its bounds, blocks, rows of a tile,
+# floats of a slot's row; then bounds of its own for one block.
+STAGE_NUMBERS = 8
+FIRST, LAST, BOUNDS, BLOCKS, TILE_ROWS, STRIDE, OWN_BOUNDS = range(7)
 
 # Floats of a tile's widest slot: what stays in the fastest cache beside weights and codes.
 _TILE_FLOATS = 4096
 _MOST_ROWS, _ROW_GROUP = 64, 8
 
 
-class Argument(NamedTuple):
-    """A field that each launch fills in."""
+@dataclass(frozen=True)
+class Reference:
+    """A field that each run fills in: the place of its number among a run's."""
 
-    kind: str
-    value: object
+    place: int
 
 
-class Local(NamedTuple):
-    """A field that is the place in the scratch of memory of the tile."""
+@dataclass(frozen=True)
+class Slot:
+    """A field that is where a slot begins in the scratch."""
 
     number: int
 
 
-class Program:
-    """Instructions of one stage, as they are added, and the arrays they refer to."""
+@dataclass(frozen=True)
+class Area:
+    """A field that is where an area of the scratch begins."""
+
+    name: object
+
+
+class StageProgram:
+    """Instructions of one stage, as they are added."""
 
     def __init__(self):
-        self._code, self._alive, self._arguments, self._locals = [], [], [], []
-        self._local_sizes, self._slots, self._widest, self._codes, self._totals = [], 0, 1, 64, 0
+        self.instructions, self.areas, self.row_areas = [], {}, {}
+        self.num_slots, self.widest = 0, 1
 
-    def at(self, array: np.ndarray | None) -> int:
-        """The address of a contiguous array, kept alive with the program; 0 for None."""
-        if array is None:
-            return 0
-        if not array.flags.c_contiguous:
-            raise ValueError("kernels read contiguous arrays only.")
-        self._alive.append(array)
-        return array.ctypes.data
+    def add(self, instruction: Instruction, variant: tuple, fields: tuple) -> None:
+        """Append an instruction."""
+        self.instructions.append((instruction, variant, flatten(fields)))
+        self.widest = max(self.widest, getattr(fields, "columns", 1))
 
-    def add(self, operation: int, dst: int, src: int, columns: int, *parts):
-        """Append an instruction; ``parts`` are the named tuples its fields are made of."""
-        row = np.zeros(FIELDS, np.int64)
-        row[:HEADER] = operation, dst, src, columns
-        for n, field in enumerate((field for part in parts for field in part), HEADER):
-            if isinstance(field, Argument):
-                self._arguments.append((len(self._code), n, field))
-            elif isinstance(field, Local):
-                self._locals.append((len(self._code), n, field.number))
-            elif isinstance(field, (float, np.floating)):
-                row.view(np.float64)[n] = field
-            else:
-                row[n] = field
-        self._code.append(row)
-        self._slots = max(self._slots, dst + 1, src + 1)
-        self._widest = max(self._widest, columns)
+    def area(self, name, size: int) -> Area:
+        """Scratch of at least ``size`` bytes."""
+        self.areas[name] = max(self.areas.get(name, 0), size)
+        return Area(name)
 
-    def widen(self, columns: int):
-        """Make rows of slots fit ``columns``."""
-        self._widest = max(self._widest, columns)
+    def area_of_rows(self, name, row_size: int) -> Area:
+        """Scratch of at least ``row_size`` bytes for each row of a tile."""
+        self.row_areas[name] = max(self.row_areas.get(name, 0), row_size)
+        return Area(name)
 
-    def reserve(self, codes: int = 0, totals: int = 0):
-        """Ask for scratch: bytes of unpacked codes a row, int32 totals."""
-        self._codes, self._totals = max(self._codes, codes), max(self._totals, totals)
+    def slot(self, number: int) -> Slot:
+        """A slot as a field."""
+        self.num_slots = max(self.num_slots, number + 1)
+        return Slot(number)
 
-    def local(self, row_size: int) -> Local:
-        """Memory of the tile, ``row_size`` bytes a row."""
-        self._local_sizes.append(row_size)
-        return Local(len(self._local_sizes) - 1)
-
-    def finish(self, bounds: np.ndarray) -> Launch:
-        """The program, laid out, for the blocks of rows between ``bounds``."""
-        code, stride = np.array(self._code, np.int64).reshape(-1, FIELDS), padded(self._widest)
+    def lay_out(self):
+        """Rows of a tile, floats of a slot's row, bytes of scratch, and where slots and areas begin in it."""
+        stride = padded(self.widest)
         rows = min(max(_TILE_FLOATS // stride // _ROW_GROUP, 1) * _ROW_GROUP, _MOST_ROWS)
-        sizes = [self._slots * rows * stride * 4, rows * self._codes, self._totals * 4, 2 * 64 * 4]
-        sizes += [rows * size for size in self._local_sizes]
-        starts = np.cumsum([0, *(-(-size // 64) * 64 for size in sizes)]).tolist()
-        for row, n, number in self._locals:
-            code[row, n] = starts[4 + number]
-        scratch = Scratch(rows, stride, starts[1], starts[2], starts[3], starts[-1])
-        return Launch(code, bounds, scratch, self._arguments, self._alive)
+        sizes = {Slot(n): rows * stride * 4 for n in range(self.num_slots)}
+        sizes.update({Area(name): size for name, size in self.areas.items()})
+        for name, size in self.row_areas.items():
+            sizes[Area(name)] = max(sizes.get(Area(name), 0), rows * size)
+        starts, end = {}, 0
+        for place, size in sizes.items():
+            starts[place] = end
+            end += -(-size // 64) * 64
+        return rows, stride, end, starts
 
 
-class Launch(NamedTuple):
-    """What :func:`numba_kernels.stage.run` takes, and what to fill in before."""
+@dataclass
+class Program:
+    """Instructions of all stages, laid out in memory.
 
+    Attributes
+    ----------
+    stages : (S, STAGE_NUMBERS) int64
+    code : (n,) int64
+    references : list of callables
+        From a run to the number of each reference.
+    alive : list
+        Arrays that instructions refer to.
+    scratch_size : int
+        Bytes of scratch that the largest stage asks for.
+    names : list of list of str
+        The instructions of each stage.
+    """
+
+    stages: np.ndarray
     code: np.ndarray
-    bounds: np.ndarray
-    scratch: Scratch
-    arguments: list  # (instruction, field, Argument)
-    alive: list  # arrays the code refers to
+    references: list[Callable]
+    alive: list
+    scratch_size: int
+    names: list[list[str]]
+    _places: np.ndarray = field(repr=False)
+    _sources: np.ndarray = field(repr=False)
+
+    def fill_in(self, run) -> None:
+        """Write the numbers of all references."""
+        if len(self._places):
+            numbers = np.array([reference(run) for reference in self.references], np.int64)
+            self.code[self._places] = numbers[self._sources]
+
+
+def build(stages: list[StageProgram], references: list[Callable], alive: list) -> Program:
+    """Lay out the instructions of ``stages``, compiling those that this process has not met."""
+    numbers, code, places, sources, size = np.zeros((len(stages), STAGE_NUMBERS), np.int64), [], [], [], 0
+    for n, stage in enumerate(stages):
+        rows, stride, scratch, starts = stage.lay_out()
+        numbers[n, [FIRST, TILE_ROWS, STRIDE]] = len(code), rows, stride
+        for instruction, variant, fields in stage.instructions:
+            code += [instruction.address(*variant), HEADER_BYTES + 8 * len(fields)]
+            for kind, value in zip(instruction.leaves, fields):
+                if isinstance(value, Reference):
+                    places.append(len(code))
+                    sources.append(value.place)
+                    value = 0
+                code.append(to_bits(kind, starts[value] if isinstance(value, (Slot, Area)) else value))
+        numbers[n, LAST], size = len(code), max(size, scratch)
+    laid_out = np.array(code, np.int64)
+    numbers[:, [FIRST, LAST]] = laid_out.ctypes.data + 8 * numbers[:, [FIRST, LAST]]
+    names = [[instruction.name for instruction, _, _ in stage.instructions] for stage in stages]
+    return Program(
+        numbers, laid_out, references, alive, size, names, np.array(places, np.int64), np.array(sources, np.int64)
+    )

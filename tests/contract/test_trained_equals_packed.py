@@ -10,7 +10,7 @@ from torch import nn
 import dgl_lowbit as lowbit
 from dgl_lowbit.nn.ops import Quantized, TorchOps
 from numba_kernels import Graph, reference
-from numba_kernels.kernels.fields import MOST_HALVINGS
+from numba_kernels.spec import MOST_HALVINGS
 from tests.conftest import GRAPHS, features
 
 BITS = (2, 4, 8)

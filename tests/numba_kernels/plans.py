@@ -89,8 +89,9 @@ def assert_equals_twin(model, *arguments):
 
 
 def operations(model):
-    """What the stages prepared last are made of."""
-    return {int(code[0]) for launch, _ in model._executor._prepared.launches for code in launch.code}
+    """What the stages of the program used last are made of."""
+    (*_, assembled) = model._executor._programs.values()
+    return {name for stage in assembled.program.names for name in stage}
 
 
 sizes = st.tuples(st.integers(1, 70), st.integers(1, 30), st.integers(0, 400))

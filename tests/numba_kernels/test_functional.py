@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import numba_kernels as nk
 from numba_kernels.kernels import limits
 from numba_kernels.layout import PACKED_BITS
-from numba_kernels.reference import sum_codes
-from numba_kernels.run.buffers import Buffers, aligned_empty
+from numba_kernels.plan.ops.neighbours import sum_codes
+from numba_kernels.run.memory import Arena, aligned_empty
 
 from .plans import EXAMPLES, JIT_OFF, draw_graph, sizes
 
@@ -57,7 +57,7 @@ def test_quantize_and_dequantize():
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        (lambda: nk.Grid(4, 5), "1, 2, 4, 8 bits, got 5"),
+        (lambda: nk.Grid(4, 5), "1, 2, 3, 4, 8 bits, got 5"),
         (lambda: nk.Grid(4, 2, scale=0.0), "scale must be positive"),
         (lambda: nk.quantize(np.ones((3, 5)), nk.Grid(4, 2)), r"shape \(rows, 4\), got \(3, 5\)"),
         (lambda: nk.quantize(np.full((3, 4), np.nan), nk.Grid(4, 2)), "NaN or infinity"),
@@ -156,18 +156,14 @@ def test_a_graph_does_not_change_with_the_arrays_it_was_made_of():
     assert graph.indptr.tolist() == [0, 1, 2] and graph.indices.tolist() == [1, 0] == graph.edge_ids.tolist()
 
 
-def test_buffers_are_used_again_and_only_the_needed_are_kept():
-    buffers = Buffers()
-    first = buffers.take((10, 10), np.float32)
-    second = buffers.take((10, 10), np.float32)
-    assert first.ctypes.data != second.ctypes.data
-    buffers.give_back(first)
-    assert buffers.take((100,), np.int32).ctypes.data == first.ctypes.data
-    buffers.begin()
-    third = buffers.take((5,), np.uint8)
-    buffers.trim()
-    assert buffers.take((10, 10), np.float32).shape == (10, 10) and third.shape == (5,)
-    buffers.give_back(np.zeros(3))  # not ours: left alone
+def test_an_arena_is_used_again_and_shrinks_when_little_of_it_is_needed():
+    arena = Arena()
+    first = arena.take(1 << 23)
+    assert arena.take(1 << 22) == first and first % 64 == 0 and len(arena._memory) == 1 << 23
+    arena.take(1 << 10)
+    assert len(arena._memory) == 1 << 10
+    arena.release()
+    assert len(arena._memory) == 0
     for shape in [(3, 64), (1,)]:
         assert aligned_empty(shape, np.uint8).ctypes.data % 64 == 0
 

@@ -69,7 +69,7 @@ def test_blocks_cover_every_row_once_and_balance_edges():
 def test_edges_of_hubs_are_cut_into_parts():
     degrees = np.array([3, HUB_EDGES, 0, 2 * HUB_EDGES + 5, HUB_EDGES - 1])
     hubs = Graph(np.r_[0, np.cumsum(degrees)], np.zeros(degrees.sum(), int)).hubs
-    assert hubs.nodes.tolist() == [1, 3] and hubs.first_part.tolist() == [0, 1, 4]
+    assert hubs.nodes.tolist() == [1, 3] and hubs.first_parts.tolist() == [0, 1, 4]
     assert hubs.starts.tolist() == [3, *(3 + HUB_EDGES * np.arange(1, 4))]
     assert (hubs.stops - hubs.starts).tolist() == [HUB_EDGES] * 3 + [5]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, PackedModel, Plan, PlanError, reference
 from numba_kernels.kernels.attend import KEPT
-from numba_kernels.plan.plan import MAPS
+from numba_kernels.kernels.maps import MAPS
 from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, draw_graph, per_row, shifted, sizes, static
 
 widths = st.integers(1, 150)

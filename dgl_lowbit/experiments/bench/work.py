@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import numba_kernels
-from numba_kernels.run.buffers import aligned_empty
+from numba_kernels.run.memory import aligned_empty
 
 from ...config import QuantConfig
 from ...convert import calibrate, quantize

@@ -1,0 +1,110 @@
+"""LARGEST: the largest message of the in-neighbours; GATHER_EDGES: sums of messages of nodes and their edges."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import simd
+from ..jit import kernel
+from .fields import Edges, Operand
+from .instruction import instruction, reader
+from .sums import center
+
+
+class Largest(NamedTuple):
+    """dst ← max (q_u − z) · s over the in-neighbours u of row i, 0 where there are none."""
+
+    dst: int  # in the scratch
+    columns: int
+    totals: int  # in the scratch: int32, for the codes of a packed row
+    operand: Operand
+    edges: Edges
+
+
+class GatherEdges(NamedTuple):
+    """dst ← Σ max(code of the source + code of the edge − 2 · zero, 0) · s over the in-edges of row i."""
+
+    dst: int  # in the scratch
+    columns: int
+    totals: int  # in the scratch: int32, for the codes of a packed row
+    operand: Operand
+    edges: Edges
+    edge_packed: int  # packed codes of edges, of as many bits and bytes a row
+    edge_ids: int  # (E,) int64: the row of each edge there, or 0 for their order
+
+
+read_largest, read_edges = reader(Largest), reader(GatherEdges)
+
+
+@kernel
+def largest_codes(packed, width, bits, indices, start, stop, columns, totals):
+    """totals ← the largest of the codes of the packed rows that indices[start:stop] names, column by column."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.zeros_i32()
+            for e in range(start, stop):
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                s = simd.maximum(s, simd.bits_and(simd.shift_right(x, shift), top))
+            simd.store(s, totals, c)
+            shift += bits
+
+
+@kernel
+def sum_edges(packed, width, bits, zero, indices, edge_packed, edge_ids, has_ids, start, stop, columns, totals):
+    """totals ← Σ max(code of the source + code of the edge − 2 · zero, 0) over edges; 2 · zero is whole."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.zeros_i32()
+            z = simd.load(simd.zeros_f32(), zero, c)
+            z = simd.to_signed(simd.add(z, z))
+            for e in range(start, stop):
+                edge = np.int64(edge_ids[e]) if has_ids else e
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                y = simd.to_i32(simd.load(none, edge_packed, edge * width + column))
+                x = simd.bits_and(simd.shift_right(x, shift), top)
+                x = simd.add(x, simd.bits_and(simd.shift_right(y, shift), top))
+                s = simd.add(s, simd.maximum(simd.subtract(x, z), simd.zeros_i32()))
+            simd.store(s, totals, c)
+            shift += bits
+
+
+@instruction(Largest)
+def largest(bits):
+    def run(at, start, count, base, stride):
+        f = read_largest(at)
+        packed, width, totals = simd.u8_at(f.operand.packed), f.operand.width, simd.i32_at(base + f.totals)
+        scale, zero = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero)
+        indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
+        for r in range(count):
+            begin, end = indptr[start + r], indptr[start + r + 1]
+            largest_codes(packed, width, bits, indices, begin, end, f.columns, totals)
+            row = simd.f32_at(base + f.dst + 4 * r * stride)
+            center(totals, np.int64(1 if end > begin else 0), -1, zero, scale, f.columns, row)
+
+    return run
+
+
+@instruction(GatherEdges)
+def gather_edges(bits):
+    def run(at, start, count, base, stride):
+        f = read_edges(at)
+        packed, width, totals = simd.u8_at(f.operand.packed), f.operand.width, simd.i32_at(base + f.totals)
+        scale, zero, edge_codes = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero), simd.u8_at(f.edge_packed)
+        indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
+        has_ids = f.edge_ids != 0
+        ids = simd.i64_at(f.edge_ids if has_ids else f.edges.indptr)
+        for r in range(count):
+            begin, end = indptr[start + r], indptr[start + r + 1]
+            sum_edges(packed, width, bits, zero, indices, edge_codes, ids, has_ids, begin, end, f.columns, totals)
+            row = simd.f32_at(base + f.dst + 4 * r * stride)
+            center(totals, np.int64(0), -1, zero, scale, f.columns, row)
+
+    return run

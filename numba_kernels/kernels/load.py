@@ -1,0 +1,89 @@
+"""LOAD: float32 rows in memory into a slot; STORE: a slot to memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import simd
+from .fields import Matrix
+from .instruction import instruction, reader
+
+
+class Load(NamedTuple):
+    """dst ← rows, padded with zeros to sixteen columns."""
+
+    dst: int  # in the scratch
+    columns: int
+    matrix: Matrix
+
+
+class Store(NamedTuple):
+    """rows ← src, past the caches where the matrix's flag says so."""
+
+    src: int  # in the scratch
+    columns: int
+    matrix: Matrix
+
+
+read_load, read_store = reader(Load), reader(Store)
+
+
+@instruction(Load)
+def load():
+    def run(at, start, count, base, stride):
+        f = read_load(at)
+        dst, matrix, columns = base + f.dst, f.matrix, f.columns
+        lanes, worst = simd.zeros_f32(), simd.zeros_i32()
+        first, next_tile = matrix.address + 4 * start * matrix.stride, count * matrix.stride
+        rows = count
+        if matrix.stride == stride and columns == stride:  # rows of the same layout are one long row
+            rows, columns = 1, count * columns
+        whole = columns // 16 * 16
+        for r in range(rows):
+            row, to = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(dst + 4 * r * stride)
+            for c in range(0, whole, 16):
+                simd.prefetch(row, c + next_tile)
+                x = simd.load(lanes, row, c)
+                worst = simd.maximum(worst, simd.magnitude_bits(x))
+                simd.store(x, to, c)
+            if whole < columns:
+                simd.store(lanes, to, whole)
+                if whole > 0:  # the last sixteen, some of them once more
+                    simd.store(simd.load(lanes, row, columns - 16), to, columns - 16)
+                else:
+                    for c in range(columns):
+                        to[c] = row[c]
+                worst = simd.maximum(worst, simd.magnitude_bits(simd.load(lanes, to, whole)))
+        if matrix.flag != 0 and simd.largest(worst) >= 0x7F800000:
+            simd.i32_at(matrix.flag)[0] = np.int32(1)
+
+    return run
+
+
+@instruction(Store)
+def store():
+    def run(at, start, count, base, stride):
+        f = read_store(at)
+        src, matrix, columns = base + f.src, f.matrix, f.columns
+        lanes = simd.zeros_f32()
+        first, rows = matrix.address + 4 * start * matrix.stride, count
+        if matrix.stride == stride and columns == stride:
+            rows, columns = 1, count * columns
+        whole = columns // 16 * 16
+        for r in range(rows):
+            row, values = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(src + 4 * r * stride)
+            if matrix.flag != 0:
+                for c in range(0, whole, 16):
+                    simd.stream(simd.load(lanes, values, c), row, c)
+            else:
+                for c in range(0, whole, 16):
+                    simd.store(simd.load(lanes, values, c), row, c)
+            if whole > 0 and whole < columns:
+                simd.store(simd.load(lanes, values, columns - 16), row, columns - 16)
+            elif whole < columns:
+                for c in range(columns):
+                    row[c] = values[c]
+
+    return run

@@ -1,0 +1,151 @@
+"""LOOKUP: float rows that are mostly 0, as codes, times an integer weight."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import simd
+from ..jit import kernel
+from .encode import row_grid
+from .fields import ROW_HALF, STATIC, Matrix, ProductWeight, Target
+from .instruction import instruction, reader
+from .product import finish_lanes
+
+
+class Lookup(NamedTuple):
+    """dst ← codes of a float32 row · weight."""
+
+    dst: int  # in the scratch
+    columns: int
+    codes: int  # in the scratch: 8 · (K + 64) bytes
+    totals: int  # in the scratch: (columns,) int32
+    matrix: Matrix
+    target: Target
+    weight: ProductWeight
+
+
+read_lookup = reader(Lookup)
+
+# Floats between those that are read and those that are fetched.
+FETCHED = 2048
+
+
+@kernel
+def collect(x, K, positions, values):
+    """Positions and values of what is not 0 in a row of K float32; returns how many there are."""
+    lanes = simd.zeros_f32()
+    found, whole = 0, K // 64 * 64
+    for k in range(0, whole, 64):
+        for ahead in range(k + FETCHED, k + FETCHED + 64, 16):
+            simd.prefetch(x, ahead)
+        a = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k)))
+        b = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 16)))
+        c = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 32)))
+        d = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 48)))
+        chosen = a | b << 16 | c << 32 | d << 48
+        # Most blocks have none, one or two: written without a branch, that a processor would often guess wrong.
+        for _ in range(2):
+            positions[found] = np.int32(k + simd.trailing_zeros(chosen))
+            found += np.int64(chosen != 0)
+            chosen &= chosen - 1
+        while chosen != 0:
+            positions[found] = np.int32(k + simd.trailing_zeros(chosen))
+            found += 1
+            chosen &= chosen - 1
+    for k in range(whole, K):
+        positions[found] = np.int32(k)
+        found += np.int64(x[k] != 0)
+    for n in range(found):
+        values[n] = x[positions[n]]
+    return found
+
+
+@kernel(inline=True)
+def add_weights(positions, steps, found, rows, stride, column, none, totals):
+    """totals ← Σ steps · rows of the weight at ``positions``, for one block of columns."""
+    sums = simd.to_i32(none)
+    for n in range(found):
+        w = simd.signed_to_i32(simd.load(none, rows, np.int64(positions[n]) * stride + column))
+        sums = simd.add(sums, simd.multiply(w, simd.fill(sums, steps[n])))
+    simd.store(sums, totals, column)
+
+
+@kernel
+def lookup(i, x, flag, target, is_static, is_half, weight, columns, codes, totals, out):
+    """Row i of the product where most of a float32 row is 0: the codes of ``x`` times the weight, as :func:`product`.
+
+    With q₀ the code of 0, Σ_k q_k w_k = q₀ Σ_k w_k + Σ (q_k − q₀) w_k over the k where x is not 0.
+
+    Parameters
+    ----------
+    x : (K,) float32
+    flag : int
+        Address of an int32 that becomes 1 when a number in ``x`` is not finite.
+    target : Target
+        How the row is quantised, per row or with one scale.
+    weight : ProductWeight
+        With rows of int8 codes, padded(columns) apart.
+    codes : int
+        Address of scratch for 8 · (K + 64) bytes.
+    totals, out
+        (columns,) int32 scratch, float32.
+    """
+    K, lanes = weight.inputs, simd.zeros_f32()
+    positions, values = simd.i32_at(codes), simd.f32_at(codes + 4 * (K + 64))
+    steps = simd.i32_at(codes + 4 * (K + 64))
+    found = collect(x, K, positions, values)
+    for n in range(found, (found + 15) // 16 * 16):
+        values[n] = np.float32(0.0)
+    low, high, worst = lanes, lanes, simd.zeros_i32()
+    for n in range(0, found, 16):
+        value = simd.load(lanes, values, n)
+        low, high = simd.minimum(low, value), simd.maximum(high, value)
+        worst = simd.maximum(worst, simd.magnitude_bits(value))
+    if simd.largest(worst) >= 0x7F800000:
+        simd.i32_at(flag)[0] = np.int32(1)
+    factor = simd.f32_at(target.factor)[i] if target.factor != 0 else np.float32(1.0)
+    if is_static:
+        scale, zero = simd.f32_at(target.scale)[0], simd.f32_at(target.zero)[0]
+        inverse, offset = simd.f32_at(target.inverse)[0], simd.f32_at(target.offset)[0]
+    else:
+        scale, zero, offset = row_grid(simd.smallest(low) * factor, simd.largest(high) * factor, target, is_half)
+        inverse = np.float32(1.0) / scale
+    top = simd.fill(lanes, np.float32(target.top))
+    none, start = simd.zeros_i32(), simd.fill(lanes, offset)
+    zero_code = simd.bits_and(simd.rounded_bits(simd.minimum(simd.maximum(start, lanes), top)), 255)
+    sums = none
+    for n in range(0, found, 16):
+        y = simd.multiply(simd.load(lanes, values, n), simd.fill(lanes, factor))
+        y = simd.add(simd.multiply(y, simd.fill(lanes, inverse)), start)
+        step = simd.bits_and(simd.rounded_bits(simd.minimum(simd.maximum(y, lanes), top)), 255)
+        step = simd.subtract(step, zero_code)
+        simd.store(step, steps, n)
+        sums = simd.add(sums, step)
+    rows, stride = simd.i8_at(weight.codes), (columns + 63) // 64 * 64 if columns > 32 else 32 if columns > 16 else 16
+    if columns > 32:
+        for column in range(0, columns, 64):
+            add_weights(positions, steps, found, rows, stride, column, simd.zeros64(), totals)
+    else:
+        for column in range(0, columns, 16):
+            add_weights(positions, steps, found, rows, stride, column, simd.zeros16(), totals)
+    q0 = np.float64(simd.largest(zero_code))
+    rest = np.float64(simd.total(sums)) + np.float64(K) * (q0 - np.float64(zero))
+    for m in range(0, columns, 16):
+        finish_lanes(simd.load(none, totals, m), m, m, scale, np.float64(zero) - q0, rest, weight, out)
+
+
+@instruction(Lookup)
+def look_up(mode):
+    is_static, is_half = mode == STATIC, mode == ROW_HALF
+
+    def run(at, start, count, base, stride):
+        f = read_lookup(at)
+        codes, totals = base + f.codes, simd.i32_at(base + f.totals)
+        for r in range(count):
+            i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
+            x = simd.f32_at(f.matrix.address + 4 * i * f.matrix.stride)
+            lookup(i, x, f.matrix.flag, f.target, is_static, is_half, f.weight, f.columns, codes, totals, row)
+
+    return run

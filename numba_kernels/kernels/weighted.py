@@ -1,0 +1,138 @@
+"""Sums of packed messages times weights of edges or of nodes: int8, in integers, or float32."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import simd
+from ..jit import kernel
+from .fields import Edges, Operand
+from .instruction import instruction, reader
+from .sums import center, clear, summing
+
+
+class GatherProducts(NamedTuple):
+    """dst ← Σ_u w_iu (q_u − z) · s over the in-neighbours u of row i, w int8, plus its own code where there are such."""
+
+    dst: int  # in the scratch
+    columns: int
+    totals: int  # in the scratch: int32, for the codes of a packed row and AHEAD + 1 numbers more
+    operand: Operand
+    edges: Edges
+    weights: int  # int8, in the order of indices, or of the source nodes
+    own: int  # packed codes of the rows themselves, added once
+    own_weights: int  # int8, with weights of nodes those of the rows themselves
+
+
+class GatherFloats(NamedTuple):
+    """dst ← the same with float32 weights, summed in float32 in the order of the edges."""
+
+    dst: int  # in the scratch
+    columns: int
+    totals: int  # in the scratch
+    operand: Operand
+    edges: Edges
+    exact: int  # as of Gather
+    weights: int  # float32, in the order of indices
+    own: int  # packed codes of the rows themselves, added once, or 0
+
+
+read_products, read_floats = reader(GatherProducts), reader(GatherFloats)
+
+
+@kernel
+def sum_products(packed, width, bits, indices, weights, by_node, start, stop, columns, totals):
+    """totals += weight · code over edges, for int8 weights of edges or sources; returns the sum of the weights."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.load(simd.to_i32(none), totals, c)
+            for e in range(start, stop):
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                x = simd.bits_and(simd.shift_right(x, shift), top)
+                weight = np.int32(weights[indices[e] if by_node else e])
+                s = simd.add(s, simd.multiply(x, simd.fill(s, weight)))
+            simd.store(s, totals, c)
+            shift += bits
+    total = np.int64(0)
+    for e in range(start, stop):
+        total += np.int64(weights[indices[e] if by_node else e])
+    return total
+
+
+@kernel
+def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop, columns, row):
+    """row += scale · Σ weight · (code − zero) over the edges, in float32, in their order."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        shift = 0
+        for c in range(column, columns, width):
+            s = simd.zeros_f32()
+            z = simd.load(s, zero, c)
+            for e in range(start, stop):
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                x = simd.subtract(simd.to_f32(simd.bits_and(simd.shift_right(x, shift), top)), z)
+                s = simd.multiply_add(x, simd.fill(s, np.float32(weights[e])), s)
+            s = simd.multiply_add(s, simd.load(s, scale, c), simd.load(s, row, c))
+            simd.store(s, row, c)
+            shift += bits
+
+
+@instruction(GatherProducts)
+def gather_products(bits, by_node, has_own):
+    """A variant a width of codes, for weights of nodes or of edges, with or without own codes."""
+    codes_a_byte, add_own = 8 // bits, summing(bits, 16)
+
+    def run(at, start, count, base, stride):
+        f = read_products(at)
+        width, packed, own = f.operand.width, simd.u8_at(f.operand.packed), simd.u8_at(f.own)
+        scale, zero, totals = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero), simd.i32_at(base + f.totals)
+        indptr, indices, room = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices), width * codes_a_byte
+        weights, own_weights = simd.i8_at(f.weights), simd.i8_at(f.own_weights)
+        for r in range(count):
+            i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
+            clear(totals, room)
+            begin, end = indptr[i], indptr[i + 1]
+            summed = sum_products(packed, width, bits, indices, weights, by_node, begin, end, f.columns, totals)
+            if has_own:
+                totals[room] = np.int32(i)
+                if by_node:
+                    last = room + 1
+                    summed += sum_products(own, width, bits, totals, own_weights, True, room, last, f.columns, totals)
+                else:
+                    add_own(own, width, totals, room, room + 1, False, totals)
+                    summed += 1
+            # Signed weights may cancel, so that their sum bounds nothing: float64 throughout.
+            center(totals, summed, -1, zero, scale, f.columns, row)
+
+    return run
+
+
+@instruction(GatherFloats)
+def gather_floats(bits):
+    codes_a_byte, add_own = 8 // bits, summing(bits, 16)
+
+    def run(at, start, count, base, stride):
+        f = read_floats(at)
+        width, packed, own = f.operand.width, simd.u8_at(f.operand.packed), simd.u8_at(f.own)
+        scale, zero, totals = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero), simd.i32_at(base + f.totals)
+        indptr, indices, room = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices), width * codes_a_byte
+        weights = simd.f32_at(f.weights)
+        for r in range(count):
+            i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
+            clear(totals, room)
+            summed = np.int64(0)
+            if f.own != 0:
+                totals[room] = np.int32(i)
+                add_own(own, width, totals, room, room + 1, False, totals)
+                summed += 1
+            center(totals, summed, f.exact, zero, scale, f.columns, row)
+            begin, end = indptr[i], indptr[i + 1]
+            add_weighted(packed, width, bits, zero, scale, indices, weights, begin, end, f.columns, row)
+
+    return run

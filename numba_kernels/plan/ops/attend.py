@@ -1,0 +1,91 @@
+"""Sums over in-neighbours weighted with attention."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...graph import GraphError
+from ...kernels.attend import Attend, Attention, attention, scratch_of
+from ...spec import FixedGrid
+from .neighbours import edges_of
+from .registry import Operation, operation
+
+
+@operation("attend")
+class AttendNeighbours(Operation):
+    """Sums of codes times coded softmax of Σ vector · LeakyReLU(source + destination), head by head (arXiv:1710.10903)."""
+
+    gathers = (0, 1)
+
+    def check(self, plan, op, graph, codes, left, right):
+        plan.expect(graph, "graph")
+        columns, width, heads = plan.expect(codes, "codes"), plan.expect(left, "codes"), op["heads"]
+        plan.expect_columns(right, width, "codes")
+        for value in (codes, left, right):
+            plan.require(type(plan.grids[value]) is FixedGrid, "attention with other scales")
+        whole = isinstance(heads, int) and heads > 0 and columns % heads == width % heads == 0
+        plan.require(whole, f"{heads!r} heads")
+        plan.require(np.isfinite(np.float32(op["slope"])), "slope is not a number")
+        plan.numbers(op["vector"], (1, width))
+        grid = plan.grid(op["quantizer"], 1)
+        unsigned = type(grid) is FixedGrid and grid.zero_point[0] == grid.offset[0] == 0
+        plan.require(unsigned, "attention is unsigned")
+        plan.define(op["out"], "float", columns, grid)
+
+    def resolve(self, resolver, op):
+        graph, (codes, left, right) = resolver.graph(op["in"][0]), map(resolver.one, op["in"][1:])
+        resolver.expect_nodes(graph.num_src, "source nodes", codes, left)
+        resolver.expect_nodes(graph.num_dst, "destination nodes", right)
+        resolver.names[op["out"]] = op["out"]
+        resolver.emit(op, [codes, left, right], [op["out"]], resolver.columns[codes], graph.num_dst)
+
+    def emit(self, stage, op):
+        codes, left, _ = map(stage.places.codes, op.reads)
+        graph, heads, grid = op.spec["in"][0], op.spec["heads"], stage.grid(op.writes[0])
+        width, top, scale = left.grid.columns, grid.top, float(grid.scale[0])
+        stage.check(graph, lambda graph: refuse_overflow(graph, codes.grid.top, top, scale))
+        vector = stage.padded(op.spec["out"], op.spec["vector"], width)
+        slope = np.float32(op.spec["slope"])
+        weights = Attention(*edges_of(stage, graph), heads, width, vector, slope, top, scale)
+        slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
+        room = codes.grid.width * 8 // codes.grid.bits
+        totals = stage.area("totals", 4 * scratch_of(room, width, heads))
+        operands = map(stage.places.operand, op.reads)
+        stage.add(attention, (), Attend(slot, op.columns, totals, *operands, weights))
+        stage.costs_edges(graph, codes.grid, times=10)
+
+    def reference(self, plan, op, graph, codes, left, right):
+        coded = coded_attention(plan, op, graph, left.values(), right.values())
+        per_head = codes.codes.shape[1] // op["heads"]
+        weights, target = np.repeat(coded, per_head, 1), np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+        total, count = np.zeros((2, graph.num_dst, codes.codes.shape[1]), np.int64)
+        np.add.at(total, target, weights * codes.codes[graph.indices])
+        np.add.at(count, target, weights)
+        scale = plan.grids[op["out"]].scale
+        return (total - codes.zero.astype(np.float64) * count).astype(np.float32) * (scale * codes.scale)
+
+
+def coded_attention(plan, op: dict, graph, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Codes of the attention of an ``attend`` operation, (E, heads) int64, for values (N, heads · D) of both ends."""
+    heads, target = op["heads"], np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+    x = left[graph.indices] + right[target]
+    x = np.maximum(x, np.float32(0)) + np.minimum(x, np.float32(0)) * np.float32(op["slope"])
+    x = (x * plan.numbers(op["vector"], (1, x.shape[1]))).reshape(len(x), heads, left.shape[1] // heads).sum(-1)
+    most = np.full((graph.num_dst, heads), -np.inf, np.float32)
+    np.maximum.at(most, target, x)
+    x = np.exp(x - most[target])
+    total = np.zeros_like(most)
+    np.add.at(total, target, x)
+    return plan.grids[op["out"]].code(x / total[target]).codes.astype(np.int64)
+
+
+def refuse_overflow(graph, top_code: int, top: int, scale: float) -> None:
+    """Raise GraphError where a node's weighted sum could exceed int32.
+
+    Attention adds up to 1, and a code is at most half a step above it: a node's codes of attention add up to at most
+    min(top · degree, 1 / scale + degree / 2).
+    """
+    degree = graph.max_in_degree
+    most = min(top * degree, 1 / scale + degree / 2) * top_code
+    if most >= 2**31:
+        raise GraphError(f"a node of in-degree {degree} overflows an int32 sum of codes times coded attention.")

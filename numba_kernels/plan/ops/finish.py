@@ -1,0 +1,88 @@
+"""Degree norms, scales, biases and ReLU: single operations of plans, and ``finish``, what the schedule makes of a row."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...kernels.finish import Finish, finish
+from .registry import Operation, operation
+
+
+@operation("degree")
+class Degree(Operation):
+    """Rows times a power of (degree + plus); nothing where the edge weight is given."""
+
+    def check(self, plan, op, value, graph, edge_weight=None):
+        plan.expect(graph, "graph")
+        if edge_weight is not None:
+            plan.expect(edge_weight, "edge_weight")
+        plan.require(op["side"] in ("in", "out"), f"side {op['side']!r}")
+        plan.require(op["power"] in (-1, -0.5, 0.5) and op["plus"] in (0, 1), "unknown degree norm")
+        plan.define(op["out"], "float", plan.expect(value, "features", "float", "state"))
+
+    def resolve(self, resolver, op):
+        value, graph = resolver.one(op["in"][0]), resolver.graph(op["in"][1])
+        if len(op["in"]) > 2 and op["in"][2] in resolver.weights:
+            resolver.names[op["out"]] = value
+            return
+        side, expected = ("source", graph.num_src) if op["side"] == "out" else ("destination", graph.num_dst)
+        resolver.expect_nodes(expected, f"{side} nodes", value)
+        resolver.names[op["out"]] = op["out"]
+        resolver.emit(op, [value], [op["out"]], resolver.columns[value])
+
+    def reference(self, plan, op, values, graph, edge_weight=None):
+        if edge_weight is not None:
+            return values
+        return values * graph.degree_factor(op["side"], op["power"], op["plus"])[:, None]
+
+
+class _PerColumn(Operation):
+    def check(self, plan, op, value):
+        columns = plan.expect(value, "features", "float")
+        plan.numbers(op[self.name], (1, columns))
+        plan.define(op["out"], "float", columns)
+
+
+@operation("scale")
+class Scale(_PerColumn):
+    """Columns times numbers."""
+
+    def reference(self, plan, op, values):
+        return values * plan.numbers(op["scale"], (1, values.shape[1]))
+
+
+@operation("bias")
+class Bias(_PerColumn):
+    """Columns plus numbers."""
+
+    def reference(self, plan, op, values):
+        return values + plan.numbers(op["bias"], (1, values.shape[1]))
+
+
+@operation("relu")
+class Relu(Operation):
+    """max(x, 0)."""
+
+    def check(self, plan, op, value):
+        plan.define(op["out"], "float", plan.expect(value, "features", "float"))
+
+    def reference(self, plan, op, values):
+        return np.maximum(values, np.float32(0))
+
+
+class FinishRow(Operation):
+    """A degree norm, a scale, a bias and a ReLU, as many of them as there are, in this order; of schedules only."""
+
+    def emit(self, stage, op):
+        (value,), (out,), spec = op.reads, op.writes, op.spec
+        source = stage.slot(value)
+        slot = stage.hold(out, stage.over(value))
+        bias = stage.padded(spec["bias"]["out"], spec["bias"]["bias"], op.columns) if "bias" in spec else None
+        scale = stage.padded(spec["scale"]["out"], spec["scale"]["scale"], op.columns) if "scale" in spec else 0
+        bias = stage.padded("no bias", 0.0, op.columns) if bias is None else bias
+        floor = 0.0 if "relu" in spec else -np.inf
+        at, factor = stage.at_slot, stage.factor(op.factors[0])
+        stage.add(finish, (), Finish(at(slot), at(source), op.columns, factor, scale, bias, floor))
+
+
+FINISH = FinishRow()

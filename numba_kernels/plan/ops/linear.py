@@ -1,0 +1,74 @@
+"""Products of codes and quantised weights."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...kernels.lookup import Lookup, look_up
+from ...kernels.product import Product, multiply
+from ...layout import dense_bytes, padded
+from ...packing import unpack
+from .registry import Operation, each_part, operation
+
+
+@operation("linear")
+class Linear(Operation):
+    """Codes, (rows, K), times a weight of shape (K, M), M rows of K codes packed without padding."""
+
+    def check(self, plan, op, value):
+        weight = op["weight"]
+        K, M = weight["shape"]
+        plan.expect_columns(value, K, "codes")
+        granular = op_grid_is_per_channel(plan, value)
+        plan.require(not granular, "inputs with a scale per channel cannot be multiplied")
+        plan.require(min(K, M) > 0 and weight["bits"] in (1, 2, 4, 8), "a weight of no size or unknown bits")
+        codes = plan.arrays[weight["codes"]]
+        fits = codes.dtype == np.uint8 and codes.shape == (M, dense_bytes(K, weight["bits"]))
+        plan.require(fits, "weight codes do not fit")
+        plan.require(K * 255 * ((1 << weight["bits"]) - 1) < 2**31, f"{K} inputs overflow an int32 sum")
+        for name in ("scale", "zero_point"):
+            plan.numbers(weight[name], (1, M))
+        plan.define(op["out"], "float", M)
+
+    def resolve(self, resolver, op):
+        resolver.each(op, op["weight"]["shape"][1])
+
+    def emit(self, stage, op):
+        (value,), (out,) = op.reads, op.writes
+        weight, slot = stage.weight(op.spec), stage.hold(out, stage.new_slot())
+        stage.costs_products(weight.inputs * weight.columns)
+        if value in stage.looked_up:
+            source, target = stage.looked_up[value]
+            features, _ = stage.places.matrix(source)
+            scratch = stage.area("codes", 8 * (weight.inputs + 64)), stage.area("totals", 4 * padded(weight.columns))
+            fields = (
+                stage.at_slot(slot),
+                op.columns,
+                *scratch,
+                features,
+                target,
+                stage.weight_fields(weight, weight.rows),
+            )
+            stage.add(look_up, (target.mode,), Lookup(*fields))
+            return
+        operand = stage.places.operand(value)
+        codes = stage.area_of_rows("codes", operand.width * 8 // operand.bits + 24)
+        fields = stage.at_slot(slot), op.columns, codes, operand, stage.weight_fields(weight, weight.tiles)
+        stage.add(multiply, (), Product(*fields))
+
+    @each_part
+    def reference(self, plan, op, codes):
+        spec = op["weight"]
+        K, M = spec["shape"]
+        weight = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T.astype(np.int64)
+        scale, zero = (plan.numbers(spec[name], (1, M)) for name in ("scale", "zero_point"))
+        total = codes.codes.astype(np.int64) @ weight
+        x_zero, w_zero = codes.zero.astype(np.float64), zero.astype(np.float64)
+        row_sums = codes.codes.sum(1, keepdims=True, dtype=np.int64)
+        centered = total - (x_zero * weight.sum(0) + w_zero * (row_sums - K * x_zero))
+        return centered.astype(np.float32) * codes.scale * scale
+
+
+def op_grid_is_per_channel(plan, value) -> bool:
+    """Whether codes have a scale per channel, by their grid's granularity in the plan."""
+    return getattr(plan.grids[value], "columns", 1) > 1

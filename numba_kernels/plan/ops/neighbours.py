@@ -1,0 +1,201 @@
+"""Sums and maxima of codes over in-neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...graph import GraphError
+from ...kernels.fields import Edges
+from ...kernels.gather import Gather, HubParts, gather, hub_parts
+from ...kernels.largest import GatherEdges, Largest, gather_edges, largest
+from ...kernels.weighted import GatherFloats, GatherProducts, gather_floats, gather_products
+from ...layout import AHEAD
+from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, RowGrid, ShiftGrid
+from .registry import Operation, operation
+
+
+def edges_of(stage, graph) -> Edges:
+    """Where the in-neighbours of a graph of the plan stand."""
+    return Edges(stage.graph_array(graph, "indptr"), stage.graph_array(graph, "indices"))
+
+
+def refuse_overflow(graph, most: int) -> None:
+    """Raise GraphError where the sum over a node's in-neighbours, and itself, of up to ``most`` could exceed int32."""
+    if (graph.max_in_degree + 1) * most >= 2**31:
+        raise GraphError(f"a node of in-degree {graph.max_in_degree} overflows an int32 sum of up to {most} an edge.")
+
+
+def bytes_at_a_time(grid) -> int:
+    """How many bytes of a packed row are summed at a time: 16, 32 or 64; 0 for few columns, one in a byte."""
+    return 0 if grid.columns <= 16 and grid.bits < 8 else min(grid.width, 64)
+
+
+@operation("aggregate")
+class Aggregate(Operation):
+    """The sum, or the maximum, of codes of the in-neighbours; sums may be weighted, or take a row's own code along."""
+
+    gathers = (0,)
+
+    def check(self, plan, op, graph, codes, edge_weight, own):
+        plan.expect(graph, "graph")
+        columns, grid, reduce = plan.expect(codes, "codes"), plan.grids[codes], op.get("reduce", "sum")
+        plan.require(not isinstance(grid, RowGrid), "messages with a scale per row cannot be summed as codes")
+        plan.require(reduce in ("sum", "max"), f"reduction {reduce!r}")
+        if reduce == "max":
+            plan.require(own is None and not isinstance(grid, ShiftGrid), "no maximum of these")
+        if edge_weight is not None:
+            plan.expect(edge_weight, "edge_weight")
+        if own is not None:
+            plan.expect_columns(own, columns, "codes")
+            plan.require(plan.grids[own] == grid, "codes of different grids are summed")
+        plan.define(op["out"], "float", columns)
+
+    def resolve(self, resolver, op):
+        graph, codes, own = resolver.graph(op["in"][0]), resolver.one(op["in"][1]), resolver.one(op["in"][3])
+        resolver.expect_nodes(graph.num_src, "source nodes", codes)
+        if own is not None:
+            resolver.expect_nodes(graph.num_dst, "destination nodes", own)
+        resolver.names[op["out"]] = op["out"]
+        resolver.emit(op, [codes, own], [op["out"]], resolver.columns[codes], graph.num_dst)
+
+    def emit(self, stage, op):
+        value, own = op.reads
+        graph, _, weight, _ = op.spec["in"]
+        kind = stage.weight_kinds.get(weight)
+        codes = stage.places.codes(value)
+        own = None if own is None else stage.places.codes(own)
+        if op.spec.get("reduce") == "max":
+            if kind is not None:
+                raise GraphError("a maximum over neighbours is taken without edge weights.")
+            stage.add(largest, (codes.grid.bits,), Largest(*_sums(stage, op, codes)))
+        elif kind is not None:
+            if codes.is_shifted:
+                raise GraphError("messages with a power of two each are summed without edge weights.")
+            self._emit_weighted(stage, op, codes, own, graph, weight, kind)
+        elif codes.is_shifted:
+            stage.check(graph, lambda graph, most=codes.grid.top << MOST_HALVINGS: refuse_overflow(graph, most))
+            fields = *_sums(stage, op, codes), codes.weights, *((0, 0) if own is None else (own.packed, own.weights))
+            stage.add(gather_products, (codes.grid.bits, True, own is not None), GatherProducts(*fields))
+        else:
+            stage.check(graph, lambda graph, most=codes.grid.top: refuse_overflow(graph, most))
+            self._emit_plain(stage, op, codes, own, graph)
+        stage.costs_edges(graph, codes.grid)
+
+    def _emit_weighted(self, stage, op, codes, own, graph, weight, kind):
+        grid, own = codes.grid, 0 if own is None else own.packed
+        at = stage.edge_weight(graph, weight)
+        if kind == "int8":
+            stage.check_weighted(graph, weight, grid.top, refuse_overflow)
+            variant = grid.bits, False, own != 0
+            stage.add(gather_products, variant, GatherProducts(*_sums(stage, op, codes), at, own, 0))
+        else:
+            stage.check(graph, lambda graph, most=grid.top: refuse_overflow(graph, most))
+            fields = *_sums(stage, op, codes), grid.exact_sum, at, own
+            stage.add(gather_floats, (grid.bits,), GatherFloats(*fields))
+
+    def _emit_plain(self, stage, op, codes, own, graph):
+        grid, lanes, hubs = codes.grid, bytes_at_a_time(codes.grid), (0, 0, 0, 0)
+        if stage.has_hubs(graph):
+            array = stage.graph_array
+            partials = stage.hub_partials(graph, grid)
+            parts = array(graph, "starts"), array(graph, "stops"), array(graph, "indices")
+            fields = HubParts(grid.columns, codes.packed, grid.width, *parts, partials)
+            stage.add_before(graph, hub_parts, (grid.bits, lanes), fields)
+            hubs = array(graph, "nodes"), stage.graph_number(graph, "num_hubs"), array(graph, "first_parts"), partials
+        fields = *_sums(stage, op, codes), grid.exact_sum, 0 if own is None else own.packed, *hubs
+        stage.add(gather, (grid.bits, lanes, own is not None), Gather(*fields))
+
+    def reference(self, plan, op, graph, codes, edge_weight, own):
+        if op.get("reduce") == "max":
+            return _largest_reference(graph, codes)
+        weights = None if edge_weight is None else graph.edge_weights(edge_weight)
+        own_weights = 1
+        if codes.unit is not None:
+            weights = codes.powers()[graph.indices]
+            own_weights = 1 if own is None else own.powers()
+            codes = CodedRows(codes.codes, codes.unit, codes.zero)
+        if weights is None or weights.dtype == np.int8:
+            total, count = sum_codes(graph, codes.codes, weights)
+            if own is not None:
+                total, count = total + (own.codes.T.astype(np.int64) * own_weights).T, count + own_weights
+            centered = (total - codes.zero.astype(np.float64) * count[:, None]).astype(np.float32)
+        else:
+            target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+            centered = np.zeros((graph.num_dst, codes.codes.shape[1]), np.float32)
+            messages = codes.codes.astype(np.float32) - codes.zero
+            np.add.at(centered, target, weights[:, None] * messages[graph.indices])
+            if own is not None:
+                centered += own.codes.astype(np.float32) - own.zero
+        return centered * codes.scale
+
+
+def _sums(stage, op, codes):
+    """The first fields of all sums: where to, columns, totals, messages, edges."""
+    slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
+    totals = stage.area("totals", 4 * (codes.grid.width * 8 // codes.grid.bits + AHEAD + 1))
+    operand = stage.places.operand(op.reads[0])
+    if codes.is_shifted:  # what weighted sums are multiples of
+        operand = operand._replace(per_row=0, scale=stage.at(codes.grid.unit), zero=stage.at(codes.grid.zero))
+    return slot, op.columns, totals, operand, edges_of(stage, op.spec["in"][0])
+
+
+def sum_codes(graph, codes: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Sums over in-neighbours of the rows of ``codes``, (N_dst, columns), and of 1, (N_dst,), int64.
+
+    With ``weights``, (E,) int8, each edge counts as often as its weight says.
+    """
+    weights = np.ones(graph.num_edges, np.int64) if weights is None else weights.astype(np.int64)
+    total, count = np.zeros((graph.num_dst, codes.shape[1]), np.int64), np.zeros(graph.num_dst, np.int64)
+    target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+    np.add.at(total, target, weights[:, None] * codes[graph.indices])
+    np.add.at(count, target, weights)
+    return total, count
+
+
+def _largest_reference(graph, codes):
+    target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+    total = np.zeros((graph.num_dst, codes.codes.shape[1]), np.int64)
+    np.maximum.at(total, target, codes.codes[graph.indices])
+    has_edges = (graph.in_degrees > 0)[:, None]
+    return (total - codes.zero.astype(np.float64) * has_edges).astype(np.float32) * codes.scale
+
+
+@operation("aggregate_edges")
+class AggregateEdges(Operation):
+    """Sums over in-neighbours of max(node + edge, 0), codes of one grid whose zero points are whole halves."""
+
+    gathers = (0, 1)
+
+    def check(self, plan, op, graph, nodes, edges):
+        plan.expect(graph, "graph")
+        columns, grid = plan.expect(nodes, "codes"), plan.grids[nodes]
+        plan.expect_columns(edges, columns, "codes")
+        plan.require(grid == plan.grids[edges], "codes of different grids are summed")
+        plan.require(type(grid) is FixedGrid, "sums with edges need a fixed scale")
+        twice = 2 * grid.zero_point.astype(np.float64)
+        plan.require((twice == np.rint(twice)).all(), "sums with edges need zero points of whole halves")
+        plan.define(op["out"], "float", columns)
+
+    def resolve(self, resolver, op):
+        graph, nodes, edges = resolver.graph(op["in"][0]), resolver.one(op["in"][1]), resolver.one(op["in"][2])
+        resolver.expect_nodes(graph.num_src, "source nodes", nodes)
+        resolver.expect_nodes(graph.num_edges, "edges", edges)
+        resolver.names[op["out"]] = op["out"]
+        resolver.emit(op, [nodes, edges], [op["out"]], resolver.columns[nodes], graph.num_dst)
+
+    def emit(self, stage, op):
+        codes, edge_codes = map(stage.places.codes, op.reads)
+        graph = op.spec["in"][0]
+        stage.check(graph, lambda graph, most=2 * codes.grid.top: refuse_overflow(graph, most))
+        fields = *_sums(stage, op, codes), edge_codes.packed, stage.graph_array(graph, "edge_ids")
+        stage.add(gather_edges, (codes.grid.bits,), GatherEdges(*fields))
+        stage.costs_edges(graph, codes.grid)
+
+    def reference(self, plan, op, graph, nodes, edges):
+        target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
+        order = slice(None) if graph.edge_ids is None else graph.edge_ids
+        twice = np.rint(2 * nodes.zero).astype(np.int64)
+        messages = nodes.codes[graph.indices].astype(np.int64) + edges.codes[order] - twice
+        total = np.zeros((graph.num_dst, nodes.codes.shape[1]), np.int64)
+        np.add.at(total, target, np.maximum(messages, 0))
+        return total.astype(np.float32) * nodes.scale

@@ -1,0 +1,138 @@
+"""Numbers to codes and back."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...kernels.decode import Decode, decode
+from ...kernels.encode import Encode, encode
+from ...kernels.term import Term, term
+from ...spec import CodedRows, RowGrid
+from .registry import Operation, each_part, operation
+
+
+def _emit_codes(stage, out, slot, columns, factor=0):
+    """Encode a slot as the codes ``out``."""
+    stage.places.new_codes(out, stage.grid(out))
+    target = stage.places.target(out, stage.grid(out), factor)
+    variant = target.mode, min(target.width, 64)
+    stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, stage.area("grid", 512)))
+
+
+@operation("quantize")
+class Quantize(Operation):
+    """Codes of floats on a grid."""
+
+    def check(self, plan, op, value):
+        plan.expect_columns(value, op["columns"], "features", "float")
+        plan.define(op["out"], "codes", op["columns"], plan.grid(op["quantizer"], op["columns"]))
+
+    def resolve(self, resolver, op):
+        for value in resolver.parts(op["in"][0]):
+            resolver.expect_width(value, op["columns"])
+        resolver.each(op, op["columns"])
+
+    def emit(self, stage, op):
+        (value,), (out,) = op.reads, op.writes
+        factor = stage.factor(op.factors[0])
+        if not stage.places.looks_up(value, out, stage.grid(out)):
+            _emit_codes(stage, out, stage.slot(value), op.columns, factor)
+        else:
+            stage.looked_up[out] = value, stage.places.target(out, stage.grid(out), factor)
+
+    @each_part
+    def reference(self, plan, op, values):
+        return plan.grids[op["out"]].code(values)
+
+
+@operation("delta")
+class Delta(Operation):
+    """Codes of what changed against a state, and the state they lead to."""
+
+    def check(self, plan, op, value, state):
+        grid = plan.grid(op["quantizer"], op["columns"])
+        plan.require(not isinstance(grid, RowGrid), "delta coding has no scale per row")
+        plan.expect_columns(value, op["columns"], "features", "float")
+        plan.define(op["out"], "codes", op["columns"], grid)
+        if state is not None:
+            plan.expect_columns(state, op["columns"], "state")
+        plan.define(op["state"], "state", op["columns"])
+
+    def resolve(self, resolver, op):
+        value, state = resolver.one(op["in"][0]), resolver.names[op["in"][1]]
+        resolver.expect_width(value, op["columns"])
+        if state is not None:
+            resolver.expect_rows(state, resolver.rows[value])
+        resolver.names[op["out"]], resolver.names[op["state"]] = op["out"], op["state"]
+        resolver.emit(op, [value, state], [op["out"], op["state"]], op["columns"])
+
+    def emit(self, stage, op):
+        (value, state), (out, after) = op.reads, op.writes
+        columns, at = op.columns, stage.at_slot
+        source, change = stage.slot(value), stage.new_slot()
+        stage.hold("change", change)
+        first = Term(at(change), at(source), columns, 1.0, stage.factor(op.factors[0]), 1)
+        stage.add(term, (), first)
+        if state is not None:
+            stage.add(term, (), Term(at(change), at(stage.slot(state)), columns, -1.0, 0, 0))
+        _emit_codes(stage, out, change, columns)
+        stage.add(decode, (), Decode(at(change), columns, stage.places.operand(out)))
+        stage.let_go("change")
+        if state is None:
+            stage.hold(after, change)
+            return
+        before = stage.slot(state)
+        stage.hold("change", change)
+        slot = stage.over(state)
+        stage.hold(after, slot)
+        if slot != before:
+            stage.add(term, (), Term(at(slot), at(before), columns, 1.0, 0, 1))
+        stage.add(term, (), Term(at(slot), at(change), columns, 1.0, 0, 0))
+        stage.release("change")
+
+    def reference(self, plan, op, values, state):
+        state = np.zeros_like(values) if state is None else state
+        codes = plan.grids[op["out"]].code(values - state)
+        return codes, state + codes.values()
+
+
+@operation("dequantize")
+class Dequantize(Operation):
+    """Values of codes."""
+
+    def check(self, plan, op, value):
+        plan.define(op["out"], "float", plan.expect(value, "codes"))
+
+    def emit(self, stage, op):
+        slot = stage.hold(op.writes[0], stage.new_slot())
+        stage.add(decode, (), Decode(stage.at_slot(slot), op.columns, stage.places.operand(op.reads[0])))
+
+    def reference(self, plan, op, codes):
+        return codes.values()
+
+
+@operation("stack")
+class Stack(Operation):
+    """Codes of one quantizer, one below the other."""
+
+    def check(self, plan, op, *values):
+        columns, first = plan.expect(values[0], "codes"), plan.grids[values[0]]
+        for value in values:
+            plan.expect_columns(value, columns, "codes")
+            plan.require(plan.grids[value] == first and not isinstance(first, RowGrid), "other grids are stacked")
+        plan.require(len(set(values)) == len(values), "a value is stacked on itself")
+        plan.define(op["out"], "codes", columns, first)
+
+    def resolve(self, resolver, op):
+        parts = [resolver.one(value) for value in op["in"]]
+        for value in parts[1:]:
+            resolver.expect_rows(value, resolver.rows[parts[0]])
+        resolver.names[op["out"]] = op["out"]
+        resolver.emit(op, parts, [op["out"]], resolver.columns[parts[0]], len(parts) * resolver.rows[parts[0]])
+
+    def emit(self, stage, op):
+        """Its parts were made where they stand: nothing is left to do."""
+
+    def reference(self, plan, op, *parts):
+        scale = np.concatenate([part.scale for part in parts]) if parts[0].scale.ndim == 2 else parts[0].scale
+        return CodedRows(np.concatenate([part.codes for part in parts]), scale, parts[0].zero, parts[0].unit)

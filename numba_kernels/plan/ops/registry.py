@@ -1,0 +1,71 @@
+"""What an operation of a plan is, and the registry of all of them."""
+
+from __future__ import annotations
+
+OPERATIONS: dict[str, Operation] = {}
+
+
+class Operation:
+    """An operation: what a file may say of it, the shapes it makes, its instructions, and its NumPy reference.
+
+    A subclass is one operation; :func:`operation` registers it by the name that plans have for it. The dict ``op`` is the
+    operation in the plan: ``in``, the numbers of the values it reads (None where an optional one is left out), ``out``,
+    that of the value it writes, and its attributes.
+
+    Attributes
+    ----------
+    gathers : tuple of int
+        Which of the values it reads are read at rows of other nodes, and so must be complete.
+    is_before : bool
+        Whether it works on graphs and weights only, before any stage; then :meth:`prepare` stands for :meth:`resolve`
+        and :meth:`emit`.
+    """
+
+    name = ""
+    gathers: tuple = ()
+    is_before = False
+
+    def check(self, plan, op: dict, *values) -> None:
+        """Raise PlanError unless ``op`` can run on ``values``; declare what it writes (``plan.define``)."""
+        raise NotImplementedError
+
+    def resolve(self, resolver, op: dict) -> None:
+        """Say which rows and columns come of it (``resolver.emit``), for arguments at hand.
+
+        The default is an operation on rows of the same nodes, of one width.
+        """
+        resolver.row_by_row(op)
+
+    def prepare(self, op: dict, graphs: dict, weights: dict, types: dict) -> None:
+        """Make a graph or edge weights of others."""
+        raise NotImplementedError
+
+    def emit(self, stage, op) -> None:
+        """Add its instructions to the program of ``stage``; ``op`` is resolved."""
+        raise NotImplementedError
+
+    def reference(self, plan, op: dict, *values):
+        """The same in NumPy: float32 arrays, :class:`~numba_kernels.spec.CodedRows`, graphs."""
+        raise NotImplementedError
+
+
+def operation(name: str):
+    """Class decorator: register an operation under its name in plans."""
+
+    def register(kind: type[Operation]) -> type[Operation]:
+        kind.name = name
+        OPERATIONS[name] = kind()
+        return kind
+
+    return register
+
+
+def each_part(function):
+    """A reference that takes a pair (source, destination) as well, part by part."""
+
+    def mapped(self, plan, op, value, *others):
+        if isinstance(value, tuple):
+            return tuple(function(self, plan, op, part, *others) for part in value)
+        return function(self, plan, op, value, *others)
+
+    return mapped

@@ -1,0 +1,44 @@
+"""The loops that execute a program: stage by stage, over blocks of rows, tile by tile, instruction by instruction."""
+
+from __future__ import annotations
+
+import numba
+
+from .. import simd
+from ..jit import kernel, launcher
+from ..kernels.instruction import HEADER_BYTES, call
+from .program import STAGE_NUMBERS
+
+
+@kernel(inline=True)
+def run_block(stage, block, low, high, base):
+    """The rows of one block of a stage that are from ``low`` to below ``high``; ``stage`` points to its numbers."""
+    first, last, bounds, rows, stride = stage[0], stage[1], simd.i64_at(stage[2]), stage[4], stage[5]
+    stop = min(bounds[block + 1], high)
+    for start in range(max(bounds[block], low), stop, rows):
+        count, at = min(rows, stop - start), first
+        while at < last:
+            head = simd.i64_at(at)
+            call(head[0], at + HEADER_BYTES, start, count, base, stride)
+            at += head[1]
+
+
+@launcher
+def run_serial(stages_at, first, last, low, high, scratch):
+    """Stages ``first`` to below ``last`` of a program, on this thread.
+
+    ``stages_at`` is the address of the stages' numbers, see :class:`numba_kernels.run.program.Program`, ``scratch`` one
+    of as much memory as the largest of them asks for.
+    """
+    for number in range(first, last):
+        stage = simd.i64_at(stages_at + 8 * STAGE_NUMBERS * number)
+        for block in range(stage[3]):
+            run_block(stage, block, low, high, scratch)
+
+
+@launcher(parallel=True)
+def run_parallel(stages_at, number, blocks, low, high, scratch, scratch_size):
+    """One stage, its ``blocks`` shared among threads; each thread has ``scratch_size`` bytes from ``scratch`` on."""
+    for block in numba.prange(blocks):
+        stage = simd.i64_at(stages_at + 8 * STAGE_NUMBERS * number)
+        run_block(stage, block, low, high, scratch + numba.get_thread_id() * scratch_size)

@@ -1,0 +1,226 @@
+"""The number contract: how numbers become codes and codes numbers, stated once.
+
+A code q is an unsigned integer from 0 to 2^bits − 1 and stands for (q − zero_point) · scale, zero_point a float; a number
+x has the code clamp(rint(x · (1 / scale) + offset), 0, 2^bits − 1), all in float32, halves rounded to even. ``offset`` is
+the zero point but under skewness-aware truncation (arXiv:2308.14949), which codes on a shifted grid.
+
+What a scale belongs to is the *granularity*: the whole tensor, a channel (column), a row, whose own extremes give it, or
+a row by a power of two of one scale ("shift"). Each is a frozen value here. Files hold them as JSON; kernels are laid
+out from them, and the NumPy twin codes with them.
+
+    granularity  JSON beside "bits" and "granularity"
+    tensor       scale, zero_point, offset: numbers
+    channel      the same: numbers, or names of float32 arrays of a number a column
+    shift        the same: numbers; reach
+    row          alpha, half_grid, range_qmax, divisor, shift
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Callable
+
+import numpy as np
+
+BITS = (1, 2, 3, 4, 8)
+# In "shift" a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
+MOST_HALVINGS = 6
+# Keeps a row of zeros invertible.
+SMALLEST_SCALE = np.float32(2.0**-40)
+
+
+class SpecError(ValueError):
+    """Numbers that are no grid."""
+
+
+@dataclass
+class CodedRows:
+    """Codes, (rows, columns) uint8, with scale and zero point that broadcast against them."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    zero: np.ndarray
+    unit: np.ndarray | None = None  # the scale that those of all rows are multiples of, by powers of two
+
+    def values(self) -> np.ndarray:
+        """What the codes stand for, (rows, columns) float32."""
+        return (self.codes.astype(np.float32) - self.zero) * self.scale
+
+    def powers(self) -> np.ndarray:
+        """Scales in units, (rows,) int8."""
+        return np.rint(self.scale[:, 0] / self.unit).astype(np.int8)
+
+    def head(self, rows: int) -> CodedRows:
+        """The first rows."""
+        scale, zero = (part[:rows] if part.ndim == 2 else part for part in (self.scale, self.zero))
+        return CodedRows(self.codes[:rows], scale, zero, self.unit)
+
+
+def _require(condition, message):
+    if not condition:
+        raise SpecError(message)
+
+
+def _is_number(value) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return bool(np.isfinite(np.float32(value)))
+
+
+@dataclass(frozen=True)
+class GridSpec:
+    """What every grid has: ``bits``, 1, 2, 3, 4 or 8."""
+
+    bits: int
+
+    def __post_init__(self):
+        known = not isinstance(self.bits, bool) and self.bits in BITS
+        _require(known, f"codes have {', '.join(map(str, BITS))} bits, got {self.bits!r}")
+
+    @property
+    def top(self) -> int:
+        """Largest code."""
+        return (1 << self.bits) - 1
+
+    def code(self, values: np.ndarray) -> CodedRows:
+        """Codes of ``values``, (rows, columns) float32."""
+        scale, zero, offset, unit = self._scales(values)
+        place = np.rint(values * (np.float32(1) / scale) + offset)
+        codes = np.clip(place, np.float32(0), np.float32(self.top)).astype(np.uint8)
+        return CodedRows(codes, scale, zero, unit)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedGrid(GridSpec):
+    """One scale, zero point and offset, or one of each a column: (1,) or (columns,) float32 arrays.
+
+    Raises
+    ------
+    SpecError
+        For numbers that are not finite, scales that are not positive, or lengths that differ from ``columns`` and 1.
+    """
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+    offset: np.ndarray
+    columns: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("scale", "zero_point", "offset"):
+            with np.errstate(over="ignore"):
+                array = np.array(getattr(self, name), np.float32).reshape(-1)
+            _require(len(array) in (1, self.columns), f"{len(array)} numbers for {self.columns} columns in {name}")
+            _require(np.isfinite(array).all(), f"{name} must be finite")
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        _require((self.scale > 0).all(), "a scale must be positive")
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all columns share scale, zero point and offset."""
+        return all((array == array[0]).all() for array in (self.scale, self.zero_point, self.offset))
+
+    def _scales(self, values):
+        return self.scale, self.zero_point, self.offset, None
+
+    def __eq__(self, other):
+        return type(self) is type(other) and all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+        )
+
+    __hash__ = None
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftGrid(FixedGrid):
+    """One scale, halved for rows whose largest magnitude is at most reach / 2, reach / 4 … reach / 64.
+
+    Sums of such rows over neighbours are still sums of integers, shifted.
+    """
+
+    reach: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.is_uniform, "reach goes with one scale for all columns")
+        _require(_is_number(self.reach) and self.reach >= 0, f"reach must not be negative, got {self.reach!r}")
+
+    def _scales(self, values):
+        largest = np.abs(values).max(1, keepdims=True, initial=0)
+        halves = np.float32(self.reach) * np.float32(2) ** -np.arange(1, MOST_HALVINGS + 1, dtype=np.float32)
+        halvings = (largest <= halves).sum(1, keepdims=True).astype(np.float32)
+        scale, unit = self.scale[:1], self.scale[:1] * np.float32(2.0**-MOST_HALVINGS)
+        return scale * np.float32(2) ** -halvings, self.zero_point[:1], self.offset[:1], unit
+
+
+@dataclass(frozen=True)
+class RowGrid(GridSpec):
+    """A scale, zero point and offset a row, from its extremes times ``alpha``.
+
+    The range is divided into ``range_qmax`` steps, from 0 at most to 0 at least, or, under ``half_grid``, symmetric about
+    0 without a code for it; truncated codes keep every ``divisor``-th of them, after adding ``shift``.
+    """
+
+    alpha: float = 1.0
+    half_grid: bool = False
+    range_qmax: float = 1.0
+    divisor: float = 1.0
+    shift: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("alpha", "range_qmax", "divisor", "shift"):
+            _require(_is_number(getattr(self, name)), f"{name} is not a number: {getattr(self, name)!r}")
+        _require(self.range_qmax > 0 and self.divisor > 0, "an empty grid: range_qmax and divisor must be positive")
+        _require(isinstance(self.half_grid, bool), f"half_grid must be true or false, got {self.half_grid!r}")
+
+    def _scales(self, values):
+        names = ("alpha", "range_qmax", "divisor", "shift")
+        alpha, qmax, divisor, shift = (np.float32(getattr(self, name)) for name in names)
+        low, high = alpha * values.min(1, keepdims=True), alpha * values.max(1, keepdims=True)
+        if self.half_grid:
+            scale = np.maximum(abs(low), abs(high)) * (np.float32(2) / (qmax + np.float32(1)))
+            scale = np.maximum(scale, SMALLEST_SCALE)
+            zero = np.full_like(scale, qmax / np.float32(2))
+        else:
+            low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
+            scale = np.maximum((high - low) / qmax, SMALLEST_SCALE)
+            zero = np.rint(-low / scale)
+        return scale * divisor, zero / divisor, (zero + shift) / divisor, None
+
+
+_KEYS = {
+    "tensor": ("scale", "zero_point", "offset"),
+    "channel": ("scale", "zero_point", "offset"),
+    "shift": ("scale", "zero_point", "offset", "reach"),
+    "row": ("alpha", "half_grid", "range_qmax", "divisor", "shift"),
+}
+
+
+def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -> GridSpec:
+    """The grid of ``columns`` columns that a file's JSON describes; ``array`` gives arrays by name.
+
+    Raises
+    ------
+    SpecError
+        When it describes none, or has other keys.
+    """
+    _require(isinstance(content, dict), f"a quantizer is an object, got {content!r}")
+    granularity = content.get("granularity")
+    _require(granularity in _KEYS, f"granularity {granularity!r}; known are {', '.join(_KEYS)}")
+    keys = _KEYS[granularity]
+    _require(set(content) == {"bits", "granularity", *keys}, f"a {granularity} quantizer has {keys}, got {[*content]}")
+    _require(isinstance(columns, int) and not isinstance(columns, bool) and columns > 0, f"{columns!r} columns")
+    if granularity == "row":
+        return RowGrid(content["bits"], **{key: content[key] for key in keys})
+    length = columns if granularity == "channel" else 1
+    numbers = []
+    for key in keys[:3]:
+        value = content[key]
+        _require(isinstance(value, str) or _is_number(value), f"{key} is not a number: {value!r}")
+        numbers.append(array(value) if isinstance(value, str) else np.array([value], np.float32))
+        _require(numbers[-1].dtype == np.float32 and numbers[-1].ndim == 1, f"{key} must be float32 numbers")
+    if granularity == "shift":
+        return ShiftGrid(content["bits"], *numbers, length, content["reach"])
+    return FixedGrid(content["bits"], *numbers, length)
