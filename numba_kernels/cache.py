@@ -141,7 +141,7 @@ class KernelCache(_Cache):
 
     def save_overload(self, sig, data):
         path = self._path(sig)
-        if path is None or data.library.has_dynamic_globals:
+        if path is None:
             return
         content = pickle.dumps(data._reduce())
         try:

@@ -13,6 +13,8 @@ from .cache import KernelCache
 
 SECONDS_BEFORE_TELLING = 2.0
 _OPTIONS = {"boundscheck": False, "error_model": "numpy"}
+# Of what Python never calls: no reference counts, no wrappers.
+_INNER = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _seconds_compiled = 0.0
 
 
@@ -20,7 +22,7 @@ def kernel(function=None, *, inline: bool = False):
     """Compile ``function`` where it is called from a kernel; ``inline`` it there."""
     if function is None:
         return functools.partial(kernel, inline=inline)
-    return numba.njit(nogil=True, forceinline=inline, **_OPTIONS)(function)
+    return numba.njit(forceinline=inline, **_INNER, **_OPTIONS)(function)
 
 
 def launcher(function=None, *, parallel: bool = False):
@@ -39,7 +41,7 @@ class Callback(CFunc):
 
     def __init__(self, function, arguments: int, name: str):
         signature = (numba.types.int64,) * arguments, numba.types.void
-        super().__init__(function, signature, locals={}, options={"forceinline": True, **_OPTIONS})
+        super().__init__(function, signature, locals={}, options={"forceinline": True, "_nrt": False, **_OPTIONS})
         self._cache = KernelCache(name)
         self._compiler.compile = _told(self._compiler.compile)
         self.compile()

@@ -1,8 +1,8 @@
 """The NumPy twin: every operation of a plan, one at a time, on unpacked codes.
 
 Slow and plain; what the kernels compute is tested to equal it, integers exactly and float32 bit by bit (but for
-float edge weights, whose sums round differently in another order, and exponentials and roots of rows). What an operation
-is in NumPy stands beside its instructions, in :mod:`numba_kernels.plan.ops`.
+float edge weights, whose sums round differently in another order, and exponentials and roots of rows). What an
+operation is in NumPy stands beside its instructions, in :mod:`numba_kernels.plan.ops`.
 """
 
 from __future__ import annotations

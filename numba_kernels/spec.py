@@ -1,12 +1,12 @@
 """The number contract: how numbers become codes and codes numbers, stated once.
 
-A code q is an unsigned integer from 0 to 2^bits − 1 and stands for (q − zero_point) · scale, zero_point a float; a number
-x has the code clamp(rint(x · (1 / scale) + offset), 0, 2^bits − 1), all in float32, halves rounded to even. ``offset`` is
-the zero point but under skewness-aware truncation (arXiv:2308.14949), which codes on a shifted grid.
+A code q is an unsigned integer from 0 to 2^bits − 1 and stands for (q − zero_point) · scale, zero_point a float; a
+number x has the code clamp(rint(x · (1 / scale) + offset), 0, 2^bits − 1), all in float32, halves rounded to even.
+``offset`` is the zero point but under skewness-aware truncation (arXiv:2308.14949), which codes on a shifted grid.
 
-What a scale belongs to is the *granularity*: the whole tensor, a channel (column), a row, whose own extremes give it, or
-a row by a power of two of one scale ("shift"). Each is a frozen value here. Files hold them as JSON; kernels are laid
-out from them, and the NumPy twin codes with them.
+What a scale belongs to is the *granularity*: the whole tensor, a channel (column), a row, whose own extremes give it,
+or a row by a power of two of one scale ("shift"). Each is a frozen value here. Files hold them as JSON; kernels are
+laid out from them, and the NumPy twin codes with them.
 
     granularity  JSON beside "bits" and "granularity"
     tensor       scale, zero_point, offset: numbers
@@ -158,8 +158,8 @@ class ShiftGrid(FixedGrid):
 class RowGrid(GridSpec):
     """A scale, zero point and offset a row, from its extremes times ``alpha``.
 
-    The range is divided into ``range_qmax`` steps, from 0 at most to 0 at least, or, under ``half_grid``, symmetric about
-    0 without a code for it; truncated codes keep every ``divisor``-th of them, after adding ``shift``.
+    The range is divided into ``range_qmax`` steps, from 0 at most to 0 at least, or, under ``half_grid``, symmetric
+    about 0 without a code for it; truncated codes keep every ``divisor``-th of them, after adding ``shift``.
     """
 
     alpha: float = 1.0

@@ -69,36 +69,34 @@ def sum_parts(partials, first, last, room, totals):
 
 
 @instruction(Gather)
-def gather(bits, lanes, has_own):
-    """A variant a width of codes, a number of bytes summed at a time (see ``summing``), and with or without own codes."""
+def gather(bits, lanes, has_own, has_hubs):
+    """A variant a width of codes and a number of bytes summed at a time (see ``summing``), own codes and hubs or not."""
     sum_rows, codes_a_byte = summing(bits, lanes), 8 // bits
 
     def run(at, start, count, base, stride):
         f = read_gather(at)
         width, packed, own = f.operand.width, simd.u8_at(f.operand.packed), simd.u8_at(f.own)
         scale, zero = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero)
-        indptr, indices, totals = (
-            simd.i64_at(f.edges.indptr),
-            simd.i32_at(f.edges.indices),
-            simd.i32_at(base + f.totals),
-        )
-        hubs, parts, room = simd.i64_at(f.hubs), simd.i64_at(f.hub_starts), width * codes_a_byte
+        indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
+        totals, room, hub = simd.i32_at(base + f.totals), width * codes_a_byte, -1
         for r in range(count):
-            i = start + r
+            i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
             begin, end = indptr[i], indptr[i + 1]
-            hub = find(hubs, f.num_hubs, i)
-            if hub >= 0:
+            summed = end - begin
+            if has_hubs:
+                hub = find(simd.i64_at(f.hubs), f.num_hubs, i)
+            if has_hubs and hub >= 0:
+                parts = simd.i64_at(f.hub_starts)
                 sum_parts(f.partials, parts[hub], parts[hub + 1], room, totals)
             elif begin == end:
                 clear(totals, room)
             else:
                 sum_rows(packed, width, indices, begin, end, True, totals)
-            summed = end - begin
             if has_own:
                 totals[room] = np.int32(i)
                 sum_rows(own, width, totals, room, room + 1, False, totals)
                 summed += 1
-            center(totals, summed, f.exact, zero, scale, f.columns, simd.f32_at(base + f.dst + 4 * r * stride))
+            center(totals, summed, f.exact, zero, scale, f.columns, row)
 
     return run
 

@@ -1,14 +1,15 @@
 """What an instruction is: a function on a tile of rows, its fields, and its address.
 
-A program is memory: instruction after instruction, each the address of its function, its length in bytes, and its fields,
-8 bytes each. The function gets the address of the fields and what it is to work on::
+A program is memory: instruction after instruction, each the address of its function, its length in bytes, and its
+fields, 8 bytes each. The function gets the address of the fields and what it is to work on::
 
     function(at, start, count, base, stride)
 
-``count`` rows from row ``start`` on; ``base`` is the address of the scratch, which holds the slots, float32 rows that are
-``stride`` floats apart. A function never raises and never allocates: it runs as a C callback.
+``count`` rows from row ``start`` on; ``base`` is the address of the scratch, which holds the slots, float32 rows that
+are ``stride`` floats apart. A function never raises and never allocates: it runs as a C callback.
 
-An instruction is written once and compiled for what it is asked for, its *variant*: a width of codes, a kind of weights::
+An instruction is written once and compiled for what it is asked for, its *variant*: a width of codes, a kind of
+weights::
 
     class Term(NamedTuple):            # its fields: int (also addresses), float, or tuples of such
         src: int

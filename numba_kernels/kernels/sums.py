@@ -152,27 +152,18 @@ def clear(totals, room):
 
 
 @kernel(inline=True)
-def center_block(c, totals, count, zero, scale, row, none):
-    """Lanes of :func:`center` from column c on, as many as ``none`` has, in float32."""
-    t, lanes = simd.load(simd.to_i32(none), totals, c), simd.to_f32(none)
-    moved = simd.multiply(simd.load(lanes, zero, c), simd.fill(lanes, np.float32(count)))
-    y = simd.multiply(simd.subtract(simd.to_f32(t), moved), simd.load(lanes, scale, c))
-    simd.store(y, row, c)
-
-
-@kernel(inline=True)
 def center(totals, count, exact, zero, scale, columns, row):
     """row ← (totals − zero · count) · scale. Up to ``exact`` codes float32 holds the difference, beyond float64."""
+    none, lanes = simd.zeros_i32(), simd.zeros_f32()
     if abs(count) > exact:
-        none, lanes = simd.zeros_i32(), simd.zeros_f32()
         wide = simd.fill(simd.to_f64(lanes), np.float64(count))
         for c in range(0, columns, 16):
             moved = simd.multiply(simd.to_f64(simd.load(lanes, zero, c)), wide)
             centered = simd.to_f32(simd.subtract(simd.to_f64(simd.load(none, totals, c)), moved))
             simd.store(simd.multiply(centered, simd.load(lanes, scale, c)), row, c)
-    elif columns > 32:
-        for c in range(0, columns, 64):
-            center_block(c, totals, count, zero, scale, row, simd.zeros64())
     else:
+        times = simd.fill(lanes, np.float32(count))
         for c in range(0, columns, 16):
-            center_block(c, totals, count, zero, scale, row, simd.zeros16())
+            moved = simd.multiply(simd.load(lanes, zero, c), times)
+            centered = simd.subtract(simd.to_f32(simd.load(none, totals, c)), moved)
+            simd.store(simd.multiply(centered, simd.load(lanes, scale, c)), row, c)

@@ -14,7 +14,7 @@ from .sums import center, clear, summing
 
 
 class GatherProducts(NamedTuple):
-    """dst ← Σ_u w_iu (q_u − z) · s over the in-neighbours u of row i, w int8, plus its own code where there are such."""
+    """dst ← Σ_u w_iu (q_u − z) · s over the in-neighbours u of row i, w int8, plus its own code if there is one."""
 
     dst: int  # in the scratch
     columns: int

@@ -36,8 +36,8 @@ Edge weights given as int8 are whole numbers that sums over neighbours take in i
 log_softmax); its parameter is the slope, the factor of the exponential, or what keeps a divisor from 0. An input with a
 ``key`` is that entry of a dict.
 
-A quantizer is a grid of :mod:`numba_kernels.spec`. A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K codes,
-packed without padding), ``scale``, ``zero_point``. What each operation checks, computes and runs stands in
+A quantizer is a grid of :mod:`numba_kernels.spec`. A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K
+codes, packed without padding), ``scale``, ``zero_point``. What each operation checks, computes and runs stands in
 :mod:`numba_kernels.plan.ops`.
 """
 

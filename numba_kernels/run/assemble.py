@@ -159,7 +159,8 @@ class StageAssembler:
 
     def assemble(self) -> None:
         """Let all operations add their instructions, and store what is needed beyond the stage."""
-        for self.position, op in enumerate(self.stage.ops):
+        for position, op in enumerate(self.stage.ops):
+            self.position = position
             op.operation.emit(self, op)
             for value in op.writes:
                 if value in self.slots and not self.assembly.schedule.stays(value):

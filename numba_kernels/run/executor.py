@@ -31,8 +31,8 @@ _scratch = Arena()  # of all executors: one of them launches at a time
 class Executor:
     """Runs ``plan``; holds what is derived from it: constants, programs for classes of shapes met.
 
-    Two runs are of one class when the same of their numbers of rows are equal, and the same graphs are blocks, have hubs
-    and edge weights. The memory between stages is kept for the next run.
+    Two runs are of one class when the same of their numbers of rows are equal, and the same graphs are blocks, have
+    hubs and edge weights. The memory between stages is kept for the next run.
     """
 
     def __init__(self, plan: Plan):

@@ -13,7 +13,7 @@ from .registry import Operation, operation
 
 @operation("attend")
 class AttendNeighbours(Operation):
-    """Sums of codes times coded softmax of Σ vector · LeakyReLU(source + destination), head by head (arXiv:1710.10903)."""
+    """Sums of codes times coded softmax of Σ vector · LeakyReLU(source + destination), a head (arXiv:1710.10903)."""
 
     gathers = (0, 1)
 

@@ -1,4 +1,4 @@
-"""Degree norms, scales, biases and ReLU: single operations of plans, and ``finish``, what the schedule makes of a row."""
+"""Degree norms, scales, biases and ReLU: operations of plans, and ``finish``, which schedules make of a row of them."""
 
 from __future__ import annotations
 

@@ -103,7 +103,8 @@ class Aggregate(Operation):
             stage.add_before(graph, hub_parts, (grid.bits, lanes), fields)
             hubs = array(graph, "nodes"), stage.graph_number(graph, "num_hubs"), array(graph, "first_parts"), partials
         fields = *_sums(stage, op, codes), grid.exact_sum, 0 if own is None else own.packed, *hubs
-        stage.add(gather, (grid.bits, lanes, own is not None), Gather(*fields))
+        variant = grid.bits, lanes, own is not None, stage.has_hubs(graph)
+        stage.add(gather, variant, Gather(*fields))
 
     def reference(self, plan, op, graph, codes, edge_weight, own):
         if op.get("reduce") == "max":

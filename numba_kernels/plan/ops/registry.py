@@ -8,9 +8,9 @@ OPERATIONS: dict[str, Operation] = {}
 class Operation:
     """An operation: what a file may say of it, the shapes it makes, its instructions, and its NumPy reference.
 
-    A subclass is one operation; :func:`operation` registers it by the name that plans have for it. The dict ``op`` is the
-    operation in the plan: ``in``, the numbers of the values it reads (None where an optional one is left out), ``out``,
-    that of the value it writes, and its attributes.
+    A subclass is one operation; :func:`operation` registers it by the name that plans have for it. The dict ``op`` is
+    the operation in the plan: ``in``, the numbers of the values it reads (None where an optional one is left out),
+    ``out``, that of the value it writes, and its attributes.
 
     Attributes
     ----------
