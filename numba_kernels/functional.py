@@ -12,7 +12,7 @@ from .run.executor import Run
 from .run.matrices import Codes, Grid, Weight
 from .run.memory import Arena
 from .run.places import empty_codes, place_of
-from .run.runtime import launching
+from .run.runtime import get_num_threads, launching
 
 
 def quantize(values: np.ndarray, grid: Grid) -> Codes:
@@ -144,7 +144,7 @@ def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, 
     arena = Arena()
     with launching():
         run.begin(assembled, arena, out)
-        run.execute(assembled)
-    if run.faults.any():
+        run.execute(assembled, get_num_threads())
+    if assembled.faults.any():
         raise GraphError("values hold NaN or infinity.")
     return coded[result] if coded else run.outputs[result]

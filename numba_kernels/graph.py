@@ -125,11 +125,11 @@ class Graph:
     def address(self, name: str) -> int:
         """Where an array stands: indptr, indices, edge_ids (0 for none), batch_starts, or one of :class:`Hubs`."""
         array = getattr(self.hubs, name) if name in Hubs._fields else getattr(self, name)
-        return 0 if array is None else array.ctypes.data
+        return 0 if array is None else array.__array_interface__["data"][0]
 
     def factor_address(self, side: str, power: float, plus: int) -> int:
         """Where :meth:`degree_factor` stands."""
-        return self.degree_factor(side, power, plus).ctypes.data
+        return self.degree_factor(side, power, plus).__array_interface__["data"][0]
 
     @classmethod
     def from_scipy(cls, matrix) -> Graph:
@@ -289,7 +289,9 @@ def _find_hubs(indptr, in_degrees):
 
 
 def _batch_starts(sizes, nodes):
-    sizes = np.array([nodes] if sizes is None else _whole(sizes, "batch_sizes"))
+    if sizes is None:
+        return np.array([0, nodes], np.int64)
+    sizes = np.array(_whole(sizes, "batch_sizes"))
     if sizes.ndim != 1 or (sizes < 0).any() or sizes.sum() != nodes:
         raise GraphError(f"batch_sizes must add up to {nodes} nodes, got {sizes.sum()} in {len(sizes)} graphs.")
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -13,7 +13,7 @@ from .files import replace_file
 from .graph import Graph, GraphError
 from .plan import Plan, PlanError
 from .run.executor import Executor
-from .run.runtime import launching
+from .run.runtime import checked, launching
 
 FORMAT, VERSION = "dgl-lowbit", 2
 
@@ -62,8 +62,8 @@ class PackedModel:
         inputs = {}
         for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = _CONVERT[entry["kind"]](value, entry["name"])
-        with launching(self.threads):
-            outputs = self._executor.run(inputs)
+        with launching():
+            outputs = self._executor.run(inputs, checked(self.threads))
         return self._returned(outputs)
 
     def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
@@ -104,8 +104,8 @@ class PackedModel:
             fits = len(self.plan.outputs) == 1 and isinstance(out, np.ndarray) and out.dtype == np.float32
             if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
                 raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
-        with launching(self.threads):
-            return self._returned(self._executor.run(inputs, batch_size, out))
+        with launching():
+            return self._returned(self._executor.run(inputs, checked(self.threads), batch_size, out))
 
     def _blocks_read(self):
         """How many graphs the plan reads of each argument that is a list of them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import weakref
 
 import numpy as np
 import torch
@@ -11,37 +10,36 @@ from dgl import DGLError, DGLGraph
 
 import numba_kernels
 
-# DGL replaces a graph's index when edges or nodes change, so an index that is the same object is the same graph.
-_prepared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+from .graphs import GraphCache
+
+_graphs = GraphCache()
 
 
 def kernel_graph(graph: DGLGraph) -> numba_kernels.Graph | dict:
-    """``graph`` as kernels read it, prepared once and kept as long as the graph lives unchanged.
+    """``graph`` as kernels read it, prepared once and kept while the graph lives unchanged, as far as memory allows.
 
     Of several edge types there is one each, by (source type, edge type, destination type).
     """
-    index, prepared = _prepared.get(graph, (None, None))
-    if index is not graph._graph:
-        if len(graph.canonical_etypes) == 1:
-            prepared = _prepare(graph, graph.canonical_etypes[0])
-        else:
-            prepared = {etype: _prepare(graph, etype) for etype in graph.canonical_etypes}
-        _prepared[graph] = graph._graph, prepared
-    return prepared
+    return _graphs.get(graph, _prepare)
 
 
-def _prepare(graph, etype):
-    allowed = [name for names in graph.formats().values() for name in names]
-    readable = graph if "csc" in allowed else graph.formats(["coo", "csr", "csc"])
-    indptr, indices, edge_ids = (part.cpu().numpy() for part in readable.adj_tensors("csc", etype=etype))
-    source, _, target = etype
+def _prepare(graph):
+    etypes = graph.canonical_etypes
+    if len(etypes) == 1:
+        return _prepare_type(graph, 0, etypes[0])
+    return {etype: _prepare_type(graph, number, etype) for number, etype in enumerate(etypes)}
+
+
+def _prepare_type(graph, number, etype):
+    try:
+        _, num_src, *edges = graph._graph.adjacency_matrix_tensors(number, True, "csr")
+    except DGLError:  # the graph is restricted to formats that the in-neighbours cannot be read from
+        return _prepare_type(graph.formats(["coo", "csr", "csc"]), number, etype)
+    indptr, indices, edge_ids = (part.numpy() if part.device.type == "cpu" else part.cpu().numpy() for part in edges)
     sizes = None
-    if not graph.is_block and graph.batch_size > 1:
-        sizes = graph.batch_num_nodes(target).cpu().numpy()
-    return numba_kernels.Graph(
-        indptr, indices, graph.num_nodes(f"SRC/{source}") if graph.is_block else graph.num_nodes(source),
-        edge_ids if len(edge_ids) else None, graph.is_block, sizes,
-    )  # fmt: skip
+    if graph._batch_num_nodes is not None and not graph.is_block and graph.batch_size > 1:
+        sizes = graph.batch_num_nodes(etype[2]).cpu().numpy()
+    return numba_kernels.Graph(indptr, indices, num_src, edge_ids if len(edge_ids) else None, graph.is_block, sizes)
 
 
 class PackedModel(numba_kernels.PackedModel):

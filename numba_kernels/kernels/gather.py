@@ -70,7 +70,7 @@ def sum_parts(partials, first, last, room, totals):
 
 @instruction(Gather)
 def gather(bits, lanes, has_own, has_hubs):
-    """A variant a width of codes and a number of bytes summed at a time (see ``summing``), own codes and hubs or not."""
+    """A variant a width of codes, a number of bytes summed at a time (see ``summing``), own codes and hubs or not."""
     sum_rows, codes_a_byte = summing(bits, lanes), 8 // bits
 
     def run(at, start, count, base, stride):

@@ -14,6 +14,7 @@ from ..layout import pad
 from ..plan.resolve import whole
 from ..plan.schedule import Schedule, Stage
 from .matrices import Grid, Weight
+from .memory import address_of
 from .places import Floats, Places
 from .program import Program, Reference, Slot, StageProgram, build
 
@@ -45,6 +46,7 @@ class Assembled:
     results: list  # of outputs of the plan: value, and size where it is the first rows of it
     reads: list[set]  # a stage: values of features that it reads row by row
     read_out: list[set]  # a stage: those that it reads out
+    faults: np.ndarray  # of features, int32: 1 where numbers are not finite
 
 
 class Assembly:
@@ -106,18 +108,17 @@ class Assembly:
             self._free[self.buffers[number]].append(number)
 
 
-def assemble(schedule: Schedule, plan, kept: dict, run, values: dict | None = None) -> Assembled:
+def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = None) -> Assembled:
     """The program of ``schedule`` for runs like ``run``.
 
-    ``kept`` holds what is laid out of the plan's constants, ``values`` codes that stand in memory.
+    ``kept`` holds what is laid out of the plan's constants, ``places`` where codes stand that are given.
     """
     assembly = Assembly(schedule, plan, kept, run)
-    values, features = dict(values or {}), set(run.arrays)
+    values, features, faults = dict(places or {}), set(run.arrays), np.zeros(len(run.arrays), np.int32)
     programs, costs, reads, read_out = [], [], [], []
-    for value, array in run.arrays.items():
+    for n, (value, array) in enumerate(run.arrays.items()):
         address = assembly.reference(("in", value), lambda run, value=value: run.inputs[value])
-        flag = assembly.reference(("flag", value), lambda run, value=value: run.flags[value])
-        values[value] = Floats(address, array.shape[1], flag)
+        values[value] = Floats(address, array.shape[1], assembly.at(faults[n:]))
     for number, stage in enumerate(schedule.stages):
         assembler = StageAssembler(assembly, stage, values, run.sparse)
         assembler.assemble()
@@ -133,7 +134,8 @@ def assemble(schedule: Schedule, plan, kept: dict, run, values: dict | None = No
     program = build(programs, assembly.references, assembly.alive)
     results = [(whole(value), None if whole(value) == value else assembly.size_of(schedule.rows[value]))
                for value in schedule.outputs]  # fmt: skip
-    return Assembled(program, costs, assembly.buffers, assembly.checks, assembly.outputs, results, reads, read_out)
+    shared = assembly.buffers, assembly.checks, assembly.outputs
+    return Assembled(program, costs, *shared, results, reads, read_out, faults)
 
 
 class StageAssembler:
@@ -297,7 +299,7 @@ class StageAssembler:
     def edge_weight(self, graph, weight):
         """Where edge weights stand, in the order of a graph's indices."""
         return self.assembly.reference(
-            ("weight", graph, weight), lambda run: run.edge_weights(graph, weight).ctypes.data
+            ("weight", graph, weight), lambda run: address_of(run.edge_weights(graph, weight))
         )
 
     def check(self, graph, refuse: Callable) -> None:
@@ -331,7 +333,7 @@ class StageAssembler:
         """Where a value that is returned is written, and whether past the caches, as fields."""
         assembly = self.assembly
         assembly.outputs[value] = assembly.size_of(self.stage.rows), self.columns(value)
-        address = assembly.reference(("out", value), lambda run: run.outputs[value].ctypes.data)
+        address = assembly.reference(("out", value), lambda run: run.output_at[value])
         return address, assembly.reference(("stream out", value), lambda run: _streams(run.outputs[value]))
 
     # -- balance ----------------------------------------------------------------------------------------
@@ -347,5 +349,4 @@ class StageAssembler:
 
 
 def _streams(array) -> bool:
-    is_aligned = array.ctypes.data % 64 == 0 and array.shape[1] % 16 == 0
-    return is_aligned and array.nbytes > STREAM_FROM
+    return array.nbytes > STREAM_FROM and address_of(array) % 64 == 0 and array.shape[1] % 16 == 0

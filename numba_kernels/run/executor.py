@@ -14,8 +14,8 @@ from ..plan.resolve import resolve
 from ..plan.schedule import schedule
 from .assemble import Assembled, assemble
 from .launch import run_parallel, run_serial
-from .memory import LINE, Arena, aligned_empty
-from .program import BLOCKS, BOUNDS, OWN_BOUNDS
+from .memory import LINE, Arena, address_of, aligned_empty
+from .runtime import using_threads
 
 # Programs kept for classes of shapes met.
 _KEPT_PROGRAMS = 16
@@ -40,6 +40,7 @@ class Executor:
         self._programs: OrderedDict = OrderedDict()
         self._before = [op for op in plan.ops if OPERATIONS[op["op"]].is_before]
         self._names = {entry["value"]: entry["name"] for entry in plan.inputs}
+        self._multiplied = multiplied(plan)
         self._times = sorted({len(op["in"]) for op in plan.ops if op["op"] == "stack"})
 
     def __getstate__(self):
@@ -53,7 +54,7 @@ class Executor:
         self._arena.release()
         self._programs.clear()
 
-    def run(self, inputs: dict, batch_size: int | None = None, out: np.ndarray | None = None) -> list:
+    def run(self, inputs: dict, threads: int, batch_size: int | None = None, out: np.ndarray | None = None) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
 
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
@@ -65,12 +66,12 @@ class Executor:
             check(run)
         run.begin(assembled, self._arena, out)
         if batch_size is None:
-            run.execute(assembled)
-            self._refuse_flagged(run)
+            run.execute(assembled, threads)
+            self._refuse_faults(run, assembled)
         else:
             for number in range(len(assembled.costs)):
-                for _ in run.execute_in_batches(assembled, number, batch_size):
-                    self._refuse_flagged(run)
+                for _ in run.execute_in_batches(assembled, number, batch_size, threads):
+                    self._refuse_faults(run, assembled)
         return [run.result(value, size) for value, size in assembled.results]
 
     def _run_of(self, inputs):
@@ -82,11 +83,11 @@ class Executor:
         weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
         for op in self._before:
             OPERATIONS[op["op"]].prepare(op, graphs, weights, types)
-        return Run(given["features"], graphs, weights, self._times)
+        return Run(given["features"], graphs, weights, self._times, self._multiplied)
 
-    def _refuse_flagged(self, run):
-        if run.faults.any():
-            value = list(run.arrays)[int(run.faults.argmax())]
+    def _refuse_faults(self, run, assembled):
+        if assembled.faults.any():
+            value = list(run.arrays)[int(assembled.faults.argmax())]
             name = self._names[value[0] if isinstance(value, tuple) else value]
             raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
@@ -114,9 +115,11 @@ class Run:
         Graphs and edge weights by value.
     times : iterable of int
         By what numbers of rows may be multiplied.
+    multiplied : collection
+        Features whose codes are multiplied, which pays to look up where most of them are 0.
     """
 
-    def __init__(self, features: dict, graphs: dict, weights: dict, times=()):
+    def __init__(self, features: dict, graphs: dict, weights: dict, times=(), multiplied=()):
         self.graphs, self.weights = graphs, weights
         self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
         self.shapes, self.arrays = {}, {}
@@ -124,12 +127,16 @@ class Run:
             is_pair = isinstance(given, tuple)
             self.shapes[value] = tuple(part.shape for part in given) if is_pair else given.shape
             self.arrays.update({(value, n): part for n, part in enumerate(given)} if is_pair else {value: given})
-        self.sparse = {value for value, array in self.arrays.items() if is_sparse(array)}
+        self.sparse = {
+            value
+            for value, array in self.arrays.items()
+            if (value[0] if isinstance(value, tuple) else value) in multiplied and is_sparse(array)
+        }
         sizes = [array.shape[0] for array in self.arrays.values()]
         for graph in self.single.values():
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
         self.sizes = sizes + [count * size for count in times for size in sizes]
-        self._ordered_weights, self._bounds = {}, []
+        self._ordered_weights = {}
 
     def key(self) -> tuple:
         """What decides the program: which sizes are equal, widths, what is sparse, what graphs and weights are like."""
@@ -157,78 +164,68 @@ class Run:
         return self.sizes[size] if isinstance(size, int) else self.graphs[size[1]].num_hub_parts
 
     def begin(self, assembled, arena, out=None):
-        """Find room for what is written, and fill in the program."""
+        """Find room for what is written."""
         starts, end = [], 0
         for size, row_bytes in assembled.buffers:
             starts.append(end)
             end += -(-self.rows(size) * row_bytes // LINE) * LINE
         base = arena.take(end)
         self.buffers = [base + start for start in starts]
-        self.faults = np.zeros(len(self.arrays), np.int32)
-        self.flags = {value: self.faults.ctypes.data + 4 * n for n, value in enumerate(self.arrays)}
         self.outputs = {}
         for value, (size, columns) in assembled.outputs.items():
             shape = self.sizes[size], columns
             if out is not None and out.shape != shape:
                 raise GraphError(f"out must have shape {shape}, got {out.shape}.")
             self.outputs[value] = aligned_empty(shape, np.float32) if out is None else out
+        self.output_at = {value: address_of(array) for value, array in self.outputs.items()}
+        assembled.faults[:] = 0
 
-    def execute(self, assembled):
-        """All stages, on this thread where there is little to do or one thread only."""
-        program = assembled.program
-        self.inputs = {value: array.ctypes.data for value, array in self.arrays.items()}
+    def execute(self, assembled, threads: int):
+        """All stages, on this thread where there is little to do."""
+        program, costs = assembled.program, assembled.costs
+        self.inputs = {value: address_of(array) for value, array in self.arrays.items()}
         program.fill_in(self)
-        threads, last = numba.get_num_threads(), len(program.stages)
-        is_shared = threads > 1 and sum(map(self._work, assembled.costs)) > _SHARED_FROM
-        scratch = _scratch.take(program.scratch_size * (numba.config.NUMBA_NUM_THREADS if is_shared else 1))
-        most = 0
-        for number, cost in enumerate(assembled.costs):
-            rows, stage = self.rows(cost.size), program.stages[number]
-            most = max(most, rows)
-            self._set_bounds(stage, cost, rows, is_shared)
-        if not is_shared:
-            run_serial(program.stages.ctypes.data, 0, last, 0, most, scratch)
+        rows = [self.rows(cost.size) for cost in costs]
+        program.set_rows(rows)
+        most = max(rows, default=0)
+        if threads == 1 or sum(map(self._work, costs)) < _SHARED_FROM:
+            run_serial(program.stages_at, 0, len(costs), 0, most, _scratch.take(program.scratch_size))
             return
-        for number in range(last):
-            blocks = program.stages[number, BLOCKS]
-            run_parallel(program.stages.ctypes.data, number, blocks, 0, most, scratch, program.scratch_size)
+        scratch = _scratch.take(program.scratch_size * numba.config.NUMBA_NUM_THREADS)
+        with using_threads(threads):
+            for number in range(len(costs)):
+                self._launch(assembled, number, 0, most, scratch)
 
-    def execute_in_batches(self, assembled, number, batch_size):
+    def execute_in_batches(self, assembled, number: int, batch_size: int, threads: int):
         """One stage, ``batch_size`` rows at a time; yields after each of them."""
-        program, cost = assembled.program, assembled.costs[number]
         if assembled.read_out[number]:
             raise GraphError("features that are read out as they are do not come in batches; call the model itself.")
-        total, stages = self.rows(cost.size), program.stages.ctypes.data
+        program, costs = assembled.program, assembled.costs
+        program.set_rows([self.rows(cost.size) for cost in costs])
         scratch = _scratch.take(program.scratch_size * numba.config.NUMBA_NUM_THREADS)
-        self._set_bounds(program.stages[number], cost, total, numba.get_num_threads() > 1)
-        blocks = program.stages[number, BLOCKS]
-        for start in range(0, total, batch_size):
-            stop = min(start + batch_size, total)
-            read = {
-                value: np.ascontiguousarray(self.arrays[value][start:stop], np.float32)
-                for value in assembled.reads[number]
-            }
-            self.inputs = dict.fromkeys(self.arrays, 0)
-            for value, array in read.items():
-                self.inputs[value] = array.ctypes.data - start * array.strides[0]
+        for start in range(0, self.rows(costs[number].size), batch_size):
+            stop = min(start + batch_size, self.rows(costs[number].size))
+            self.inputs, read = dict.fromkeys(self.arrays, 0), []
+            for value in assembled.reads[number]:
+                read.append(np.ascontiguousarray(self.arrays[value][start:stop], np.float32))
+                self.inputs[value] = address_of(read[-1]) - start * read[-1].strides[0]
             program.fill_in(self)
-            run_parallel(stages, number, blocks, start, stop, scratch, program.scratch_size)
+            with using_threads(threads):
+                self._launch(assembled, number, start, stop, scratch)
             yield
+
+    def _launch(self, assembled, number, low, high, scratch):
+        """One stage on all threads."""
+        program, cost = assembled.program, assembled.costs[number]
+        graph = None if cost.graph is None else self.graphs[cost.graph]
+        bounds = row_bounds(self.rows(cost.size)) if graph is None else graph.bounds(cost.edge, cost.row)
+        program.set_bounds(number, bounds)
+        run_parallel(program.stages_at, number, len(bounds) - 1, low, high, scratch, program.scratch_size)
 
     def _work(self, cost):
         """What a stage costs, in about nanoseconds."""
         edges = 0 if cost.graph is None else cost.edge * self.graphs[cost.graph].num_edges
         return edges + cost.row * self.rows(cost.size)
-
-    def _set_bounds(self, stage, cost, rows, is_shared):
-        """Cut a stage's rows into blocks: one where it is not shared."""
-        if not is_shared:
-            stage[BLOCKS], stage[BOUNDS] = 1, stage.ctypes.data + 8 * OWN_BOUNDS
-            stage[OWN_BOUNDS : OWN_BOUNDS + 2] = 0, rows
-            return
-        bounds = row_bounds(rows) if cost.graph is None else self.graphs[cost.graph].bounds(cost.edge, cost.row)
-        self._bounds.append(bounds)
-        stage[BLOCKS], stage[BOUNDS] = len(bounds) - 1, bounds.ctypes.data
 
     def result(self, value, size) -> np.ndarray:
         """A value that is returned, or the first rows of it, as an array of its own."""
@@ -236,6 +233,17 @@ class Run:
         if value in self.arrays:
             return np.array(self.arrays[value][:rows], np.float32)
         return self.outputs[value][:rows]
+
+
+def multiplied(plan: Plan) -> set:
+    """Features whose codes are operands of products."""
+    views = {entry["value"]: entry["value"] for entry in plan.inputs if entry["kind"] == "features"}
+    coded = {}
+    for op in plan.ops:
+        known = views if op["op"] in ("source", "destination", "quantize") else {}
+        if op["in"] and op["in"][0] in known:
+            (coded if op["op"] == "quantize" else views)[op["out"]] = known[op["in"][0]]
+    return {coded[op["in"][0]] for op in plan.ops if op["op"] == "linear" and op["in"][0] in coded}
 
 
 def is_sparse(array) -> bool:

@@ -18,7 +18,7 @@ from ..layout import padded
 # Of a stage: addresses of its first instruction and behind its last, address of its bounds, blocks, rows of a tile,
 # floats of a slot's row; then bounds of its own for one block.
 STAGE_NUMBERS = 8
-FIRST, LAST, BOUNDS, BLOCKS, TILE_ROWS, STRIDE, OWN_BOUNDS = range(7)
+FIRST, LAST, BOUNDS, BLOCKS, TILE_ROWS, STRIDE, OWN_BOUNDS, ROWS = range(8)
 
 # Floats of a tile's widest slot: what stays in the fastest cache beside weights and codes.
 _TILE_FLOATS = 4096
@@ -114,6 +114,21 @@ class Program:
     names: list[list[str]]
     _places: np.ndarray = field(repr=False)
     _sources: np.ndarray = field(repr=False)
+
+    def set_rows(self, rows: list[int]) -> None:
+        """Let each stage be one block of rows."""
+        self.stages[:, ROWS] = rows
+        self.stages[:, BLOCKS] = 1
+        self.stages[:, BOUNDS] = self._own_bounds
+
+    def set_bounds(self, number: int, bounds: np.ndarray) -> None:
+        """Cut the rows of a stage into blocks between ``bounds``, which must live until it has run."""
+        self.stages[number, BLOCKS], self.stages[number, BOUNDS] = len(bounds) - 1, bounds.ctypes.data
+
+    def __post_init__(self):
+        first = self.stages.ctypes.data + 8 * OWN_BOUNDS
+        self._own_bounds = first + 8 * STAGE_NUMBERS * np.arange(len(self.stages))
+        self.stages_at = self.stages.ctypes.data
 
     def fill_in(self, run) -> None:
         """Write the numbers of all references."""

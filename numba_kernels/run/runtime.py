@@ -30,9 +30,8 @@ def _start_threads():
     starter.join()
 
 
-@contextlib.contextmanager
-def launching(threads: int | None = None):
-    """Hold the right to launch kernels, on ``threads`` threads; the thread count is restored on leaving.
+def checked(threads: int | None) -> int:
+    """A number of threads to run on; by default as many as Numba uses.
 
     Raises
     ------
@@ -42,11 +41,28 @@ def launching(threads: int | None = None):
     limit = numba.config.NUMBA_NUM_THREADS
     if threads is not None and not (isinstance(threads, int) and 1 <= threads <= limit):
         raise ValueError(f"threads must be between 1 and {limit} (NUMBA_NUM_THREADS), got {threads!r}.")
-    with _LAUNCH:
-        before = get_num_threads()
-        if threads is not None:
-            numba.set_num_threads(threads)
-        try:
-            yield
-        finally:
-            numba.set_num_threads(before)
+    return get_num_threads() if threads is None else threads
+
+
+@contextlib.contextmanager
+def launching(threads: int | None = None):
+    """Hold the right to launch kernels, on ``threads`` threads if given; as :func:`using_threads`."""
+    with _LAUNCH, contextlib.nullcontext() if threads is None else using_threads(threads):
+        yield
+
+
+@contextlib.contextmanager
+def using_threads(threads: int):
+    """Let kernels run on as many threads; Numba's number is restored on leaving.
+
+    Raises
+    ------
+    ValueError
+        For a count Numba was not started with.
+    """
+    before = get_num_threads()
+    numba.set_num_threads(checked(threads))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

@@ -1,0 +1,63 @@
+"""Graphs prepared for kernels, kept while DGL's graphs live."""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+
+MOST_BYTES = 1 << 30
+
+
+class GraphCache:
+    """What is prepared of graphs, in at most ``most_bytes``; the one used last is kept whatever its size.
+
+    DGL replaces a graph's index when nodes or edges change, and the tensors of a batch's sizes when these are set, so a
+    graph whose index and sizes are the same objects is the same graph.
+
+    Parameters
+    ----------
+    most_bytes : int
+        Default: 1 GiB.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES):
+        self.most_bytes, self.nbytes = most_bytes, 0
+        self._kept: OrderedDict = OrderedDict()  # by id: (reference, state, prepared, bytes)
+
+    def get(self, graph, prepare):
+        """What ``prepare(graph)`` gave, or gives."""
+        kept = self._kept.get(id(graph))
+        if kept is not None and kept[0]() is graph and _same(kept[1], _state(graph)):
+            self._kept.move_to_end(id(graph))
+            return kept[2]
+        self._drop(id(graph))
+        prepared = prepare(graph)
+        parts = prepared.values() if isinstance(prepared, dict) else (prepared,)
+        nbytes, key = sum(part.nbytes for part in parts), id(graph)
+        self._kept[key] = weakref.ref(graph, lambda _: self._drop(key)), _state(graph), prepared, nbytes
+        self.nbytes += nbytes
+        while self.nbytes > self.most_bytes and len(self._kept) > 1:
+            self._drop(next(iter(self._kept)))
+        return prepared
+
+    def __len__(self):
+        return len(self._kept)
+
+    def _drop(self, key):
+        kept = self._kept.pop(key, None)
+        if kept is not None:
+            self.nbytes -= kept[3]
+
+
+def _state(graph):
+    """The objects that DGL replaces when a graph changes."""
+    sizes = graph._batch_num_nodes
+    return (graph._graph, *(() if sizes is None else sizes.values()))
+
+
+def _same(known, state):
+    return len(known) == len(state) and all(map(_is, known, state))
+
+
+def _is(one, other):
+    return one is other
