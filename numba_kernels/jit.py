@@ -19,10 +19,10 @@ _seconds_compiled = 0.0
 
 
 def kernel(function=None, *, inline: bool = False):
-    """Compile ``function`` where it is called from a kernel; ``inline`` it there."""
+    """Compile ``function`` where it is called from a kernel; ``inline`` it there. Python cannot call it."""
     if function is None:
         return functools.partial(kernel, inline=inline)
-    return numba.njit(forceinline=inline, **_INNER, **_OPTIONS)(function)
+    return numba.njit(forceinline=True, **_INNER, **_OPTIONS)(function)
 
 
 def launcher(function=None, *, parallel: bool = False):
@@ -45,6 +45,10 @@ class Callback(CFunc):
         self._cache = KernelCache(name)
         self._compiler.compile = _told(self._compiler.compile)
         self.compile()
+
+    def machine_code(self) -> str:
+        """The assembly of a function that was compiled in this process."""
+        return self._library.get_asm_str()
 
 
 def _told(compile_function):

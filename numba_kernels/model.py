@@ -62,9 +62,12 @@ class PackedModel:
         inputs = {}
         for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = _CONVERT[entry["kind"]](value, entry["name"])
+        return self._returned(self.run(inputs))
+
+    def run(self, inputs: dict) -> list[np.ndarray]:
+        """Outputs of the plan for its inputs by number, Graphs and float32 arrays."""
         with launching():
-            outputs = self._executor.run(inputs, checked(self.threads))
-        return self._returned(outputs)
+            return self._executor.run(inputs, checked(self.threads))
 
     def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
         """Run the model layer by layer, ``batch_size`` rows at a time, on graphs whose features do not fit at once.

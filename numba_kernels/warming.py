@@ -1,24 +1,94 @@
-"""Compiling ahead what models need, for images of machines and first requests that must not wait."""
+"""Compiling ahead what models need: for images of machines, and first requests that must not wait."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
+import numpy as np
 
-def warm_up(*models) -> int:
-    """Compile what packed models need, or load it from the disk cache; without models nothing is compiled.
+from .graph import HUB_EDGES, Graph, GraphError
+from .kernels.instruction import INSTRUCTIONS
+from .model import PackedModel, load
+from .run.executor import compile_loops
 
-    Every instruction is compiled when a plan first needs it, so that a call of a model does this itself, for arguments
-    like those at hand. Here a graph of a few nodes stands for them.
+# Operations whose result has the columns of what they read first.
+_ALIKE = ("source", "destination", "degree", "relu", "map", "combine", "maximum", "bias", "scale")
+
+
+def warm_up(*models: PackedModel | str | Path) -> None:
+    """Compile what packed models need, or load it from the disk cache; without models, every common kernel.
+
+    An instruction is otherwise compiled when a plan first needs it, by the first call of a model. Here a graph of one
+    node stands for those to come: dense and mostly-zero features, with and without edge weights, with and without nodes
+    of very many neighbours.
 
     Parameters
     ----------
     *models : PackedModel, str or Path
-        Models or their files.
+        Models, or their files.
 
-    Returns
-    -------
-    int
-        How many compiled functions this process has.
+    Raises
+    ------
+    FileNotFoundError, ModelFileError
+        As :func:`numba_kernels.load`.
+    ValueError
+        For a model the width of whose features its plan does not tell; call it once instead.
     """
-    return 0 if not models else len(models) + len(str(Path()))
+    loaded = [model if isinstance(model, PackedModel) else load(model) for model in models]
+    compile_loops()
+    for model in loaded:
+        _run_on_examples(model)
+    if not models:
+        for instruction in INSTRUCTIONS.values():
+            for variant in instruction.variants:
+                instruction.address(*variant)
+
+
+def _run_on_examples(model):
+    widths = _widths(model.plan)
+    hub = Graph([0, HUB_EDGES], np.zeros(HUB_EDGES, np.int64))
+    for graph, density, weights in itertools.product((Graph([0, 1], [0]), hub), (0, 1), (None, np.int8, np.float32)):
+        arguments = {}
+        for entry in model.plan.inputs:
+            value, kind = entry["value"], entry["kind"]
+            if kind == "graph":
+                arguments[value] = _example_graph(model.plan, value, graph)
+            elif kind == "features":
+                arguments[value] = np.full((graph.num_src, widths[value]), density, np.float32)
+            elif kind == "edge_weight":
+                arguments[value] = None if weights is None else np.ones(graph.num_edges, weights)
+            elif kind == "edge_types":
+                arguments[value] = np.zeros(graph.num_edges, np.int64)
+            else:
+                arguments[value] = None
+        try:
+            model.run(arguments)
+        except GraphError:  # a model that takes no such weights, or features of edges
+            continue
+
+
+def _example_graph(plan, value, graph):
+    """``graph`` in the form that the plan reads an argument in: itself, a list, or by edge type."""
+    readers = [op for op in plan.ops if op["in"] and op["in"][0] == value]
+    items = {op["index"]: op["out"] for op in readers if op["op"] == "item"}
+    if items:
+        return [_example_graph(plan, items.get(n), graph) for n in range(max(items) + 1)]
+    etypes = [tuple(op["etype"]) for op in readers if op["op"] == "relation"]
+    return dict.fromkeys(etypes, graph) if etypes else graph
+
+
+def _widths(plan):
+    """The width of each array of features, from the first quantizer that reads it."""
+    widths = {entry["value"]: None for entry in plan.inputs if entry["kind"] == "features"}
+    alias = {value: value for value in widths}
+    for op in plan.ops:
+        first = op["in"][0] if op["in"] else None
+        if first in alias and "columns" in op:
+            widths[alias[first]] = widths[alias[first]] or op["columns"]
+        elif first in alias and op["op"] in _ALIKE:
+            alias[op["out"]] = alias[first]
+    unknown = [entry["name"] for entry in plan.inputs if widths.get(entry["value"], 1) is None]
+    if unknown:
+        raise ValueError(f"the plan does not tell the width of {', '.join(unknown)}; call the model once instead.")
+    return widths

@@ -91,11 +91,13 @@ def add_edge(packed, width, bits, j, weights, heads, columns, spread, totals):
             simd.store(weight, spread, h * per_head + d)
     for column in range(0, min(width, columns), 16):
         codes, shift = simd.to_i32(simd.load(none, packed, j * width + column)), 0
-        for c in range(column, columns, width):
+        c = column
+        while c < columns:
             x = simd.bits_and(simd.shift_right(codes, shift), top)
             x = simd.multiply(x, simd.load(whole, spread, c))
             simd.store(simd.add(simd.load(whole, totals, c), x), totals, c)
             shift += bits
+            c += width
 
 
 @kernel(inline=True)

@@ -34,7 +34,8 @@ def decode_rows(first, count, operand, columns, base, dst, stride):
         for block in range(0, operand.width, 16):
             x = simd.to_i32(simd.load(none, packed, block))
             shift = 0
-            for c in range(block, columns, operand.width):
+            c = block
+            while c < columns:
                 code = simd.to_f32(simd.bits_and(simd.shift_right(x, shift), top))
                 if operand.per_row != 0:
                     s, z = simd.fill(lanes, scale[first + r]), simd.fill(lanes, zero[first + r])
@@ -42,6 +43,7 @@ def decode_rows(first, count, operand, columns, base, dst, stride):
                     s, z = simd.load(lanes, scale, c), simd.load(lanes, zero, c)
                 simd.store(simd.multiply(simd.subtract(code, z), s), row, c)
                 shift += operand.bits
+                c += operand.width
         if operand.per_row != 0:
             clear_from(row, columns)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..spec import MOST_HALVINGS, SMALLEST_SCALE
-from .fields import ROW_AFFINE, ROW_HALF, SHIFT, Target
+from .fields import ROW_AFFINE, ROW_HALF, SHIFT, STATIC, Target
 from .instruction import instruction, reader
 
 _NONE = {16: simd.zeros16, 32: simd.zeros32, 64: simd.zeros64}
@@ -65,7 +66,8 @@ def encode_block(row, columns, block, target, factor, inverse, offset, step, lan
     top, norm = simd.fill(zero, np.float32(target.top)), simd.fill(zero, factor)
     packed = simd.to_i32(none)
     shift = 0
-    for c in range(block, columns, target.width):
+    c = block
+    while c < columns:
         y = simd.multiply(simd.load(zero, row, c), norm)
         y = simd.multiply(y, simd.load(zero, inverse, c * step))
         y = simd.add(y, simd.load(zero, offset, c * step))
@@ -74,6 +76,7 @@ def encode_block(row, columns, block, target, factor, inverse, offset, step, lan
             code = simd.first_lanes(code, columns - c)
         packed = simd.bits_or(packed, simd.shift_left(code, shift))
         shift += target.bits
+        c += target.width
     return simd.low_bytes(packed)
 
 
@@ -107,7 +110,7 @@ def find_shift(row, columns, factor, target, base, i):
     return power
 
 
-@instruction(Encode)
+@instruction(Encode, product((STATIC, ROW_AFFINE, ROW_HALF, SHIFT), _NONE))
 def encode(mode, lanes):
     """A variant a ``mode`` of scales and a number of bytes that are packed at a time: 16, 32 or 64."""
     is_own, is_half, is_shift, none = mode in (ROW_AFFINE, ROW_HALF), mode == ROW_HALF, mode == SHIFT, _NONE[lanes]

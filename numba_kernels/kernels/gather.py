@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import simd
 from ..jit import kernel
+from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
 from .sums import center, clear, summing
@@ -68,7 +70,7 @@ def sum_parts(partials, first, last, room, totals):
             simd.store(simd.add(simd.load(none, totals, c), simd.load(none, partial, c)), totals, c)
 
 
-@instruction(Gather)
+@instruction(Gather, product(PACKED_BITS, (0, 16, 32, 64), (False, True), (False, True)))
 def gather(bits, lanes, has_own, has_hubs):
     """A variant a width of codes, a number of bytes summed at a time (see ``summing``), own codes and hubs or not."""
     sum_rows, codes_a_byte = summing(bits, lanes), 8 // bits
@@ -101,7 +103,7 @@ def gather(bits, lanes, has_own, has_hubs):
     return run
 
 
-@instruction(HubParts)
+@instruction(HubParts, product(PACKED_BITS, (0, 16, 32, 64)))
 def hub_parts(bits, lanes):
     sum_rows, codes_a_byte = summing(bits, lanes), 8 // bits
 

@@ -116,10 +116,13 @@ def _read_python(fields, integers, floats, n=0):
 
 
 class Instruction:
-    """An instruction: ``fields`` it reads, and, for each variant, a function and its address."""
+    """An instruction: ``fields`` it reads, and, for each variant, a function and its address.
 
-    def __init__(self, fields: type, make):
-        self.fields, self.name, self._make = fields, make.__name__, make
+    ``variants`` are those that models commonly need.
+    """
+
+    def __init__(self, fields: type, variants, make):
+        self.fields, self.name, self.variants, self._make = fields, make.__name__, list(variants), make
         self.leaves = leaves(fields)
         self.address = functools.cache(self._address)
 
@@ -146,11 +149,11 @@ _kept: list[Callback] = []
 INSTRUCTIONS: dict[str, Instruction] = {}
 
 
-def instruction(fields: type):
+def instruction(fields: type, variants=((),)):
     """Decorator of a function of a variant that returns the instruction's function; registers it by its name."""
 
     def register(make):
-        INSTRUCTIONS[make.__name__] = Instruction(fields, make)
+        INSTRUCTIONS[make.__name__] = Instruction(fields, variants, make)
         return INSTRUCTIONS[make.__name__]
 
     return register

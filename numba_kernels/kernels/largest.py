@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import simd
 from ..jit import kernel
+from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
 from .sums import center
@@ -45,13 +46,15 @@ def largest_codes(packed, width, bits, indices, start, stop, columns, totals):
     top = (1 << bits) - 1
     for column in range(0, width, 16):
         shift = 0
-        for c in range(column, columns, width):
+        c = column
+        while c < columns:
             s = simd.zeros_i32()
             for e in range(start, stop):
                 x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
                 s = simd.maximum(s, simd.bits_and(simd.shift_right(x, shift), top))
             simd.store(s, totals, c)
             shift += bits
+            c += width
 
 
 @kernel
@@ -61,7 +64,8 @@ def sum_edges(packed, width, bits, zero, indices, edge_packed, edge_ids, has_ids
     top = (1 << bits) - 1
     for column in range(0, width, 16):
         shift = 0
-        for c in range(column, columns, width):
+        c = column
+        while c < columns:
             s = simd.zeros_i32()
             z = simd.load(simd.zeros_f32(), zero, c)
             z = simd.to_signed(simd.add(z, z))
@@ -74,9 +78,10 @@ def sum_edges(packed, width, bits, zero, indices, edge_packed, edge_ids, has_ids
                 s = simd.add(s, simd.maximum(simd.subtract(x, z), simd.zeros_i32()))
             simd.store(s, totals, c)
             shift += bits
+            c += width
 
 
-@instruction(Largest)
+@instruction(Largest, [(bits,) for bits in PACKED_BITS])
 def largest(bits):
     def run(at, start, count, base, stride):
         f = read_largest(at)
@@ -92,7 +97,7 @@ def largest(bits):
     return run
 
 
-@instruction(GatherEdges)
+@instruction(GatherEdges, [(bits,) for bits in PACKED_BITS])
 def gather_edges(bits):
     def run(at, start, count, base, stride):
         f = read_edges(at)

@@ -9,7 +9,7 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from .encode import row_grid
-from .fields import ROW_HALF, STATIC, Matrix, ProductWeight, Target
+from .fields import ROW_AFFINE, ROW_HALF, STATIC, Matrix, ProductWeight, Target
 from .instruction import instruction, reader
 from .product import finish_lanes
 
@@ -136,7 +136,7 @@ def lookup(i, x, flag, target, is_static, is_half, weight, columns, codes, total
         finish_lanes(simd.load(none, totals, m), m, m, scale, np.float64(zero) - q0, rest, weight, out)
 
 
-@instruction(Lookup)
+@instruction(Lookup, [(STATIC,), (ROW_AFFINE,), (ROW_HALF,)])
 def look_up(mode):
     is_static, is_half = mode == STATIC, mode == ROW_HALF
 

@@ -148,7 +148,7 @@ class Map(NamedTuple):
 read_map = reader(Map)
 
 
-@instruction(Map)
+@instruction(Map, [(function,) for function in MAPS])
 def map(function):
     return _map_numbers(OF_NUMBERS[function]) if function in OF_NUMBERS else _map_rows(OF_ROWS[function])
 

@@ -25,7 +25,7 @@ class Readout(NamedTuple):
 read_readout = reader(Readout)
 
 
-@instruction(Readout)
+@instruction(Readout, [(reduction,) for reduction in REDUCTIONS])
 def readout(reduction):
     is_max, is_mean = reduction == "max", reduction == "mean"
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import simd
 from ..jit import kernel
+from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
 from .sums import center, clear, summing
@@ -49,7 +51,8 @@ def sum_products(packed, width, bits, indices, weights, by_node, start, stop, co
     top = (1 << bits) - 1
     for column in range(0, width, 16):
         shift = 0
-        for c in range(column, columns, width):
+        c = column
+        while c < columns:
             s = simd.load(simd.to_i32(none), totals, c)
             for e in range(start, stop):
                 x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
@@ -58,6 +61,7 @@ def sum_products(packed, width, bits, indices, weights, by_node, start, stop, co
                 s = simd.add(s, simd.multiply(x, simd.fill(s, weight)))
             simd.store(s, totals, c)
             shift += bits
+            c += width
     total = np.int64(0)
     for e in range(start, stop):
         total += np.int64(weights[indices[e] if by_node else e])
@@ -71,7 +75,8 @@ def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop
     top = (1 << bits) - 1
     for column in range(0, width, 16):
         shift = 0
-        for c in range(column, columns, width):
+        c = column
+        while c < columns:
             s = simd.zeros_f32()
             z = simd.load(s, zero, c)
             for e in range(start, stop):
@@ -81,9 +86,10 @@ def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop
             s = simd.multiply_add(s, simd.load(s, scale, c), simd.load(s, row, c))
             simd.store(s, row, c)
             shift += bits
+            c += width
 
 
-@instruction(GatherProducts)
+@instruction(GatherProducts, product(PACKED_BITS, (False, True), (False, True)))
 def gather_products(bits, by_node, has_own):
     """A variant a width of codes, for weights of nodes or of edges, with or without own codes."""
     codes_a_byte, add_own = 8 // bits, summing(bits, 16)
@@ -113,7 +119,7 @@ def gather_products(bits, by_node, has_own):
     return run
 
 
-@instruction(GatherFloats)
+@instruction(GatherFloats, [(bits,) for bits in PACKED_BITS])
 def gather_floats(bits):
     codes_a_byte, add_own = 8 // bits, summing(bits, 16)
 

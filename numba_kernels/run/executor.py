@@ -235,6 +235,12 @@ class Run:
         return self.outputs[value][:rows]
 
 
+def compile_loops() -> None:
+    """Compile, or load, the loops over stages."""
+    run_serial(0, 0, 0, 0, 0, 0)
+    run_parallel(0, 0, 0, 0, 0, 0, 0)
+
+
 def multiplied(plan: Plan) -> set:
     """Features whose codes are operands of products."""
     views = {entry["value"]: entry["value"] for entry in plan.inputs if entry["kind"] == "features"}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, pack, reference, simd, unpack
 from numba_kernels.graph import AHEAD
-from numba_kernels.jit import kernel
+from numba_kernels.jit import launcher
 from numba_kernels.kernels.unpack import unpack_row
 from numba_kernels.layout import PACKED_BITS, row_bytes
 from numba_kernels.run.program import TILE_ROWS
@@ -34,7 +34,7 @@ from .plans import (
 )
 
 
-@kernel
+@launcher
 def unpack_rows(packed, bits, codes):
     for i in range(packed.shape[0]):
         row = simd.u8_at(simd.address(packed) + i * packed.shape[1])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from numba_kernels import simd
-from numba_kernels.jit import kernel
+from numba_kernels.jit import launcher
 from numba_kernels.kernels.product import tile_weight
 
 
@@ -22,7 +22,7 @@ def values(kind, lanes, seed=0):
     return rng.integers(info.min, info.max, lanes, dtype=kind, endpoint=True)
 
 
-@kernel
+@launcher
 def bytes_through(x, mask, count, none, sums, anded, ored, right, left, wide, integers, signed, floats, total):
     p = simd.u8_at(simd.address(x))
     a, b = simd.load(none, p, 0), simd.load(none, p, 7)
@@ -39,7 +39,7 @@ def bytes_through(x, mask, count, none, sums, anded, ored, right, left, wide, in
     simd.prefetch(p, 0)
 
 
-@kernel
+@launcher
 def bytes_through_all(lanes, x, mask, count, sums, anded, ored, right, left, wide, integers, signed, floats, total):
     if lanes == 16:
         none = simd.zeros16()
@@ -73,7 +73,7 @@ def test_byte_operations(lanes, mask, count):
     assert total[0] == a.sum()
 
 
-@kernel
+@launcher
 def integers_through(x, count, plus, minus, times, low, high, first, bytes_, floats, numbers):
     p = simd.i32_at(simd.address(x))
     a, b = simd.load(simd.zeros_i32(), p, 0), simd.load(simd.zeros_i32(), p, 16)
@@ -109,7 +109,7 @@ def test_integer_operations(count):
     assert numbers.tolist() == expected
 
 
-@kernel
+@launcher
 def floats_through(x, number, plus, minus, times, fused, low, high, filled, rounded, magnitude, ends):
     p, lanes = simd.f32_at(simd.address(x)), simd.zeros_f32()
     a, b = simd.load(lanes, p, 0), simd.load(lanes, p, 16)
@@ -154,7 +154,7 @@ def test_magnitudes_tell_what_is_not_finite():
     np.testing.assert_array_equal(bits >= 0x7F800000, ~np.isfinite(odd))
 
 
-@kernel
+@launcher
 def dot(x, w, total):
     p, q = simd.u8_at(simd.address(x)), simd.i8_at(simd.address(w))
     simd.store(simd.dot4(simd.dot4(simd.zeros_i32(), p, 0, q, 0), p, 4, q, 64), simd.i32_at(simd.address(total)), 0)
