@@ -15,7 +15,6 @@ __all__ = [
     "bits_and",
     "bits_or",
     "divide",
-    "dot4",
     "f32_at",
     "f64_at",
     "fill",
@@ -42,6 +41,8 @@ __all__ = [
     "store",
     "stream",
     "subtract",
+    "sum_bytes",
+    "tile_product",
     "to_f32",
     "to_f64",
     "to_i32",
@@ -233,6 +234,19 @@ def trailing_zeros(x):
     return (x & -x).bit_length() - 1 if x else 64
 
 
-def dot4(total, x, x_offset, w, w_offset):
-    products = w[w_offset : w_offset + 64].reshape(16, 4).astype(np.int32) * x[x_offset : x_offset + 4]
-    return total + products.sum(1, dtype=np.int32)
+def sum_bytes(x):
+    return x.sum(dtype=np.int32)
+
+
+def tile_product(rows, blocks, words):
+    activation, weight, pair = (np.uint16, np.int16, 2) if words else (np.uint8, np.int8, 4)
+
+    def multiply(x, room, weights, groups, steps, totals, stride):
+        size = groups * 64
+        tiles = weights[: blocks * size].view(weight).reshape(blocks, groups, 16, pair).astype(np.int32)
+        for r in range(rows):
+            row = x[r * room : r * room + 4 * groups].view(activation).reshape(groups, pair).astype(np.int32)
+            sums = np.einsum("bgmp,gp->bm", tiles, row)
+            totals[r * stride : r * stride + blocks * 16] = sums.reshape(-1)
+
+    return multiply

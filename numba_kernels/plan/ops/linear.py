@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.lookup import Lookup, look_up
-from ...kernels.product import Product, multiply
+from ...kernels.product import Product, multiply, scratch_of_row
 from ...layout import dense_bytes, padded
 from ...packing import unpack
+from ...simd import steps_of_bytes
 from .registry import Operation, each_part, operation
 
 
@@ -52,9 +53,12 @@ class Linear(Operation):
             stage.add(look_up, (target.mode,), Lookup(*fields))
             return
         operand = stage.places.operand(value)
-        codes = stage.area_of_rows("codes", operand.width * 8 // operand.bits + 24)
-        fields = stage.at_slot(slot), op.columns, codes, operand, stage.weight_fields(weight, weight.tiles)
-        stage.add(multiply, (), Product(*fields))
+        steps = steps_of_bytes((1 << operand.bits) - 1, weight.largest)
+        words = steps == 0
+        codes = stage.area_of_rows("codes", scratch_of_row(operand.width, operand.bits, words))
+        tiles = stage.weight_fields(weight, weight.tiles(words))
+        fields = stage.at_slot(slot), op.columns, codes, steps, operand, tiles
+        stage.add(multiply, (operand.bits, words), Product(*fields))
 
     @each_part
     def reference(self, plan, op, codes):
