@@ -31,20 +31,21 @@ def read_all(memory, sums):
 
 
 _INPUTS = 256
-_WORDS = simd.steps_of_bytes(255, 128) == 0
-_GROUPS = _INPUTS // (2 if _WORDS else 4)
-_multiply = simd.tile_product(simd.ROWS, simd.BLOCKS, _WORDS)
+_FORM = simd.form_of(8, 255, _INPUTS, 16)[0]
+_ROWS, _BLOCKS = simd.FORMS[_FORM].rows, simd.FORMS[_FORM].blocks
+_GROUPS = _INPUTS // (2 if _FORM == "words" else 4)
+_multiply = simd.tile_product(_FORM, _ROWS, _BLOCKS)
 
 
 @launcher(parallel=True)
 def multiply_all(rounds, sums):
     """``rounds`` products of a few rows and columns a task, of 256 inputs, that stay in the fastest cache."""
     for task in numba.prange(sums.shape[0]):
-        x, w = np.zeros(simd.ROWS * _GROUPS * 4, np.uint8), np.ones(simd.BLOCKS * _GROUPS * 64, np.int8)
-        totals = np.zeros(simd.ROWS * simd.BLOCKS * 16, np.int32)
+        x, w = np.zeros(_ROWS * _GROUPS * 4, np.uint8), np.ones(_BLOCKS * _GROUPS * 64, np.int8)
+        totals = np.zeros(_ROWS * _BLOCKS * 16, np.int32)
         p, q, out = simd.u8_at(simd.address(x)), simd.i8_at(simd.address(w)), simd.i32_at(simd.address(totals))
         for _ in range(rounds):
-            _multiply(p, _GROUPS * 4, q, _GROUPS, _GROUPS, out, simd.BLOCKS * 16)
+            _multiply(p, _GROUPS * 4, q, _GROUPS, _GROUPS, out, _BLOCKS * 16)
         sums[task] = totals[0]
         x[0], w[0] = 0, 0  # until here they are in use
 
@@ -58,7 +59,7 @@ def memory_bandwidth() -> float:
 
 def integer_peak() -> float:
     """8-bit multiplications and additions a second in products as kernels compute them; the best of five."""
-    sums, operations = np.zeros(_TASKS, np.int32), 2 * simd.ROWS * simd.BLOCKS * 16 * _INPUTS
+    sums, operations = np.zeros(_TASKS, np.int32), 2 * _ROWS * _BLOCKS * 16 * _INPUTS
     return _TASKS * _ROUNDS * operations / _best(lambda: multiply_all(_ROUNDS, sums))
 
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from .. import simd
 from ..jit import kernel
+from ..layout import row_bytes
 from .fields import Operand, ProductWeight
 from .instruction import instruction, reader
-from .unpack import unpack_row
+from .unpack import unpacking
 
 # A tile of rows is whole groups of these.
 _GROUP = 8
@@ -22,18 +23,25 @@ def center_codes(codes: np.ndarray) -> tuple[np.ndarray, int]:
     return (codes.astype(np.int16) - shift).astype(np.int8), shift
 
 
-def tile_weight(codes: np.ndarray, words: bool) -> np.ndarray:
-    """Weight codes, (K, M) int8, in the order products read them.
+def tile_weight(codes: np.ndarray, form: str) -> np.ndarray:
+    """Weight codes, (K, M) int8, in the order in which products of a ``form`` read them.
 
-    Column blocks of 16; in each, groups of 4 inputs; in each, column by column the 4 of them: (M/16, K/4, 16, 4) int8,
-    with zeros where K or M end early. With ``words`` groups are of 2 inputs: (M/16, K/2, 16, 2) int16.
+    Column blocks; in each, steps; in each, column by column the inputs of a step: (M/16, K/4, 16, 4) int8, as words
+    (M/16, K/2, 16, 2) int16, with zeros where K or M end early. Pairs, (M/32, 2W, 32) uint8, are those of rows of 2-bit
+    codes packed to W bytes: of inputs j and W + j, then of 2W + j and 3W + j; columns stand as 0, 16, 1, 17, …, 31.
+    See :mod:`numba_kernels.simd.products`.
     """
     K, M = codes.shape
-    inputs, dtype = (2, np.int16) if words else (4, np.int8)
-    groups, blocks = -(-K // inputs), -(-M // 16)
-    filled = np.zeros((groups * inputs, blocks * 16), dtype)
+    inputs, dtype = (2, np.int16) if form == "words" else (4, np.int8)
+    groups = row_bytes(K, bits=2) if form == "pairs" else -(-K // inputs)
+    blocks = -(-M // simd.FORMS[form].columns)
+    filled = np.zeros((groups * inputs, blocks * simd.FORMS[form].columns), dtype)
     filled[:K, :M] = codes
-    return np.ascontiguousarray(filled.reshape(groups, inputs, blocks, 16).transpose(2, 0, 3, 1))
+    if form != "pairs":
+        return np.ascontiguousarray(filled.reshape(groups, inputs, blocks, 16).transpose(2, 0, 3, 1))
+    first, second = filled.reshape(2, 2, groups, -1).transpose(1, 0, 2, 3) + 2
+    pairs = (first + 4 * second).astype(np.uint8).reshape(2 * groups, blocks, 2, 16)
+    return np.ascontiguousarray(pairs.transpose(1, 0, 3, 2)).reshape(blocks, 2 * groups, 32)
 
 
 @kernel
@@ -81,50 +89,45 @@ def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, out):
 class Product(NamedTuple):
     """dst ← packed codes of the row · weight."""
 
-    dst: int  # in the scratch; rows up to a whole group of 8 are written
+    dst: int  # in the scratch; rows up to a whole group of 8 are written, and whole blocks of columns
     columns: int
-    codes: int  # in the scratch: :func:`scratch_of_row` bytes a row
-    steps: int  # see simd.steps_of_bytes
+    codes: int  # in the scratch: the unpacked codes of a tile, then their sums, 8 bytes a row
+    room: int  # bytes of a row's unpacked codes
+    groups: int  # steps of a product, see simd.products
+    steps: int
     operand: Operand  # with a scale and zero point per row, or one of each
     weight: ProductWeight  # with tiles of :func:`tile_weight`
-
-
-def scratch_of_row(width: int, bits: int, words: bool) -> int:
-    """Bytes of scratch a row: its unpacked codes, and their sum."""
-    return width * 8 // bits * (2 if words else 1) + 8
 
 
 read_product = reader(Product)
 
 
 @instruction(Product)
-def multiply(bits, words):
-    """For activations of ``bits``, unpacked to bytes or words."""
-    many = simd.tile_product(simd.ROWS, simd.BLOCKS, words)
-    rest = simd.tile_product(simd.ROWS_OF_ONE, 1, words)
-    code_bytes, inputs = (2, 2) if words else (1, 4)
+def multiply(bits, form):
+    """A variant a width of activations and form of products."""
+    shape, unpack = simd.FORMS[form], unpacking(bits, form)
+    many, one = simd.tile_product(form, shape.rows, shape.blocks), simd.tile_product(form, shape.rows_of_one, 1)
 
     @kernel
     def product(first, count, f, base, codes, dst, stride):
-        operand, weight = f.operand, f.weight
-        room = operand.width * 8 // bits * code_bytes
-        groups, blocks = (weight.inputs + inputs - 1) // inputs, (f.columns + 15) // 16
+        operand, weight, room, block_bytes = f.operand, f.weight, f.room, f.groups * shape.block_bytes
         tile = (count + _GROUP - 1) // _GROUP * _GROUP
         sums = simd.i64_at(codes + tile * room)
         for r in range(count):
             packed = simd.u8_at(base + operand.packed + (first + r) * operand.width)
-            sums[r] = unpack_row(packed, operand.width, bits, words, simd.u8_at(codes + r * room))
-        whole = blocks // simd.BLOCKS * simd.BLOCKS
-        for block in range(0, whole, simd.BLOCKS):
-            tiles = simd.i8_at(weight.codes + block * groups * 64)
-            for r in range(0, tile, simd.ROWS):
-                totals = simd.i32_at(dst + 4 * (r * stride + 16 * block))
-                many(simd.u8_at(codes + r * room), room, tiles, groups, f.steps, totals, stride)
+            sums[r] = unpack(packed, operand.width, simd.u8_at(codes + r * room))
+        blocks = (f.columns + shape.columns - 1) // shape.columns
+        whole = blocks // shape.blocks * shape.blocks
+        for block in range(0, whole, shape.blocks):
+            tiles = simd.i8_at(weight.codes + block * block_bytes)
+            for r in range(0, tile, shape.rows):
+                totals = simd.i32_at(dst + 4 * (r * stride + shape.columns * block))
+                many(simd.u8_at(codes + r * room), room, tiles, f.groups, f.steps, totals, stride)
         for block in range(whole, blocks):
-            tiles = simd.i8_at(weight.codes + block * groups * 64)
-            for r in range(0, tile, simd.ROWS_OF_ONE):
-                totals = simd.i32_at(dst + 4 * (r * stride + 16 * block))
-                rest(simd.u8_at(codes + r * room), room, tiles, groups, f.steps, totals, stride)
+            tiles = simd.i8_at(weight.codes + block * block_bytes)
+            for r in range(0, tile, shape.rows_of_one):
+                totals = simd.i32_at(dst + 4 * (r * stride + shape.columns * block))
+                one(simd.u8_at(codes + r * room), room, tiles, f.groups, f.steps, totals, stride)
         row_base = base * operand.per_row
         scale, zero = simd.f32_at(row_base + operand.scale), simd.f32_at(row_base + operand.zero)
         for r in range(count):

@@ -153,16 +153,15 @@ class Weight:
             raise ValueError(f"weight codes must be a (K, M) uint8 array, got {codes.dtype} of shape {codes.shape}.")
         _check_finite(scale, zero_point)
         self.inputs, self.columns = codes.shape
+        self.top, self._tiles = int(codes.max(initial=0)), {}
         self._codes, shift = center_codes(codes)
-        self._tiles = {}
-        self.largest = int(abs(self._codes.astype(np.int16)).max(initial=0))
         self.scale = pad(scale, self.columns)
         self.zero = pad(np.asarray(zero_point, np.float32).astype(np.float64) - shift, self.columns, np.float64)
         self.sums = pad(self._codes.sum(axis=0, dtype=np.int64), self.columns, np.float64)
         self.twice_zero = self.twice_sums = None
         twice = 2 * self.zero
         # 4 Σ (q_x − z_x) (q_w − z_w), with |q_x|, |z_x| ≤ 255
-        bound = 4.0 * self.inputs * 510 * (self.largest + abs(self.zero).max())
+        bound = 4.0 * self.inputs * 510 * (shift + abs(self.zero).max())
         if bound < 2**31 and (twice == np.rint(twice)).all():
             self.twice_zero, self.twice_sums = twice.astype(np.int32), (2 * self.sums).astype(np.int32)
 
@@ -173,11 +172,11 @@ class Weight:
         codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
         return cls(codes, *(plan.numbers(spec[name], (1, M)) for name in ("scale", "zero_point")))
 
-    def tiles(self, words: bool) -> np.ndarray:
+    def tiles(self, form: str) -> np.ndarray:
         """Codes in the order of :func:`numba_kernels.kernels.product.tile_weight`, made once."""
-        if words not in self._tiles:
-            self._tiles[words] = tile_weight(self._codes, words)
-        return self._tiles[words]
+        if form not in self._tiles:
+            self._tiles[form] = tile_weight(self._codes, form)
+        return self._tiles[form]
 
     @cached_property
     def rows(self) -> np.ndarray:

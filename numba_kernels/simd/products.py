@@ -1,8 +1,10 @@
-"""Products of a few rows of small integers and blocks of sixteen columns of weights, exact in int32.
+"""Products of a few rows of small integers and blocks of columns of weights, exact in int32.
 
-Every machine multiplies small integers in another way; what they read is laid out alike. A step takes 4 bytes of a row
-and 64 bytes of weights, of sixteen columns 4 each: four uint8 times four int8 (*bytes*), or two int16 times two int16
-(*words*).
+Every machine multiplies small integers in another way. There are three *forms* of what is multiplied. In a step,
+
+- *bytes*: 4 uint8 of a row meet 4 int8 of each of sixteen columns,
+- *words*: 2 int16 of a row meet 2 int16 of each of sixteen columns,
+- *pairs*: 2 codes of a row meet 2 weights of each of 32 columns, see :mod:`numba_kernels.simd.pairs`.
 
 ===========  ==============================================================================================
 avx512vnni   bytes: VPDPBUSD, sixteen columns at once
@@ -10,7 +12,7 @@ avxvnni      bytes: VPDPBUSD, eight
 i8mm         bytes: USDOT, four
 dotprod      bytes: SDOT, four, of rows below 128; words: SMLAL and its like
 avx2         bytes: VPMADDUBSW, which adds two products as int16, added as such for as many steps as they fit; words:
-             VPMADDWD
+             VPMADDWD; pairs: VPSHUFB
 generic      words: multiplications of 32 bits, of which LLVM makes PMADDWD and its like
 ===========  ==============================================================================================
 """
@@ -18,61 +20,88 @@ generic      words: multiplications of 32 bits, of which LLVM makes PMADDWD and 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..layout import row_bytes
+from . import pairs
 from .features import DOT_PRODUCT
 from .vectors import I8, I16, I32, I64, call_intrinsic, lane_numbers, load_unaligned, place, splat
 
-BLOCK = 16
-# Rows and blocks of columns whose sums stay in registers, and how many rows go with a single block.
-ROWS, BLOCKS, ROWS_OF_ONE = (4, 4, 8) if DOT_PRODUCT == "avx512vnni" else (4, 1, 4)
+
+class Form(NamedTuple):
+    """What a step takes, and how much of it is multiplied at once, its sums in registers."""
+
+    row_bytes: int  # of a row, a step
+    columns: int  # of a block
+    block_bytes: int  # of a block, a step
+    rows: int
+    blocks: int
+    rows_of_one: int  # rows that go with a single block
+
+
+_SHAPE = (4, 4, 8) if DOT_PRODUCT == "avx512vnni" else (4, 1, 4)
+FORMS = {
+    "bytes": Form(4, 16, 64, *_SHAPE),
+    "words": Form(4, 16, 64, *_SHAPE),
+    "pairs": Form(1, pairs.COLUMNS, 32, 4, 2, 4),
+}
 _LANES = {"avx512vnni": 16, "avxvnni": 8, "i8mm": 4, "dotprod": 4, "avx2": 8, "generic": 16}
 # Steps from which on bytes, added as int16, are faster than words.
 _FEWEST_STEPS = 4
 
 
-def steps_of_bytes(top: int, largest: int, dot: str = DOT_PRODUCT) -> int:
-    """How many steps bytes are added for at a time, codes up to ``top`` times weights up to ±``largest``; 0: use words.
+def form_of(bits: int, top: int, inputs: int, columns: int, dot: str = DOT_PRODUCT) -> tuple[str, int]:
+    """The fastest exact form of products of codes of ``bits`` and weights, and for how many steps narrow sums hold.
+
+    Weights are centred codes up to ``top``, from −⌈top / 2⌉ on; ``inputs`` by ``columns`` of them.
 
     Examples
     --------
-    >>> steps_of_bytes(3, 2, "avx2"), steps_of_bytes(255, 128, "avx2"), steps_of_bytes(255, 128, "avx512vnni")
-    (2730, 0, 1073741824)
+    >>> form_of(2, 3, 256, 256, "avx2"), form_of(4, 15, 256, 256, "avx2"), form_of(8, 255, 256, 256, "avx2")
+    (('pairs', 14), ('bytes', 136), ('words', 1))
     """
-    if dot == "generic" or (dot == "dotprod" and top > 127):
-        return 0
+    if dot == "generic" or (dot == "dotprod" and bits == 8):
+        return "words", 1
     if dot != "avx2":
-        return 1 << 30
-    steps = (2**15 - 1) // max(2 * top * largest, 1)
-    return steps if steps >= _FEWEST_STEPS else 0
+        return "bytes", 1
+    # Pairs are those of packed rows, which are padded; bytes are multiplied about ⅔ as fast.
+    width = row_bytes(inputs, 2)
+    if bits == 2 and top <= 3 and 2 * width <= pairs.MOST_STEPS and 4 * width <= 1.4 * inputs and columns > 16:
+        return "pairs", pairs.STEPS
+    steps = (2**15 - 1) // max(2 * ((1 << bits) - 1) * ((top + 1) // 2), 1)
+    return ("bytes", steps) if steps >= _FEWEST_STEPS else ("words", 1)
 
 
 @functools.cache
-def tile_product(rows: int, blocks: int, words: bool, dot: str = DOT_PRODUCT):
-    """The function that multiplies ``rows`` rows by ``blocks`` blocks of sixteen columns::
+def tile_product(form: str, rows: int, blocks: int, dot: str = DOT_PRODUCT):
+    """The function that multiplies ``rows`` rows by ``blocks`` blocks of columns::
 
         multiply(x, room, weights, groups, steps, totals, stride)
 
     x : pointer to uint8
         Rows, ``room`` bytes apart.
     weights : pointer to int8
-        Blocks of columns, one after another, (groups, 16, 4) int8 or (groups, 16, 2) int16.
+        Blocks of columns, one after another, each ``groups`` times as many bytes as a step takes.
     groups : int
-        Steps of 4 bytes of a row.
+        Steps.
     steps : int
-        For how many of them sums of bytes stay exact as int16, see :func:`steps_of_bytes`.
+        For how many of them sums stay exact before they are widened, see :func:`form_of`.
     totals : pointer to int32
-        Written: rows of blocks · 16 sums, ``stride`` apart.
+        Written: rows of sums, ``stride`` apart.
     """
 
     @intrinsic
     def multiply(typing_context, x, room, weights, groups, steps, totals, stride):
         def generate(context, builder, signature, arguments):
-            write_product(builder, rows, blocks, words, dot, arguments)
+            if form == "pairs":
+                pairs.write_pair_product(builder, rows, blocks, arguments)
+            else:
+                write_product(builder, rows, blocks, form == "words", dot, arguments)
             return context.get_dummy_value()
 
         return types.void(x, room, weights, groups, steps, totals, stride), generate
@@ -81,16 +110,16 @@ def tile_product(rows: int, blocks: int, words: bool, dot: str = DOT_PRODUCT):
 
 
 def write_product(builder, rows, blocks, words, dot, arguments):
-    """Write :func:`tile_product` in LLVM's language, for the values of its arguments."""
+    """Write :func:`tile_product` of bytes or words in LLVM's language, for the values of its arguments."""
     x, room, weights, groups, steps, totals, stride = arguments
     lanes = _LANES[dot]
-    parts = blocks * BLOCK // lanes
+    parts = blocks * 16 // lanes
     wide = ir.VectorType(I32, lanes)
     narrow = ir.VectorType(I16, 2 * lanes)
-    block_bytes = builder.mul(groups, I64(4 * BLOCK))
+    block_bytes = builder.mul(groups, I64(64))
     row_starts = [builder.mul(room, I64(r)) for r in range(rows)]
     part_starts = [
-        builder.add(builder.mul(block_bytes, I64(n * lanes // BLOCK)), I64(n * lanes % BLOCK * 4)) for n in range(parts)
+        builder.add(builder.mul(block_bytes, I64(n * lanes // 16)), I64(n * lanes % 16 * 4)) for n in range(parts)
     ]
     sums = [[cgutils.alloca_once_value(builder, ir.Constant(wide, None)) for _ in range(parts)] for _ in range(rows)]
     in_int16 = dot == "avx2" and not words
@@ -99,7 +128,7 @@ def write_product(builder, rows, blocks, words, dot, arguments):
     def add_groups(start, stop, into):
         with cgutils.for_range_slice(builder, start, stop, I64(1)) as (group, _):
             bytes_, k = ir.VectorType(I8, 4 * lanes), builder.mul(group, I64(4))
-            at = builder.mul(group, I64(4 * BLOCK))
+            at = builder.mul(group, I64(64))
             loaded = [load_unaligned(builder, place(builder, weights, builder.add(at, p), bytes_)) for p in part_starts]
             for row, row_start in zip(into, row_starts):
                 four = load_unaligned(builder, place(builder, x, builder.add(k, row_start), I32))

@@ -9,6 +9,9 @@ import ctypes
 
 import numpy as np
 
+from .pairs import LIFT, TABLE
+from .products import FORMS
+
 __all__ = [
     "add",
     "address",
@@ -238,15 +241,19 @@ def sum_bytes(x):
     return x.sum(dtype=np.int32)
 
 
-def tile_product(rows, blocks, words):
-    activation, weight, pair = (np.uint16, np.int16, 2) if words else (np.uint8, np.int8, 4)
+def tile_product(form, rows, blocks):
+    columns, row_bytes, block_bytes = FORMS[form].columns, FORMS[form].row_bytes, FORMS[form].block_bytes
+    activation, weight = {"bytes": "u1 i1", "words": "u2 i2", "pairs": "u1 u1"}[form].split()
 
     def multiply(x, room, weights, groups, steps, totals, stride):
-        size = groups * 64
-        tiles = weights[: blocks * size].view(weight).reshape(blocks, groups, 16, pair).astype(np.int32)
+        tiles = weights[: blocks * groups * block_bytes].view(weight).astype(np.int32)
         for r in range(rows):
-            row = x[r * room : r * room + 4 * groups].view(activation).reshape(groups, pair).astype(np.int32)
-            sums = np.einsum("bgmp,gp->bm", tiles, row)
-            totals[r * stride : r * stride + blocks * 16] = sums.reshape(-1)
+            row = x[r * room : r * room + groups * row_bytes].view(activation).astype(np.int32)
+            if form == "pairs":
+                entries = TABLE[row[:, None] // 16, tiles.reshape(blocks, groups, 32)].astype(np.int32) - LIFT
+                sums = entries.sum(1).reshape(blocks, 16, 2).transpose(0, 2, 1)
+            else:
+                sums = np.einsum("bgmp,gp->bm", tiles.reshape(blocks, groups, 16, -1), row.reshape(groups, -1))
+            totals[r * stride : r * stride + blocks * columns] = sums.reshape(-1)
 
     return multiply

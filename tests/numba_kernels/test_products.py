@@ -7,9 +7,10 @@ import pytest
 import numba_kernels as nk
 from numba_kernels import simd
 from numba_kernels.kernels.product import center_codes, tile_weight
-from numba_kernels.layout import PACKED_BITS
+from numba_kernels.layout import PACKED_BITS, row_bytes
 from numba_kernels.simd.features import dot_product_of, features_of
-from numba_kernels.simd.products import steps_of_bytes
+from numba_kernels.simd.pairs import LIFT, STEPS, TABLE
+from numba_kernels.simd.products import form_of
 
 from .plans import JIT_OFF
 
@@ -44,10 +45,10 @@ def test_any_number_of_rows(rows):
     np.testing.assert_array_equal(nk.gemm(codes, nk.Weight(w, 1.0, 7.5)), exact_product(x, 128, w, 7.5))
 
 
-@pytest.mark.parametrize("K", [10_920, 10_924, 16_400])
-def test_long_rows_of_narrow_codes_do_not_overflow_int16(K):
-    x, w = np.full((2, K), 3, np.uint8), np.zeros((K, 2), np.uint8)
-    w[:, 1] = 3
+@pytest.mark.parametrize("K", [7_168, 7_169, 10_920, 10_924, 16_400])
+def test_long_rows_of_narrow_codes_do_not_overflow(K):
+    x, w = np.full((2, K), 3, np.uint8), np.zeros((K, 20), np.uint8)
+    w[:, 1::2] = 3
     codes = nk.quantize(x.astype(np.float32), nk.Grid(K, 2, scale=1.0))
     np.testing.assert_array_equal(nk.gemm(codes, nk.Weight(w, 1.0, 0.0)), x.astype(np.int64) @ w)
 
@@ -72,16 +73,27 @@ def test_sums_that_do_not_fit_int32_as_quarters_are_exact():
     np.testing.assert_array_equal(nk.gemm(codes, nk.Weight(w, 1.0, 0.0)), exact_product(x, -255, w, 0))
 
 
-@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("form", ["bytes", "words"])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 16), (8, 17), (1433, 7)])
-def test_weights_are_tiled(shape, words):
+def test_weights_are_tiled(shape, form):
     codes = np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
-    inputs, (K, M) = 2 if words else 4, shape
-    tiles = tile_weight(codes, words)
+    inputs, (K, M) = 2 if form == "words" else 4, shape
+    tiles = tile_weight(codes, form)
     assert tiles.shape == (-(-M // 16), -(-K // inputs), 16, inputs) and tiles.itemsize * inputs == 4
     for k, m in [(0, 0), (K - 1, M - 1), (K // 2, M // 3)]:
         assert tiles[m // 16, k // inputs, m % 16, k % inputs] == codes[k, m]
     assert tiles.sum(dtype=np.int64) == codes.sum(dtype=np.int64)
+
+
+def test_weights_are_tiled_as_pairs():
+    codes = np.random.default_rng(0).integers(-2, 2, (130, 40)).astype(np.int8)
+    tiles, W = tile_weight(codes, "pairs"), row_bytes(130, 2)
+    assert W == 64 and tiles.shape == (2, 128, 32)
+    filled = np.zeros((256, 64), int)
+    filled[:130, :40] = codes
+    for step, first, m in [(0, 0, 0), (63, 63, 17), (1, 1, 39), (64, 128, 5), (127, 191, 63)]:
+        pair = int(tiles[m // 32, step, m % 16 * 2 + m % 32 // 16])
+        assert (pair % 4 - 2, pair // 4 - 2) == (filled[first, m], filled[first + W, m])
 
 
 @pytest.mark.parametrize(("top", "largest"), [(1, 1), (3, 2), (15, 8), (254, 127), (255, 128)])
@@ -91,16 +103,40 @@ def test_codes_are_moved_to_the_middle(top, largest):
     np.testing.assert_array_equal(codes.astype(int) + shift, [[0, top]])
 
 
-@pytest.mark.parametrize(("top", "largest"), [(1, 1), (3, 2), (15, 8), (15, 128), (255, 8), (255, 16)])
-def test_as_many_steps_as_int16_holds(top, largest):
-    steps = steps_of_bytes(top, largest, "avx2")
-    assert steps * 2 * top * largest < 2**15 <= (steps + 1) * 2 * top * largest
-    assert steps_of_bytes(top, largest, "avxvnni") >= 2**28 and steps_of_bytes(top, largest, "generic") == 0
+@pytest.mark.parametrize(("bits", "top"), [(1, 1), (1, 3), (2, 7), (4, 15), (4, 255), (8, 15)])
+def test_as_many_steps_as_int16_holds(bits, top):
+    form, steps = form_of(bits, top, 256, 256, "avx2")
+    largest = 2 * (2**bits - 1) * ((top + 1) // 2)
+    assert form == "bytes" and steps * largest < 2**15 <= (steps + 1) * largest
 
 
-def test_words_where_bytes_are_not_exact():
-    assert steps_of_bytes(255, 128, "avx2") == steps_of_bytes(255, 1, "dotprod") == 0
-    assert steps_of_bytes(15, 128, "dotprod") >= 2**28
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((8, 255, 256, 256, "avx2"), "words"),
+        ((8, 63, 256, 256, "avx2"), "words"),
+        ((2, 3, 256, 256, "avx2"), "pairs"),
+        ((2, 4, 256, 256, "avx2"), "bytes"),
+        ((1, 3, 256, 256, "avx2"), "bytes"),
+        ((2, 3, 256, 16, "avx2"), "bytes"),
+        ((2, 3, 20, 256, "avx2"), "bytes"),
+        ((2, 3, 7281, 256, "avx2"), "bytes"),
+        ((8, 1, 256, 256, "dotprod"), "words"),
+        ((4, 255, 256, 256, "dotprod"), "bytes"),
+        ((8, 255, 256, 256, "i8mm"), "bytes"),
+        ((8, 255, 256, 256, "avxvnni"), "bytes"),
+        ((8, 255, 256, 256, "avx512vnni"), "bytes"),
+        ((2, 3, 256, 256, "generic"), "words"),
+    ],
+)
+def test_the_fastest_exact_form(arguments, expected):
+    assert form_of(*arguments)[0] == expected
+
+
+def test_every_entry_of_the_table_is_a_product():
+    for x, w in np.ndindex(16, 16):
+        assert TABLE[x, w] == x % 4 * (w % 4 - 2) + x // 4 * (w // 4 - 2) + LIFT
+    assert TABLE.max() * STEPS <= 255 and TABLE.min() == 0
 
 
 @pytest.mark.parametrize(
@@ -136,21 +172,20 @@ def test_features_of_the_machine_that_code_is_made_for(name, given, expected):
     assert features_of(name, given, {"avx2": True, "fma": True, "avx512f": False}) == expected
 
 
-def test_both_kinds_of_tiles_give_the_same_sums():
-    """Bytes as long as they stay exact, and words, by every shape that kernels use."""
+@pytest.mark.parametrize("form", ["bytes", "words"])
+def test_sums_do_not_depend_on_when_they_are_widened(form):
+    if form == "bytes" and simd.DOT_PRODUCT == "generic" and not JIT_OFF:
+        pytest.skip("bytes are not multiplied on this machine")
     rng = np.random.default_rng(0)
     x, w = rng.integers(0, 4, (8, 52)).astype(np.uint8), rng.integers(-2, 2, (52, 64)).astype(np.int8)
-    for rows, blocks in {(simd.ROWS, simd.BLOCKS), (simd.ROWS_OF_ONE, 1)}:
-        expected = x[:rows].astype(np.int32) @ w[:, : 16 * blocks]
-        forms = [True] if simd.DOT_PRODUCT == "generic" and not JIT_OFF else [False, True]
-        for words in forms:
-            given = x.astype(np.uint16) if words else x
-            tiles, totals = tile_weight(w, words), np.zeros((rows, 16 * blocks), np.int32)
-            groups = tiles.shape[1]
-            for steps in (1, 5, groups, 1 << 30):
-                totals[:] = 99
-                multiplying(simd.tile_product(rows, blocks, words))(given, tiles, groups, steps, totals)
-                np.testing.assert_array_equal(totals, expected)
+    shape, tiles = simd.FORMS[form], tile_weight(w, form)
+    given = x.astype(np.uint16) if form == "words" else x
+    for rows, blocks in {(shape.rows, shape.blocks), (shape.rows_of_one, 1)}:
+        totals = np.zeros((rows, 16 * blocks), np.int32)
+        for steps in (1, 5, tiles.shape[1], 1 << 30):
+            totals[:] = 99
+            multiplying(simd.tile_product(form, rows, blocks))(given, tiles, tiles.shape[1], steps, totals)
+            np.testing.assert_array_equal(totals, x[:rows].astype(np.int32) @ w[:, : 16 * blocks])
 
 
 def multiplying(multiply):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.lookup import Lookup, look_up
-from ...kernels.product import Product, multiply, scratch_of_row
+from ...kernels.product import Product, multiply
 from ...layout import dense_bytes, padded
 from ...packing import unpack
-from ...simd import steps_of_bytes
+from ...simd import form_of
 from .registry import Operation, each_part, operation
 
 
@@ -53,12 +53,12 @@ class Linear(Operation):
             stage.add(look_up, (target.mode,), Lookup(*fields))
             return
         operand = stage.places.operand(value)
-        steps = steps_of_bytes((1 << operand.bits) - 1, weight.largest)
-        words = steps == 0
-        codes = stage.area_of_rows("codes", scratch_of_row(operand.width, operand.bits, words))
-        tiles = stage.weight_fields(weight, weight.tiles(words))
-        fields = stage.at_slot(slot), op.columns, codes, steps, operand, tiles
-        stage.add(multiply, (operand.bits, words), Product(*fields))
+        form, steps = form_of(operand.bits, weight.top, weight.inputs, weight.columns)
+        tiles = weight.tiles(form)
+        room = operand.width * {"bytes": 8 // operand.bits, "words": 16 // operand.bits, "pairs": 2}[form]
+        codes, groups = stage.area_of_rows("codes", room + 8), tiles.shape[1]
+        numbers = room, groups, steps, operand, stage.weight_fields(weight, tiles)
+        stage.add(multiply, (operand.bits, form), Product(stage.at_slot(slot), op.columns, codes, *numbers))
 
     @each_part
     def reference(self, plan, op, codes):
