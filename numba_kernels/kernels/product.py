@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import simd
 from ..jit import kernel
-from ..layout import row_bytes
+from ..layout import PACKED_BITS, row_bytes
 from .fields import Operand, ProductWeight
 from .instruction import instruction, reader
 from .unpack import unpacking
@@ -102,7 +102,11 @@ class Product(NamedTuple):
 read_product = reader(Product)
 
 
-@instruction(Product)
+# Of activations and weights of all widths, wide enough.
+_VARIANTS = {(bits, simd.form_of(bits, top, 256, 256)[0]) for bits in PACKED_BITS for top in (1, 3, 15, 255)}
+
+
+@instruction(Product, sorted(_VARIANTS))
 def multiply(bits, form):
     """A variant a width of activations and form of products."""
     shape, unpack = simd.FORMS[form], unpacking(bits, form)
