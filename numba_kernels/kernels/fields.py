@@ -75,5 +75,5 @@ class ProductWeight(NamedTuple):
     scale: int  # (M,) float32
     zero: int  # (M,) float64
     sums: int  # (M,) float64, column sums of the codes
-    twice_zero: int  # the same twice, (M,) int32, or 0 where they are not whole or products might not fit
-    twice_sums: int
+    twice_zero: int  # where int32 holds products as multiples of ¼: twice the one zero point of all columns
+    twice_sums: int  # and (M,) int32, twice the column sums; else 0

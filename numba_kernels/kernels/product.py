@@ -48,8 +48,8 @@ def tile_weight(codes: np.ndarray, form: str) -> np.ndarray:
 def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, out):
     """A row of products as float32: (t − z_x Σ q_w − z_w (Σ q_x − K z_x)) · s_x · s_w.
 
-    Until it is rounded to float32 it is exact: in int32, as multiples of ¼, where zero points are multiples of ½ and
-    nothing overflows, else in float64.
+    Until it is rounded to float32 it is exact: in int32, as multiples of ¼, where zero points are multiples of ½, one
+    for all columns, and nothing overflows, else in float64.
 
     Parameters
     ----------
@@ -64,16 +64,15 @@ def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, out):
     lanes, none = simd.zeros_f32(), simd.zeros_i32()
     scale, s = simd.f32_at(weight.scale), simd.fill(lanes, row_scale)
     twice = np.int64(row_zero + row_zero) if abs(row_zero) <= 255.0 else np.int64(0)
-    if weight.twice_zero != 0 and np.float64(twice) == row_zero + row_zero:
-        zeros, sums = simd.i32_at(weight.twice_zero), simd.i32_at(weight.twice_sums)
-        z, r = simd.fill(none, twice), simd.fill(none, 2 * row_sum - weight.inputs * twice)
+    if weight.twice_sums != 0 and np.float64(twice) == row_zero + row_zero:
+        sums, z = simd.i32_at(weight.twice_sums), simd.fill(none, twice)
+        rest = simd.fill(none, weight.twice_zero * (2 * row_sum - weight.inputs * twice))
         quarter = simd.fill(lanes, np.float32(0.25))
         for m in range(0, columns, 16):
-            t = simd.shift_left(simd.load(none, totals, m), 2)
-            moved = simd.multiply(z, simd.load(none, sums, m))
-            moved = simd.add(moved, simd.multiply(r, simd.load(none, zeros, m)))
-            y = simd.multiply(simd.to_f32(simd.subtract(t, moved)), quarter)
-            simd.store(simd.multiply(simd.multiply(y, s), simd.load(lanes, scale, m)), out, m)
+            t = simd.subtract(simd.shift_left(simd.load(none, totals, m), 2), rest)
+            t = simd.subtract(t, simd.multiply(z, simd.load(none, sums, m)))
+            y = simd.multiply(simd.multiply(simd.to_f32(t), quarter), s)
+            simd.store(simd.multiply(y, simd.load(lanes, scale, m)), out, m)
     else:
         zeros, sums, wide = simd.f64_at(weight.zero), simd.f64_at(weight.sums), simd.to_f64(lanes)
         z = simd.fill(wide, row_zero)

@@ -158,12 +158,12 @@ class Weight:
         self.scale = pad(scale, self.columns)
         self.zero = pad(np.asarray(zero_point, np.float32).astype(np.float64) - shift, self.columns, np.float64)
         self.sums = pad(self._codes.sum(axis=0, dtype=np.int64), self.columns, np.float64)
-        self.twice_zero = self.twice_sums = None
-        twice = 2 * self.zero
+        self.twice_zero, self.twice_sums = 0, None
         # 4 Σ (q_x − z_x) (q_w − z_w), with |q_x|, |z_x| ≤ 255
-        bound = 4.0 * self.inputs * 510 * (shift + abs(self.zero).max())
-        if bound < 2**31 and (twice == np.rint(twice)).all():
-            self.twice_zero, self.twice_sums = twice.astype(np.int32), (2 * self.sums).astype(np.int32)
+        zero = self.zero[0]
+        is_small = 4.0 * self.inputs * 510 * (shift + abs(zero)) < 2**31
+        if is_small and 2 * zero == np.rint(2 * zero) and (self.zero[: self.columns] == zero).all():
+            self.twice_zero, self.twice_sums = int(2 * zero), (2 * self.sums).astype(np.int32)
 
     @classmethod
     def of(cls, plan, spec: dict) -> Weight:

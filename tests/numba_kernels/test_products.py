@@ -65,6 +65,15 @@ def test_zero_points_that_int32_does_not_hold_are_taken_in_float64(zero, weight_
     np.testing.assert_array_equal(nk.gemm(codes, nk.Weight(w, 1.0, weight_zero)), expected)
 
 
+def test_every_column_of_weights_may_have_a_zero_point_of_its_own():
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(0, 16, (5, 40)).astype(np.uint8), rng.integers(0, 16, (40, 20)).astype(np.uint8)
+    codes = nk.quantize(x.astype(np.float32), nk.Grid(40, 4, scale=1.0, zero_point=7.5, offset=0.0))
+    zeros = np.arange(20) / 2
+    expected = np.concatenate([exact_product(x, 7.5, w[:, m : m + 1], zeros[m]) for m in range(20)], axis=1)
+    np.testing.assert_array_equal(nk.gemm(codes, nk.Weight(w, 1.0, zeros)), expected)
+
+
 def test_sums_that_do_not_fit_int32_as_quarters_are_exact():
     K = 8_000
     x, w = np.full((1, K), 255, np.uint8), np.full((K, 2), 255, np.uint8)
