@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from typing import Any
 
 import numba
 from numba.core.ccallback import CFunc
@@ -38,6 +39,9 @@ def launcher(function=None, *, parallel: bool = False):
 
 class Callback(CFunc):
     """A C function of int64 arguments that returns nothing, compiled at once or loaded from disk."""
+
+    _compiler: Any
+    _library: Any
 
     def __init__(self, function, arguments: int, name: str):
         signature = (numba.types.int64,) * arguments, numba.types.void

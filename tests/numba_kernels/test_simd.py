@@ -186,6 +186,7 @@ def test_weights_are_tiled_and_moved_into_signed_bytes(shape, top):
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT or "NUMBA_CPU_NAME" in os.environ, reason="runs the others itself")
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])
 def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
     """The whole suite of this folder, compiled without AVX-512, and without AVX."""
@@ -198,6 +199,8 @@ def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
             "-q",
             "-p",
             "no:cacheprovider",
+            "-n",
+            "0",
             "-k",
             "not compiler",
             str(Path(__file__).parent),
