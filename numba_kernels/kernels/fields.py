@@ -70,8 +70,10 @@ class Edges(NamedTuple):
 class ProductWeight(NamedTuple):
     """A quantised (K, M) weight."""
 
-    codes: int  # int8: tiles for PRODUCT, rows for LOOKUP
+    codes: int  # int8 or int16: tiles for PRODUCT, rows for LOOKUP
     inputs: int  # K
     scale: int  # (M,) float32
     zero: int  # (M,) float64
     sums: int  # (M,) float64, column sums of the codes
+    twice_zero: int  # the same twice, (M,) int32, or 0 where they are not whole or products might not fit
+    twice_sums: int

@@ -11,7 +11,7 @@ from ..jit import kernel
 from .encode import row_grid
 from .fields import ROW_AFFINE, ROW_HALF, STATIC, Matrix, ProductWeight, Target
 from .instruction import instruction, reader
-from .product import finish_lanes
+from .product import finish_row
 
 
 class Lookup(NamedTuple):
@@ -131,9 +131,7 @@ def lookup(i, x, flag, target, is_static, is_half, weight, columns, codes, total
         for column in range(0, columns, 16):
             add_weights(positions, steps, found, rows, stride, column, simd.zeros16(), totals)
     q0 = np.float64(simd.largest(zero_code))
-    rest = np.float64(simd.total(sums)) + np.float64(K) * (q0 - np.float64(zero))
-    for m in range(0, columns, 16):
-        finish_lanes(simd.load(none, totals, m), m, m, scale, np.float64(zero) - q0, rest, weight, out)
+    finish_row(totals, columns, scale, np.float64(zero) - q0, np.int64(simd.total(sums)), weight, out)
 
 
 @instruction(Lookup, [(STATIC,), (ROW_AFFINE,), (ROW_HALF,)])

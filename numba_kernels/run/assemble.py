@@ -254,7 +254,8 @@ class StageAssembler:
     def weight_fields(self, weight: Weight, codes) -> ProductWeight:
         """A weight as fields, its codes in one of its layouts."""
         at = self.at
-        return ProductWeight(at(codes), weight.inputs, at(weight.scale), at(weight.zero), at(weight.sums))
+        numbers = weight.scale, weight.zero, weight.sums, weight.twice_zero, weight.twice_sums
+        return ProductWeight(at(codes), weight.inputs, *map(at, numbers))
 
     def padded(self, key, numbers, columns: int) -> int:
         """The address of numbers of the plan, one or one a column, as an array padded with zeros."""

@@ -13,17 +13,17 @@ lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maxim
                    bits_or, shift_left, shift_right
 copies, choice     fill, first_lanes
 conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
-to one number      largest, smallest, total, nonzero_lanes, trailing_zeros
-dot product        dot4
+to one number      largest, smallest, total, sum_bytes, nonzero_lanes, trailing_zeros
 =================  =====================================================================
+
+Products of small integers are in :mod:`numba_kernels.simd.products`.
 
 With the JIT off, NumPy arrays stand in for vectors and pointers (:mod:`numba_kernels.simd.stand_ins`).
 """
 
 from __future__ import annotations
 
-import numba
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -31,13 +31,11 @@ from .vectors import (
     F32,
     I1,
     I8,
-    I16,
     I32,
     I64,
     Vector,
     call_intrinsic,
     generating,
-    lane_numbers,
     larger,
     load_unaligned,
     place,
@@ -300,6 +298,13 @@ total = intrinsic(_reduction(lambda b, x, y: b.fadd(x, y) if x.type.element == F
 
 
 @intrinsic
+def sum_bytes(typing_context, x):
+    """The sum of unsigned bytes, int32."""
+    wide, name = Vector("i32", x.lanes), f"llvm.vector.reduce.add.v{x.lanes}i32"
+    return generating(types.int32(x), lambda b, v: call_intrinsic(b, name, I32, [b.zext(v, wide.llvm)]))
+
+
+@intrinsic
 def nonzero_lanes(typing_context, x):
     """An int64 whose bit m says whether lane m of an i32 vector, of at most 63 lanes, is not 0."""
 
@@ -314,47 +319,3 @@ def nonzero_lanes(typing_context, x):
 def trailing_zeros(typing_context, x):
     """How many zeros the bits of an int64 end in; 64 of 0."""
     return generating(types.int64(x), lambda b, v: call_intrinsic(b, "llvm.cttz.i64", I64, [v, I1(0)]))
-
-
-# -- dot product ----------------------------------------------------------------------------------------
-def _has_dot_product() -> bool:
-    """Whether the code generated here may use AVX-512's u8 × s8 dot product."""
-    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
-        return "+avx512vnni" in (numba.config.CPU_FEATURES or "")
-    features = binding.get_host_cpu_features()
-    return bool(features.get("avx512vnni") and features.get("avx512f") and features.get("avx512bw"))
-
-
-HAS_DOT_PRODUCT = _has_dot_product()
-
-
-@intrinsic
-def dot4(typing_context, total, x, x_offset, w, w_offset):
-    """total[m] += Σ_j x[x_offset + j] · w[w_offset + 4m + j], j < 4, for sixteen int32 totals.
-
-    ``x`` points to uint8, ``w`` to int8.
-    """
-    bytes64, pairs32 = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
-
-    def body(builder, sums, x, x_offset, w, w_offset):
-        quads = splat(builder, total.llvm, load_unaligned(builder, place(builder, x, x_offset, I32)))
-        weights = load_unaligned(builder, place(builder, w, w_offset, bytes64))
-        if HAS_DOT_PRODUCT:
-            # LLVM 22 changed the operands of this instruction from sixteen int32 to sixty-four int8.
-            operand = bytes64 if binding.llvm_version_info[0] >= 22 else total.llvm
-            arguments = [sums, builder.bitcast(quads, operand), builder.bitcast(weights, operand)]
-            return call_intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", total.llvm, arguments)
-        # Even and odd bytes as 16 bits; LLVM knows sums of neighbouring products of those.
-        eight = ir.Constant(pairs32, [8] * 32)
-        xs, ws = builder.bitcast(quads, pairs32), builder.bitcast(weights, pairs32)
-        low = builder.and_(xs, ir.Constant(pairs32, [255] * 32)), builder.ashr(builder.shl(ws, eight), eight)
-        high = builder.lshr(xs, eight), builder.ashr(ws, eight)
-        for left, right in (low, high):
-            wide = ir.VectorType(I32, 32)
-            products = builder.mul(builder.sext(left, wide), builder.sext(right, wide))
-            even = builder.shuffle_vector(products, products, lane_numbers(range(0, 32, 2)))
-            odd = builder.shuffle_vector(products, products, lane_numbers(range(1, 32, 2)))
-            sums = builder.add(sums, builder.add(even, odd))
-        return sums
-
-    return generating(total(total, x, x_offset, w, w_offset), body)
