@@ -15,7 +15,7 @@ from .cache import KernelCache
 SECONDS_BEFORE_TELLING = 2.0
 _OPTIONS = {"boundscheck": False, "error_model": "numpy"}
 # Of what Python never calls: no reference counts, no wrappers.
-_INNER = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INNER = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "no_rewrites": True}
 _seconds_compiled = 0.0
 
 
@@ -45,7 +45,12 @@ class Callback(CFunc):
 
     def __init__(self, function, arguments: int, name: str):
         signature = (numba.types.int64,) * arguments, numba.types.void
-        super().__init__(function, signature, locals={}, options={"forceinline": True, "_nrt": False, **_OPTIONS})
+        super().__init__(
+            function,
+            signature,
+            locals={},
+            options={"forceinline": True, "_nrt": False, "no_rewrites": True, **_OPTIONS},
+        )
         self._cache = KernelCache(name)
         self._compiler.compile = _told(self._compiler.compile)
         self.compile()
