@@ -391,6 +391,8 @@ def test_everything_here_also_holds_without_the_compiler():
             "-q",
             "-p",
             "no:cacheprovider",
+            "-n",
+            "0",
             "-k",
             "not lesser",
             str(Path(__file__).parent),

@@ -154,6 +154,7 @@ def test_magnitudes_tell_what_is_not_finite():
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT or "NUMBA_CPU_NAME" in os.environ, reason="runs the others itself")
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])
 def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
     """The whole suite of this folder, compiled without AVX-512, and without AVX."""
@@ -166,6 +167,8 @@ def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
             "-q",
             "-p",
             "no:cacheprovider",
+            "-n",
+            "0",
             "-k",
             "not compiler",
             str(Path(__file__).parent),

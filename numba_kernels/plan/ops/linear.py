@@ -50,7 +50,7 @@ class Linear(Operation):
                 target,
                 stage.weight_fields(weight, weight.rows),
             )
-            stage.add(look_up, (target.mode,), Lookup(*fields))
+            stage.add(look_up, (target.mode, min(padded(op.columns), 64)), Lookup(*fields))
             return
         operand = stage.places.operand(value)
         form, steps = form_of(operand.bits, weight.top, weight.inputs, weight.columns)
