@@ -10,12 +10,15 @@ import ctypes
 import numpy as np
 
 __all__ = [
+    "absolute",
     "add",
     "address",
     "bits_and",
     "bits_or",
     "divide",
     "dot4",
+    "dot_quads",
+    "dot_small_quads",
     "f32_at",
     "f64_at",
     "fill",
@@ -23,6 +26,7 @@ __all__ = [
     "i8_at",
     "i32_at",
     "i64_at",
+    "interleave",
     "largest",
     "load",
     "low_bytes",
@@ -47,6 +51,7 @@ __all__ = [
     "to_i32",
     "to_signed",
     "total",
+    "totals_of_four",
     "trailing_zeros",
     "u8_at",
     "widen",
@@ -149,6 +154,9 @@ def multiply_add(x, y, z):
     return x * y + z
 
 
+absolute = np.abs
+
+
 def minimum(x, y):
     return np.minimum(x, y)
 
@@ -212,6 +220,10 @@ def magnitude_bits(x):
     return x.view(np.int32) & np.int32(0x7FFFFFFF)
 
 
+def interleave(p, q, r, s):
+    return np.stack([p, q, r, s], 1).ravel()
+
+
 def smallest(x):
     return x.min()
 
@@ -222,6 +234,10 @@ def largest(x):
 
 def total(x):
     return x.sum(dtype=x.dtype)
+
+
+def totals_of_four(x, y, z, w):
+    return np.array([x.sum(), y.sum(), z.sum(), w.sum()], np.float32)
 
 
 def nonzero_lanes(x):
@@ -236,3 +252,11 @@ def trailing_zeros(x):
 def dot4(total, x, x_offset, w, w_offset):
     products = w[w_offset : w_offset + 64].reshape(16, 4).astype(np.int32) * x[x_offset : x_offset + 4]
     return total + products.sum(1, dtype=np.int32)
+
+
+def dot_quads(total, x, w):
+    products = x.view(np.uint8).astype(np.int32) * w.view(np.int8)
+    return total + products.reshape(16, 4).sum(1, dtype=np.int32)
+
+
+dot_small_quads = dot_quads
