@@ -73,7 +73,11 @@ def address(array):
 
 def _pointer(ctype):
     kind = ctypes.POINTER(ctype)
-    return lambda address: np.ctypeslib.as_array(ctypes.cast(int(address), kind), (_BEYOND,))
+
+    def pointer(address):  # to nothing, where a field that may be absent is
+        return np.ctypeslib.as_array(ctypes.cast(int(address), kind), (_BEYOND,)) if address else None
+
+    return pointer
 
 
 u8_at, i8_at = _pointer(ctypes.c_uint8), _pointer(ctypes.c_int8)
