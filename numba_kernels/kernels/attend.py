@@ -1,31 +1,55 @@
-"""ATTEND: sums of packed messages over in-neighbours, weighted with attention."""
+"""ATTEND: sums of packed messages over in-neighbours, weighted with attention.
+
+A row's edges are scored, their softmax is coded, and codes of messages are summed with it, all heads at once.
+"""
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from .. import simd
 from ..jit import kernel
+from ..layout import PACKED_BITS
 from .decode import decode_rows
-from .fields import Operand
+from .fields import Edges, Operand
 from .instruction import instruction, reader
-from .maps import exp, leaky_relu
+from .quads import MOST_BYTES, weighing
+from .scores import scoring_numbers, scoring_sums, without_zero, write_number_tables, write_sum_tables
+from .softmax import code, exponentiate, fill_numbers, fold, keep_largest, repeat
 from .sums import clear
+
+# Numbers kept of a row's edges, of which it has one a head: rows of more are scored three times, in parts.
+KEPT = 4096
+# Edges, in fours, whose words are laid out at a time.
+QUADS = 16
 
 
 class Attention(NamedTuple):
     """Softmax over in-neighbours j of i of Σ_d vector[h, d] · LeakyReLU(left[j, h, d] + right[i, h, d]), coded."""
 
-    indptr: int  # (rows + 1,) int64
-    indices: int  # int32
     heads: int
     columns: int  # of left and right, a multiple of heads
     vector: int  # (columns,) float32
     slope: float
     top: int  # largest code
     scale: float  # of the codes, whose zero point is 0
+    period: int  # least common multiple of sixteen and heads
+
+
+class Scratch(NamedTuple):
+    """Where in the scratch numbers of a row stand; as many more as a vector has may be written."""
+
+    totals: int  # int32, the codes of a packed row
+    scores: int  # float32
+    codes: int  # uint8: codes that scores are of, then those of attention
+    words: int  # int32, see weighing
+    own: int  # float32, the right side's columns or a period
+    tables: int  # float32, see scores
+    heads: int  # a period of each: largest scores, sums, factors, float32, and sums of codes, int32
 
 
 class Attend(NamedTuple):
@@ -33,152 +57,158 @@ class Attend(NamedTuple):
 
     dst: int  # in the scratch
     columns: int
-    memory: int  # in the scratch
+    edges: Edges
     messages: Operand
     left: Operand
     right: Operand
     attention: Attention
+    scratch: Scratch
 
 
 read_attend = reader(Attend)
 
-# Numbers kept of a row's edges between the passes over them; what is beyond is computed anew.
-KEPT = 4096
+
+def sizes_of_scratch(room: int, columns: int, heads: int) -> Scratch:
+    """Bytes of scratch, for packed rows of ``room`` codes and scores of ``columns``."""
+    most, period, many = max(KEPT, 4 * heads) + 32, math.lcm(16, heads), -(-heads // 16) * 16
+    return Scratch(
+        totals=4 * room,
+        scores=4 * most,
+        codes=most + 3 * heads + 4 * room,
+        words=4 * (QUADS * max(room + 16, many) + room + many + 32),
+        own=4 * (max(columns, period) + 32),
+        tables=4 * max(3 * (period + 16), 32 * (2 * heads + columns // 16 + 1)),
+        heads=16 * (period + 16),
+    )
 
 
 @kernel(inline=True)
-def lanes_of(count):
-    """The next multiple of sixteen."""
-    return (count + 15) // 16 * 16
-
-
-def scratch_of(room: int, columns: int, heads: int) -> int:
-    """int32 of scratch that :func:`attend` needs for packed rows of ``room`` codes and scores of ``columns``."""
-    wide, many = -(-columns // 16) * 16, -(-heads // 16) * 16
-    return 2 * room + 16 + 2 * wide + 3 * many + max(KEPT, many)
-
-
-@kernel
-def score(j, left, attention, own, values, scores):
-    """scores[h] ← Σ_d vector[h, d] · LeakyReLU(left[j, h, d] + own[h, d]); ``values`` is scratch."""
-    lanes, vector, slope = simd.zeros_f32(), simd.f32_at(attention.vector), np.float32(attention.slope)
-    if left.width == 16 and left.bits == 8:  # a number a head, as a rule: all in registers
-        code = simd.to_f32(simd.to_i32(simd.load(simd.zeros16(), simd.u8_at(left.packed), j * 16)))
-        code = simd.subtract(code, simd.load(lanes, simd.f32_at(left.zero), 0))
-        simd.store(simd.multiply(code, simd.load(lanes, simd.f32_at(left.scale), 0)), simd.f32_at(values), 0)
-    else:
-        decode_rows(j, 1, left, attention.columns, 0, values, 0)
-    x, per_head = simd.f32_at(values), attention.columns // attention.heads
-    for c in range(0, attention.columns, 16):
-        y = leaky_relu(simd.add(simd.load(lanes, x, c), simd.load(lanes, own, c)), slope)
-        simd.store(simd.multiply(y, simd.load(lanes, vector, c)), scores if per_head == 1 else x, c)
-    if per_head > 1:
-        for h in range(attention.heads):
-            total = np.float32(0.0)
-            for d in range(per_head):
-                total += x[h * per_head + d]
-            scores[h] = total
-
-
-@kernel(inline=True)
-def add_edge(packed, width, bits, j, weights, heads, columns, spread, totals):
-    """totals[h, d] += weights[h] · code[h, d] of row j of the packed messages."""
-    per_head = columns // heads
-    none, whole, top = simd.zeros16(), simd.zeros_i32(), (1 << bits) - 1
-    for h in range(heads):  # sixteen at a time: the next head's weights overwrite what is too much
-        weight = simd.fill(whole, weights[h])
+def spread(numbers, heads, per_head, to):
+    """Each head's int32 to the columns of the head."""
+    whole = simd.zeros_i32()
+    for h in range(heads):  # sixteen at a time: the next head's overwrites what is too much
+        number = simd.fill(whole, numbers[h])
         for d in range(0, per_head, 16):
-            simd.store(weight, spread, h * per_head + d)
-    for column in range(0, min(width, columns), 16):
-        codes, shift = simd.to_i32(simd.load(none, packed, j * width + column)), 0
-        c = column
-        while c < columns:
-            x = simd.bits_and(simd.shift_right(codes, shift), top)
-            x = simd.multiply(x, simd.load(whole, spread, c))
-            simd.store(simd.add(simd.load(whole, totals, c), x), totals, c)
-            shift += bits
-            c += width
+            simd.store(number, to, h * per_head + d)
 
 
 @kernel(inline=True)
-def weigh(begin, end, indices, left, attention, own, values, kept, many, most, sums):
-    """Score the edges; ``most`` ← largest score of each head, ``sums`` ← Σ exp(score − most).
-
-    Of the first edges, KEPT // many − 1 of them, exp(score − most) stays in ``kept``.
-    """
-    lanes, last = simd.zeros_f32(), max(KEPT // many, 1) - 1
-    for h in range(0, many, 16):
-        simd.store(simd.fill(lanes, np.float32(-np.inf)), most, h)
-        simd.store(lanes, sums, h)
-    for e in range(begin, end):
-        place = simd.f32_at(kept + 4 * many * min(e - begin, last))
-        score(np.int64(indices[e]), left, attention, own, values, place)
-        for h in range(0, many, 16):
-            simd.store(simd.maximum(simd.load(lanes, most, h), simd.load(lanes, place, h)), most, h)
-    for e in range(begin, end):
-        place = simd.f32_at(kept + 4 * many * min(e - begin, last))
-        if e - begin >= last:
-            score(np.int64(indices[e]), left, attention, own, values, place)
-        for h in range(0, many, 16):
-            x = exp(simd.subtract(simd.load(lanes, place, h), simd.load(lanes, most, h)))
-            simd.store(x, place, h)
-            simd.store(simd.add(simd.load(lanes, sums, h), x), sums, h)
+def quad_words(codes, heads, bytes_):
+    """Words of heads, four bytes each: codes of four edges."""
+    none = simd.zeros16()
+    for h in range(0, heads, 16):
+        p, q = simd.load(none, codes, h), simd.load(none, codes, heads + h)
+        x = simd.interleave(p, q, simd.load(none, codes, 2 * heads + h), simd.load(none, codes, 3 * heads + h))
+        simd.store(x, bytes_, 4 * h)
 
 
-@kernel
-def attend(start, count, messages, left, right, attention, columns, memory, dst, stride):
-    """Rows of Σ_j a_ij (q_j − z) · s over the in-neighbours j of row i, a the coded attention of each head.
-
-    For ``count`` rows from ``start`` on, to the address ``dst``, float32, ``stride`` apart. ``memory`` is the address
-    of scratch, see :func:`scratch_of`. Sums of codes are exact.
-    """
-    packed, width, bits = simd.u8_at(messages.packed), messages.width, messages.bits
+@kernel(inline=True)
+def center_heads(totals, counts, columns, excess, messages, size, row):
+    """row ← (totals + (excess − zero) · counts) · (size · scale), a count a column, the difference in float64."""
+    whole, lanes = simd.zeros_i32(), simd.zeros_f32()
     scale, zero = simd.f32_at(messages.scale), simd.f32_at(messages.zero)
-    indptr, indices = simd.i64_at(attention.indptr), simd.i32_at(attention.indices)
-    heads, room, wide, many = attention.heads, width * 8 // bits, lanes_of(attention.columns), lanes_of(attention.heads)
-    totals, spread, own_at = simd.i32_at(memory), simd.i32_at(memory + 4 * room), memory + 4 * (2 * room + 16)
-    values, base = own_at + 4 * wide, own_at + 8 * wide
-    own, most, sums = simd.f32_at(own_at), simd.f32_at(base), simd.f32_at(base + 4 * many)
-    counts, kept = simd.i32_at(base + 8 * many), base + 12 * many
-    lanes, whole, per_head, last = simd.zeros_f32(), simd.zeros_i32(), columns // heads, max(KEPT // many, 1) - 1
-    size, top = np.float32(attention.scale), simd.fill(lanes, np.float32(attention.top))
-    inverse = simd.fill(lanes, np.float32(1.0) / size)
-    for r in range(count):
-        i, row = start + r, simd.f32_at(dst + 4 * r * stride)
-        begin, end = indptr[i], indptr[i + 1]
-        decode_rows(i, 1, right, attention.columns, 0, own_at, 0)
-        clear(totals, room)
-        clear(counts, many)
-        weigh(begin, end, indices, left, attention, own, values, kept, many, most, sums)
-        for e in range(begin, end):
-            j, at = np.int64(indices[e]), kept + 4 * many * min(e - begin, last)
-            place, coded = simd.f32_at(at), simd.i32_at(at)
-            if e - begin >= last:
-                score(j, left, attention, own, values, place)
-            for h in range(0, many, 16):
-                x = simd.load(lanes, place, h)
-                if e - begin >= last:
-                    x = exp(simd.subtract(x, simd.load(lanes, most, h)))
-                x = simd.multiply(simd.divide(x, simd.load(lanes, sums, h)), inverse)
-                code = simd.bits_and(simd.rounded_bits(simd.minimum(simd.maximum(x, lanes), top)), 255)
-                simd.store(code, coded, h)
-                simd.store(simd.add(simd.load(whole, counts, h), code), counts, h)
-            add_edge(packed, width, bits, j, coded, heads, columns, spread, totals)
-        c = 0
-        for h in range(heads):
-            for _ in range(per_head):
-                centered = np.float32(np.float64(totals[c]) - np.float64(zero[c]) * np.float64(counts[h]))
-                row[c] = centered * (size * scale[c])
-                c += 1
-        for c in range(columns, lanes_of(columns)):
-            row[c] = np.float32(0.0)
+    for c in range(0, columns, 16):
+        t, count = simd.load(whole, totals, c), simd.load(whole, counts, c)
+        t = simd.add(t, simd.multiply(count, simd.fill(whole, excess)))
+        moved = simd.multiply(simd.to_f64(simd.load(lanes, zero, c)), simd.to_f64(count))
+        centered = simd.to_f32(simd.subtract(simd.to_f64(t), moved))
+        simd.store(simd.multiply(centered, simd.multiply(simd.fill(lanes, size), simd.load(lanes, scale, c))), row, c)
 
 
-@instruction(Attend)
-def attention():
+_COMMON = [(bits, lanes) for bits in PACKED_BITS for lanes in (16, 32, 64) if lanes <= MOST_BYTES[bits]]
+
+
+@instruction(Attend, ((*variant, 8, *more) for variant in _COMMON for more in product((False, True), (False, True))))
+def attention(bits, lanes, score_bits, has_sums, is_aligned):
+    """A variant: bits of messages, bytes of them at a time, bits of what scores are made of; whether heads have more
+    than one number of that, and whether they begin at multiples of sixteen columns of the messages, or are one."""
+    score = (scoring_sums if has_sums else scoring_numbers)(score_bits)
+    add_rows, codes_a_byte = weighing(bits, lanes, is_signed=False, is_aligned=is_aligned), 8 // bits
+    excess = np.int32(128 if bits == 8 else 0)
+
     def run(at, start, count, base, stride):
         f = read_attend(at)
-        memory, dst = base + f.memory, base + f.dst
-        attend(start, count, f.messages, f.left, f.right, f.attention, f.columns, memory, dst, stride)
+        indptr, indices, packed = (
+            simd.i64_at(f.edges.indptr),
+            simd.i32_at(f.edges.indices),
+            simd.u8_at(f.messages.packed),
+        )
+        width, heads, period, columns = f.messages.width, f.attention.heads, f.attention.period, f.attention.columns
+        per_head, room, many = f.columns // heads, width * codes_a_byte, (heads + 15) // 16 * 16
+        totals, scores, own = (
+            simd.i32_at(base + f.scratch.totals),
+            simd.f32_at(base + f.scratch.scores),
+            simd.f32_at(base + f.scratch.own),
+        )
+        codes, words_at, tables = base + f.scratch.codes, base + f.scratch.words, base + f.scratch.tables
+        step, kept = 4 * (period + 16), max(KEPT // heads // 4, 1) * 4
+        most, sums = simd.f32_at(base + f.scratch.heads), simd.f32_at(base + f.scratch.heads + step)
+        factors, counts = (
+            simd.f32_at(base + f.scratch.heads + 2 * step),
+            simd.i32_at(base + f.scratch.heads + 3 * step),
+        )
+        lanes_f32, whole, size = simd.zeros_f32(), simd.zeros_i32(), np.float32(f.attention.scale)
+        inverse = simd.fill(lanes_f32, np.float32(1.0) / size)
+        if has_sums:
+            write_sum_tables(f.attention, tables)
+        else:
+            write_number_tables(f.left, f.attention, tables)
+        for r in range(count):
+            i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
+            begin, end = indptr[i], indptr[i + 1]
+            parts = (end - begin + kept - 1) // kept
+            decode_rows(i, 1, f.right, columns, 0, base + f.scratch.own, 0)
+            without_zero(f.left, columns, own)
+            if not has_sums:
+                repeat(heads, period, own)
+            clear(totals, room)
+            fill_numbers(lanes_f32, np.float32(-np.inf), period, most)
+            fill_numbers(lanes_f32, np.float32(0.0), period, sums)
+            fill_numbers(whole, np.int32(0), period, counts)
+            for phase in range(3):  # largest scores, sums of exponentials, codes: over parts of a row's edges
+                if phase == 1:
+                    fold(lanes_f32, True, heads, period, most)
+                    repeat(heads, period, most)
+                elif phase == 2:
+                    fold(lanes_f32, False, heads, period, sums)
+                    repeat(heads, period, sums)
+                    for p in range(0, period, 16):
+                        simd.store(simd.divide(inverse, simd.load(lanes_f32, sums, p)), factors, p)
+                for part in range(parts):
+                    first = begin + part * kept
+                    edges = min(kept, end - first)
+                    numbers = edges * heads
+                    if phase == 0 or parts > 1:
+                        raw, quad = simd.u8_at(codes), simd.f32_at(words_at)
+                        score(indices, first, edges, f.left, f.messages, f.attention, own, tables, raw, scores, quad)
+                        simd.store(simd.fill(lanes_f32, np.float32(-np.inf)), scores, numbers)
+                    if phase == 0:
+                        keep_largest(numbers, scores, period, most)
+                    elif phase == 1 or parts > 1:
+                        exponentiate(numbers, scores, period, most, sums)
+                    if phase == 2:
+                        coded = simd.u8_at(codes)
+                        code(numbers, scores, period, factors, f.attention.top, coded, counts)
+                        for n in range((numbers + 15) // 16 * 16, numbers + 3 * heads, 16):
+                            simd.store(simd.zeros16(), coded, n)
+                        quads = (edges + 3) // 4
+                        for quad in range(0, quads, QUADS):
+                            now, words, wide = min(QUADS, quads - quad), simd.i32_at(words_at), many
+                            if is_aligned and heads == 1:  # codes of four edges are a word as they stand
+                                words, wide = simd.i32_at(codes + 4 * quad), 1
+                            for n in range(0 if is_aligned and heads == 1 else now):
+                                four = simd.u8_at(codes + 4 * (quad + n) * heads)
+                                if is_aligned:
+                                    quad_words(four, heads, simd.u8_at(words_at + 4 * n * many))
+                                else:
+                                    wide = room + 16
+                                    spare = words_at + 4 * QUADS * wide
+                                    quad_words(four, heads, simd.u8_at(spare))
+                                    spread(simd.i32_at(spare), heads, per_head, simd.i32_at(words_at + 4 * n * wide))
+                            at_edge = first + 4 * quad
+                            add_rows(packed, width, f.columns, per_head, indices, at_edge, now, words, wide, totals)
+            fold(whole, False, heads, period, counts)
+            spread(counts, heads, per_head, simd.i32_at(words_at))
+            center_heads(totals, simd.i32_at(words_at), f.columns, excess, f.messages, size, row)
 
     return run

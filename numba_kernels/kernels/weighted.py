@@ -12,7 +12,8 @@ from ..jit import kernel
 from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
-from .sums import center, clear, summing
+from .quads import weighing
+from .sums import center, clear, fetch, summing
 
 
 class GatherProducts(NamedTuple):
@@ -26,6 +27,7 @@ class GatherProducts(NamedTuple):
     weights: int  # int8, in the order of indices, or of the source nodes
     own: int  # packed codes of the rows themselves, added once
     own_weights: int  # int8, with weights of nodes those of the rows themselves
+    words: int  # in the scratch: EDGES bytes, and int32 for the codes of a packed row
 
 
 class GatherFloats(NamedTuple):
@@ -41,30 +43,27 @@ class GatherFloats(NamedTuple):
     own: int  # packed codes of the rows themselves, added once, or 0
 
 
+# Edges whose weights are collected before their rows are read.
+EDGES = 256
+
 read_products, read_floats = reader(GatherProducts), reader(GatherFloats)
 
 
-@kernel
-def sum_products(packed, width, bits, indices, weights, by_node, start, stop, columns, totals):
-    """totals += weight · code over edges, for int8 weights of edges or sources; returns the sum of the weights."""
-    none = simd.zeros16()
-    top = (1 << bits) - 1
-    for column in range(0, width, 16):
-        shift = 0
-        c = column
-        while c < columns:
-            s = simd.load(simd.to_i32(none), totals, c)
-            for e in range(start, stop):
-                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
-                x = simd.bits_and(simd.shift_right(x, shift), top)
-                weight = np.int32(weights[indices[e] if by_node else e])
-                s = simd.add(s, simd.multiply(x, simd.fill(s, weight)))
-            simd.store(s, totals, c)
-            shift += bits
-            c += width
+@kernel(inline=True)
+def collect(weights, ids, by_node, first, last, packed, width, bytes_):
+    """bytes_ ← int8 weights of the edges from ``first`` to below ``last``, then zeros to a multiple of four.
+
+    Returns their sum, and asks for rows that are read some edges later.
+    """
     total = np.int64(0)
-    for e in range(start, stop):
-        total += np.int64(weights[indices[e] if by_node else e])
+    for e in range(first, last):
+        weight = weights[ids[e] if by_node else e]
+        bytes_[e - first] = weight
+        total += np.int64(weight)
+        for column in range(0, width, 64):
+            fetch(packed, width, column, ids, e)
+    for n in range(last - first, (last - first + 3) // 4 * 4):
+        bytes_[n] = np.int8(0)
     return total
 
 
@@ -89,30 +88,37 @@ def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop
             c += width
 
 
-@instruction(GatherProducts, product(PACKED_BITS, (False, True), (False, True)))
-def gather_products(bits, by_node, has_own):
-    """A variant a width of codes, for weights of nodes or of edges, with or without own codes."""
-    codes_a_byte, add_own = 8 // bits, summing(bits, 16)
+@instruction(GatherProducts, product(PACKED_BITS, (16, 32, 64), (False, True), (False, True)))
+def gather_products(bits, lanes, by_node, has_own):
+    """A variant a width of codes, bytes at a time, for weights of nodes or of edges, with or without own codes."""
+    codes_a_byte, add_rows = 8 // bits, weighing(bits, lanes, is_signed=True, is_aligned=True)
 
     def run(at, start, count, base, stride):
         f = read_products(at)
         width, packed, own = f.operand.width, simd.u8_at(f.operand.packed), simd.u8_at(f.own)
         scale, zero, totals = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero), simd.i32_at(base + f.totals)
         indptr, indices, room = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices), width * codes_a_byte
-        weights, own_weights = simd.i8_at(f.weights), simd.i8_at(f.own_weights)
+        weights, own_weights, own_ids = simd.i8_at(f.weights), simd.i8_at(f.own_weights), base + f.totals + 4 * room
+        words, bytes_ = simd.i32_at(base + f.words), simd.i8_at(base + f.words)
         for r in range(count):
             i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
+            begin, end, summed = indptr[i], indptr[i + 1], np.int64(0)
             clear(totals, room)
-            begin, end = indptr[i], indptr[i + 1]
-            summed = sum_products(packed, width, bits, indices, weights, by_node, begin, end, f.columns, totals)
-            if has_own:
-                totals[room] = np.int32(i)
-                if by_node:
-                    last = room + 1
-                    summed += sum_products(own, width, bits, totals, own_weights, True, room, last, f.columns, totals)
-                else:
-                    add_own(own, width, totals, room, room + 1, False, totals)
+            simd.store(simd.fill(simd.zeros_i32(), i), simd.i32_at(own_ids), 0)
+            parts = (end - begin + EDGES - 1) // EDGES
+            for part in range(parts + 1 if has_own else parts):
+                is_own = part == parts
+                rows, ids = own if is_own else packed, simd.i32_at(own_ids) if is_own else indices
+                first = 0 if is_own else begin + part * EDGES
+                last = 1 if is_own else min(first + EDGES, end)
+                if is_own and not by_node:
+                    words[0] = np.int32(1)
                     summed += 1
+                else:
+                    of = own_weights if is_own else weights
+                    summed += collect(of, ids, by_node, first, last, rows, width, bytes_)
+                quads = (last - first + 3) // 4
+                add_rows(rows, width, f.columns, f.columns, ids, first, quads, words, 1, totals)
             # Signed weights may cancel, so that their sum bounds nothing: float64 throughout.
             center(totals, summed, -1, zero, scale, f.columns, row)
 

@@ -9,8 +9,8 @@ Memory is reached through pointers, which :func:`u8_at` and its like make of an 
 
 =================  =====================================================================
 memory             load, store, stream, prefetch, address, u8_at, i8_at, i32_at, i64_at, f32_at, f64_at
-lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maximum, power_of_two, bits_and,
-                   bits_or, shift_left, shift_right
+lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maximum, absolute, power_of_two,
+                   bits_and, bits_or, shift_left, shift_right
 copies, choice     fill, first_lanes
 conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
 to one number      largest, smallest, total, sum_bytes, nonzero_lanes, trailing_zeros
@@ -177,6 +177,12 @@ def multiply_add(typing_context, x, y, z):
     """Lane by lane x · y + z of floats, rounded once where the machine can."""
     name = f"llvm.fmuladd.v{x.lanes}{x.element}"
     return generating(x(x, y, z), lambda b, *arguments: call_intrinsic(b, name, x.llvm, arguments))
+
+
+@intrinsic
+def absolute(typing_context, x):
+    """|x| of floats."""
+    return generating(x(x), lambda b, v: call_intrinsic(b, f"llvm.fabs.v{x.lanes}{x.element}", x.llvm, [v]))
 
 
 @intrinsic

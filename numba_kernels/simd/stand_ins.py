@@ -13,11 +13,14 @@ from .pairs import LIFT, TABLE
 from .products import FORMS
 
 __all__ = [
+    "absolute",
     "add",
     "address",
     "bits_and",
     "bits_or",
     "divide",
+    "dot_quads",
+    "dot_small_quads",
     "f32_at",
     "f64_at",
     "fill",
@@ -25,6 +28,7 @@ __all__ = [
     "i8_at",
     "i32_at",
     "i64_at",
+    "interleave",
     "largest",
     "load",
     "low_bytes",
@@ -51,6 +55,7 @@ __all__ = [
     "to_i32",
     "to_signed",
     "total",
+    "totals_of_four",
     "trailing_zeros",
     "u8_at",
     "widen",
@@ -72,7 +77,11 @@ def address(array):
 
 def _pointer(ctype):
     kind = ctypes.POINTER(ctype)
-    return lambda address: np.ctypeslib.as_array(ctypes.cast(int(address), kind), (_BEYOND,))
+
+    def pointer(address):  # to nothing, where a field that may be absent is
+        return np.ctypeslib.as_array(ctypes.cast(int(address), kind), (_BEYOND,)) if address else None
+
+    return pointer
 
 
 u8_at, i8_at = _pointer(ctypes.c_uint8), _pointer(ctypes.c_int8)
@@ -153,6 +162,9 @@ def multiply_add(x, y, z):
     return x * y + z
 
 
+absolute = np.abs
+
+
 def minimum(x, y):
     return np.minimum(x, y)
 
@@ -216,6 +228,10 @@ def magnitude_bits(x):
     return x.view(np.int32) & np.int32(0x7FFFFFFF)
 
 
+def interleave(p, q, r, s):
+    return np.stack([p, q, r, s], 1).ravel()
+
+
 def smallest(x):
     return x.min()
 
@@ -226,6 +242,10 @@ def largest(x):
 
 def total(x):
     return x.sum(dtype=x.dtype)
+
+
+def totals_of_four(x, y, z, w):
+    return np.array([x.sum(), y.sum(), z.sum(), w.sum()], np.float32)
 
 
 def nonzero_lanes(x):
@@ -257,3 +277,11 @@ def tile_product(form, rows, blocks):
             totals[r * stride : r * stride + blocks * columns] = sums.reshape(-1)
 
     return multiply
+
+
+def dot_quads(total, x, w):
+    products = x.view(np.uint8).astype(np.int32) * w.view(np.int8)
+    return total + products.reshape(16, 4).sum(1, dtype=np.int32)
+
+
+dot_small_quads = dot_quads

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numba_kernels import Graph, GraphError, PackedModel, Plan, PlanError, reference
 from numba_kernels.kernels.attend import KEPT
 from numba_kernels.kernels.maps import MAPS
-from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, draw_graph, per_row, shifted, sizes, static
+from tests.numba_kernels.plans import EXAMPLES, JIT_OFF, PlanBuilder, draw_graph, per_row, shifted, sizes, static
 
 widths = st.integers(1, 150)
 bits_of_codes = st.sampled_from([1, 2, 4, 8])
@@ -26,13 +26,14 @@ def assert_close_to_twin(model, *arguments, **options):
     return got
 
 
-def check_attend(graph, bits, heads, per_head, wide, rng):
+def check_attend(graph, bits, heads, per_head, wide, rng, score_bits=8, slope=0.2):
     builder, columns, width = PlanBuilder(), heads * per_head, heads * (3 if wide else 1)
     messages = builder.quantize(1, static(bits, columns, rng, per_channel=True), columns)
-    left, right = (builder.quantize(v, static(8, width, rng, per_channel=False), width) for v in (2, 3))
+    scores = [static(score_bits, width, rng, per_channel=wide) for _ in range(2)]
+    left, right = (builder.quantize(v, grid, width) for v, grid in zip((2, 3), scores))
     attention = {"bits": 8, "granularity": "tensor", "scale": 1 / 255, "zero_point": 0.0, "offset": 0.0}
     vector = builder.store(rng.normal(size=width).astype(np.float32)) if width > 1 else 1.0
-    spec = {"heads": heads, "slope": 0.2, "vector": vector, "quantizer": attention}
+    spec = {"heads": heads, "slope": slope, "vector": vector, "quantizer": attention}
     out = builder.add("attend", 0, messages, left, right, **spec)
     model = builder.model(["graph", "features", "features", "features"], out)
     shapes = (graph.num_src, columns), (graph.num_src, width), (graph.num_dst, width)
@@ -59,10 +60,46 @@ def test_attend(bits, sizes, heads, per_head, wide, seed):
 
 @pytest.mark.parametrize(("heads", "per_head", "wide"), [(8, 8, False), (3, 20, True), (40, 2, False), (300, 1, False)])
 def test_attention_of_more_edges_than_are_kept(heads, per_head, wide):
-    rng = np.random.default_rng(0)
-    degrees = [0, KEPT // 16 - 2, KEPT // 16 - 1, KEPT // 16, KEPT // 16 + 1, 700]
+    rng, kept = np.random.default_rng(0), max(KEPT // heads // 4, 1) * 4
+    degrees = [0, kept - 1, kept, kept + 1, 2 * kept, 2 * kept + 6, 3]
     graph = Graph(np.cumsum([0, *degrees]), rng.integers(50, size=sum(degrees)), num_src=50)
     check_attend(graph, 4, heads, per_head, wide, rng)
+
+
+@pytest.mark.parametrize("score_bits", [1, 2, 4])
+@pytest.mark.parametrize(("heads", "per_head", "wide"), [(1, 40, True), (20, 3, False), (48, 16, True), (5, 48, False)])
+def test_attention_of_scores_of_few_bits(score_bits, heads, per_head, wide):
+    rng = np.random.default_rng(score_bits)
+    check_attend(draw_graph(rng, 60, 20, 300), 2, heads, per_head, wide, rng, score_bits, slope=-0.5)
+
+
+@pytest.mark.parametrize(("bits", "edges"), [(2, 0), (8, 0), (8, 1)])
+def test_attention_of_hardly_any_edges(bits, edges):
+    rng = np.random.default_rng(edges)
+    check_attend(draw_graph(rng, 9, 7, edges), bits, 2, 16, False, rng)
+
+
+@pytest.mark.skipif(JIT_OFF, reason="slow without the compiler")
+def test_attention_over_a_hub_is_summed_exactly():
+    """A node of more in-neighbours than 255 times a code an edge allowed; its attention adds up to 1."""
+    rng, degree = np.random.default_rng(0), 200_000
+    graph = Graph([0, degree, degree + 2], rng.integers(1000, size=degree + 2), num_src=1000)
+    builder, one = PlanBuilder(), {"bits": 8, "granularity": "tensor", "zero_point": 0.0, "offset": 0.0}
+    messages = builder.quantize(1, static(8, 20, rng, per_channel=True), 20)
+    left, right = (builder.quantize(v, {**one, "scale": 1.0}, 2) for v in (2, 3))
+    vector = builder.store(np.float32([1, 0.5]))
+    attention = {**one, "scale": 2.0**-24}
+    out = builder.add("attend", 0, messages, left, right, heads=2, slope=0.2, vector=vector, quantizer=attention)
+    model = builder.model(["graph", "features", "features", "features"], out)
+    # Scores are equal, so that attention is 1 / degree on each edge.
+    features = normal(rng, 1000, 20), np.ones((1000, 2), np.float32), np.ones((2, 2), np.float32)
+    with pytest.raises(GraphError, match="overflows an int32 sum of codes times coded attention"):
+        model(graph, *features)
+    builder.ops[-1]["quantizer"]["scale"] = 1 / (degree * 40)
+    model = builder.model(["graph", "features", "features", "features"], out)
+    (got,) = model(graph, *features)
+    expected = reference.run(model.plan, dict(enumerate((graph, *features))))[out]
+    np.testing.assert_array_equal(got, expected)
 
 
 def test_attention_of_one_neighbour_is_one():

@@ -153,6 +153,47 @@ def test_magnitudes_tell_what_is_not_finite():
     np.testing.assert_array_equal(bits >= 0x7F800000, ~np.isfinite(odd))
 
 
+@launcher
+def quads_through(x, w, rows, total, small, interleaved):
+    p, q, r = simd.u8_at(simd.address(x)), simd.u8_at(simd.address(w)), simd.u8_at(simd.address(rows))
+    none = simd.zeros16()
+    a, b = simd.load(simd.zeros64(), p, 0), simd.load(simd.zeros64(), q, 0)
+    start = simd.load(simd.zeros_i32(), simd.i32_at(simd.address(x)), 0)
+    simd.store(simd.dot_quads(start, a, b), simd.i32_at(simd.address(total)), 0)
+    simd.store(simd.dot_small_quads(start, simd.bits_and(a, 15), b), simd.i32_at(simd.address(small)), 0)
+    y = simd.load(none, r, 0), simd.load(none, r, 16), simd.load(none, r, 32), simd.load(none, r, 48)
+    simd.store(simd.interleave(y[0], y[1], y[2], y[3]), simd.u8_at(simd.address(interleaved)), 0)
+
+
+@pytest.mark.parametrize("extreme", [False, True])
+def test_dot_products_of_quads_do_not_saturate(extreme):
+    rng = np.random.default_rng(1)
+    x, w = rng.integers(0, 256, 64).astype(np.uint8), rng.integers(-128, 128, 64).astype(np.int8)
+    if extreme:
+        x[:], w[:32], w[32:] = 255, -128, 127
+    rows, (total, small), interleaved = values(np.uint8, 64), np.zeros((2, 16), np.int32), np.zeros(64, np.uint8)
+    quads_through(x, w, rows, total, small, interleaved)
+    start, w = x.view(np.int32), w.astype(np.int64)
+    np.testing.assert_array_equal(total, start + (x * w).reshape(16, 4).sum(1))
+    np.testing.assert_array_equal(small, start + ((x & 15) * w).reshape(16, 4).sum(1))
+    np.testing.assert_array_equal(interleaved, rows.reshape(4, 16).T.ravel())
+
+
+@launcher
+def totals_through(x, totals, magnitudes):
+    p, none = simd.f32_at(simd.address(x)), simd.zeros_f32()
+    y = simd.load(none, p, 0), simd.load(none, p, 16), simd.load(none, p, 32), simd.load(none, p, 48)
+    simd.store(simd.totals_of_four(y[0], y[1], y[2], y[3]), simd.f32_at(simd.address(totals)), 0)
+    simd.store(simd.absolute(y[0]), simd.f32_at(simd.address(magnitudes)), 0)
+
+
+def test_totals_of_four_vectors():
+    x, totals, magnitudes = values(np.float32, 64), np.zeros(4, np.float32), np.zeros(16, np.float32)
+    totals_through(x, totals, magnitudes)
+    np.testing.assert_allclose(totals, x.reshape(4, 16).sum(1), rtol=1e-4)
+    np.testing.assert_array_equal(magnitudes, abs(x[:16]))
+
+
 @pytest.mark.skipif(numba.config.DISABLE_JIT or "NUMBA_CPU_NAME" in os.environ, reason="runs the others itself")
 @pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ...graph import GraphError
-from ...kernels.attend import Attend, Attention, attention, scratch_of
+from ...kernels.attend import Attend, Attention, Scratch, attention, sizes_of_scratch
+from ...kernels.quads import bytes_at_a_time
 from ...spec import FixedGrid
 from .neighbours import edges_of
 from .registry import Operation, operation
@@ -45,13 +48,17 @@ class AttendNeighbours(Operation):
         width, top, scale = left.grid.columns, grid.top, float(grid.scale[0])
         stage.check(graph, lambda graph: refuse_overflow(graph, codes.grid.top, top, scale))
         vector = stage.padded(op.spec["out"], op.spec["vector"], width)
-        slope = np.float32(op.spec["slope"])
-        weights = Attention(*edges_of(stage, graph), heads, width, vector, slope, top, scale)
+        weights = Attention(heads, width, vector, np.float32(op.spec["slope"]), top, scale, math.lcm(16, heads))
         slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
-        room = codes.grid.width * 8 // codes.grid.bits
-        totals = stage.area("totals", 4 * scratch_of(room, width, heads))
+        sizes = sizes_of_scratch(codes.grid.width * 8 // codes.grid.bits, width, heads)
+        scratch = Scratch(*(stage.area(name, size) for name, size in sizes._asdict().items()))
         operands = map(stage.places.operand, op.reads)
-        stage.add(attention, (), Attend(slot, op.columns, totals, *operands, weights))
+        lanes, is_aligned = (
+            bytes_at_a_time(codes.grid.bits, codes.grid.width),
+            heads == 1 or op.columns // heads % 16 == 0,
+        )
+        variant = codes.grid.bits, lanes, left.grid.bits, width > heads, is_aligned
+        stage.add(attention, variant, Attend(slot, op.columns, edges_of(stage, graph), *operands, weights, scratch))
         stage.costs_edges(graph, codes.grid, times=10)
 
     def reference(self, plan, op, graph, codes, left, right):

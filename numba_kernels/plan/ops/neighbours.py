@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...graph import GraphError
+from ...kernels import quads
 from ...kernels.fields import Edges
 from ...kernels.gather import Gather, HubParts, gather, hub_parts
 from ...kernels.largest import GatherEdges, Largest, gather_edges, largest
-from ...kernels.weighted import GatherFloats, GatherProducts, gather_floats, gather_products
+from ...kernels.weighted import EDGES, GatherFloats, GatherProducts, gather_floats, gather_products
 from ...layout import AHEAD
 from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, RowGrid, ShiftGrid
 from .registry import Operation, operation
@@ -74,8 +75,8 @@ class Aggregate(Operation):
             self._emit_weighted(stage, op, codes, own, graph, weight, kind)
         elif codes.is_shifted:
             stage.check(graph, lambda graph, most=codes.grid.top << MOST_HALVINGS: refuse_overflow(graph, most))
-            fields = *_sums(stage, op, codes), codes.weights, *((0, 0) if own is None else (own.packed, own.weights))
-            stage.add(gather_products, (codes.grid.bits, True, own is not None), GatherProducts(*fields))
+            own_fields = (0, 0) if own is None else (own.packed, own.weights)
+            self._emit_products(stage, op, codes, True, codes.weights, *own_fields)
         else:
             stage.check(graph, lambda graph, most=codes.grid.top: refuse_overflow(graph, most))
             self._emit_plain(stage, op, codes, own, graph)
@@ -86,12 +87,17 @@ class Aggregate(Operation):
         at = stage.edge_weight(graph, weight)
         if kind == "int8":
             stage.check_weighted(graph, weight, grid.top, refuse_overflow)
-            variant = grid.bits, False, own != 0
-            stage.add(gather_products, variant, GatherProducts(*_sums(stage, op, codes), at, own, 0))
+            self._emit_products(stage, op, codes, False, at, own, 0)
         else:
             stage.check(graph, lambda graph, most=grid.top: refuse_overflow(graph, most))
             fields = *_sums(stage, op, codes), grid.exact_sum, at, own
             stage.add(gather_floats, (grid.bits,), GatherFloats(*fields))
+
+    def _emit_products(self, stage, op, codes, by_node, weights, own, own_weights):
+        grid = codes.grid
+        words = stage.area("words", EDGES + 4 * (grid.width * 8 // grid.bits))
+        variant = grid.bits, quads.bytes_at_a_time(grid.bits, grid.width), by_node, own != 0
+        stage.add(gather_products, variant, GatherProducts(*_sums(stage, op, codes), weights, own, own_weights, words))
 
     def _emit_plain(self, stage, op, codes, own, graph):
         grid, lanes, hubs = codes.grid, bytes_at_a_time(codes.grid), (0, 0, 0, 0)

@@ -1,0 +1,155 @@
+"""Scores of edges: Σ_d vector[h, d] · LeakyReLU(left[j, h, d] + right[i, h, d]) of packed codes, edge by edge.
+
+LeakyReLU(y) is (1 + slope) / 2 · y + (1 − slope) / 2 · |y|; a *linear* and a *bent* table hold the vector times these.
+y is code · scale + own, where ``own`` is the right side less zero · scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import simd
+from ..jit import kernel
+from ..layout import AHEAD
+from .softmax import repeat
+
+
+@kernel(inline=True)
+def ask_for(operand, indices, e):
+    """Ask for the row that is read some edges later."""
+    packed, j = simd.u8_at(operand.packed), np.int64(indices[e + AHEAD]) * operand.width
+    for column in range(0, operand.width, 64):
+        simd.prefetch(packed, j + column)
+
+
+@kernel(inline=True)
+def bent(vector, slope):
+    """What a vector is multiplied with: its linear and its bent part."""
+    half = np.float32(0.5)
+    linear = simd.multiply(vector, simd.fill(vector, half + half * slope))
+    return linear, simd.multiply(vector, simd.fill(vector, half - half * slope))
+
+
+@kernel(inline=True)
+def without_zero(left, columns, own):
+    """own −= zero · scale."""
+    lanes, scale, zero = simd.zeros_f32(), simd.f32_at(left.scale), simd.f32_at(left.zero)
+    for c in range(0, columns, 16):
+        moved = simd.multiply(simd.load(lanes, zero, c), simd.load(lanes, scale, c))
+        simd.store(simd.subtract(simd.load(lanes, own, c), moved), own, c)
+
+
+@kernel(inline=True)
+def write_number_tables(left, attention, tables):
+    """Scales, linear and bent parts of heads of one number each, a period of each."""
+    lanes, vector, scale = simd.zeros_f32(), simd.f32_at(attention.vector), simd.f32_at(left.scale)
+    size = attention.period + 16
+    scales, lines, bends = (
+        simd.f32_at(tables),
+        simd.f32_at(tables + 4 * size),
+        simd.f32_at(tables + 8 * size),
+    )
+    for h in range(0, attention.heads, 16):
+        linear, bend = bent(simd.load(lanes, vector, h), np.float32(attention.slope))
+        simd.store(simd.load(lanes, scale, h), scales, h)
+        simd.store(linear, lines, h)
+        simd.store(bend, bends, h)
+    for n in range(3):
+        repeat(attention.heads, attention.period, simd.f32_at(tables + 4 * n * size))
+
+
+@kernel(inline=True)
+def write_sum_tables(attention, tables):
+    """Linear and bent parts, sixteen columns each, for every head and block of columns it has a part in."""
+    numbers, vector, at = simd.f32_at(tables), simd.f32_at(attention.vector), 0
+    per_head, half, slope = attention.columns // attention.heads, np.float32(0.5), np.float32(attention.slope)
+    for h in range(attention.heads):
+        first, stop = h * per_head, (h + 1) * per_head
+        for block in range(first // 16 * 16, stop, 16):
+            for n in range(16):
+                c = block + n
+                x = vector[c] if first <= c < stop else np.float32(0.0)
+                numbers[at + n], numbers[at + 16 + n] = x * (half + half * slope), x * (half - half * slope)
+            at += 32
+
+
+def scoring_numbers(bits: int):
+    """The function that scores edges of heads of one number each, in packed rows of a width of codes.
+
+    It is called ``(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad)``; ``codes``,
+    uint8, and ``quad``, four f32 a head, are scratch. Rows of ``messages`` are asked for.
+    """
+    top = (1 << bits) - 1
+
+    @kernel(inline=True)
+    def score(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad):
+        heads, period, packed, width = attention.heads, attention.period, simd.u8_at(left.packed), left.width
+        none, lanes, size = simd.zeros16(), simd.zeros_f32(), period + 16
+        for e in range(count):
+            ask_for(left, indices, begin + e)
+            ask_for(messages, indices, begin + e)
+            j = np.int64(indices[begin + e]) * width
+            for h in range(0, heads, 16):
+                if bits == 8:
+                    x = simd.load(none, packed, j + h)
+                else:
+                    x = simd.bits_and(simd.shift_right(simd.load(none, packed, j + h % width), h // width * bits), top)
+                simd.store(x, codes, e * heads + h)
+        scales, lines, bends = (
+            simd.f32_at(tables),
+            simd.f32_at(tables + 4 * size),
+            simd.f32_at(tables + 8 * size),
+        )
+        p = 0
+        for at in range(0, count * heads, 16):
+            x = simd.to_f32(simd.to_i32(simd.load(none, codes, at)))
+            y = simd.multiply_add(x, simd.load(lanes, scales, p), simd.load(lanes, own, p))
+            bend = simd.multiply(simd.absolute(y), simd.load(lanes, bends, p))
+            simd.store(simd.multiply_add(y, simd.load(lanes, lines, p), bend), scores, at)
+            p = p + 16 if p + 16 < period else 0
+
+    return score
+
+
+def scoring_sums(bits: int):
+    """As :func:`scoring_numbers`, of heads of more numbers, four edges at a time."""
+    top = (1 << bits) - 1
+
+    @kernel(inline=True)
+    def term(total, packed, row, width, c, scale, own, linear, bend):
+        none = simd.zeros16()
+        if bits == 8:
+            x = simd.to_i32(simd.load(none, packed, row + c))
+        else:
+            x = simd.to_i32(simd.load(none, packed, row + c % width))
+            x = simd.bits_and(simd.shift_right(x, c // width * bits), top)
+        y = simd.multiply_add(simd.to_f32(x), scale, own)
+        return simd.multiply_add(simd.absolute(y), bend, simd.multiply_add(y, linear, total))
+
+    @kernel(inline=True)
+    def score(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad):
+        heads, per_head, scales = attention.heads, attention.columns // attention.heads, simd.f32_at(left.scale)
+        packed, width, table, none = simd.u8_at(left.packed), left.width, simd.f32_at(tables), simd.zeros_f32()
+        for e in range(begin, begin + count):
+            ask_for(left, indices, e)
+            ask_for(messages, indices, e)
+        for e in range(0, count, 4):
+            j0, j1 = np.int64(indices[begin + e]) * width, np.int64(indices[begin + e + 1]) * width
+            j2, j3 = np.int64(indices[begin + e + 2]) * width, np.int64(indices[begin + e + 3]) * width
+            at, to = 0, e * heads
+            for h in range(heads):
+                a0 = a1 = a2 = a3 = none
+                for c in range(h * per_head // 16 * 16, (h + 1) * per_head, 16):
+                    scale, own_part = simd.load(none, scales, c), simd.load(none, own, c)
+                    linear, bend = simd.load(none, table, at), simd.load(none, table, at + 16)
+                    a0 = term(a0, packed, j0, width, c, scale, own_part, linear, bend)
+                    a1 = term(a1, packed, j1, width, c, scale, own_part, linear, bend)
+                    a2 = term(a2, packed, j2, width, c, scale, own_part, linear, bend)
+                    a3 = term(a3, packed, j3, width, c, scale, own_part, linear, bend)
+                    at += 32
+                simd.store(simd.totals_of_four(a0, a1, a2, a3), quad, 4 * h)
+            for k in range(4):
+                for h in range(heads):
+                    scores[to + k * heads + h] = quad[4 * h + k]
+
+    return score
