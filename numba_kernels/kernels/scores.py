@@ -100,13 +100,13 @@ def scoring_numbers(bits: int):
             simd.f32_at(tables + 4 * size),
             simd.f32_at(tables + 8 * size),
         )
-        p = 0
-        for at in range(0, count * heads, 16):
-            x = simd.to_f32(simd.to_i32(simd.load(none, codes, at)))
-            y = simd.multiply_add(x, simd.load(lanes, scales, p), simd.load(lanes, own, p))
-            bend = simd.multiply(simd.absolute(y), simd.load(lanes, bends, p))
-            simd.store(simd.multiply_add(y, simd.load(lanes, lines, p), bend), scores, at)
-            p = p + 16 if p + 16 < period else 0
+        for p in range(0, period, 16):
+            scale, mine, at = simd.load(lanes, scales, p), simd.load(lanes, own, p), p
+            linear, bend = simd.load(lanes, lines, p), simd.load(lanes, bends, p)
+            while at < count * heads:
+                y = simd.multiply_add(simd.to_f32(simd.to_i32(simd.load(none, codes, at))), scale, mine)
+                simd.store(simd.multiply_add(y, linear, simd.multiply(simd.absolute(y), bend)), scores, at)
+                at += period
 
     return score
 

@@ -44,32 +44,40 @@ def repeat(heads, period, numbers):
 @kernel(inline=True)
 def keep_largest(count, scores, period, most):
     """most ← the larger of itself and the scores."""
-    lanes, p = simd.zeros_f32(), 0
-    for at in range(0, count, 16):
-        simd.store(simd.maximum(simd.load(lanes, most, p), simd.load(lanes, scores, at)), most, p)
-        p = p + 16 if p + 16 < period else 0
+    for p in range(0, period, 16):
+        largest, at = simd.load(simd.zeros_f32(), most, p), p
+        while at < count:
+            largest = simd.maximum(largest, simd.load(largest, scores, at))
+            at += period
+        simd.store(largest, most, p)
 
 
 @kernel(inline=True)
 def exponentiate(count, scores, period, most, sums):
     """scores ← exp(score − most); sums += those."""
-    lanes, p = simd.zeros_f32(), 0
-    for at in range(0, count, 16):
-        x = exp(simd.subtract(simd.load(lanes, scores, at), simd.load(lanes, most, p)))
-        simd.store(x, scores, at)
-        simd.store(simd.add(simd.load(lanes, sums, p), x), sums, p)
-        p = p + 16 if p + 16 < period else 0
+    lanes = simd.zeros_f32()
+    for p in range(0, period, 16):
+        largest, total, at = simd.load(lanes, most, p), simd.load(lanes, sums, p), p
+        while at < count:
+            x = exp(simd.subtract(simd.load(lanes, scores, at), largest))
+            simd.store(x, scores, at)
+            total = simd.add(total, x)
+            at += period
+        simd.store(total, sums, p)
 
 
 @kernel(inline=True)
 def code(count, scores, period, factors, top, codes, counts):
     """codes ← score · factor, rounded, up to ``top``, then zeros to a vector's end; counts += those."""
-    lanes, p = simd.zeros_f32(), 0
+    lanes = simd.zeros_f32()
     most = simd.fill(lanes, np.float32(top))
-    for at in range(0, count, 16):
-        x = simd.multiply(simd.load(lanes, scores, at), simd.load(lanes, factors, p))
-        x = simd.bits_and(simd.rounded_bits(simd.minimum(simd.maximum(x, lanes), most)), 255)
-        x = simd.first_lanes(x, count - at)
-        simd.store(simd.low_bytes(x), codes, at)
-        simd.store(simd.add(simd.load(x, counts, p), x), counts, p)
-        p = p + 16 if p + 16 < period else 0
+    for p in range(0, period, 16):
+        factor, total, at = simd.load(lanes, factors, p), simd.load(simd.zeros_i32(), counts, p), p
+        while at < count:
+            x = simd.multiply(simd.load(lanes, scores, at), factor)
+            x = simd.bits_and(simd.rounded_bits(simd.minimum(simd.maximum(x, lanes), most)), 255)
+            x = simd.first_lanes(x, count - at)
+            simd.store(simd.low_bytes(x), codes, at)
+            total = simd.add(total, x)
+            at += period
+        simd.store(total, counts, p)
