@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..nn.arguments import Role, roles
+
 
 class Rows:
     """The number of rows of a value, or of a graph's nodes on one side."""
@@ -280,5 +282,7 @@ MODULES = {
     dgl.nn.AvgPooling: _pooling("mean"),
     dgl.nn.MaxPooling: _pooling("max"),
 }
-# What their arguments are that are no features, as of low-bit layers.
-GRAPH_MODULES = (dgl.nn.SumPooling, dgl.nn.AvgPooling, dgl.nn.MaxPooling)
+# What the arguments of those are that take a graph, as low-bit layers say of theirs.
+GRAPH_MODULES = dict.fromkeys(
+    (dgl.nn.SumPooling, dgl.nn.AvgPooling, dgl.nn.MaxPooling), roles(graph=Role.GRAPH, feat=Role.FEATURES)
+)

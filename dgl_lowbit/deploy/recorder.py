@@ -53,7 +53,7 @@ class Recorder:
         self._where, self._quantizers = f"{name or 'the model'} ({type(layer).__name__})", layer.quantizers.items()
         if getattr(layer, "_allow_zero_in_degree", True) is False:
             self.check_in_degrees(bound.arguments["graph"])
-        result = self._under_bound(layer, bound, layer.compute(self, **bound.arguments))
+        result = self._under_bound(layer, bound, layer.compute(self, *bound.args, **bound.kwargs))
         self._where, self._quantizers = outside
         return result
 

@@ -16,14 +16,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from .. import nn as lowbit_nn
+from ..nn.arguments import Role
 from ..nn.base import LAYERS
 from .functions import FUNCTIONS, GRAPH_MODULES, METHODS, MODULES, destination, relation
 from .recorder import FreezeError
 
-# What the arguments of a layer's forward are, by their names; others are features.
-ARGUMENT_KINDS = {
-    "graph": "graph", "g": "graph", "edge_weight": "edge_weight", "norm": "edge_weight", "etypes": "edge_types",
-}  # fmt: skip
 _MOST_BLOCKS = 1000
 _LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, dgl))
 _DICT_METHODS = ("items", "keys", "values")
@@ -150,10 +147,10 @@ class Walk:
             if node.op != "call_module":
                 continue
             layer = self.modules.get(node.target)
-            if isinstance(layer, (lowbit_nn.LowBitLayer, *GRAPH_MODULES)):
-                for name, argument in self._bind(layer, node).arguments.items():
-                    if name in ARGUMENT_KINDS and isinstance(argument, fx.Node):
-                        kinds[_root(argument)] = ARGUMENT_KINDS[name]
+            roles = layer.arguments if isinstance(layer, lowbit_nn.LowBitLayer) else GRAPH_MODULES.get(type(layer), {})
+            for name, argument in self._bind(layer, node).arguments.items() if roles else ():
+                if roles[name] not in (Role.FEATURES, Role.CHOICE) and isinstance(argument, fx.Node):
+                    kinds[_root(argument)] = roles[name].value
         return kinds
 
     @staticmethod

@@ -3,6 +3,7 @@
 from dgl.nn import EdgeWeightNorm
 
 from .appnpconv import APPNPConv
+from .arguments import Role, roles
 from .base import LowBitLayer, Operand, register_layer
 from .chebconv import ChebConv
 from .deepgraphconv import DeepGraphConv
@@ -36,9 +37,11 @@ __all__ = [
     "LowBitLayer",
     "Operand",
     "RelGraphConv",
+    "Role",
     "SAGEConv",
     "SGConv",
     "SMPConv",
     "TAGConv",
     "register_layer",
+    "roles",
 ]

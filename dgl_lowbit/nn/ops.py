@@ -166,6 +166,13 @@ class TorchOps:
         ones = torch.ones(graph.num_edges(), 1, device=graph.device) if edge_weight is None else edge_weight
         return module(ones)
 
+    @staticmethod
+    def kept(holder, name, make):
+        """What ``make()`` gave in the first forward, kept as the attribute ``name`` of ``holder``; without gradient."""
+        if getattr(holder, name) is None:
+            setattr(holder, name, make().detach())
+        return getattr(holder, name)
+
     # -- attention --------------------------------------------------------------------------------------
     @staticmethod
     def head_sums(x, vector, heads):

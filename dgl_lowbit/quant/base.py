@@ -101,6 +101,11 @@ class Quantizer(OptionalState):
         self.register_buffer("calibrated", torch.tensor(False))
         self.register_buffer("width", torch.tensor(channels or 0))
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether a pass is made to see what this quantiser meets, as calibration and diagnosis do."""
+        return self.observing or self.watch is not None
+
     # -- for subclasses ---------------------------------------------------------------------------------
     def qparams(self, x: torch.Tensor | None = None) -> QParams:
         """Scale, zero point and offset; ``x`` is read only where the granularity is "row"."""
