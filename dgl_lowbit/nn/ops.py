@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
+from .typed import TypedProducts
+
 
 class Quantized(NamedTuple):
     """A quantised tensor: ``centered`` codes (codes − zero_point) and the ``scale`` they are multiplied by."""
@@ -23,7 +25,7 @@ class Quantized(NamedTuple):
     centered: torch.Tensor
     scale: torch.Tensor
 
-    def rows(self, chosen: slice) -> Quantized:
+    def rows(self, chosen: slice | torch.Tensor) -> Quantized:
         """Some of the rows, with their scales where there is one a row."""
         scale = self.scale
         return Quantized(self.centered[chosen], scale[chosen] if scale.dim() > 1 and len(scale) > 1 else scale)
@@ -63,14 +65,6 @@ class TorchOps:
         return tuple(parts)
 
     @staticmethod
-    def stack(codes):
-        """Several codes under one quantiser, one below the other."""
-        scale = codes[0].scale
-        per_row = scale.dim() > 1 and len(scale) > 1
-        return Quantized(torch.cat([part.centered for part in codes]),
-                         torch.cat([part.scale for part in codes]) if per_row else scale)  # fmt: skip
-
-    @staticmethod
     def dequantize(codes):
         return codes.centered * codes.scale
 
@@ -89,13 +83,6 @@ class TorchOps:
         """
         centered, scale = quantizer.split(weight)
         return _each(lambda part: torch.matmul(part.centered, centered) * part.scale * scale, codes)
-
-    @staticmethod
-    def products(codes, quantizer, weights):
-        """Products with each of ``weights``, (parts, in, out), quantised together: a tuple of (rows, out)."""
-        parts, width, out = weights.shape
-        product = TorchOps.product(codes, quantizer, weights.transpose(0, 1).reshape(width, parts * out))
-        return product.split(out, dim=1)
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
         """Sum of the codes of the in-neighbours (weighted, where weights are given) plus ``self_codes``."""
@@ -135,15 +122,20 @@ class TorchOps:
             graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
             return graph.dstdata["neigh"] * codes.scale
 
-    @staticmethod
-    def edges_by_type(graph, edge_types, count):
-        """``graph`` with each source node once for each of ``count`` types, reached by the edges of that type."""
+    def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
+        """Sum over in-edges, (weighted, where weights are given), of messages by edge type, quantised by ``quantizer``.
+
+        A message is the product of the source node's codes, (rows, in), with the matrix of the edge's type among
+        ``weights``, (types, in, out), which are quantised together. It is computed once for each type and source node
+        that an edge of that type leaves.
+        """
+        products = TypedProducts(codes, weight_quantizer, weights)
         source, destination = graph.edges(order="eid")
-        source = source + edge_types.to(source) * graph.num_src_nodes()
-        return dgl.create_block(
-            (source, destination),
-            num_src_nodes=count * graph.num_src_nodes(), num_dst_nodes=graph.num_dst_nodes(),
-        )  # fmt: skip
+        places = torch.as_tensor(edge_types, device=source.device).long() * products.rows + source
+        sent, message = torch.unique(places, return_inverse=True)
+        messages = Quantized(*quantizer.split(products.at(sent), observed=products.sample))
+        ends = {"num_src_nodes": len(sent), "num_dst_nodes": graph.num_dst_nodes()}
+        return self.aggregate(dgl.create_block((message, destination.long()), **ends), messages, edge_weight)
 
     @staticmethod
     def normed(graph, edge_weight):

@@ -80,10 +80,9 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
             When low-bit, for features whose width, row count or dtype does not fit, NaN or infinity in features or
             norm, and edge types that are not a whole number below num_rels for each edge.
         """
-        q, count = self.quantizers, self.linear_r.num_types
+        q = self.quantizers
         inputs = ops.quantize(q["inputs"], ops.source(feat))
-        messages = ops.quantize(q["messages"], ops.products(inputs, q["weights"], self.relation_weights()))
-        h = ops.aggregate(ops.edges_by_type(g, etypes, count), ops.stack(messages), norm)
+        h = ops.aggregate_by_type(g, inputs, q["weights"], self.relation_weights(), q["messages"], etypes, norm)
         if self.layer_norm:
             h = ops.call(self.layer_norm_weight, h)
         if self.bias:

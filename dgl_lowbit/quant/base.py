@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -121,11 +122,16 @@ class Quantizer(OptionalState):
         raise NotImplementedError
 
     # -- values to codes and back -----------------------------------------------------------------------
-    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``."""
+    def split(
+        self, x: torch.Tensor, observed: Callable[[], torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``.
+
+        ``observed()`` are values to take a range from, where it is to be taken, in the place of ``x``.
+        """
         if self.format.is_float:
             return x, torch.ones((), device=x.device)
-        params = self._ready(x)
+        params = self._ready(x, observed)
         if self.watch is not None:
             self.watch(self, x, params)
         if isinstance(x, SparseFeatures):
@@ -201,26 +207,26 @@ class Quantizer(OptionalState):
         self.width.fill_(x.shape[-1] if x.dim() else 1)
         self.calibrated.fill_(True)
 
-    def _ready(self, x):
-        if x.numel() == 0:  # a batch without nodes of a type: nothing to code, nothing to learn
+    def _ready(self, x, observed=None):
+        if x.numel() == 0 and observed is None:  # a batch without nodes of a type: nothing to code, nothing to learn
             return self.qparams(x)
         if self.observing:
-            self.observe(x)
+            self.observe(x if observed is None else observed())
             self._steps = None
         elif self.training:
-            self._follow(x)
+            self._follow(x, observed)
         elif not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         return self.qparams(x)
 
-    def _follow(self, x):
+    def _follow(self, x, observed=None):
         """Take the range from the first training step, and anew while weights leave their start."""
         if not self.calibrated:
             self._steps = 0
         if self._steps is not None:
             self._steps += 1
             if self._steps & (self._steps - 1) == 0:
-                self.observe(x)
+                self.observe(x if observed is None else observed())
             if self._steps >= _LAST_STEP:
                 self._steps = None
 

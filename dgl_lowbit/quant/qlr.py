@@ -109,9 +109,9 @@ class QLRQuantizer(Quantizer):
             params = QParams(*(p.view(shape) for p in params))
         return params
 
-    def split(self, x):
+    def split(self, x, observed=None):
         """With a shift per row its power of two goes with the codes: sums of those are what the scale multiplies."""
-        centered, scale = super().split(x)
+        centered, scale = super().split(x, observed)
         if self.granularity != "shift" or self.format.is_float:
             return centered, scale
         base = self._common_params().scale
@@ -122,9 +122,9 @@ class QLRQuantizer(Quantizer):
         """Largest range of a row that is halved once, times 2."""
         return torch.maximum(self.low.abs(), self.high.abs()) * math.sqrt(2)
 
-    def _follow(self, x):
-        super()._follow(x)
-        if self.granularity == "shift":
+    def _follow(self, x, observed=None):
+        super()._follow(x, observed)
+        if self.granularity == "shift" and x.numel():
             self._hold_largest_row(x.detach())
 
     @torch.no_grad()
