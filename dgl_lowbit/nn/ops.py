@@ -169,7 +169,7 @@ class TorchOps:
     @staticmethod
     def head_sums(x, vector, heads):
         """Σ_d x[i, h, d] · vector[h, d]: rows of (heads · D) to (rows, heads)."""
-        return (x.view(len(x), heads, -1) * vector.view(heads, -1)).sum(-1)
+        return (TorchOps.split_heads(x, heads) * vector.view(heads, -1)).sum(-1)
 
     @staticmethod
     def attention(graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
@@ -206,7 +206,7 @@ class TorchOps:
     @staticmethod
     def split_heads(x, heads):
         """(rows, heads · D) as (rows, heads, D)."""
-        return x.view(len(x), heads, -1)
+        return x.unflatten(-1, (heads, x.shape[-1] // heads))
 
     # -- element by element -----------------------------------------------------------------------------
     @staticmethod

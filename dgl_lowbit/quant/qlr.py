@@ -223,6 +223,8 @@ class QLRQuantizer(Quantizer):
         NotCalibratedError
             Before a range is known.
         """
+        if self.granularity not in ("row", "shift"):
+            return super().export()
         if not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         common = {"bits": self.format.bits, "granularity": self.granularity}
@@ -238,9 +240,7 @@ class QLRQuantizer(Quantizer):
             }
         params = self._common_params()
         arrays = {name: value.reshape(-1).cpu().numpy() for name, value in params._asdict().items()}
-        if self.granularity == "shift":
-            arrays["reach"] = float(self._reach)
-        return {**common, **arrays}
+        return {**common, **arrays, "reach": float(self._reach)}
 
     def _truncation(self) -> tuple[float, float]:
         """Divisor of the fine grid and shift added before dividing: none here."""

@@ -46,7 +46,9 @@ def recorded_codes(model, monkeypatch, *args, **kwargs):
         seen.append(codes)
         return codes, after
 
-    def aggregate_by_type(ops, graph, codes, weight_quantizer, weights, quantizer, *args, of=TorchOps.aggregate_by_type):
+    def aggregate_by_type(
+        ops, graph, codes, weight_quantizer, weights, quantizer, *args, of=TorchOps.aggregate_by_type
+    ):
         products = TypedProducts(codes, weight_quantizer, weights)  # the plan codes all of them, training those sent
         for number in range(products.types):
             quantize(quantizer, products.of(number, slice(None)))
