@@ -15,6 +15,7 @@ from .gineconv import GINEConv
 from .graphconv import GraphConv
 from .heterographconv import HeteroGraphConv
 from .linear import Linear
+from .protocol import Ops
 from .relgraphconv import RelGraphConv
 from .sageconv import SAGEConv
 from .sgconv import SGConv
@@ -36,6 +37,7 @@ __all__ = [
     "Linear",
     "LowBitLayer",
     "Operand",
+    "Ops",
     "RelGraphConv",
     "Role",
     "SAGEConv",
