@@ -51,9 +51,12 @@ class QuantConfig:
         Bits of the layer's output. Default: 32, off.
     overrides : dict of str to int
         Bits by name: of a layer (``"classifier"``) or of one component of it (``"conv1.weights"``, ``"*.messages"``),
-        names as in ``model.named_modules()``, with the wildcards of ``fnmatch``. Of several that fit, the last counts.
+        names as in ``model.named_modules()``, with the wildcards of ``fnmatch``. Of several that fit, the last counts,
+        be it of a layer or of a component. Bits of a layer stand in the place of ``bits``: components that the config
+        gives bits of their own keep those.
     ends : int, optional
-        Bits of the first and the last low-bit layer, where ``overrides`` does not say otherwise. Default: ``bits``.
+        In the place of ``bits``, those of the first and the last low-bit layer. Bits given by name, of a component or
+        in ``overrides``, come before. Default: ``bits``.
     quantizer : {"qlr", "bt", "bt*"}
         Learned ranges, bitwise truncation, or skewness-aware truncation (arXiv:2308.14949), or a name given to
         :func:`dgl_lowbit.quant.register_quantizer`.
@@ -184,9 +187,9 @@ class QuantConfig:
         """
         names = list(components)
         plain = replace(self, overrides={}, ends=None)
-        configs = dict.fromkeys(names, plain)
+        changes = {name: {} for name in names}  # of each layer, as the overrides so far say
         if self.ends is not None:
-            configs.update(dict.fromkeys((names[0], names[-1]), replace(plain, bits=self.ends)))
+            changes.update({name: {"bits": self.ends} for name in (names[0], names[-1])})
         for pattern, bits in self.overrides:
             fitting = [(name, None) for name in names if fnmatch.fnmatchcase(name, pattern)]
             head, _, tail = pattern.rpartition(".")
@@ -203,6 +206,6 @@ class QuantConfig:
                 raise ValueError(
                     f"overrides: {pattern!r} names no low-bit layer and no component of one; near: {', '.join(near)}."
                 )
-            for name, part in fitting:
-                configs[name] = replace(configs[name], **({"bits": bits} if part is None else {part: bits}))
-        return configs
+            for name, part in fitting:  # a layer's bits are those of all components that overrides named before
+                changes[name] = {"bits": bits} if part is None else {**changes[name], part: bits}
+        return {name: replace(plain, **changes[name]) for name in names}

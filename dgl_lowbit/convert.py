@@ -13,6 +13,7 @@ from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
 from .quant import Observer, Quantizer
+from .quant.evaluation import evaluating, observing
 
 
 class FloatModuleWarning(UserWarning):
@@ -145,15 +146,6 @@ def calibrate(model: nn.Module, *args, observer: str = "error", percentile: floa
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
-    was_training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        for quantizer in quantizers:
-            quantizer.observing, quantizer.observer = True, chosen
+    with evaluating(model), observing(quantizers, observing=True, observer=chosen):
         model(*args, **kwargs)
-    finally:
-        for quantizer in quantizers:
-            quantizer.observing, quantizer.observer = False, Observer()
-        for module, mode in was_training.items():
-            module.training = mode
     return model

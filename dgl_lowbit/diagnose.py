@@ -14,6 +14,7 @@ from .config import COMPONENTS, QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize
 from .nn import LowBitLayer
 from .quant import Quantizer
+from .quant.evaluation import evaluating, observing
 from .quant.sparse import SparseFeatures
 from .report import table
 
@@ -59,17 +60,8 @@ def diagnose(model: nn.Module, *args, **kwargs) -> list[dict]:
         name = names[id(quantizer)]
         rows.setdefault(name, _Tally(quantizer)).add(x.to_dense() if isinstance(x, SparseFeatures) else x, params)
 
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        for quantizer in quantizers.values():
-            quantizer.watch = watch
+    with evaluating(model), observing(quantizers.values(), watch=watch):
         model(*args, **kwargs)
-    finally:
-        for quantizer in quantizers.values():
-            quantizer.watch = None
-        for module, mode in modes.items():
-            module.training = mode
     return [{"quantizer": name, **tally.row()} for name, tally in rows.items()]
 
 
@@ -112,8 +104,8 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FloatModuleWarning)
         layers = [name for name, m in quantize(model, config).named_modules() if isinstance(m, LowBitLayer)]
-        mode, expected = model.training, model.eval()(*args, **kwargs)
-        model.train(mode)
+        with evaluating(model):
+            expected = model(*args, **kwargs)
         rows = []
         for name in layers:
             alone = quantize(model, replace(floats, overrides={name: config.bits}))

@@ -10,11 +10,13 @@ from torch import nn
 
 from .. import nn as lowbit_nn
 from .._version import __version__
+from ..nn.arguments import Role
 from ..quant import NotCalibratedError, Quantizer
+from ..quant.evaluation import evaluating
 from .packed import PackedModel
 from .partial import PartlyPacked
 from .recorder import FreezeError, Recorder
-from .trace import ARGUMENT_KINDS, Walk, walk_inside
+from .trace import Walk, walk_inside
 
 
 def freeze(
@@ -69,22 +71,18 @@ def freeze(
             return freeze(model, graph)
         except FreezeError as error:
             return _freeze_layers(model, layers, str(error))
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+    _refuse_hooks(model)
+    recorder = Recorder(walk_inside)
     try:
-        _refuse_hooks(model)
-        recorder = Recorder(walk_inside)
-        if isinstance(model, lowbit_nn.LowBitLayer):
-            outputs = _record_layer_alone(recorder, model)
-        else:
-            outputs = Walk(recorder, model, types=types).outputs
-            _refuse_choices(recorder, model, types)
-        plan = recorder.plan(outputs)
+        with evaluating(model):
+            if isinstance(model, lowbit_nn.LowBitLayer):
+                outputs = _record_layer_alone(recorder, model)
+            else:
+                outputs = Walk(recorder, model, types=types).outputs
+                _refuse_choices(recorder, model, types)
+            plan = recorder.plan(outputs)
     except NotCalibratedError as error:
         raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
     bits = {name: layer.config.to_dict() for name, layer in layers.items()}
     info = {"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits}
     if recorder.float_parts:
@@ -168,8 +166,8 @@ def _uncalibrated(model):
 def _record_layer_alone(recorder, layer):
     signature = inspect.signature(layer.forward)
     values = {
-        name: recorder.input(name, ARGUMENT_KINDS.get(name, "features"), parameter.default is None)
+        name: recorder.input(name, layer.arguments[name].value, parameter.default is None)
         for name, parameter in signature.parameters.items()
-        if name not in layer.choices
+        if layer.arguments[name] is not Role.CHOICE
     }
     return recorder.layer("", layer, signature.bind(**values))

@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..nn.arguments import Role, roles
+from .values import Value
+
 
 class Rows:
     """The number of rows of a value, or of a graph's nodes on one side."""
@@ -103,7 +106,7 @@ def _maximum(walk, node, x, y):
 def _mean(walk, node, x, dim=None, keepdim=False):
     """Over heads."""
     value = walk.floats(node, x)
-    return walk.recorder.head_mean(value) if dim in (1, (1,), [1], -2) and value in walk.recorder.heads else None
+    return walk.recorder.head_mean(value) if dim in (1, (1,), [1], -2) and value.heads else None
 
 
 def _flatten(walk, node, x, start_dim=0, end_dim=-1):
@@ -112,7 +115,7 @@ def _flatten(walk, node, x, start_dim=0, end_dim=-1):
 
 def _squeeze(walk, node, x, dim=None):
     value = walk.floats(node, x)
-    return walk.recorder.merge_heads(value) if dim in (1, -2) and walk.recorder.heads.get(value) == 1 else None
+    return walk.recorder.merge_heads(value) if dim in (1, -2) and value.heads == 1 else None
 
 
 def _view(walk, node, x, *shape):
@@ -138,7 +141,7 @@ def _item(walk, node, x, index):
         return Rows() if index == 0 else None
     if isinstance(value, dict):
         return value.get(index)
-    if isinstance(index, int) and walk.kinds.get(x) == "graph":
+    if isinstance(index, int) and isinstance(value, Value) and value.kind == "graph":
         return walk.recorder.item(value, index)
     if (
         isinstance(index, slice)
@@ -280,5 +283,7 @@ MODULES = {
     dgl.nn.AvgPooling: _pooling("mean"),
     dgl.nn.MaxPooling: _pooling("max"),
 }
-# What their arguments are that are no features, as of low-bit layers.
-GRAPH_MODULES = (dgl.nn.SumPooling, dgl.nn.AvgPooling, dgl.nn.MaxPooling)
+# What the arguments of those are that take a graph, as low-bit layers say of theirs.
+GRAPH_MODULES = dict.fromkeys(
+    (dgl.nn.SumPooling, dgl.nn.AvgPooling, dgl.nn.MaxPooling), roles(graph=Role.GRAPH, feat=Role.FEATURES)
+)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +12,9 @@ from torch import nn
 
 from numba_kernels import Plan, pack
 from numba_kernels.layout import dense_bytes
+
+from ..nn.arguments import Role
+from .values import AttentionCodes, Value
 
 ROW_FUNCTIONS = ("standardise", "normalize", "softmax", "log_softmax")
 _ACTIVATIONS = {
@@ -26,35 +32,38 @@ class FreezeError(ValueError):
 
 
 class Recorder:
-    """The operations of :class:`dgl_lowbit.nn.ops.TorchOps`, written down instead of run.
+    """The operations of :class:`dgl_lowbit.nn.Ops`, written down instead of run.
 
-    Values are numbers of plan values. ``walk`` records a module whose forward is ordinary Python, on a value.
+    They take and return values, :class:`~dgl_lowbit.deploy.values.Value`, tuples of two where features are a pair.
+    ``walk`` records a module whose forward is ordinary Python, on a value.
     """
 
     def __init__(self, walk=None):
         self.inputs, self.ops, self.arrays, self.walk = [], [], {}, walk
-        self.pairs = set()  # values that are features as given, and may be pairs
-        self.heads = {}  # values that are (rows, heads, width) → heads
         self.float_parts = []  # names of what runs in float32, but for what epilogues take along
-        self._next, self._where, self._quantizers, self._exported = 0, "", (), {}
+        self._where, self._layer_quantizers = "", ()  # of the layer that is being recorded
+        self._next, self._exported, self._names = 0, {}, {}
+        self._views, self._columns = {}, {}  # by number: whose rows a view shows, and widths as far as they are known
 
     # -- bookkeeping ------------------------------------------------------------------------------------
-    def input(self, name: str, kind: str, optional: bool = False, key: str | None = None) -> int:
-        value = self._new()
-        entry = {"name": name, "kind": kind, "value": value, "optional": optional}
+    def input(self, name: str, kind: str, optional: bool = False, key: str | None = None) -> Value:
+        """An argument of the packed model."""
+        value = Value(self._new(), kind, may_be_pair=kind == "features")
+        entry = {"name": name, "kind": kind, "value": value.number, "optional": optional}
         self.inputs.append(entry if key is None else {**entry, "key": key})
-        if kind == "features":
-            self.pairs.add(value)
         return value
 
     def layer(self, name: str, layer: nn.Module, bound):
         """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward."""
-        outside = self._where, self._quantizers
-        self._where, self._quantizers = f"{name or 'the model'} ({type(layer).__name__})", layer.quantizers.items()
+        outside = self._where, self._layer_quantizers
+        self._where, self._layer_quantizers = (
+            f"{name or 'the model'} ({type(layer).__name__})",
+            layer.quantizers.items(),
+        )
         if getattr(layer, "_allow_zero_in_degree", True) is False:
-            self.check_in_degrees(bound.arguments["graph"])
-        result = self._under_bound(layer, bound, layer.compute(self, **bound.arguments))
-        self._where, self._quantizers = outside
+            self.check_in_degrees(layer.argument(Role.GRAPH, bound.arguments))
+        result = self._under_bound(layer, bound, layer.compute(self, *bound.args, **bound.kwargs))
+        self._where, self._layer_quantizers = outside
         return result
 
     def _under_bound(self, layer, bound, target):
@@ -62,14 +71,17 @@ class Recorder:
         control = layer._modules.get("smoothness")
         if control is None:
             return target
-        graph, feat = bound.arguments["graph"], bound.arguments["feat"]
+        graph, feat = (layer.argument(role, bound.arguments) for role in (Role.GRAPH, Role.FEATURES))
+        before = self.destination(feat, graph) if control.step_size != 1 or isinstance(feat, tuple) else feat
+        widths = {self.columns(before), self.columns(target)} - {None}
+        if before.heads != target.heads or len(widths) > 1:  # there is no step between these: the hook takes none
+            return target
         if control.step_size != 1:
-            before = self.destination(feat, graph)
             target = self.combine((1 - control.step_size, before), (control.step_size, target))
         return self.requantize(layer.quantizers["states"], target) if "states" in layer.quantizers else target
 
     def plan(self, outputs) -> Plan:
-        """The plan that returns ``outputs``: a value, a tuple or list of them, or a dict."""
+        """The plan that returns ``outputs``: a value, a tuple or list of values, or a dict of them."""
         returns = "value"
         if isinstance(outputs, dict):
             returns, outputs = list(outputs), list(outputs.values())
@@ -77,8 +89,12 @@ class Recorder:
             returns = "tuple"
         else:
             outputs = [outputs]
-        heads = [self.heads.get(value, 0) for value in outputs]
-        return Plan(self.inputs, self.ops, list(outputs), self.arrays, returns, heads)
+        numbers, heads = [value.number for value in outputs], [value.heads for value in outputs]
+        return Plan(self.inputs, self.ops, numbers, self.arrays, returns, heads)
+
+    def columns(self, value: Value) -> int | None:
+        """Width of the rows of ``value``, None as long as nothing recorded says it."""
+        return self._columns.get(self._views.get(value.number, value.number))
 
     def fail(self, reason: str):
         raise FreezeError(f"{self._where} cannot be frozen: {reason}")
@@ -88,9 +104,23 @@ class Recorder:
         return self._next - 1
 
     def _emit(self, op, *values, **attributes):
-        out = self._new()
-        self.ops.append({"op": op, "in": list(values), "out": out, **attributes})
+        """Write an operation on values, None where an optional one is missing; returns its result, a float value."""
+        out = Value(self._new())
+        self.ops.append({"op": op, "in": [value and value.number for value in values], "out": out.number, **attributes})
+        known = [columns for columns in (self.columns(value) for value in values if value) if columns is not None]
+        self._set_columns(out, known[0] if known else None)
         return out
+
+    def _set_columns(self, value, columns):
+        self._columns[self._views.get(value.number, value.number)] = columns
+        return value
+
+    def _view(self, op, feat, *others):
+        """Some of the rows of ``feat``, which are codes where it is."""
+        out = self._emit(op, feat, *others)
+        self._views[out.number] = self._views.get(feat.number, feat.number)
+        kind = "float" if feat.kind == "features" else feat.kind
+        return replace(feat, number=out.number, kind=kind, may_be_pair=False)
 
     def _numbers(self, values):
         """A float32 array as a number if it holds only one, else by name."""
@@ -100,49 +130,62 @@ class Recorder:
         return self._store(array)
 
     def _store(self, array):
-        name = f"a{len(self.arrays)}"
-        self.arrays[name] = array
+        """The name of an array; one that is stored already keeps its name."""
+        content = hashlib.sha256(np.ascontiguousarray(array)).digest()
+        name = self._names.setdefault((array.dtype.str, array.shape, content), f"a{len(self.arrays)}")
+        self.arrays.setdefault(name, array)
         return name
 
-    def _quantizer(self, quantizer):
+    def _export(self, quantizer):
         if quantizer.format.is_float:
-            name = next((name for name, q in self._quantizers if q is quantizer), "operands")
-            self.fail(f"its {name} are float32 (32 bits); packed inference needs 8 bits or fewer.")
+            name = next((name for name, q in self._layer_quantizers if q is quantizer), "operands")
+            of = "its weights are" if name.startswith("weights") else f"its {name} are"
+            self.fail(f"{of} float32 (32 bits); packed inference needs 8 bits or fewer.")
+        try:
+            return quantizer.export()
+        except NotImplementedError as error:
+            return self.fail(str(error))
+
+    def _quantizer(self, quantizer):
+        """The plan's entry for a quantiser of activations."""
         if quantizer not in self._exported:
-            spec = quantizer.export()
+            spec = self._export(quantizer)
             numbers = {key: self._numbers(spec[key]) for key in ("scale", "zero_point", "offset") if key in spec}
             self._exported[quantizer] = {**spec, **numbers}
-        return {"quantizer": self._exported[quantizer], "columns": int(quantizer.width)}
+        return self._exported[quantizer]
 
     # -- operations -------------------------------------------------------------------------------------
     def item(self, graphs, index):
-        return self._emit("item", graphs, index=index)
+        return replace(self._emit("item", graphs, index=index), kind="graph")
 
     def source(self, feat):
         if isinstance(feat, tuple):
             return feat[0]
-        return self._emit("source", feat) if feat in self.pairs else feat
+        return self._view("source", feat) if feat is not None and feat.may_be_pair else feat
 
     def destination(self, feat, graph):
-        return feat[1] if isinstance(feat, tuple) else self._emit("destination", feat, graph)
+        return feat[1] if isinstance(feat, tuple) else self._view("destination", feat, graph)
 
     def dropout(self, x, module):
         return x
 
     def quantize(self, quantizer, x):
-        return self._each(lambda part: self._emit("quantize", part, **self._quantizer(quantizer)), x)
+        return self._each(lambda part: self._coded("quantize", quantizer, part), x)
+
+    def _coded(self, op, quantizer, x, *others, **attributes):
+        spec, columns = self._quantizer(quantizer), int(quantizer.width)
+        out = self._emit(op, x, *others, quantizer=spec, columns=columns, **attributes)
+        self._set_columns(x, columns)
+        return replace(self._set_columns(out, columns), kind="codes", quantizer=spec)
 
     def _each(self, emit, x):
         """Emit for ``x``, or for each part of a pair; what comes of a possible pair may be one too."""
         if isinstance(x, tuple):
             return tuple(map(emit, x))
-        out = emit(x)
-        if x in self.pairs:
-            self.pairs.add(out)
-        return out
+        return replace(emit(x), may_be_pair=x.may_be_pair)
 
     def dequantize(self, codes):
-        if isinstance(codes, dict):
+        if isinstance(codes, AttentionCodes):
             self.fail("a frozen layer does not return its attention; call it without get_attention.")
         return self._emit("dequantize", codes)
 
@@ -150,28 +193,21 @@ class Recorder:
         return x if quantizer.format.is_float else self.dequantize(self.quantize(quantizer, x))
 
     def delta_quantize(self, quantizer, x, state):
-        after = self._new()
-        return self._emit("delta", x, state, state=after, **self._quantizer(quantizer)), after
-
-    def stack(self, codes):
-        return self._emit("stack", *codes)
+        after = Value(self._new(), "state")
+        return self._coded("delta", quantizer, x, state, state=after.number), after
 
     def product(self, codes, quantizer, weight):
         if not isinstance(weight, torch.Tensor):
             self.fail("its weight is an argument of forward; give the layer a weight of its own.")
         spec = self._weight(quantizer, weight)
-        return self._each(lambda part: self._emit("linear", part, weight=spec), codes)
+        return self._each(lambda part: self._linear(part, spec), codes)
 
-    def products(self, codes, quantizer, weights):
-        parts, width, out = weights.shape
-        together = weights.transpose(0, 1).reshape(width, parts * out)
-        chosen = (slice(part * out, (part + 1) * out) for part in range(parts))
-        return tuple(self._emit("linear", codes, weight=self._weight(quantizer, together, part)) for part in chosen)
+    def _linear(self, codes, spec):
+        return self._set_columns(self._emit("linear", codes, weight=spec), spec["shape"][1])
 
     def _weight(self, quantizer, weight, columns=slice(None)):
-        if quantizer.format.is_float:
-            self.fail("its weights are float32 (32 bits); packed inference needs 8 bits or fewer.")
-        spec, weight = quantizer.export(), weight.detach()
+        """The plan's entry for some columns of a quantised weight, (in, out)."""
+        spec, weight = self._export(quantizer), weight.detach()
         codes, bits = quantizer.codes(weight)[:, columns].t().cpu().numpy(), quantizer.format.storage_bits
         M, K = codes.shape
         numbers = {key: spec[key][columns] if len(spec[key]) > 1 else spec[key] for key in ("scale", "zero_point")}
@@ -185,6 +221,16 @@ class Recorder:
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
         return self._emit("aggregate", graph, codes, edge_weight, self_codes)
 
+    def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
+        types, width, out = weights.shape
+        together = weights.transpose(0, 1).reshape(width, types * out)
+        chosen = [slice(number * out, (number + 1) * out) for number in range(types)]
+        products = [self._linear(codes, self._weight(weight_quantizer, together, part)) for part in chosen]
+        messages = [self.quantize(quantizer, product) for product in products]
+        by_type = replace(self._emit("edges_by_type", graph, edge_types, count=types), kind="graph")
+        stacked = replace(self._emit("stack", *messages), kind="codes", quantizer=messages[0].quantizer)
+        return self.aggregate(by_type, stacked, edge_weight)
+
     def maximum(self, graph, codes, edge_weight=None):
         self._refuse_powers(codes)
         return self._emit("aggregate", graph, codes, edge_weight, None, reduce="max")
@@ -193,8 +239,7 @@ class Recorder:
         self.fail("its aggregator is a recurrent network (lstm); mean, gcn and pool can be frozen.")
 
     def aggregate_edges(self, graph, codes, edge_codes):
-        quantizer = next(op["quantizer"] for op in self.ops if op.get("out") == codes)
-        zero = quantizer["zero_point"]
+        zero = codes.quantizer.get("zero_point")
         self._refuse_powers(codes)
         twice = 2 * np.float64(self.arrays[zero] if isinstance(zero, str) else zero)
         if (twice != np.rint(twice)).any():
@@ -202,15 +247,16 @@ class Recorder:
         return self._emit("aggregate_edges", graph, codes, edge_codes)
 
     def _refuse_powers(self, *codes):
-        makers = [op for op in self.ops if op.get("out") in codes]
-        if any(op["quantizer"]["granularity"] == "shift" for op in makers):
+        if any(value.quantizer["granularity"] == "shift" for value in codes):
             self.fail("granularity 'shift' serves plain sums over neighbours; use 'channel' or 'tensor' here.")
 
-    def edges_by_type(self, graph, edge_types, count):
-        return self._emit("edges_by_type", graph, edge_types, count=count)
-
     def normed(self, graph, edge_weight):
-        return None if edge_weight is None else self._emit("edge_norm", graph, edge_weight)
+        if edge_weight is None:
+            return None
+        return replace(self._emit("edge_norm", graph, edge_weight), kind="edge_weight")
+
+    def kept(self, holder, name, make):
+        return make()
 
     def drop_edges(self, graph, edge_weight, module):
         return edge_weight
@@ -225,45 +271,45 @@ class Recorder:
 
     # -- attention --------------------------------------------------------------------------------------
     def head_sums(self, x, vector, heads):
-        return self._emit("head_sums", x, heads=heads, vector=self._numbers(vector.detach().cpu().numpy()))
+        out = self._emit("head_sums", x, heads=heads, vector=self._numbers(vector.detach().cpu().numpy()))
+        return self._set_columns(out, heads)
 
     def attention(self, graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
         if edge_weight is not None:
             self.fail("attention times edge weights has no packed form; call it without edge_weight.")
-        heads = vector.shape[-2]
-        spec = self._quantizer(quantizer)["quantizer"]
+        spec = self._quantizer(quantizer)
         if spec.get("zero_point") != 0:
             self.fail("attention is coded from 0 on; use grid='auto' or 'affine'.")
         self._refuse_powers(left, right)
-        vector = self._numbers(vector.detach().cpu().numpy())
-        return {"left": left, "right": right, "heads": heads, "vector": vector, "slope": slope, "quantizer": spec}
+        numbers = self._numbers(vector.detach().cpu().numpy())
+        attributes = {"heads": vector.shape[-2], "slope": slope, "vector": numbers, "quantizer": spec}
+        return AttentionCodes(left, right, attributes)
 
     def attend(self, graph, codes, attention):
         self._refuse_powers(codes)
-        left, right = attention["left"], attention["right"]
-        spec = {key: attention[key] for key in ("heads", "slope", "vector", "quantizer")}
-        return self._emit("attend", graph, codes, left, right, **spec)
+        return self._emit("attend", graph, codes, attention.left, attention.right, **attention.attributes)
 
     def split_heads(self, x, heads):
-        self.heads[x] = heads
-        return x
+        return replace(x, heads=heads)
 
     def merge_heads(self, x):
         """(rows, heads, D) as (rows, heads · D)."""
-        return self.combine((1, x), heads=0) if x in self.heads else x
+        return replace(self.combine((1, x)), heads=0) if x.heads else x
 
     def head_mean(self, x):
-        return self._emit("head_mean", x, heads=self.heads[x])
+        columns = self.columns(x)
+        out = self._emit("head_mean", x, heads=x.heads)
+        return self._set_columns(out, None if columns is None else columns // x.heads)
 
     # -- others -----------------------------------------------------------------------------------------
     def relation(self, graph, etype):
-        return self._emit("relation", graph, etype=list(etype))
+        return replace(self._emit("relation", graph, etype=list(etype)), kind="graph")
 
     def readout(self, graph, x, reduce):
         return self._emit("readout", graph, x, reduce=reduce)
 
     def check_in_degrees(self, graph):
-        self.ops.append({"op": "check_in_degrees", "in": [graph]})
+        self.ops.append({"op": "check_in_degrees", "in": [graph.number]})
 
     def scale_by_degree(self, x, graph, side, power, plus=0, unless=None):
         inputs = [x, graph] if unless is None else [x, graph, unless]
@@ -282,7 +328,7 @@ class Recorder:
 
     def map(self, x, function, parameter=0.0):
         """One of :data:`numba_kernels.plan.MAPS`."""
-        if function in ROW_FUNCTIONS and x in self.heads:
+        if function in ROW_FUNCTIONS and x.heads:
             self.fail(f"{function} of an array of three dimensions has no packed form.")
         self.float_parts.append(f"{self._where or 'forward'}: {function}")
         return self._alike("map", x, function=function, parameter=float(parameter))
@@ -304,26 +350,23 @@ class Recorder:
         return self.walk(self, module, x)
 
     def concatenate(self, parts):
-        if any(part in self.heads for part in parts):
+        if any(part.heads for part in parts):
             self.fail("values of three dimensions cannot be put side by side; flatten them first.")
-        return self._emit("concat", *parts)
+        widths = [self.columns(part) for part in parts]
+        return self._set_columns(self._emit("concat", *parts), None if None in widths else sum(widths))
 
     def larger(self, *values):
         """The largest of several values, number by number."""
         return self._alike("maximum", *values)
 
-    def combine(self, *terms, heads=None):
+    def combine(self, *terms):
         numbers = [(c.item() if isinstance(c, torch.Tensor) else float(c), x) for c, x in terms]
         terms = [(c, x) for c, x in numbers if c != 0]
-        return self._alike("combine", *(x for _, x in terms), heads=heads, coefficients=[c for c, _ in terms])
+        return self._alike("combine", *(x for _, x in terms), coefficients=[c for c, _ in terms])
 
-    def _alike(self, op, *values, heads=None, **attributes):
+    def _alike(self, op, *values, **attributes):
         """Emit an operation whose result has the shape of what it reads."""
-        shapes = {self.heads.get(value, 0) for value in values}
+        shapes = {value.heads for value in values}
         if len(shapes) > 1:
             self.fail("values of two and of three dimensions meet; flatten the latter first.")
-        out = self._emit(op, *values, **attributes)
-        heads = shapes.pop() if heads is None else heads
-        if heads:
-            self.heads[out] = heads
-        return out
+        return replace(self._emit(op, *values, **attributes), heads=shapes.pop())

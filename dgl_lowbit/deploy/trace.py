@@ -16,14 +16,12 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from .. import nn as lowbit_nn
+from ..nn.arguments import Role
 from ..nn.base import LAYERS
 from .functions import FUNCTIONS, GRAPH_MODULES, METHODS, MODULES, destination, relation
 from .recorder import FreezeError
+from .values import Value
 
-# What the arguments of a layer's forward are, by their names; others are features.
-ARGUMENT_KINDS = {
-    "graph": "graph", "g": "graph", "edge_weight": "edge_weight", "norm": "edge_weight", "etypes": "edge_types",
-}  # fmt: skip
 _MOST_BLOCKS = 1000
 _LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, dgl))
 _DICT_METHODS = ("items", "keys", "values")
@@ -125,7 +123,7 @@ class Walk:
         An argument that is None throughout.
     types : list of tuple of str, optional
         Canonical edge types of the graphs.
-    values : list of int, optional
+    values : list of Value, optional
         Recorded values that the arguments are. Default: they are the plan's inputs.
     """
 
@@ -150,10 +148,10 @@ class Walk:
             if node.op != "call_module":
                 continue
             layer = self.modules.get(node.target)
-            if isinstance(layer, (lowbit_nn.LowBitLayer, *GRAPH_MODULES)):
-                for name, argument in self._bind(layer, node).arguments.items():
-                    if name in ARGUMENT_KINDS and isinstance(argument, fx.Node):
-                        kinds[_root(argument)] = ARGUMENT_KINDS[name]
+            roles = layer.arguments if isinstance(layer, lowbit_nn.LowBitLayer) else GRAPH_MODULES.get(type(layer), {})
+            for name, argument in self._bind(layer, node).arguments.items() if roles else ():
+                if roles[name] not in (Role.FEATURES, Role.CHOICE) and isinstance(argument, fx.Node):
+                    kinds[_root(argument)] = roles[name].value
         return kinds
 
     @staticmethod
@@ -214,10 +212,10 @@ class Walk:
         given = {entry["value"] for entry in self.recorder.inputs}
         parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else [value]
         for part in parts:
-            if not isinstance(part, int) or isinstance(part, bool):
+            if not isinstance(part, Value):
                 returned = type(part).__name__.replace("immutable_", "")
                 self.fail(node, f"a forward that returns a {returned}, not a tensor or a tuple or dict of tensors,")
-            if part in given:
+            if part.number in given:
                 self.fail(node, "a forward that returns an argument of its own")
         return value
 
@@ -244,17 +242,16 @@ class Walk:
         return fx.node.map_arg(argument, self.values.__getitem__)
 
     def floats(self, node, argument):
-        """The number of a float value."""
+        """The float value that was recorded for an argument."""
         value = self.value(argument)
-        known = isinstance(argument, fx.Node) and self.kinds.get(argument) is None
-        if not known or not isinstance(value, int):
+        if not isinstance(value, Value) or value.kind not in ("features", "float"):
             self.fail(node, "an operation on something other than features")
         return value
 
     def matrix(self, node, argument):
-        """The number of a float value of two dimensions."""
+        """The float value of two dimensions that was recorded for an argument."""
         value = self.floats(node, argument)
-        if value in self.recorder.heads:
+        if value.heads:
             self.fail(node, "an operation on rows of three dimensions; flatten them first: it")
         return value
 

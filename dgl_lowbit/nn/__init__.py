@@ -3,6 +3,7 @@
 from dgl.nn import EdgeWeightNorm
 
 from .appnpconv import APPNPConv
+from .arguments import Role, roles
 from .base import LowBitLayer, Operand, register_layer
 from .chebconv import ChebConv
 from .deepgraphconv import DeepGraphConv
@@ -14,6 +15,7 @@ from .gineconv import GINEConv
 from .graphconv import GraphConv
 from .heterographconv import HeteroGraphConv
 from .linear import Linear
+from .protocol import Ops
 from .relgraphconv import RelGraphConv
 from .sageconv import SAGEConv
 from .sgconv import SGConv
@@ -35,10 +37,13 @@ __all__ = [
     "Linear",
     "LowBitLayer",
     "Operand",
+    "Ops",
     "RelGraphConv",
+    "Role",
     "SAGEConv",
     "SGConv",
     "SMPConv",
     "TAGConv",
     "register_layer",
+    "roles",
 ]

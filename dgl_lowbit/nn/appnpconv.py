@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dgl.nn
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_features, check_homogeneous, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_features, check_homogeneous
 from .propagation import Channel, channel_operands
 
 
@@ -35,12 +36,18 @@ class APPNPConv(LowBitLayer, dgl.nn.APPNPConv):
     """
 
     float_class = dgl.nn.APPNPConv
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
     messages = "delta"
 
     def operands(self):
         return {**channel_operands(self.config, None, self._k), "outputs": Operand("outputs", None)}
 
-    def forward(self, graph, feat, edge_weight=None):
+    def validate(self, graph, feat, edge_weight=None):
+        check_homogeneous(self, graph)
+        check_edge_weight(self, graph, edge_weight)
+        check_features(self, feat, None, graph.num_nodes())
+
+    def compute(self, ops, graph, feat, edge_weight=None):
         """As ``dgl.nn.APPNPConv.forward``; shapes: feat (N, *), output the same.
 
         Raises
@@ -49,14 +56,6 @@ class APPNPConv(LowBitLayer, dgl.nn.APPNPConv):
             When low-bit, on a block or bipartite graph, and for features that are not a finite float tensor of a row
             a node.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, edge_weight=edge_weight)
-        check_homogeneous(self, graph)
-        check_edge_weight(self, graph, edge_weight)
-        check_features(self, feat, None, graph.num_nodes())
-        return self.compute(TorchOps(), graph, feat, edge_weight)
-
-    def compute(self, ops, graph, feat, edge_weight=None):
         channel = Channel(ops, graph, self, edge_weight)
         # Edges that come and go leave nothing for changes to add up on.
         channel.is_delta &= self.edge_drop.p == 0

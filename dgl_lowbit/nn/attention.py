@@ -4,27 +4,15 @@ from __future__ import annotations
 
 from dgl import DGLError
 
-from .base import LowBitLayer, check_edge_weight, check_graph, check_sources
-from .ops import TorchOps
+from .base import LowBitLayer
+from .checks import check_graph, check_sources
 
 
 class Attention(LowBitLayer):
-    """Base of the low-bit attention layers: checks, and what follows the weighted sum.
+    """Base of the low-bit attention layers: checks, and what follows the weighted sum."""
 
-    A subclass states ``scores(ops, graph, feat, …)``, which gives messages, attention and the codes of the destination
-    nodes' inputs.
-    """
-
-    def run(self, graph, feat, edge_weight, get_attention):
-        """Check the arguments and compute.
-
-        Raises
-        ------
-        DGLError
-            For nodes without in-neighbours, unless allowed, and features that are not a finite float matrix that fits.
-        """
+    def validate(self, graph, feat, get_attention=False):
         check_graph(self, graph, self._allow_zero_in_degree)
-        check_edge_weight(self, graph, edge_weight)
         check_sources(self, graph, feat, self._in_src_feats, self._in_dst_feats)
         for part in feat if isinstance(feat, tuple) else (feat,):
             if part.dim() != 2:
@@ -32,7 +20,6 @@ class Attention(LowBitLayer):
                     f"a low-bit {type(self).__name__} expects features of shape (N, D), got {tuple(part.shape)}; "
                     "flatten what is between, or leave the layer in float32."
                 )
-        return self.compute(TorchOps(), graph, feat, edge_weight, get_attention)
 
     def finish(self, ops, graph, feat, inputs, total, bias):
         """Residual, bias and activation: (N, H · D) sums to the layer's output, (N, H, D)."""

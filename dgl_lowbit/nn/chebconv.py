@@ -5,8 +5,9 @@ from __future__ import annotations
 import dgl.nn
 from dgl.base import dgl_warning
 
-from .base import LowBitLayer, Operand, check_features, check_homogeneous, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_features, check_homogeneous
 from .propagation import Channel, channel_operands
 
 
@@ -38,7 +39,7 @@ class ChebConv(LowBitLayer, dgl.nn.ChebConv):
     """
 
     float_class = dgl.nn.ChebConv
-    choices = ("lambda_max",)
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, lambda_max=Role.CHOICE)
     messages = "direct"
     degree_side = "in"
 
@@ -50,7 +51,13 @@ class ChebConv(LowBitLayer, dgl.nn.ChebConv):
             "outputs": Operand("outputs", self._out_feats),
         }
 
-    def forward(self, graph, feat, lambda_max=None):
+    def validate(self, graph, feat, lambda_max=None):
+        check_homogeneous(self, graph)
+        check_features(self, feat, self._in_feats, graph.num_nodes())
+        if lambda_max is None:
+            dgl_warning("lambda_max is not provided, using default value of 2.")
+
+    def compute(self, ops, graph, feat, lambda_max=None):
         """As ``dgl.nn.ChebConv.forward``; shapes: feat (N, in_feats), output (N, out_feats).
 
         Raises
@@ -59,15 +66,6 @@ class ChebConv(LowBitLayer, dgl.nn.ChebConv):
             When low-bit, on a block or bipartite graph, for features whose width, row count or dtype does not fit, and
             for NaN or infinity in them.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, lambda_max)
-        check_homogeneous(self, graph)
-        check_features(self, feat, self._in_feats, graph.num_nodes())
-        if lambda_max is None:
-            dgl_warning("lambda_max is not provided, using default value of 2.")
-        return self.compute(TorchOps(), graph, feat, lambda_max)
-
-    def compute(self, ops, graph, feat, lambda_max=None):
         q, norm = self.quantizers, ops.spectral_norm(graph, lambda_max)
         channel = Channel(ops, graph, self)
         terms = [channel.start(feat)]

@@ -120,6 +120,13 @@ class DeepGraphConv(Propagation):
         return {**operands, "outputs": Operand("outputs", width)}
 
     def compute(self, ops, graph, feat):
+        """Shapes: feat (N, in_feats) float, output the same. In training mode the multipliers take a step.
+
+        Raises
+        ------
+        DGLError
+            On a block or bipartite graph, zero in-degrees (unless allowed), or features that do not fit.
+        """
         send = Channel(ops, graph, self)
         h = send.start(feat)
         for k in range(self.num_layers):

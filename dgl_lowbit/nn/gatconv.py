@@ -5,8 +5,10 @@ from __future__ import annotations
 import dgl.nn
 from torch import nn
 
+from .arguments import Role, roles
 from .attention import Attention
 from .base import Operand, register_layer
+from .checks import check_edge_weight
 
 
 @register_layer
@@ -38,7 +40,7 @@ class GATConv(Attention, dgl.nn.GATConv):
     """  # noqa: E501
 
     float_class = dgl.nn.GATConv
-    choices = ("edge_weight", "get_attention")
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.CHOICE, get_attention=Role.CHOICE)
 
     def operands(self):
         width = self._num_heads * self._out_feats
@@ -58,7 +60,11 @@ class GATConv(Attention, dgl.nn.GATConv):
             operands["weights_res"] = Operand("weights", width, axis=1)
         return operands
 
-    def forward(self, graph, feat, edge_weight=None, get_attention=False):
+    def validate(self, graph, feat, edge_weight=None, get_attention=False):
+        super().validate(graph, feat)
+        check_edge_weight(self, graph, edge_weight)
+
+    def compute(self, ops, graph, feat, edge_weight=None, get_attention=False):
         """As ``dgl.nn.GATConv.forward``; shapes: feat (N, in_feats) or a pair, output (N_dst, num_heads, out_feats).
 
         Raises
@@ -67,11 +73,6 @@ class GATConv(Attention, dgl.nn.GATConv):
             As the parent, and when low-bit for features whose width, row count or dtype does not fit, and for NaN
             or infinity in features or edge weights.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, edge_weight=edge_weight, get_attention=get_attention)
-        return self.run(graph, feat, edge_weight, get_attention)
-
-    def compute(self, ops, graph, feat, edge_weight=None, get_attention=False):
         q, heads = self.quantizers, self._num_heads
         feat = ops.dropout(feat, self.feat_drop)
         if hasattr(self, "fc_src"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dgl.nn
 from torch import nn
 
+from .arguments import Role, roles
 from .attention import Attention
 from .base import Operand, register_layer
 
@@ -36,7 +37,7 @@ class GATv2Conv(Attention, dgl.nn.GATv2Conv):
     """  # noqa: E501
 
     float_class = dgl.nn.GATv2Conv
-    choices = ("get_attention",)
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, get_attention=Role.CHOICE)
 
     @property
     def has_two_inputs(self) -> bool:
@@ -62,7 +63,7 @@ class GATv2Conv(Attention, dgl.nn.GATv2Conv):
             operands["weights_res"] = Operand("weights", width, axis=1)
         return operands
 
-    def forward(self, graph, feat, get_attention=False):
+    def compute(self, ops, graph, feat, get_attention=False):
         """As ``dgl.nn.GATv2Conv.forward``; shapes: feat (N, in_feats) or a pair, output (N_dst, num_heads, out_feats).
 
         Raises
@@ -71,11 +72,6 @@ class GATv2Conv(Attention, dgl.nn.GATv2Conv):
             As the parent, and when low-bit for features whose width, row count or dtype does not fit, and for NaN
             or infinity in features.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, get_attention=get_attention)
-        return self.run(graph, feat, None, get_attention)
-
-    def compute(self, ops, graph, feat, edge_weight=None, get_attention=False):
         q = self.quantizers
         feat = ops.dropout(feat, self.feat_drop)
         if self.has_two_inputs:

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import dgl.nn
 
-from .base import (
-    LowBitLayer,
-    Operand,
-    check_edge_weight,
-    check_features,
-    check_graph,
-    check_homogeneous,
-    register_layer,
-)
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_features, check_graph, check_homogeneous
 from .propagation import Channel, channel_operands
 
 
@@ -45,6 +38,7 @@ class GCN2Conv(LowBitLayer, dgl.nn.GCN2Conv):
     """
 
     float_class = dgl.nn.GCN2Conv
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, feat_0=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
     messages = "direct"
     degree_side = "in"
 
@@ -65,7 +59,14 @@ class GCN2Conv(LowBitLayer, dgl.nn.GCN2Conv):
         """The parent's reads an attribute that it does not set."""
         return f"in={self._in_feats}, alpha={self.alpha}, beta={self.beta}"
 
-    def forward(self, graph, feat, feat_0, edge_weight=None):
+    def validate(self, graph, feat, feat_0, edge_weight=None):
+        check_homogeneous(self, graph)
+        check_graph(self, graph, self._allow_zero_in_degree)
+        check_edge_weight(self, graph, edge_weight)
+        check_features(self, feat, self._in_feats, graph.num_nodes())
+        check_features(self, feat_0, self._in_feats, graph.num_nodes(), what="feat_0")
+
+    def compute(self, ops, graph, feat, feat_0, edge_weight=None):
         """As ``dgl.nn.GCN2Conv.forward``; shapes: feat and feat_0 (N, in_feats), output the same.
 
         Raises
@@ -74,16 +75,6 @@ class GCN2Conv(LowBitLayer, dgl.nn.GCN2Conv):
             As the parent, and when low-bit on a block or bipartite graph, for features whose width, row count or dtype
             does not fit, and for NaN or infinity in features or edge weights.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, feat_0, edge_weight=edge_weight)
-        check_homogeneous(self, graph)
-        check_graph(self, graph, self._allow_zero_in_degree)
-        check_edge_weight(self, graph, edge_weight)
-        check_features(self, feat, self._in_feats, graph.num_nodes())
-        check_features(self, feat_0, self._in_feats, graph.num_nodes(), what="feat_0")
-        return self.compute(TorchOps(), graph, feat, feat_0, edge_weight)
-
-    def compute(self, ops, graph, feat, feat_0, edge_weight=None):
         q, channel = self.quantizers, Channel(ops, graph, self, edge_weight)
         _, received = channel(channel.start(feat), 0)
         smoothed = ops.combine((1 - self.alpha, received), (self.alpha, feat_0))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dgl.nn
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_sources, first_width, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_sources, first_width
 
 
 @register_layer
@@ -33,6 +34,7 @@ class GINConv(LowBitLayer, dgl.nn.GINConv):
     """
 
     float_class = dgl.nn.GINConv
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
     inner = ("apply_func",)
 
     def operands(self):
@@ -41,7 +43,11 @@ class GINConv(LowBitLayer, dgl.nn.GINConv):
             "outputs": Operand("outputs", None),
         }
 
-    def forward(self, graph, feat, edge_weight=None):
+    def validate(self, graph, feat, edge_weight=None):
+        check_edge_weight(self, graph, edge_weight)
+        check_sources(self, graph, feat, first_width(self.apply_func))
+
+    def compute(self, ops, graph, feat, edge_weight=None):
         """As ``dgl.nn.GINConv.forward``; shapes: feat (N, in_feats) or a pair, output (N_dst, out_feats).
 
         Raises
@@ -50,13 +56,6 @@ class GINConv(LowBitLayer, dgl.nn.GINConv):
             When low-bit, for features whose width, row count or dtype does not fit, and for NaN or infinity in
             features or edge weights.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, edge_weight=edge_weight)
-        check_edge_weight(self, graph, edge_weight)
-        check_sources(self, graph, feat, first_width(self.apply_func))
-        return self.compute(TorchOps(), graph, feat, edge_weight)
-
-    def compute(self, ops, graph, feat, edge_weight=None):
         messages = ops.quantize(self.quantizers["messages"], ops.source(feat))
         if self._aggregator_type == "max":
             total = ops.maximum(graph, messages, edge_weight)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dgl.nn
 
-from .base import LowBitLayer, Operand, check_features, check_sources, first_width, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_features, check_sources, first_width
 
 
 @register_layer
@@ -33,12 +34,18 @@ class GINEConv(LowBitLayer, dgl.nn.GINEConv):
     """
 
     float_class = dgl.nn.GINEConv
+    arguments = roles(graph=Role.GRAPH, node_feat=Role.FEATURES, edge_feat=Role.FEATURES)
     inner = ("apply_func",)
 
     def operands(self):
         return {"messages": Operand("messages", first_width(self.apply_func)), "outputs": Operand("outputs", None)}
 
-    def forward(self, graph, node_feat, edge_feat):
+    def validate(self, graph, node_feat, edge_feat):
+        check_sources(self, graph, node_feat, first_width(self.apply_func))
+        width = (node_feat[0] if isinstance(node_feat, tuple) else node_feat).shape[-1]
+        check_features(self, edge_feat, width, graph.num_edges(), what="edge_feat", of="edges")
+
+    def compute(self, ops, graph, node_feat, edge_feat):
         """As ``dgl.nn.GINEConv.forward``; shapes: (N, in_feats) or a pair, (E, in_feats), output (N_dst, out_feats).
 
         Raises
@@ -46,14 +53,6 @@ class GINEConv(LowBitLayer, dgl.nn.GINEConv):
         DGLError
             When low-bit, for features whose width, row count or dtype does not fit, and for NaN or infinity in them.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, node_feat, edge_feat)
-        check_sources(self, graph, node_feat, first_width(self.apply_func))
-        width = (node_feat[0] if isinstance(node_feat, tuple) else node_feat).shape[-1]
-        check_features(self, edge_feat, width, graph.num_edges(), what="edge_feat", of="edges")
-        return self.compute(TorchOps(), graph, node_feat, edge_feat)
-
-    def compute(self, ops, graph, node_feat, edge_feat):
         nodes, edges = ops.quantize(self.quantizers["messages"], (ops.source(node_feat), edge_feat))
         total = ops.aggregate_edges(graph, nodes, edges)
         h = ops.combine((1 + self.eps, ops.destination(node_feat, graph)), (1, total))

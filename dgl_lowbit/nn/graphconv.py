@@ -5,8 +5,9 @@ from __future__ import annotations
 import dgl.nn
 from dgl import DGLError
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_features, check_graph, pair_rows, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_features, check_graph, pair_rows
 
 
 @register_layer
@@ -36,7 +37,7 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
     """
 
     float_class = dgl.nn.GraphConv
-    choices = ("weight",)
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, weight=Role.CHOICE, edge_weight=Role.EDGE_WEIGHT)
 
     @property
     def multiplies_first(self) -> bool:
@@ -54,17 +55,7 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
         del operands["aggregates" if self.multiplies_first else "inputs"]
         return operands
 
-    def forward(self, graph, feat, weight=None, edge_weight=None):
-        """As ``dgl.nn.GraphConv.forward``; shapes: feat (N, *, in_feats) or a pair, output (N_dst, *, out_feats).
-
-        Raises
-        ------
-        DGLError
-            As the parent, and when low-bit for features whose width, row count or dtype does not fit, and for NaN
-            or infinity in features or edge weights.
-        """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, weight=weight, edge_weight=edge_weight)
+    def validate(self, graph, feat, weight=None, edge_weight=None):
         if weight is not None and self.weight is not None:
             raise DGLError(
                 "External weight is provided while at the same time the module has defined its own weight "
@@ -74,9 +65,16 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
         check_edge_weight(self, graph, edge_weight)
         (source, rows), _ = pair_rows(graph, feat)
         check_features(self, source, self._in_feats, rows)
-        return self.compute(TorchOps(), graph, feat, weight, edge_weight)
 
     def compute(self, ops, graph, feat, weight=None, edge_weight=None):
+        """As ``dgl.nn.GraphConv.forward``; shapes: feat (N, *, in_feats) or a pair, output (N_dst, *, out_feats).
+
+        Raises
+        ------
+        DGLError
+            As the parent, and when low-bit for features whose width, row count or dtype does not fit, and for NaN
+            or infinity in features or edge weights.
+        """
         q, weight = self.quantizers, self.weight if weight is None else weight
         h = ops.source(feat)
         multiplies_first = weight is not None and self.multiplies_first

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from .base import LowBitLayer, Operand, check_features, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_features
 
 
 @register_layer
@@ -30,6 +31,7 @@ class Linear(LowBitLayer, nn.Linear):
     """
 
     float_class = nn.Linear
+    arguments = roles(input=Role.FEATURES)
 
     def operands(self):
         return {
@@ -38,7 +40,10 @@ class Linear(LowBitLayer, nn.Linear):
             "outputs": Operand("outputs", self.out_features),
         }
 
-    def forward(self, input):
+    def validate(self, input):
+        check_features(self, input, self.in_features, len(input), what="input")
+
+    def compute(self, ops, input):
         """Shapes: input (N, *, in_features) float, output (N, *, out_features).
 
         Raises
@@ -46,12 +51,6 @@ class Linear(LowBitLayer, nn.Linear):
         DGLError
             When low-bit and ``input`` has another width, is not floating point, or holds NaN or infinity.
         """
-        if not self.is_low_bit:
-            return super().forward(input)
-        check_features(self, input, self.in_features, len(input), what="input")
-        return self.compute(TorchOps(), input)
-
-    def compute(self, ops, input):
         q = self.quantizers
         y = ops.product(ops.quantize(q["inputs"], input), q["weights"], self.weight.t())
         return ops.requantize(q["outputs"], ops.bias(y, self.bias))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from ..smoothness import SmoothnessControl
-from .base import LowBitLayer, Operand, check_features, check_graph, check_homogeneous
-from .ops import Quantized, TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand
+from .checks import check_features, check_graph, check_homogeneous
+from .ops import Quantized
 
 MESSAGES = ("delta", "direct")
 
@@ -16,6 +18,8 @@ class Propagation(LowBitLayer):
 
     A subclass states ``compute(ops, graph, feat)`` over a :class:`Channel` and :meth:`controlled` steps.
     """
+
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES)
 
     def __init__(self, in_feats, steps, messages, allow_zero_in_degree, threshold, relative, acts, **multiplier):
         nn.Module.__init__(self)
@@ -28,18 +32,10 @@ class Propagation(LowBitLayer):
             for _ in range(steps if threshold is not None else 0)
         )
 
-    def forward(self, graph, feat):
-        """Shapes: feat (N, in_feats) float, output the same. In training mode the multipliers take a step.
-
-        Raises
-        ------
-        DGLError
-            On a block or bipartite graph, zero in-degrees (unless allowed), or features that do not fit.
-        """
+    def validate(self, graph, feat):
         check_homogeneous(self, graph)
         check_graph(self, graph, self._allow_zero_in_degree)
         check_features(self, feat, self.in_feats, graph.num_nodes())
-        return self.compute(TorchOps(), graph, feat)
 
     def controlled(self, ops, graph, step: int, h, target):
         """From h towards ``target`` as far as the step's multiplier lets it."""

@@ -6,8 +6,9 @@ import dgl.nn
 import torch
 from dgl import DGLError
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_features, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_features
 
 
 @register_layer
@@ -37,7 +38,9 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
     """
 
     float_class = dgl.nn.RelGraphConv
-    choices = ("presorted",)
+    arguments = roles(
+        g=Role.GRAPH, feat=Role.FEATURES, etypes=Role.EDGE_TYPES, norm=Role.EDGE_WEIGHT, presorted=Role.CHOICE
+    )
 
     def operands(self):
         linear = self.linear_r
@@ -51,17 +54,7 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
             operands["weights_loop"] = Operand("weights", linear.out_size, axis=1)
         return operands
 
-    def forward(self, g, feat, etypes, norm=None, *, presorted=False):
-        """As ``dgl.nn.RelGraphConv.forward``; shapes: feat (N, in_feat), etypes, norm (E,), output (N_dst, out_feat).
-
-        Raises
-        ------
-        DGLError
-            When low-bit, for features whose width, row count or dtype does not fit, NaN or infinity in features or
-            norm, and edge types that are not a whole number below num_rels for each edge.
-        """
-        if not self.is_low_bit:
-            return super().forward(g, feat, etypes, norm, presorted=presorted)
+    def validate(self, g, feat, etypes, norm=None, *, presorted=False):
         check_features(self, feat, self.linear_r.in_size, g.num_src_nodes())
         check_edge_weight(self, g, norm)
         if self.self_loop and not g.is_block and g.num_src_nodes() != g.num_dst_nodes():
@@ -77,13 +70,19 @@ class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
                 f"RelGraphConv expects etypes below num_rels={self.linear_r.num_types}, got "
                 f"{int(etypes.min())} to {int(etypes.max())}."
             )
-        return self.compute(TorchOps(), g, feat, etypes, norm)
 
-    def compute(self, ops, g, feat, etypes, norm=None, presorted=False):
-        q, count = self.quantizers, self.linear_r.num_types
+    def compute(self, ops, g, feat, etypes, norm=None, *, presorted=False):
+        """As ``dgl.nn.RelGraphConv.forward``; shapes: feat (N, in_feat), etypes, norm (E,), output (N_dst, out_feat).
+
+        Raises
+        ------
+        DGLError
+            When low-bit, for features whose width, row count or dtype does not fit, NaN or infinity in features or
+            norm, and edge types that are not a whole number below num_rels for each edge.
+        """
+        q = self.quantizers
         inputs = ops.quantize(q["inputs"], ops.source(feat))
-        messages = ops.quantize(q["messages"], ops.products(inputs, q["weights"], self.relation_weights()))
-        h = ops.aggregate(ops.edges_by_type(g, etypes, count), ops.stack(messages), norm)
+        h = ops.aggregate_by_type(g, inputs, q["weights"], self.relation_weights(), q["messages"], etypes, norm)
         if self.layer_norm:
             h = ops.call(self.layer_norm_weight, h)
         if self.bias:

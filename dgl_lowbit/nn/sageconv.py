@@ -5,8 +5,9 @@ from __future__ import annotations
 import dgl.nn
 import torch.nn.functional as F
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_sources, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_sources
 
 
 @register_layer
@@ -36,6 +37,7 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
     """
 
     float_class = dgl.nn.SAGEConv
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
 
     @property
     def multiplies_first(self) -> bool:
@@ -65,7 +67,12 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
         """Whether one quantiser serves the inputs of both products."""
         return "inputs" in names and self._in_src_feats == self._in_dst_feats
 
-    def forward(self, graph, feat, edge_weight=None):
+    def validate(self, graph, feat, edge_weight=None):
+        check_edge_weight(self, graph, edge_weight)
+        width = self._in_src_feats if self._aggre_type == "gcn" else self._in_dst_feats
+        check_sources(self, graph, feat, self._in_src_feats, width)
+
+    def compute(self, ops, graph, feat, edge_weight=None):
         """As ``dgl.nn.SAGEConv.forward``; shapes: feat (N, in_feats) or a pair, output (N_dst, out_feats).
 
         Raises
@@ -74,14 +81,6 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
             When low-bit, for features whose width, row count or dtype does not fit, and for NaN or infinity in
             features or edge weights.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, edge_weight=edge_weight)
-        check_edge_weight(self, graph, edge_weight)
-        width = self._in_src_feats if self._aggre_type == "gcn" else self._in_dst_feats
-        check_sources(self, graph, feat, self._in_src_feats, width)
-        return self.compute(TorchOps(), graph, feat, edge_weight)
-
-    def compute(self, ops, graph, feat, edge_weight=None):
         q = self.quantizers
         feat = ops.dropout(feat, self.feat_drop)
         inputs = ops.quantize(q["inputs"], feat) if self._shares_inputs(q) else None

@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import dgl.nn
 
-from .base import (
-    LowBitLayer,
-    Operand,
-    check_edge_weight,
-    check_features,
-    check_graph,
-    check_homogeneous,
-    register_layer,
-)
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_features, check_graph, check_homogeneous
 from .propagation import Channel, channel_operands
 
 
@@ -24,8 +17,8 @@ class SGConv(LowBitLayer, dgl.nn.SGConv):
     .. math:: H^K = (\tilde D^{-1/2} \tilde A \tilde D^{-1/2})^K X \Theta
 
     ``messages`` of every step have a quantiser of their own; what K steps give are the ``inputs`` that meet
-    ``weights``. With ``cached=True`` they are kept from the first forward on, as in the parent; a frozen layer
-    computes them anew.
+    ``weights``. With ``cached=True`` they are kept from the first forward on, as in the parent, so that ranges of the
+    messages stay as calibration or that forward set them; a frozen layer computes them anew.
 
     Parameters
     ----------
@@ -44,6 +37,7 @@ class SGConv(LowBitLayer, dgl.nn.SGConv):
     """
 
     float_class = dgl.nn.SGConv
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
     messages = "direct"
     degree_side = "in"
 
@@ -56,7 +50,13 @@ class SGConv(LowBitLayer, dgl.nn.SGConv):
             "outputs": Operand("outputs", out),
         }
 
-    def forward(self, graph, feat, edge_weight=None):
+    def validate(self, graph, feat, edge_weight=None):
+        check_homogeneous(self, graph)
+        check_graph(self, graph, self._allow_zero_in_degree)
+        check_edge_weight(self, graph, edge_weight)
+        check_features(self, feat, self.fc.in_features, graph.num_nodes())
+
+    def compute(self, ops, graph, feat, edge_weight=None):
         """As ``dgl.nn.SGConv.forward``; shapes: feat (N, in_feats), output (N, out_feats).
 
         Raises
@@ -65,21 +65,25 @@ class SGConv(LowBitLayer, dgl.nn.SGConv):
             As the parent, and when low-bit on a block or bipartite graph, for features whose width, row count or dtype
             does not fit, and for NaN or infinity in features or edge weights.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, edge_weight=edge_weight)
-        check_homogeneous(self, graph)
-        check_graph(self, graph, self._allow_zero_in_degree)
-        check_edge_weight(self, graph, edge_weight)
-        check_features(self, feat, self.fc.in_features, graph.num_nodes())
-        ops = TorchOps()
-        if not self._cached:
-            return self.compute(ops, graph, feat, edge_weight)
-        if self._cached_h is None:
-            self._cached_h = self.propagate(ops, graph, feat, edge_weight)
-        return self.project(ops, self._cached_h)
 
-    def compute(self, ops, graph, feat, edge_weight=None):
-        return self.project(ops, self.propagate(ops, graph, feat, edge_weight))
+        def propagate():
+            return self.propagate(ops, graph, feat, edge_weight)
+
+        if any(quantizer.is_observed for quantizer in self.quantizers.values()):
+            self._cached_h = None  # ranges may change, and every quantiser is to meet its tensor
+            return self.project(ops, propagate())
+        return self.project(ops, ops.kept(self, "_cached_h", propagate) if self._cached else propagate())
+
+    def configure(self, config):
+        """Quantisers of ``config``; what the float layer kept is forgotten."""
+        super().configure(config)
+        if self.is_low_bit:
+            self._cached_h = None
+
+    def _load_from_state_dict(self, *args):
+        super()._load_from_state_dict(*args)
+        if self.is_low_bit:
+            self._cached_h = None  # it was propagated under other ranges
 
     def propagate(self, ops, graph, feat, edge_weight):
         channel = Channel(ops, graph, self, edge_weight)

@@ -105,6 +105,13 @@ class SMPConv(Propagation):
         return {**operands, "outputs": Operand("outputs", self.in_feats)}
 
     def compute(self, ops, graph, feat):
+        """Shapes: feat (N, in_feats) float, output the same. In training mode the multipliers take a step.
+
+        Raises
+        ------
+        DGLError
+            On a block or bipartite graph, zero in-degrees (unless allowed), or features that do not fit.
+        """
         send = Channel(ops, graph, self)
         keep, mix = 1 - (1 + self.lambda1) * self.eta, self.lambda1 * self.eta
         h = feat = send.start(feat)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dgl.nn
 
-from .base import LowBitLayer, Operand, check_edge_weight, check_features, check_homogeneous, register_layer
-from .ops import TorchOps
+from .arguments import Role, roles
+from .base import LowBitLayer, Operand, register_layer
+from .checks import check_edge_weight, check_features, check_homogeneous
 from .propagation import Channel, channel_operands
 
 
@@ -35,6 +36,7 @@ class TAGConv(LowBitLayer, dgl.nn.TAGConv):
     """
 
     float_class = dgl.nn.TAGConv
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
     messages = "direct"
     degree_side = "in"
 
@@ -46,7 +48,12 @@ class TAGConv(LowBitLayer, dgl.nn.TAGConv):
             "outputs": Operand("outputs", self._out_feats),
         }
 
-    def forward(self, graph, feat, edge_weight=None):
+    def validate(self, graph, feat, edge_weight=None):
+        check_homogeneous(self, graph)
+        check_edge_weight(self, graph, edge_weight)
+        check_features(self, feat, self._in_feats, graph.num_nodes())
+
+    def compute(self, ops, graph, feat, edge_weight=None):
         """As ``dgl.nn.TAGConv.forward``; shapes: feat (N, in_feats), output (N, out_feats).
 
         Raises
@@ -55,14 +62,6 @@ class TAGConv(LowBitLayer, dgl.nn.TAGConv):
             When low-bit, on a block or bipartite graph, for features whose width, row count or dtype does not fit, and
             for NaN or infinity in features or edge weights.
         """
-        if not self.is_low_bit:
-            return super().forward(graph, feat, edge_weight=edge_weight)
-        check_homogeneous(self, graph)
-        check_edge_weight(self, graph, edge_weight)
-        check_features(self, feat, self._in_feats, graph.num_nodes())
-        return self.compute(TorchOps(), graph, feat, edge_weight)
-
-    def compute(self, ops, graph, feat, edge_weight=None):
         q, channel = self.quantizers, Channel(ops, graph, self, edge_weight)
         powers = [channel.start(feat)]
         for step in range(self._k):

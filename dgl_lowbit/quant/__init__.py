@@ -15,7 +15,8 @@ _QUANTIZERS: dict[str, Callable[..., Quantizer]] = {}
 def register_quantizer(name: str, factory: Callable[..., Quantizer]) -> None:
     """Make ``QuantConfig(quantizer=name)`` build its quantisers with ``factory(bits, **options)``.
 
-    ``options`` are those of :class:`Quantizer` and ``grid``.
+    ``options`` are those of :class:`Quantizer` and ``grid``. :class:`Quantizer` says what a quantiser of one's own
+    states.
     """
     _QUANTIZERS[name] = factory
 

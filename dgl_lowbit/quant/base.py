@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,9 +57,20 @@ class NotCalibratedError(RuntimeError):
 class Quantizer(OptionalState):
     """Base of the quantisers: maps float32 tensors to codes and back.
 
-    A subclass defines :meth:`qparams` and :meth:`_search`. The same object serves training
-    (:meth:`fake_quantize`, :meth:`split`) and export (:meth:`codes`, :meth:`dequantize`, :meth:`export`);
-    ``fake_quantize(x)`` equals ``dequantize(codes(x))`` bit for bit.
+    The same object serves training (:meth:`fake_quantize`, :meth:`split`) and export (:meth:`codes`,
+    :meth:`dequantize`, :meth:`export`); ``fake_quantize(x)`` equals ``dequantize(codes(x))`` bit for bit.
+
+    A quantiser of your own is a subclass that states
+
+    - ``__init__(bits, *, grid="auto", **options)``, which hands ``bits`` and ``options`` on. What its range is made of
+      are buffers, or parameters where it is to be learned;
+    - :meth:`_search`: sets them, in place, from a tensor;
+    - :meth:`qparams`: makes of them scale, zero point and offset, differentiable in parameters;
+    - :meth:`margin`, where its range reaches beyond the outermost codes;
+    - :meth:`export`, where its granularity is "row" or "shift": the base exports what is fixed before the data.
+
+    ``register_quantizer(name, factory)`` makes it ``QuantConfig(quantizer=name)``; it then trains, is calibrated,
+    bounded, diagnosed and frozen as the built-in ones.
 
     Ranges are taken from data: by ``dgl_lowbit.calibrate``, or in training mode from the tensors of steps 1, 2, 4,
     8, 16 and 32, while weights leave where they started. From then on they are learned.
@@ -101,26 +113,77 @@ class Quantizer(OptionalState):
         self.register_buffer("calibrated", torch.tensor(False))
         self.register_buffer("width", torch.tensor(channels or 0))
 
+    @property
+    def is_observed(self) -> bool:
+        """Whether a pass is made to see what this quantiser meets, as calibration and diagnosis do."""
+        return self.observing or self.watch is not None
+
     # -- for subclasses ---------------------------------------------------------------------------------
     def qparams(self, x: torch.Tensor | None = None) -> QParams:
-        """Scale, zero point and offset; ``x`` is read only where the granularity is "row"."""
+        """Scale (positive), zero point and offset, float32.
+
+        They broadcast against ``x``: shape () where the granularity is "tensor", (channels,) along ``axis`` of ``x``,
+        its other dimensions 1, where it is "channel". Values of ``x`` are read only for "row" and "shift".
+        """
         raise NotImplementedError
 
     def _search(self, x: torch.Tensor) -> None:
-        """Set the state from ``x``, float32 and finite."""
+        """Set the range, in place, from ``x``, float32, finite and not empty, as :attr:`observer` asks.
+
+        Called without gradients. For "channel" ``x`` is the whole tensor, else it may be a sample of rows.
+        """
         raise NotImplementedError
 
     @property
     def margin(self) -> torch.Tensor:
-        """Reach of the range beyond the outermost codes, in steps."""
-        raise NotImplementedError
+        """How far the range reaches beyond the outermost codes, in steps, a scalar: gradients pass within it.
+
+        0 unless a subclass says otherwise.
+        """
+        return torch.zeros((), device=self.width.device)
+
+    @torch.no_grad()
+    def export(self) -> dict:
+        """Numbers that code a tensor without torch: Python scalars and float32 arrays.
+
+        Returns
+        -------
+        dict
+            ``bits``, ``granularity``, and ``scale``, ``zero_point``, ``offset`` (arrays, (1,) or (channels,)).
+
+        Raises
+        ------
+        NotCalibratedError
+            Before a range is known.
+        NotImplementedError
+            Where the scale comes from the data, per row, and the subclass does not say how.
+        """
+        if not self.calibrated:
+            raise NotCalibratedError(UNCALIBRATED)
+        if self.granularity not in ("tensor", "channel"):
+            raise NotImplementedError(
+                f"{type(self).__name__} does not export granularity {self.granularity!r}; use 'tensor' or 'channel', "
+                "or define its export."
+            )
+        like = torch.zeros(1, self.channels or 1, device=self.width.device)
+        params = self.qparams(like)._asdict().items()
+        return {
+            "bits": self.format.bits,
+            "granularity": self.granularity,
+            **{name: value.detach().reshape(-1).float().cpu().numpy() for name, value in params},
+        }
 
     # -- values to codes and back -----------------------------------------------------------------------
-    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``."""
+    def split(
+        self, x: torch.Tensor, observed: Callable[[], torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``.
+
+        ``observed()`` are values to take a range from, where it is to be taken, in the place of ``x``.
+        """
         if self.format.is_float:
             return x, torch.ones((), device=x.device)
-        params = self._ready(x)
+        params = self._ready(x, observed)
         if self.watch is not None:
             self.watch(self, x, params)
         if isinstance(x, SparseFeatures):
@@ -196,26 +259,26 @@ class Quantizer(OptionalState):
         self.width.fill_(x.shape[-1] if x.dim() else 1)
         self.calibrated.fill_(True)
 
-    def _ready(self, x):
-        if x.numel() == 0:  # a batch without nodes of a type: nothing to code, nothing to learn
+    def _ready(self, x, observed=None):
+        if x.numel() == 0 and observed is None:  # a batch without nodes of a type: nothing to code, nothing to learn
             return self.qparams(x)
         if self.observing:
-            self.observe(x)
+            self.observe(x if observed is None else observed())
             self._steps = None
         elif self.training:
-            self._follow(x)
+            self._follow(x, observed)
         elif not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         return self.qparams(x)
 
-    def _follow(self, x):
+    def _follow(self, x, observed=None):
         """Take the range from the first training step, and anew while weights leave their start."""
         if not self.calibrated:
             self._steps = 0
         if self._steps is not None:
             self._steps += 1
             if self._steps & (self._steps - 1) == 0:
-                self.observe(x)
+                self.observe(x if observed is None else observed())
             if self._steps >= _LAST_STEP:
                 self._steps = None
 

@@ -109,9 +109,9 @@ class QLRQuantizer(Quantizer):
             params = QParams(*(p.view(shape) for p in params))
         return params
 
-    def split(self, x):
+    def split(self, x, observed=None):
         """With a shift per row its power of two goes with the codes: sums of those are what the scale multiplies."""
-        centered, scale = super().split(x)
+        centered, scale = super().split(x, observed)
         if self.granularity != "shift" or self.format.is_float:
             return centered, scale
         base = self._common_params().scale
@@ -122,9 +122,9 @@ class QLRQuantizer(Quantizer):
         """Largest range of a row that is halved once, times 2."""
         return torch.maximum(self.low.abs(), self.high.abs()) * math.sqrt(2)
 
-    def _follow(self, x):
-        super()._follow(x)
-        if self.granularity == "shift":
+    def _follow(self, x, observed=None):
+        super()._follow(x, observed)
+        if self.granularity == "shift" and x.numel():
             self._hold_largest_row(x.detach())
 
     @torch.no_grad()
@@ -223,6 +223,8 @@ class QLRQuantizer(Quantizer):
         NotCalibratedError
             Before a range is known.
         """
+        if self.granularity not in ("row", "shift"):
+            return super().export()
         if not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         common = {"bits": self.format.bits, "granularity": self.granularity}
@@ -238,9 +240,7 @@ class QLRQuantizer(Quantizer):
             }
         params = self._common_params()
         arrays = {name: value.reshape(-1).cpu().numpy() for name, value in params._asdict().items()}
-        if self.granularity == "shift":
-            arrays["reach"] = float(self._reach)
-        return {**common, **arrays}
+        return {**common, **arrays, "reach": float(self._reach)}
 
     def _truncation(self) -> tuple[float, float]:
         """Divisor of the fine grid and shift added before dividing: none here."""

@@ -19,6 +19,19 @@ class _Pattern:
         self.by_row = self.starts.int(), columns.int()
         self.by_column = _starts(columns, shape[1]).int(), rows[self.order].int()
 
+    def to(self, device):
+        """The same places, on ``device``."""
+        if device == self.rows.device:
+            return self
+        other = copy.copy(self)
+        other.rows, other.columns, other.starts, other.order = (
+            part.to(device) for part in (self.rows, self.columns, self.starts, self.order)
+        )
+        other.by_row, other.by_column = (
+            tuple(part.to(device) for part in parts) for parts in (self.by_row, self.by_column)
+        )
+        return other
+
     def matrix(self, values):
         return _csr(*self.by_row, values, self.shape)
 
@@ -116,6 +129,31 @@ class SparseFeatures:
     def detach(self):
         return self.with_values(self.values.detach())
 
+    def to(self, *args, **kwargs) -> SparseFeatures:
+        """The same matrix with its values in another floating dtype, or all of it on another device.
+
+        Takes what ``torch.Tensor.to`` takes.
+        """
+        args = [other.values if isinstance(other, SparseFeatures) else other for other in args]
+        if isinstance(kwargs.get("other"), SparseFeatures):
+            kwargs["other"] = kwargs["other"].values
+        values = self.values.to(*args, **kwargs)
+        if values is self.values:
+            return self
+        return SparseFeatures(self._pattern.to(values.device), values)
+
+    def float(self):
+        return self.to(torch.float32)
+
+    def double(self):
+        return self.to(torch.float64)
+
+    def cpu(self):
+        return self.to("cpu")
+
+    def cuda(self, device=None):
+        return self.to("cuda" if device is None else device)
+
     def with_values(self, values: torch.Tensor) -> SparseFeatures:
         """The same places, other values."""
         other = copy.copy(self)
@@ -176,30 +214,43 @@ class SparseFeatures:
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        x = args[0] if args else kwargs.get("input")
-        if isinstance(x, cls):
-            if func in _DROPOUT:
-                return x.with_values(func(x.values, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"}))
+        args, kwargs = _operands_first(func, args, kwargs or {})
+        x, other = (*args, None, None)[:2]
+        if isinstance(x, cls) and func in _DROPOUT:
+            return x.with_values(func(x.values, *args[1:], **kwargs))
+        if isinstance(x, cls) and not isinstance(other, cls):
             if func is F.linear:
-                return _linear(*args, **kwargs) if not isinstance(args[1], cls) else NotImplemented
-            if func in _SCALINGS and not isinstance(args[1], cls):
-                return x * args[1]
-            if func in _PRODUCTS and not isinstance(args[1], cls):
-                return x @ args[1]
-        if func is torch.Tensor.to:  # of another tensor, to the dtype and device of this one
-            return func(args[0], args[1].values)
-        if func in _SCALINGS and isinstance(args[1], cls):
-            return args[1] * x
+                return _linear(*args, **kwargs)
+            if func in _SCALINGS and not kwargs:
+                return x * other
+            if func in _PRODUCTS and not kwargs:
+                return x @ other
+        if func is torch.Tensor.to and isinstance(other, cls):  # another tensor, to the dtype and device of this one
+            return func(x, other.values, *args[2:], **kwargs)
+        if func in _SCALINGS and isinstance(other, cls) and not isinstance(x, cls):
+            return other * x
         return func(*map(_dense, args), **{k: _dense(v) for k, v in kwargs.items()})
 
     def __repr__(self):
         return f"SparseFeatures(shape={tuple(self.shape)}, non_zeros={len(self.values)})"
 
 
+# What the first operands are called where they are given by keyword.
+_OPERANDS = (("input", "self"), ("weight", "other", "mat2", "tensor2"))
 _DROPOUT = (F.dropout, torch.dropout)
 _SCALINGS = (torch.mul, torch.Tensor.mul, torch.Tensor.__mul__, torch.Tensor.__rmul__)
 _PRODUCTS = (torch.matmul, torch.mm, torch.Tensor.matmul, torch.Tensor.mm)
+
+
+def _operands_first(func, args, kwargs):
+    """The same call with its first operands by place."""
+    args, kwargs = list(args), dict(kwargs)
+    for names in _OPERANDS[len(args) :] if func in (*_DROPOUT, *_SCALINGS, *_PRODUCTS, F.linear) else ():
+        name = next((name for name in names if name in kwargs), None)
+        if name is None:
+            break
+        args.append(kwargs.pop(name))
+    return args, kwargs
 
 
 def _linear(input, weight, bias=None):

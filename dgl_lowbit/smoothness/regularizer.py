@@ -6,6 +6,7 @@ import dgl.nn
 import torch
 from torch import nn
 
+from ..quant.evaluation import evaluating, observing
 from .control import SmoothnessControl
 
 _CHILD = "smoothness"
@@ -136,17 +137,8 @@ class SmoothnessRegularizer:
 
     @torch.no_grad()
     def _watch(self, what, args, kwargs):
-        modes, controls = {m: m.training for m in self.model.modules()}, list(self.controls.values())
-        self.model.eval()
-        try:
-            for control in controls:
-                control.watching = what
+        with evaluating(self.model), observing(self.controls.values(), watching=what):
             self.model(*args, **kwargs)
-        finally:
-            for control in controls:
-                control.watching = None
-            for module, mode in modes.items():
-                module.training = mode
         return self.report()
 
     def report(self) -> list[dict]:

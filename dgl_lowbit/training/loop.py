@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..config import QuantConfig
 from ..convert import calibrate, quantize
 from ..quant import Quantizer
+from ..quant.evaluation import evaluating
 from ..quant.sparse import SparseFeatures
 from ..smoothness import SmoothnessRegularizer
 from .batches import batches, check_graph, mostly_zero, whole_graph
@@ -305,12 +306,8 @@ class _Run:
 
 @torch.no_grad()
 def _evaluation_logits(model, graph, feat):
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    logits = model(graph, feat)
-    for module, mode in modes.items():
-        module.training = mode
-    return logits
+    with evaluating(model):
+        return model(graph, feat)
 
 
 def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:

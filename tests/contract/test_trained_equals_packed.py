@@ -9,6 +9,7 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.nn.ops import Quantized, TorchOps
+from dgl_lowbit.nn.typed import TypedProducts
 from numba_kernels import Graph, reference
 from numba_kernels.spec import MOST_HALVINGS
 from tests.conftest import GRAPHS, features
@@ -45,7 +46,16 @@ def recorded_codes(model, monkeypatch, *args, **kwargs):
         seen.append(codes)
         return codes, after
 
+    def aggregate_by_type(
+        ops, graph, codes, weight_quantizer, weights, quantizer, *args, of=TorchOps.aggregate_by_type
+    ):
+        products = TypedProducts(codes, weight_quantizer, weights)  # the plan codes all of them, training those sent
+        for number in range(products.types):
+            quantize(quantizer, products.of(number, slice(None)))
+        return of(ops, graph, codes, weight_quantizer, weights, quantizer, *args)
+
     with monkeypatch.context() as patch:
+        patch.setattr(TorchOps, "aggregate_by_type", aggregate_by_type)
         patch.setattr(TorchOps, "quantize", staticmethod(quantize))
         patch.setattr(TorchOps, "delta_quantize", staticmethod(delta_quantize))
         with torch.no_grad():

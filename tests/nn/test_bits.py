@@ -52,6 +52,20 @@ def test_ends_are_the_first_and_the_last_layer():
     assert all(found[name] == plain[name] for name in NAMES[1:-1])
     assert set(bits(ends=8, overrides={"head": 4})["head"].values()) == {4}
     assert bits(ends=8, overrides={"head.weights": 4})["head"] == {"inputs": 8, "weights": 4}
+    assert bits(ends=8, inputs=4)["head"] == {"inputs": 4, "weights": 8}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"head.weights": 4, "head": 8}, {"inputs": 8, "weights": 8}),
+        ({"head": 8, "head.weights": 4}, {"inputs": 8, "weights": 4}),
+        ({"*.weights": 4, "h*": 8, "head.inputs": 4}, {"inputs": 4, "weights": 8}),
+    ],
+)
+@pytest.mark.parametrize("ends", [None, 3])
+def test_of_several_overrides_the_last_counts(overrides, expected, ends):
+    assert bits(overrides=overrides, ends=ends)["head"] == expected
 
 
 @pytest.mark.parametrize(
@@ -62,7 +76,7 @@ def test_ends_are_the_first_and_the_last_layer():
         ({"*.2.weights": 8}, {"gin.apply_func.2": {"inputs": 2, "weights": 8}}),
         ({"first.message": 8}, {"first": {"inputs": 2, "weights": 2, "messages": 8}}),
         ({"head": 8, "head.inputs": 4}, {"head": {"inputs": 4, "weights": 8}}),
-        ({"head.inputs": 4, "head": 8}, {"head": {"inputs": 4, "weights": 8}}),
+        ({"head.inputs": 4, "head": 8}, {"head": {"inputs": 8, "weights": 8}}),
         ({"head": 8, "h*d": 1}, {"head": {"inputs": 1, "weights": 1}}),
     ],
 )

@@ -49,6 +49,36 @@ def test_products_and_their_gradients(dense, sparse):
     torch.testing.assert_close(grads[1], expected[1])
 
 
+def test_operands_by_keyword_are_those_by_place(dense, sparse):
+    weight, bias, rows = torch.randn(30, 4), torch.randn(4), torch.rand(12, 1)
+    calls = {
+        "linear": lambda x: F.linear(x, weight=weight.t(), bias=bias),
+        "linear of input": lambda x: F.linear(input=x, weight=weight.t()),
+        "matmul": lambda x: torch.matmul(x, other=weight),
+        "matmul of input": lambda x: torch.matmul(input=x, other=weight),
+        "mm": lambda x: torch.mm(input=x, mat2=weight),
+        "module": lambda x: nn.Dropout(0.0).train()(input=x),
+        "mul": lambda x: torch.mul(input=x, other=rows),
+        "scaled": lambda x: torch.mul(rows, other=x),
+        "of two": lambda x: torch.mul(x, other=x),
+        "sum": lambda x: torch.sum(input=x, dim=1),
+    }
+    for name, call in calls.items():
+        got = call(sparse)
+        assert isinstance(got, SparseFeatures) == (name in ("module", "mul", "scaled")), name
+        torch.testing.assert_close(got.to_dense() if isinstance(got, SparseFeatures) else got, call(dense))
+
+
+def test_it_moves_as_a_tensor_does(dense, sparse):
+    assert sparse.to(torch.float32) is sparse and sparse.to("cpu") is sparse and sparse.cpu() is sparse
+    for moved in (sparse.to(torch.float64), sparse.to(dtype=torch.float64), sparse.double(), sparse.to(dense.double())):
+        assert isinstance(moved, SparseFeatures) and torch.equal(moved.to_dense(), dense.double())
+    assert moved.float().dtype == torch.float32 and sparse.to(moved).dtype == torch.float64
+    elsewhere = sparse.to("meta")
+    assert elsewhere.device.type == elsewhere._pattern.rows.device.type == "meta"
+    assert dense.double().to(sparse).dtype == torch.float32
+
+
 def test_dropout_acts_on_the_non_zeros(sparse):
     module = nn.Dropout(0.5)
     torch.manual_seed(0)
