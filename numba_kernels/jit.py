@@ -19,10 +19,8 @@ _INNER = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "
 _seconds_compiled = 0.0
 
 
-def kernel(function=None, *, inline: bool = False):
-    """Compile ``function`` where it is called from a kernel; ``inline`` it there. Python cannot call it."""
-    if function is None:
-        return functools.partial(kernel, inline=inline)
+def kernel(function):
+    """Decorator: compile ``function`` into the kernels that call it. Python cannot call it."""
     return numba.njit(forceinline=True, **_INNER, **_OPTIONS)(function)
 
 

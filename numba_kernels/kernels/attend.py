@@ -82,7 +82,7 @@ def sizes_of_scratch(room: int, columns: int, heads: int) -> Scratch:
     )
 
 
-@kernel(inline=True)
+@kernel
 def spread(numbers, heads, per_head, to):
     """Each head's int32 to the columns of the head."""
     whole = simd.zeros_i32()
@@ -92,7 +92,7 @@ def spread(numbers, heads, per_head, to):
             simd.store(number, to, h * per_head + d)
 
 
-@kernel(inline=True)
+@kernel
 def quad_words(codes, heads, bytes_):
     """Words of heads, four bytes each: codes of four edges."""
     none = simd.zeros16()
@@ -102,7 +102,7 @@ def quad_words(codes, heads, bytes_):
         simd.store(x, bytes_, 4 * h)
 
 
-@kernel(inline=True)
+@kernel
 def center_heads(totals, counts, columns, excess, messages, size, row):
     """row ← (totals + (excess − zero) · counts) · (size · scale), a count a column, the difference in float64."""
     whole, lanes = simd.zeros_i32(), simd.zeros_f32()

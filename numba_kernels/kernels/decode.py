@@ -22,7 +22,7 @@ class Decode(NamedTuple):
 read_decode = reader(Decode)
 
 
-@kernel(inline=True)
+@kernel
 def decode_rows(first, count, operand, columns, base, dst, stride):
     """Values, float32 rows from the address ``dst`` on, of ``count`` rows from ``first`` on of packed codes."""
     row_base = base * operand.per_row

@@ -28,7 +28,7 @@ class Encode(NamedTuple):
 read_encode = reader(Encode)
 
 
-@kernel(inline=True)
+@kernel
 def row_grid(low, high, target, is_half):
     """Scale, zero point and offset of a row with extremes ``low`` and ``high``, as QLRQuantizer computes them."""
     alpha, qmax, divisor, shift = (
@@ -49,7 +49,7 @@ def row_grid(low, high, target, is_half):
     return scale * divisor, zero / divisor, (zero + shift) / divisor
 
 
-@kernel(inline=True)
+@kernel
 def row_extremes(row, columns):
     """Smallest and largest of a float32 row and 0, where 0 stands from ``columns`` on."""
     low, high = simd.zeros_f32(), simd.zeros_f32()
@@ -59,7 +59,7 @@ def row_extremes(row, columns):
     return simd.smallest(low), simd.largest(high)
 
 
-@kernel(inline=True)
+@kernel
 def encode_block(row, columns, block, target, factor, inverse, offset, step, lanes, none):
     """Codes of one block of ``lanes`` bytes; ``none`` is a zero vector of its size."""
     zero = simd.to_f32(none)
@@ -80,7 +80,7 @@ def encode_block(row, columns, block, target, factor, inverse, offset, step, lan
     return simd.low_bytes(packed)
 
 
-@kernel(inline=True)
+@kernel
 def find_grid(row, columns, factor, target, is_half, base, i, grid):
     """A row's own scale and zero point, written for row i, and at ``grid`` its inverse and offset as vectors."""
     low, high = row_extremes(row, columns)
@@ -93,7 +93,7 @@ def find_grid(row, columns, factor, target, is_half, base, i, grid):
         simd.store(simd.fill(lanes, offset), simd.f32_at(grid + 256), c)
 
 
-@kernel(inline=True)
+@kernel
 def find_shift(row, columns, factor, target, base, i):
     """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and weight."""
     low, high = row_extremes(row, columns)

@@ -46,7 +46,7 @@ class HubParts(NamedTuple):
 read_gather, read_parts = reader(Gather), reader(HubParts)
 
 
-@kernel(inline=True)
+@kernel
 def find(hubs, count, row):
     """Position of ``row`` among the ascending ``hubs``, or −1."""
     low, high = 0, count
@@ -59,7 +59,7 @@ def find(hubs, count, row):
     return low if low < count and hubs[low] == row else -1
 
 
-@kernel(inline=True)
+@kernel
 def sum_parts(partials, first, last, room, totals):
     """totals ← sum of the partial sums of a hub."""
     clear(totals, room)

@@ -64,7 +64,7 @@ def collect(x, K, positions, values):
     return found
 
 
-@kernel(inline=True)
+@kernel
 def add_weights(positions, steps, found, rows, stride, column, none, totals):
     """totals ← Σ steps · rows of the weight at ``positions``, for one block of columns."""
     sums = simd.to_i32(none)

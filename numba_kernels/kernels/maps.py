@@ -20,7 +20,7 @@ _C2, _C3, _C4 = np.float32(1 / 2), np.float32(1 / 6), np.float32(1 / 24)
 _C5, _C6, _C7 = np.float32(1 / 120), np.float32(1 / 720), np.float32(1 / 5040)
 
 
-@kernel(inline=True)
+@kernel
 def exp(x):
     """e^x of f32 lanes, to about one unit of the last place; from −87 to 88, beyond which it stays."""
     x = simd.minimum(simd.maximum(x, simd.fill(x, _LOWEST)), simd.fill(x, _HIGHEST))
@@ -38,33 +38,33 @@ def exp(x):
     return simd.multiply(p, simd.power_of_two(n))
 
 
-@kernel(inline=True)
+@kernel
 def leaky_relu(x, slope):
     """x where it is positive, else slope · x, of f32 lanes."""
     none = simd.zeros_f32()
     return simd.add(simd.maximum(x, none), simd.multiply(simd.minimum(x, none), simd.fill(x, slope)))
 
 
-@kernel(inline=True)
+@kernel
 def _elu(x, parameter):
     lanes = simd.zeros_f32()
     below = simd.subtract(exp(simd.minimum(x, lanes)), simd.fill(lanes, np.float32(1.0)))
     return simd.add(simd.maximum(x, lanes), simd.multiply(simd.fill(x, parameter), below))
 
 
-@kernel(inline=True)
+@kernel
 def _sigmoid(x, parameter):
     one = simd.fill(x, np.float32(1.0))
     return simd.divide(one, simd.add(one, exp(simd.subtract(simd.zeros_f32(), x))))
 
 
-@kernel(inline=True)
+@kernel
 def _tanh(x, parameter):
     one, twice = simd.fill(x, np.float32(1.0)), exp(simd.add(x, x))
     return simd.subtract(one, simd.divide(simd.add(one, one), simd.add(twice, one)))
 
 
-@kernel(inline=True)
+@kernel
 def _moment(row, columns, mean):
     """Σ (x − mean)² over the columns, float64."""
     total = 0.0
@@ -74,14 +74,14 @@ def _moment(row, columns, mean):
     return total
 
 
-@kernel(inline=True)
+@kernel
 def _scaled(row, to, columns, shift, factor):
     """to ← (row − shift) · factor."""
     for c in range(columns):
         to[c] = (row[c] - shift) * factor
 
 
-@kernel(inline=True)
+@kernel
 def _standardise(row, to, columns, epsilon):
     mean = 0.0
     for c in range(columns):
@@ -91,13 +91,13 @@ def _standardise(row, to, columns, epsilon):
     _scaled(row, to, columns, np.float32(mean), np.float32(1.0 / np.sqrt(variance + np.float64(epsilon))))
 
 
-@kernel(inline=True)
+@kernel
 def _normalize(row, to, columns, epsilon):
     norm = np.float32(np.sqrt(_moment(row, columns, 0.0)))
     _scaled(row, to, columns, np.float32(0.0), np.float32(1.0) / max(norm, epsilon))
 
 
-@kernel(inline=True)
+@kernel
 def _largest(row, columns):
     largest = row[0]
     for c in range(1, columns):
@@ -105,7 +105,7 @@ def _largest(row, columns):
     return largest
 
 
-@kernel(inline=True)
+@kernel
 def _softmax(row, to, columns, parameter):
     lanes, total = simd.zeros_f32(), np.float64(0.0)
     most = simd.fill(lanes, _largest(row, columns))
@@ -116,7 +116,7 @@ def _softmax(row, to, columns, parameter):
     _scaled(to, to, columns, np.float32(0.0), np.float32(1.0 / total))
 
 
-@kernel(inline=True)
+@kernel
 def _log_softmax(row, to, columns, parameter):
     largest, total = _largest(row, columns), np.float64(0.0)
     for c in range(columns):

@@ -21,7 +21,7 @@ def bytes_at_a_time(bits: int, width: int) -> int:
     return min(width, MOST_BYTES[bits])
 
 
-@kernel(inline=True)
+@kernel
 def side_by_side(packed, j0, j1, j2, j3):
     """Sixteen bytes of each of four rows."""
     none = simd.zeros16()
@@ -29,30 +29,30 @@ def side_by_side(packed, j0, j1, j2, j3):
     return simd.interleave(p, q, simd.load(none, packed, j2), simd.load(none, packed, j3))
 
 
-@kernel(inline=True)
+@kernel
 def add_to(totals, column, sums):
     """totals[column + lane] += sums."""
     simd.store(simd.add(simd.load(sums, totals, column), sums), totals, column)
 
 
-@kernel(inline=True)
+@kernel
 def same_weight(words, at):
     """A word for all lanes."""
     return simd.fill(simd.zeros_i32(), words[at])
 
 
-@kernel(inline=True)
+@kernel
 def own_weights(words, at):
     """A word for each lane."""
     return simd.load(simd.zeros_i32(), words, at)
 
 
-@kernel(inline=True)
+@kernel
 def head_of(column, per_head):
     return column // per_head
 
 
-@kernel(inline=True)
+@kernel
 def column_of(column, per_head):
     return column
 
@@ -61,11 +61,11 @@ def _multiplying(bits, is_signed):
     """The function that adds words times codes, which stand in the byte from ``shift`` on, to sums."""
     mask, dot = (1 << bits) - 1, simd.dot_quads if bits == 8 else simd.dot_small_quads
 
-    @kernel(inline=True)
+    @kernel
     def add_signed(sums, x, shift, words):
         return dot(sums, x if bits == 8 else simd.bits_and(simd.shift_right(x, shift), mask), words)
 
-    @kernel(inline=True)
+    @kernel
     def add_unsigned(sums, x, shift, words):
         if bits == 8:
             return dot(sums, words, simd.add(x, simd.fill(x, 128)))
@@ -92,7 +92,7 @@ def weighing(bits: int, lanes: int, is_signed: bool, is_aligned: bool):
     (_, part1, part2, part3), (_, plane1, plane2, plane3) = zip(*(places + [(0, 0)] * (4 - len(places))))
     shift1, shift2, shift3, count = plane1 * bits, plane2 * bits, plane3 * bits, len(places)
 
-    @kernel(inline=True)
+    @kernel
     def add_rows(packed, width, columns, per_head, indices, begin, quads, words, wide, totals):
         for block in range(0, min(width, columns), lanes):
             for plane in range(0, all_planes, 4):

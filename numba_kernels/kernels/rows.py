@@ -8,13 +8,13 @@ from .. import simd
 from ..jit import kernel
 
 
-@kernel(inline=True)
+@kernel
 def factor_of(address, row):
     """The row's factor, 1 where there are none."""
     return simd.f32_at(address)[row] if address != 0 else np.float32(1.0)
 
 
-@kernel(inline=True)
+@kernel
 def clear_from(row, columns):
     """Zeros from ``columns`` to the next multiple of sixteen."""
     for c in range(columns, (columns + 15) // 16 * 16):

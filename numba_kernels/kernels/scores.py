@@ -14,7 +14,7 @@ from ..layout import AHEAD
 from .softmax import repeat
 
 
-@kernel(inline=True)
+@kernel
 def ask_for(operand, indices, e):
     """Ask for the row that is read some edges later."""
     packed, j = simd.u8_at(operand.packed), np.int64(indices[e + AHEAD]) * operand.width
@@ -22,7 +22,7 @@ def ask_for(operand, indices, e):
         simd.prefetch(packed, j + column)
 
 
-@kernel(inline=True)
+@kernel
 def bent(vector, slope):
     """What a vector is multiplied with: its linear and its bent part."""
     half = np.float32(0.5)
@@ -30,7 +30,7 @@ def bent(vector, slope):
     return linear, simd.multiply(vector, simd.fill(vector, half - half * slope))
 
 
-@kernel(inline=True)
+@kernel
 def without_zero(left, columns, own):
     """own −= zero · scale."""
     lanes, scale, zero = simd.zeros_f32(), simd.f32_at(left.scale), simd.f32_at(left.zero)
@@ -39,7 +39,7 @@ def without_zero(left, columns, own):
         simd.store(simd.subtract(simd.load(lanes, own, c), moved), own, c)
 
 
-@kernel(inline=True)
+@kernel
 def write_number_tables(left, attention, tables):
     """Scales, linear and bent parts of heads of one number each, a period of each."""
     lanes, vector, scale = simd.zeros_f32(), simd.f32_at(attention.vector), simd.f32_at(left.scale)
@@ -58,7 +58,7 @@ def write_number_tables(left, attention, tables):
         repeat(attention.heads, attention.period, simd.f32_at(tables + 4 * n * size))
 
 
-@kernel(inline=True)
+@kernel
 def write_sum_tables(attention, tables):
     """Linear and bent parts, sixteen columns each, for every head and block of columns it has a part in."""
     numbers, vector, at = simd.f32_at(tables), simd.f32_at(attention.vector), 0
@@ -81,7 +81,7 @@ def scoring_numbers(bits: int):
     """
     top = (1 << bits) - 1
 
-    @kernel(inline=True)
+    @kernel
     def score(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad):
         heads, period, packed, width = attention.heads, attention.period, simd.u8_at(left.packed), left.width
         none, lanes, size = simd.zeros16(), simd.zeros_f32(), period + 16
@@ -115,7 +115,7 @@ def scoring_sums(bits: int):
     """As :func:`scoring_numbers`, of heads of more numbers, four edges at a time."""
     top = (1 << bits) - 1
 
-    @kernel(inline=True)
+    @kernel
     def term(total, packed, row, width, c, scale, own, linear, bend):
         none = simd.zeros16()
         if bits == 8:
@@ -126,7 +126,7 @@ def scoring_sums(bits: int):
         y = simd.multiply_add(simd.to_f32(x), scale, own)
         return simd.multiply_add(simd.absolute(y), bend, simd.multiply_add(y, linear, total))
 
-    @kernel(inline=True)
+    @kernel
     def score(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad):
         heads, per_head, scales = attention.heads, attention.columns // attention.heads, simd.f32_at(left.scale)
         packed, width, table, none = simd.u8_at(left.packed), left.width, simd.f32_at(tables), simd.zeros_f32()

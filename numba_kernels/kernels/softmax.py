@@ -13,14 +13,14 @@ from ..jit import kernel
 from .maps import exp
 
 
-@kernel(inline=True)
+@kernel
 def fill_numbers(like, number, count, to):
     """``count`` numbers, a multiple of sixteen, become ``number``."""
     for t in range(0, count, 16):
         simd.store(simd.fill(like, number), to, t)
 
 
-@kernel(inline=True)
+@kernel
 def fold(like, is_max, heads, period, numbers):
     """The largest number, or the sum, of each head, of a period of them."""
     step = period // 2
@@ -31,7 +31,7 @@ def fold(like, is_max, heads, period, numbers):
         step //= 2
 
 
-@kernel(inline=True)
+@kernel
 def repeat(heads, period, numbers):
     """Numbers of heads, f32, repeated up to a period."""
     lanes, size = simd.zeros_f32(), heads
@@ -41,7 +41,7 @@ def repeat(heads, period, numbers):
         size *= 2
 
 
-@kernel(inline=True)
+@kernel
 def keep_largest(count, scores, period, most):
     """most ← the larger of itself and the scores."""
     for p in range(0, period, 16):
@@ -52,7 +52,7 @@ def keep_largest(count, scores, period, most):
         simd.store(largest, most, p)
 
 
-@kernel(inline=True)
+@kernel
 def exponentiate(count, scores, period, most, sums):
     """scores ← exp(score − most); sums += those."""
     lanes = simd.zeros_f32()
@@ -66,7 +66,7 @@ def exponentiate(count, scores, period, most, sums):
         simd.store(total, sums, p)
 
 
-@kernel(inline=True)
+@kernel
 def code(count, scores, period, factors, top, codes, counts):
     """codes ← score · factor, rounded, up to ``top``, then zeros to a vector's end; counts += those."""
     lanes = simd.zeros_f32()

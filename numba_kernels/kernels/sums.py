@@ -9,13 +9,13 @@ from ..jit import kernel
 from ..layout import AHEAD
 
 
-@kernel(inline=True)
+@kernel
 def fetch(packed, width, column, indices, e):
     """Ask for the row that is read some edges later."""
     simd.prefetch(packed, np.int64(indices[e + AHEAD]) * width + column)
 
 
-@kernel(inline=True)
+@kernel
 def spill(lanes, totals, column, is_first):
     """totals[column + lane] += lane, or = where this is the first."""
     wide = simd.to_i32(lanes)
@@ -25,7 +25,7 @@ def spill(lanes, totals, column, is_first):
         simd.store(simd.add(wide, simd.load(wide, totals, column)), totals, column)
 
 
-@kernel(inline=True)
+@kernel
 def sum_2bit(packed, width, column, indices, start, stop, none, is_new, totals):
     """2-bit codes: in 4-bit lanes for 5 rows, in 8-bit lanes for 85, then int32."""
     for first in range(start, stop, 85):
@@ -48,7 +48,7 @@ def sum_2bit(packed, width, column, indices, start, stop, none, is_new, totals):
         spill(s3, totals, column + 3 * width, is_new and first == start)
 
 
-@kernel(inline=True)
+@kernel
 def sum_4bit(packed, width, column, indices, start, stop, none, is_new, totals):
     """4-bit codes: in 8-bit lanes for 17 rows, then int32."""
     for first in range(start, stop, 17):
@@ -62,7 +62,7 @@ def sum_4bit(packed, width, column, indices, start, stop, none, is_new, totals):
         spill(s1, totals, column + width, is_new and first == start)
 
 
-@kernel(inline=True)
+@kernel
 def sum_8bit(packed, width, column, indices, start, stop, none, is_new, totals):
     """8-bit codes: in 16-bit lanes for 257 rows, then int32."""
     for first in range(start, stop, 257):
@@ -73,7 +73,7 @@ def sum_8bit(packed, width, column, indices, start, stop, none, is_new, totals):
         spill(s, totals, column, is_new and first == start)
 
 
-@kernel(inline=True)
+@kernel
 def sum_1bit(packed, width, column, indices, start, stop, none, is_new, totals):
     """1-bit codes: in 2-bit lanes for 3 rows, in 8-bit lanes for 255, then int32."""
     for first in range(start, stop, 255):
@@ -105,7 +105,7 @@ def sum_1bit(packed, width, column, indices, start, stop, none, is_new, totals):
         spill(s7, totals, column + 7 * width, is_first)
 
 
-@kernel(inline=True)
+@kernel
 def sum_narrow(packed, bits, indices, start, stop, none, is_new, totals):
     """Up to sixteen columns, one in a byte: in 8-bit lanes for 255 / (2^bits − 1) rows, then int32."""
     rows = 255 // ((1 << bits) - 1)
@@ -125,14 +125,14 @@ def summing(bits: int, lanes: int):
     """
     if lanes == 0:
 
-        @kernel(inline=True)
+        @kernel
         def sum_rows(packed, width, indices, start, stop, is_new, totals):
             sum_narrow(packed, bits, indices, start, stop, simd.zeros16(), is_new, totals)
 
         return sum_rows
     none, sum_block = _NONE[lanes], _BLOCKS[bits]
 
-    @kernel(inline=True)
+    @kernel
     def sum_rows(packed, width, indices, start, stop, is_new, totals):
         for column in range(0, width, lanes):
             sum_block(packed, width, column, indices, start, stop, none(), is_new, totals)
@@ -144,14 +144,14 @@ _NONE = {16: simd.zeros16, 32: simd.zeros32, 64: simd.zeros64}
 _BLOCKS = {1: sum_1bit, 2: sum_2bit, 4: sum_4bit, 8: sum_8bit}
 
 
-@kernel(inline=True)
+@kernel
 def clear(totals, room):
     """Zeros, int32; ``room`` a multiple of sixteen."""
     for c in range(0, room, 16):
         simd.store(simd.zeros_i32(), totals, c)
 
 
-@kernel(inline=True)
+@kernel
 def center(totals, count, exact, zero, scale, columns, row):
     """row ← (totals − zero · count) · scale. Up to ``exact`` codes float32 holds the difference, beyond float64."""
     none, lanes = simd.zeros_i32(), simd.zeros_f32()

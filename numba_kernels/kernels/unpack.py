@@ -6,7 +6,7 @@ from .. import simd
 from ..jit import kernel
 
 
-@kernel(inline=True)
+@kernel
 def unpack_block(packed, column, width, bits, is_words, codes, none):
     """The codes of one block of bytes, into their places among the row's ``codes``, uint8 or uint16; their sum."""
     x, top, total = simd.load(none, packed, column), (1 << bits) - 1, 0
@@ -20,7 +20,7 @@ def unpack_block(packed, column, width, bits, is_words, codes, none):
     return total
 
 
-@kernel(inline=True)
+@kernel
 def unpack_pairs(packed, column, width, codes, none):
     """16 · the pairs of 2-bit codes of one block of bytes, into their places among the row's; the sum of the codes."""
     x = simd.load(none, packed, column)
@@ -34,13 +34,13 @@ def unpacking(bits: int, form: str):
     """The function that unpacks a row of ``width`` bytes to ``codes``, a pointer to uint8; it returns their sum."""
     is_pairs, is_words = form == "pairs", form == "words"
 
-    @kernel(inline=True)
+    @kernel
     def block(packed, column, width, codes, none):
         if is_pairs:
             return unpack_pairs(packed, column, width, codes, none)
         return unpack_block(packed, column, width, bits, is_words, codes, none)
 
-    @kernel(inline=True)
+    @kernel
     def unpack(packed, width, codes):
         total = 0
         if width % 32 == 0:

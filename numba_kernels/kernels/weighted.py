@@ -49,7 +49,7 @@ EDGES = 256
 read_products, read_floats = reader(GatherProducts), reader(GatherFloats)
 
 
-@kernel(inline=True)
+@kernel
 def collect(weights, ids, by_node, first, last, packed, width, bytes_):
     """bytes_ ← int8 weights of the edges from ``first`` to below ``last``, then zeros to a multiple of four.
 

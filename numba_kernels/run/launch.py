@@ -10,7 +10,7 @@ from ..kernels.instruction import HEADER_BYTES, call
 from .program import STAGE_NUMBERS
 
 
-@kernel(inline=True)
+@kernel
 def run_block(stage, block, low, high, base):
     """The rows of one block of a stage that are from ``low`` to below ``high``; ``stage`` points to its numbers."""
     first, last, bounds, rows, stride = stage[0], stage[1], simd.i64_at(stage[2]), stage[4], stage[5]
