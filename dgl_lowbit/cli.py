@@ -116,8 +116,8 @@ def _parser():
         help=f"comma-separated: 20k, 170k, 500k (random), {', '.join(GRAPH_NAMES)}; default: 20k",
     )  # fmt: skip
     bench.add_argument(
-        "--works", default="spmm,gemm,gcn,sage,smp", type=_names, metavar="LIST",
-        help="comma-separated; default: spmm,gemm,gcn,sage,smp",
+        "--works", default="spmm,gemm,gcn,sage,gat,gatv2,smp,graphs,blocks", type=_names, metavar="LIST",
+        help="comma-separated; default: spmm,gemm,gcn,sage,gat,gatv2,smp,graphs,blocks",
     )  # fmt: skip
     bench.add_argument("--bits", default="2,4,8", type=_widths, help="comma-separated widths; default: 2,4,8")
     bench.add_argument("--threads", type=_counts, metavar="LIST", help="comma-separated; default: 1 and all")

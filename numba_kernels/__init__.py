@@ -1,13 +1,19 @@
 """Packed-integer kernels for low-bit graph neural networks on CPUs; needs NumPy, Numba and safetensors only."""
 
-from .functional import dequantize, gemm, quantize, spmm
-from .graph import Graph, GraphError
-from .model import ModelFileError, PackedModel, load
-from .packing import pack, unpack
-from .plan import Plan, PlanError
-from .run.matrices import Codes, Grid, Weight
-from .run.runtime import get_num_threads
-from .warming import warm_up
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .functional import dequantize, gemm, quantize, spmm
+    from .graph import Graph, GraphError
+    from .model import ModelFileError, PackedModel, load
+    from .packing import pack, unpack
+    from .plan import Plan, PlanError
+    from .run.matrices import Codes, Grid, Weight
+    from .run.runtime import get_num_threads
+    from .warming import warm_up
 
 __all__ = [
     "Codes",
@@ -29,3 +35,31 @@ __all__ = [
     "unpack",
     "warm_up",
 ]
+
+# Loaded when first asked for, so that `numba_kernels.spec`, the number contract, can be read without Numba.
+_HOMES = {
+    "functional": ("dequantize", "gemm", "quantize", "spmm"),
+    "graph": ("Graph", "GraphError"),
+    "model": ("ModelFileError", "PackedModel", "load"),
+    "packing": ("pack", "unpack"),
+    "plan": ("Plan", "PlanError"),
+    "run.matrices": ("Codes", "Grid", "Weight"),
+    "run.runtime": ("get_num_threads",),
+    "warming": ("warm_up",),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+_MODULES = ("files", "functional", "graph", "kernels", "layout", "model", "packing", "plan", "reference", "run", "simd")
+
+
+def __getattr__(name):
+    if name in _HOME:
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted([*__all__, *_MODULES])

@@ -60,7 +60,7 @@ class Graph:
     (2, 3, [1, 2], [1, 2])
     """
 
-    def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False, batch_sizes=None):
+    def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False, batch_sizes=None) -> None:
         indptr, indices = _whole(indptr, "indptr"), _whole(indices, "indices")
         if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
             raise GraphError(f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}.")

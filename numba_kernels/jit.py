@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from typing import Any
 
 import numba
 from numba.core.ccallback import CFunc
@@ -14,7 +15,7 @@ from .cache import KernelCache
 SECONDS_BEFORE_TELLING = 2.0
 _OPTIONS = {"boundscheck": False, "error_model": "numpy"}
 # Of what Python never calls: no reference counts, no wrappers.
-_INNER = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_INNER = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "no_rewrites": True}
 _seconds_compiled = 0.0
 
 
@@ -39,9 +40,17 @@ def launcher(function=None, *, parallel: bool = False):
 class Callback(CFunc):
     """A C function of int64 arguments that returns nothing, compiled at once or loaded from disk."""
 
+    _compiler: Any
+    _library: Any
+
     def __init__(self, function, arguments: int, name: str):
         signature = (numba.types.int64,) * arguments, numba.types.void
-        super().__init__(function, signature, locals={}, options={"forceinline": True, "_nrt": False, **_OPTIONS})
+        super().__init__(
+            function,
+            signature,
+            locals={},
+            options={"forceinline": True, "_nrt": False, "no_rewrites": True, **_OPTIONS},
+        )
         self._cache = KernelCache(name)
         self._compiler.compile = _told(self._compiler.compile)
         self.compile()

@@ -200,8 +200,8 @@ class PackedModel:
                     f"{path} has format version {content['version']}, this release reads {VERSION}; freeze the model "
                     "again with it, or use the release that wrote the file."
                 )
-            parts = (content[part] for part in ("inputs", "ops", "outputs"))
-            plan = Plan(*parts, arrays, content["returns"], content["heads"])
+            inputs, ops, outputs = (content[part] for part in ("inputs", "ops", "outputs"))
+            plan = Plan(inputs, ops, outputs, arrays, content["returns"], content["heads"])
         except ModelFileError:
             raise
         except PlanError as error:

@@ -82,6 +82,10 @@ class GridSpec:
         """Largest code."""
         return (1 << self.bits) - 1
 
+    def _scales(self, values: np.ndarray) -> tuple:
+        """Scale, zero point and offset of rows, and the unit of scales that are its multiples."""
+        raise NotImplementedError
+
     def code(self, values: np.ndarray) -> CodedRows:
         """Codes of ``values``, (rows, columns) float32."""
         scale, zero, offset, unit = self._scales(values)
@@ -129,7 +133,7 @@ class FixedGrid(GridSpec):
             np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
         )
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,7 +211,7 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
         When it describes none, or has other keys.
     """
     _require(isinstance(content, dict), f"a quantizer is an object, got {content!r}")
-    granularity = content.get("granularity")
+    granularity = str(content.get("granularity"))
     _require(granularity in _KEYS, f"granularity {granularity!r}; known are {', '.join(_KEYS)}")
     keys = _KEYS[granularity]
     _require(set(content) == {"bits", "granularity", *keys}, f"a {granularity} quantizer has {keys}, got {[*content]}")
@@ -221,6 +225,7 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
         _require(isinstance(value, str) or _is_number(value), f"{key} is not a number: {value!r}")
         numbers.append(array(value) if isinstance(value, str) else np.array([value], np.float32))
         _require(numbers[-1].dtype == np.float32 and numbers[-1].ndim == 1, f"{key} must be float32 numbers")
+    scale, zero_point, offset = numbers
     if granularity == "shift":
-        return ShiftGrid(content["bits"], *numbers, length, content["reach"])
-    return FixedGrid(content["bits"], *numbers, length)
+        return ShiftGrid(content["bits"], scale, zero_point, offset, length, content["reach"])
+    return FixedGrid(content["bits"], scale, zero_point, offset, length)

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections import defaultdict
 
 # Machine code of an earlier run must not stand in for the sources under test.
 os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.mkdtemp(prefix="numba-cache-"))
@@ -10,6 +11,24 @@ os.environ.setdefault("DGLBACKEND", "pytorch")
 import dgl
 import pytest
 import torch
+
+# Grids of more cases than these run in full under `-m slow`.
+SMALL_GRID = 24
+
+
+def pytest_collection_modifyitems(items):
+    """Mark cases of large grids as slow, but for some in which every value of every parameter occurs."""
+    grids = defaultdict(list)
+    for item in items:
+        if hasattr(item, "callspec"):
+            grids[item.parent.nodeid, item.originalname].append(item)
+    for cases in grids.values():
+        seen = set()
+        for item in cases if len(cases) > SMALL_GRID else ():
+            names = set(item.callspec.id.split("-")) - seen
+            seen |= names
+            if not names:
+                item.add_marker(pytest.mark.slow)
 
 
 def homogeneous(seed=0):

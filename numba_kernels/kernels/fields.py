@@ -70,8 +70,10 @@ class Edges(NamedTuple):
 class ProductWeight(NamedTuple):
     """A quantised (K, M) weight."""
 
-    codes: int  # int8: tiles for PRODUCT, rows for LOOKUP
+    codes: int  # int8 or int16: tiles for PRODUCT, rows for LOOKUP
     inputs: int  # K
     scale: int  # (M,) float32
     zero: int  # (M,) float64
     sums: int  # (M,) float64, column sums of the codes
+    twice_zero: int  # where int32 holds products as multiples of ¼: twice the one zero point of all columns
+    twice_sums: int  # and (M,) int32, twice the column sums; else 0

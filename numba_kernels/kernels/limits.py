@@ -11,7 +11,7 @@ from .. import simd
 from ..jit import launcher
 
 _BYTES = 1 << 29
-_ROUNDS = 1 << 19
+_ROUNDS = 1 << 11
 _TASKS = 64
 
 
@@ -30,21 +30,23 @@ def read_all(memory, sums):
         simd.store(total, simd.i32_at(simd.address(sums) + task * 64), 0)
 
 
+_INPUTS = 256
+_FORM = simd.form_of(8, 255, _INPUTS, 16)[0]
+_ROWS, _BLOCKS = simd.FORMS[_FORM].rows, simd.FORMS[_FORM].blocks
+_GROUPS = _INPUTS // (2 if _FORM == "words" else 4)
+_multiply = simd.tile_product(_FORM, _ROWS, _BLOCKS)
+
+
 @launcher(parallel=True)
 def multiply_all(rounds, sums):
-    """``rounds`` · 8 dot products of 16 lanes by 4 bytes a task, on operands that stay in the fastest cache."""
+    """``rounds`` products of a few rows and columns a task, of 256 inputs, that stay in the fastest cache."""
     for task in numba.prange(sums.shape[0]):
-        x, w = np.zeros(64, np.uint8), np.ones(1024, np.int8)
-        p, q, z = simd.u8_at(simd.address(x)), simd.i8_at(simd.address(w)), simd.zeros_i32()
-        a, b, c, d, e, f, g, h = z, z, z, z, z, z, z, z
-        for n in range(rounds):
-            k, m = n % 8 * 4, n % 2 * 512
-            a, b = simd.dot4(a, p, k, q, m), simd.dot4(b, p, k, q, m + 64)
-            c, d = simd.dot4(c, p, k, q, m + 128), simd.dot4(d, p, k, q, m + 192)
-            e, f = simd.dot4(e, p, k, q, m + 256), simd.dot4(f, p, k, q, m + 320)
-            g, h = simd.dot4(g, p, k, q, m + 384), simd.dot4(h, p, k, q, m + 448)
-        a, b = simd.add(simd.add(a, b), simd.add(c, d)), simd.add(simd.add(e, f), simd.add(g, h))
-        simd.store(simd.add(a, b), simd.i32_at(simd.address(sums) + task * 64), 0)
+        x, w = np.zeros(_ROWS * _GROUPS * 4, np.uint8), np.ones(_BLOCKS * _GROUPS * 64, np.int8)
+        totals = np.zeros(_ROWS * _BLOCKS * 16, np.int32)
+        p, q, out = simd.u8_at(simd.address(x)), simd.i8_at(simd.address(w)), simd.i32_at(simd.address(totals))
+        for _ in range(rounds):
+            _multiply(p, _GROUPS * 4, q, _GROUPS, _GROUPS, out, _BLOCKS * 16)
+        sums[task] = totals[0]
         x[0], w[0] = 0, 0  # until here they are in use
 
 
@@ -56,9 +58,9 @@ def memory_bandwidth() -> float:
 
 
 def integer_peak() -> float:
-    """8-bit multiplications and additions a second in u8 × s8 dot products; the best of five."""
-    sums = np.zeros((_TASKS, 16), np.int32)
-    return _TASKS * _ROUNDS * 8 * 128 / _best(lambda: multiply_all(_ROUNDS, sums))
+    """8-bit multiplications and additions a second in products as kernels compute them; the best of five."""
+    sums, operations = np.zeros(_TASKS, np.int32), 2 * _ROWS * _BLOCKS * 16 * _INPUTS
+    return _TASKS * _ROUNDS * operations / _best(lambda: multiply_all(_ROUNDS, sums))
 
 
 def _best(function):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from ..jit import kernel
 from .encode import row_grid
 from .fields import ROW_AFFINE, ROW_HALF, STATIC, Matrix, ProductWeight, Target
 from .instruction import instruction, reader
-from .product import finish_lanes
+from .product import finish_row
 
 
 class Lookup(NamedTuple):
@@ -27,6 +28,7 @@ class Lookup(NamedTuple):
 
 
 read_lookup = reader(Lookup)
+_NONE = {16: simd.zeros16, 32: simd.zeros32, 64: simd.zeros64}
 
 # Floats between those that are read and those that are fetched.
 FETCHED = 2048
@@ -73,7 +75,7 @@ def add_weights(positions, steps, found, rows, stride, column, none, totals):
 
 
 @kernel
-def lookup(i, x, flag, target, is_static, is_half, weight, columns, codes, totals, out):
+def lookup(i, x, flag, target, is_static, is_half, weight, columns, stride, width, block, codes, totals, out):
     """Row i of the product where most of a float32 row is 0: the codes of ``x`` times the weight, as :func:`product`.
 
     With q₀ the code of 0, Σ_k q_k w_k = q₀ Σ_k w_k + Σ (q_k − q₀) w_k over the k where x is not 0.
@@ -86,7 +88,9 @@ def lookup(i, x, flag, target, is_static, is_half, weight, columns, codes, total
     target : Target
         How the row is quantised, per row or with one scale.
     weight : ProductWeight
-        With rows of int8 codes, padded(columns) apart.
+        With rows of int8 codes, ``stride`` apart.
+    width, block
+        Columns at a time, and a zero vector of as many bytes.
     codes : int
         Address of scratch for 8 · (K + 64) bytes.
     totals, out
@@ -123,29 +127,25 @@ def lookup(i, x, flag, target, is_static, is_half, weight, columns, codes, total
         step = simd.subtract(step, zero_code)
         simd.store(step, steps, n)
         sums = simd.add(sums, step)
-    rows, stride = simd.i8_at(weight.codes), (columns + 63) // 64 * 64 if columns > 32 else 32 if columns > 16 else 16
-    if columns > 32:
-        for column in range(0, columns, 64):
-            add_weights(positions, steps, found, rows, stride, column, simd.zeros64(), totals)
-    else:
-        for column in range(0, columns, 16):
-            add_weights(positions, steps, found, rows, stride, column, simd.zeros16(), totals)
+    rows = simd.i8_at(weight.codes)
+    for column in range(0, columns, width):
+        add_weights(positions, steps, found, rows, stride, column, block, totals)
     q0 = np.float64(simd.largest(zero_code))
-    rest = np.float64(simd.total(sums)) + np.float64(K) * (q0 - np.float64(zero))
-    for m in range(0, columns, 16):
-        finish_lanes(simd.load(none, totals, m), m, m, scale, np.float64(zero) - q0, rest, weight, out)
+    finish_row(totals, columns, scale, np.float64(zero) - q0, np.int64(simd.total(sums)), weight, out)
 
 
-@instruction(Lookup, [(STATIC,), (ROW_AFFINE,), (ROW_HALF,)])
-def look_up(mode):
-    is_static, is_half = mode == STATIC, mode == ROW_HALF
+@instruction(Lookup, product((STATIC, ROW_AFFINE, ROW_HALF), _NONE))
+def look_up(mode, width):
+    """A variant a ``mode`` of scales and a number of columns looked up at a time: 16, 32 or 64."""
+    is_static, is_half, none = mode == STATIC, mode == ROW_HALF, _NONE[width]
 
     def run(at, start, count, base, stride):
         f = read_lookup(at)
-        codes, totals = base + f.codes, simd.i32_at(base + f.totals)
+        codes, totals, padded = base + f.codes, simd.i32_at(base + f.totals), (f.columns + width - 1) // width * width
         for r in range(count):
             i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
             x = simd.f32_at(f.matrix.address + 4 * i * f.matrix.stride)
-            lookup(i, x, f.matrix.flag, f.target, is_static, is_half, f.weight, f.columns, codes, totals, row)
+            columns = f.columns, padded, width, none()
+            lookup(i, x, f.matrix.flag, f.target, is_static, is_half, f.weight, *columns, codes, totals, row)
 
     return run

@@ -1,4 +1,4 @@
-"""TERM: a term of a sum of slots; LARGER: the larger of two; PLACE: a slot's columns among those of another."""
+"""TERM: a term of a sum of slots; LARGER and TIMES: of two; PLACE: a slot's columns among those of another."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ class Larger(NamedTuple):
     columns: int
 
 
+class Times(NamedTuple):
+    """dst ← dst · src, number by number."""
+
+    dst: int  # in the scratch
+    src: int  # in the scratch
+    columns: int
+
+
 class Place(NamedTuple):
     """dst[:, offset:offset + columns] ← src; zeros after the last of ``total`` columns."""
 
@@ -40,7 +48,7 @@ class Place(NamedTuple):
     total: int
 
 
-read_term, read_larger, read_place = reader(Term), reader(Larger), reader(Place)
+read_term, read_larger, read_times, read_place = reader(Term), reader(Larger), reader(Times), reader(Place)
 
 
 @instruction(Term)
@@ -69,6 +77,19 @@ def larger():
             x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
             for c in range(0, f.columns, 16):
                 simd.store(simd.maximum(simd.load(lanes, to, c), simd.load(lanes, x, c)), to, c)
+
+    return run
+
+
+@instruction(Times)
+def times():
+    def run(at, start, count, base, stride):
+        f = read_times(at)
+        lanes = simd.zeros_f32()
+        for r in range(count):
+            x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
+            for c in range(0, f.columns, 16):
+                simd.store(simd.multiply(simd.load(lanes, to, c), simd.load(lanes, x, c)), to, c)
 
     return run
 

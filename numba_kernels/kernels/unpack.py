@@ -1,4 +1,4 @@
-"""Packed rows to bytes, one a code."""
+"""Packed rows in the forms that products take."""
 
 from __future__ import annotations
 
@@ -7,40 +7,47 @@ from ..jit import kernel
 
 
 @kernel(inline=True)
-def unpack_block(packed, column, width, bits, codes, none):
-    """The codes of one block of bytes, into their places among the row's ``codes``, uint8."""
-    x = simd.load(none, packed, column)
-    if bits == 8:
-        simd.store(x, codes, column)
-    elif bits == 4:
-        simd.store(simd.bits_and(x, 15), codes, column)
-        simd.store(simd.shift_right(x, 4), codes, column + width)
-    elif bits == 2:
-        simd.store(simd.bits_and(x, 3), codes, column)
-        simd.store(simd.bits_and(simd.shift_right(x, 2), 3), codes, column + width)
-        simd.store(simd.bits_and(simd.shift_right(x, 4), 3), codes, column + 2 * width)
-        simd.store(simd.shift_right(x, 6), codes, column + 3 * width)
-    else:
-        for plane in range(8):
-            simd.store(simd.bits_and(simd.shift_right(x, plane), 1), codes, column + plane * width)
-
-
-@kernel
-def unpack_row(packed, width, bits, codes):
-    """The codes of a packed row of ``width`` bytes, (8 / bits · width,) uint8."""
-    if width % 64 == 0:
-        for column in range(0, width, 64):
-            unpack_block(packed, column, width, bits, codes, simd.zeros64())
-    else:
-        for column in range(0, width, 16):
-            unpack_block(packed, column, width, bits, codes, simd.zeros16())
+def unpack_block(packed, column, width, bits, is_words, codes, none):
+    """The codes of one block of bytes, into their places among the row's ``codes``, uint8 or uint16; their sum."""
+    x, top, total = simd.load(none, packed, column), (1 << bits) - 1, 0
+    for plane in range(8 // bits):
+        code, at = simd.bits_and(simd.shift_right(x, plane * bits), top), column + plane * width
+        total += simd.sum_bytes(code)
+        if is_words:
+            simd.store(simd.widen(code), codes, 2 * at)
+        else:
+            simd.store(code, codes, at)
+    return total
 
 
 @kernel(inline=True)
-def sum_row(codes, room):
-    """Sum of ``room`` codes, uint8."""
-    none = simd.zeros16()
-    sums = simd.zeros_i32()
-    for c in range(0, room, 16):
-        sums = simd.add(sums, simd.to_i32(simd.load(none, codes, c)))
-    return simd.total(sums)
+def unpack_pairs(packed, column, width, codes, none):
+    """16 · the pairs of 2-bit codes of one block of bytes, into their places among the row's; the sum of the codes."""
+    x = simd.load(none, packed, column)
+    simd.store(simd.shift_left(simd.bits_and(x, 0x0F), 4), codes, column)
+    simd.store(simd.bits_and(x, 0xF0), codes, column + width)
+    two = simd.add(simd.bits_and(x, 0x33), simd.bits_and(simd.shift_right(x, 2), 0x33))
+    return simd.sum_bytes(simd.add(simd.bits_and(two, 0x0F), simd.shift_right(two, 4)))
+
+
+def unpacking(bits: int, form: str):
+    """The function that unpacks a row of ``width`` bytes to ``codes``, a pointer to uint8; it returns their sum."""
+    is_pairs, is_words = form == "pairs", form == "words"
+
+    @kernel(inline=True)
+    def block(packed, column, width, codes, none):
+        if is_pairs:
+            return unpack_pairs(packed, column, width, codes, none)
+        return unpack_block(packed, column, width, bits, is_words, codes, none)
+
+    @kernel(inline=True)
+    def unpack(packed, width, codes):
+        total = 0
+        if width % 32 == 0:
+            for column in range(0, width, 32):
+                total += block(packed, column, width, codes, simd.zeros32())
+        else:
+            total += block(packed, 0, width, codes, simd.zeros16())
+        return total
+
+    return unpack

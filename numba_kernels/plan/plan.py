@@ -29,6 +29,7 @@ stand in the plan itself.
     head_mean   float                                     heads
     concat      floats
     maximum     floats
+    multiply    floats                                    number by number
     combine     floats                                    coefficients
 
 Edge weights given as int8 are whole numbers that sums over neighbours take in integers; others are taken as float32.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from ..plan.schedule import Schedule, Stage
 from .matrices import Grid, Weight
 from .memory import address_of
 from .places import Floats, Places
-from .program import Program, Reference, Slot, StageProgram, build
+from .program import Program, Reference, StageProgram, build
 
 # Bytes from which a float matrix is written past the caches.
 STREAM_FROM = 1 << 24
@@ -207,17 +207,17 @@ class StageAssembler:
         self.free.append(self.slots.pop(value))
 
     # -- the program ------------------------------------------------------------------------------------
-    def add(self, instruction, variant: tuple, fields: tuple) -> None:
+    def add(self, instruction, variant: tuple, fields: NamedTuple) -> None:
         """Append an instruction."""
         self.program.add(instruction, variant, fields)
 
-    def add_before(self, graph, instruction, variant: tuple, fields: tuple) -> None:
+    def add_before(self, graph, instruction, variant: tuple, fields: NamedTuple) -> None:
         """A stage of one instruction, on the parts of the edges of a graph's hubs, that must come before this one."""
         program = StageProgram()
         program.add(instruction, variant, fields)
         self.before.append((program, Costs(("hub parts", graph), row=10**6)))
 
-    def at_slot(self, slot: int) -> Slot:
+    def at_slot(self, slot: int) -> Any:
         """A slot as a field."""
         return self.program.slot(slot)
 
@@ -254,7 +254,8 @@ class StageAssembler:
     def weight_fields(self, weight: Weight, codes) -> ProductWeight:
         """A weight as fields, its codes in one of its layouts."""
         at = self.at
-        return ProductWeight(at(codes), weight.inputs, at(weight.scale), at(weight.zero), at(weight.sums))
+        numbers = at(weight.scale), at(weight.zero), at(weight.sums), weight.twice_zero, at(weight.twice_sums)
+        return ProductWeight(at(codes), weight.inputs, *numbers)
 
     def padded(self, key, numbers, columns: int) -> int:
         """The address of numbers of the plan, one or one a column, as an array padded with zeros."""

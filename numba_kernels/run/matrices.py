@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from ..kernels import fields
-from ..kernels.product import move_to_int8, tile_weight
+from ..kernels.product import center_codes, tile_weight
 from ..layout import pad, padded, row_bytes, storage_bits
 from ..packing import unpack
 from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, RowGrid, ShiftGrid
@@ -153,11 +153,17 @@ class Weight:
             raise ValueError(f"weight codes must be a (K, M) uint8 array, got {codes.dtype} of shape {codes.shape}.")
         _check_finite(scale, zero_point)
         self.inputs, self.columns = codes.shape
-        self._codes = codes
-        self.tiles, shift = tile_weight(codes)
+        self.top, self._tiles = int(codes.max(initial=0)), {}
+        self._codes, shift = center_codes(codes)
         self.scale = pad(scale, self.columns)
         self.zero = pad(np.asarray(zero_point, np.float32).astype(np.float64) - shift, self.columns, np.float64)
-        self.sums = pad(codes.sum(axis=0, dtype=np.int64) - shift * self.inputs, self.columns, np.float64)
+        self.sums = pad(self._codes.sum(axis=0, dtype=np.int64), self.columns, np.float64)
+        self.twice_zero, self.twice_sums = 0, None
+        # 4 Σ (q_x − z_x) (q_w − z_w), with |q_x|, |z_x| ≤ 255
+        zero = self.zero[0]
+        is_small = 4.0 * self.inputs * 510 * (shift + abs(zero)) < 2**31
+        if is_small and 2 * zero == np.rint(2 * zero) and (self.zero[: self.columns] == zero).all():
+            self.twice_zero, self.twice_sums = int(2 * zero), (2 * self.sums).astype(np.int32)
 
     @classmethod
     def of(cls, plan, spec: dict) -> Weight:
@@ -166,11 +172,17 @@ class Weight:
         codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
         return cls(codes, *(plan.numbers(spec[name], (1, M)) for name in ("scale", "zero_point")))
 
+    def tiles(self, form: str) -> np.ndarray:
+        """Codes in the order of :func:`numba_kernels.kernels.product.tile_weight`, made once."""
+        if form not in self._tiles:
+            self._tiles[form] = tile_weight(self._codes, form)
+        return self._tiles[form]
+
     @cached_property
     def rows(self) -> np.ndarray:
         """int8 codes of each input, (K, padded columns)."""
         rows = np.zeros((self.inputs, padded(self.columns)), np.int8)
-        rows[:, : self.columns], _ = move_to_int8(self._codes)
+        rows[:, : self.columns] = self._codes
         return rows
 
 

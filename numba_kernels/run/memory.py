@@ -35,7 +35,9 @@ class Arena:
 
     _WASTE, _SMALL = 4, 1 << 22
 
-    def __init__(self):
+    def __init__(self) -> None:
+        self._memory: np.ndarray
+        self._address: int
         self.release()
 
     def take(self, size: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from .memory import aligned_empty
 class Floats:
     """Rows of float32 in memory: address and, for those that are arguments, the address of their flag, as fields."""
 
-    address: object
+    address: Any
     stride: int
-    flag: object = 0
+    flag: Any = 0
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,10 @@ class CodesAt:
     """Packed codes in memory: addresses, as fields."""
 
     grid: Grid
-    packed: object
-    scale: object
-    zero: object
-    weights: object = 0  # of powers of two a row
+    packed: Any
+    scale: Any
+    zero: Any
+    weights: Any = 0  # of powers of two a row
 
     @property
     def is_shifted(self) -> bool:
@@ -84,7 +85,8 @@ class Places:
         """Memory for floats needed beyond this stage."""
         columns, rows = self.schedule.columns[value], self.stage.rows
         if value in self.schedule.kept:
-            address, stream, stride = *self.assembler.output(value), columns
+            stride = columns
+            address, stream = self.assembler.output(value)
         else:
             stride = -(-columns // 16) * 16
             address, stream = self.assembler.memory(value, "rows", rows, 4 * stride)
@@ -162,7 +164,8 @@ class Places:
         else:
             packed, width, bits, local, weights = 0, grid.width, grid.bits, 0, 0
             scale, zero = at(grid.scale), at(grid.zero)
+        alpha, range_qmax, divisor, shift = grid.ranges
         return Target(
             packed, width, bits, grid.top, local, scale, zero, factor, grid.mode, at(grid.inverse), at(grid.offset),
-            *grid.ranges, weights,
+            alpha, range_qmax, divisor, shift, weights,
         )  # fmt: skip

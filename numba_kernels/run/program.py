@@ -8,7 +8,7 @@ written into the instructions at once.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class StageProgram:
         self.instructions, self.areas, self.row_areas = [], {}, {}
         self.num_slots, self.widest = 0, 1
 
-    def add(self, instruction: Instruction, variant: tuple, fields: tuple) -> None:
+    def add(self, instruction: Instruction, variant: tuple, fields: NamedTuple) -> None:
         """Append an instruction."""
         self.instructions.append((instruction, variant, flatten(fields)))
         self.widest = max(self.widest, getattr(fields, "columns", 1))

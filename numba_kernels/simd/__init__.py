@@ -2,8 +2,9 @@
 
 import numba
 
+from .features import DOT_PRODUCT as DOT_PRODUCT
 from .ops import *  # noqa: F403
-from .ops import HAS_DOT_PRODUCT as HAS_DOT_PRODUCT
+from .products import FORMS, dot_quads, dot_small_quads, form_of, tile_product  # noqa: F401
 
 if numba.config.DISABLE_JIT:
     from .stand_ins import *  # noqa: F403

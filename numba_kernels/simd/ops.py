@@ -14,17 +14,17 @@ lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maxim
 copies, choice     fill, first_lanes
 conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
 order              interleave
-to one number      largest, smallest, total, totals_of_four, nonzero_lanes, trailing_zeros
-dot product        dot4, dot_quads, dot_small_quads
+to one number      largest, smallest, total, totals_of_four, sum_bytes, nonzero_lanes, trailing_zeros
 =================  =====================================================================
+
+Products of small integers are in :mod:`numba_kernels.simd.products`.
 
 With the JIT off, NumPy arrays stand in for vectors and pointers (:mod:`numba_kernels.simd.stand_ins`).
 """
 
 from __future__ import annotations
 
-import numba
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -355,6 +355,13 @@ def totals_of_four(typing_context, x, y, z, w):
 
 
 @intrinsic
+def sum_bytes(typing_context, x):
+    """The sum of unsigned bytes, int32."""
+    wide, name = Vector("i32", x.lanes), f"llvm.vector.reduce.add.v{x.lanes}i32"
+    return generating(types.int32(x), lambda b, v: call_intrinsic(b, name, I32, [b.zext(v, wide.llvm)]))
+
+
+@intrinsic
 def nonzero_lanes(typing_context, x):
     """An int64 whose bit m says whether lane m of an i32 vector, of at most 63 lanes, is not 0."""
 
@@ -369,84 +376,3 @@ def nonzero_lanes(typing_context, x):
 def trailing_zeros(typing_context, x):
     """How many zeros the bits of an int64 end in; 64 of 0."""
     return generating(types.int64(x), lambda b, v: call_intrinsic(b, "llvm.cttz.i64", I64, [v, I1(0)]))
-
-
-# -- dot product ----------------------------------------------------------------------------------------
-def _has(*features) -> bool:
-    """Whether the code generated here may use features of x86."""
-    if numba.config.CPU_NAME or numba.config.CPU_FEATURES:
-        return all(f"+{feature}" in (numba.config.CPU_FEATURES or "").split(",") for feature in features)
-    found = binding.get_host_cpu_features()
-    return all(found.get(feature) for feature in features)
-
-
-# AVX-512's u8 × s8 dot product; AVX2's, which saturates at 16 bits after two products.
-HAS_DOT_PRODUCT = _has("avx512vnni", "avx512f", "avx512bw")
-_HAS_SMALL_DOT_PRODUCT = _has("avx2")
-_BYTES, _PAIRS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
-
-
-def _add_quads(builder, sums, x, w):
-    """sums[m] + Σ_j x[4m + j] · w[4m + j], j < 4, of 64 bytes, unsigned and signed."""
-    if HAS_DOT_PRODUCT:
-        # LLVM 22 changed the operands of this instruction from sixteen int32 to sixty-four int8.
-        operand = _BYTES if binding.llvm_version_info[0] >= 22 else sums.type
-        arguments = [sums, builder.bitcast(x, operand), builder.bitcast(w, operand)]
-        return call_intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", sums.type, arguments)
-    # Even and odd bytes as 16 bits; LLVM knows sums of neighbouring products of those.
-    eight = ir.Constant(_PAIRS, [8] * 32)
-    xs, ws = builder.bitcast(x, _PAIRS), builder.bitcast(w, _PAIRS)
-    low = builder.and_(xs, ir.Constant(_PAIRS, [255] * 32)), builder.ashr(builder.shl(ws, eight), eight)
-    high = builder.lshr(xs, eight), builder.ashr(ws, eight)
-    for left, right in (low, high):
-        wide = ir.VectorType(I32, 32)
-        products = builder.mul(builder.sext(left, wide), builder.sext(right, wide))
-        even = _shuffle(builder, products, products, range(0, 32, 2))
-        odd = _shuffle(builder, products, products, range(1, 32, 2))
-        sums = builder.add(sums, builder.add(even, odd))
-    return sums
-
-
-def _add_small_quads(builder, sums, x, w):
-    """As :func:`_add_quads`, where sums of two products fit 16 bits."""
-    if HAS_DOT_PRODUCT or not _HAS_SMALL_DOT_PRODUCT:
-        return _add_quads(builder, sums, x, w)
-    pairs, eight = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
-    halves = []
-    for lanes in (range(32), range(32, 64)):
-        arguments = [_shuffle(builder, v, v, lanes) for v in (x, w)]
-        products = call_intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", pairs, arguments)
-        ones = ir.Constant(pairs, [1] * 16)
-        halves.append(call_intrinsic(builder, "llvm.x86.avx2.pmadd.wd", eight, [products, ones]))
-    return builder.add(sums, _shuffle(builder, *halves, range(16)))
-
-
-@intrinsic
-def dot4(typing_context, total, x, x_offset, w, w_offset):
-    """total[m] += Σ_j x[x_offset + j] · w[w_offset + 4m + j], j < 4, for sixteen int32 totals.
-
-    ``x`` points to uint8, ``w`` to int8.
-    """
-
-    def body(builder, sums, x, x_offset, w, w_offset):
-        quads = splat(builder, total.llvm, load_unaligned(builder, place(builder, x, x_offset, I32)))
-        weights = load_unaligned(builder, place(builder, w, w_offset, _BYTES))
-        return _add_quads(builder, sums, builder.bitcast(quads, _BYTES), weights)
-
-    return generating(total(total, x, x_offset, w, w_offset), body)
-
-
-def _dot_of_vectors(add):
-    def typed(typing_context, total, x, w):
-        def body(builder, sums, x, w):
-            return add(builder, sums, builder.bitcast(x, _BYTES), builder.bitcast(w, _BYTES))
-
-        return generating(total(total, x, w), body)
-
-    return typed
-
-
-# total[m] += Σ_j x[4m + j] · w[4m + j], j < 4, of vectors of 64 bytes (or sixteen int32), unsigned and signed. Small:
-# |x[2n] · w[2n] + x[2n + 1] · w[2n + 1]| < 2¹⁵ for all n, which fewer instructions do without AVX-512's.
-dot_quads = intrinsic(_dot_of_vectors(_add_quads))
-dot_small_quads = intrinsic(_dot_of_vectors(_add_small_quads))

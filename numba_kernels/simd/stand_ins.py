@@ -9,6 +9,9 @@ import ctypes
 
 import numpy as np
 
+from .pairs import LIFT, TABLE
+from .products import FORMS
+
 __all__ = [
     "absolute",
     "add",
@@ -16,7 +19,6 @@ __all__ = [
     "bits_and",
     "bits_or",
     "divide",
-    "dot4",
     "dot_quads",
     "dot_small_quads",
     "f32_at",
@@ -46,6 +48,8 @@ __all__ = [
     "store",
     "stream",
     "subtract",
+    "sum_bytes",
+    "tile_product",
     "to_f32",
     "to_f64",
     "to_i32",
@@ -253,14 +257,31 @@ def trailing_zeros(x):
     return (x & -x).bit_length() - 1 if x else 64
 
 
-def dot4(total, x, x_offset, w, w_offset):
-    products = w[w_offset : w_offset + 64].reshape(16, 4).astype(np.int32) * x[x_offset : x_offset + 4]
-    return total + products.sum(1, dtype=np.int32)
-
-
 def dot_quads(total, x, w):
     products = x.view(np.uint8).astype(np.int32) * w.view(np.int8)
     return total + products.reshape(16, 4).sum(1, dtype=np.int32)
 
 
 dot_small_quads = dot_quads
+
+
+def sum_bytes(x):
+    return x.sum(dtype=np.int32)
+
+
+def tile_product(form, rows, blocks):
+    columns, row_bytes, block_bytes = FORMS[form].columns, FORMS[form].row_bytes, FORMS[form].block_bytes
+    activation, weight = {"bytes": "u1 i1", "words": "u2 i2", "pairs": "u1 u1"}[form].split()
+
+    def multiply(x, room, weights, groups, steps, totals, stride):
+        tiles = weights[: blocks * groups * block_bytes].view(weight).astype(np.int32)
+        for r in range(rows):
+            row = x[r * room : r * room + groups * row_bytes].view(activation).astype(np.int32)
+            if form == "pairs":
+                entries = TABLE[row[:, None] // 16, tiles.reshape(blocks, groups, 32)].astype(np.int32) - LIFT
+                sums = entries.sum(1).reshape(blocks, 16, 2).transpose(0, 2, 1)
+            else:
+                sums = np.einsum("bgmp,gp->bm", tiles.reshape(blocks, groups, 16, -1), row.reshape(groups, -1))
+            totals[r * stride : r * stride + blocks * columns] = sums.reshape(-1)
+
+    return multiply

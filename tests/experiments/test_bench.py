@@ -24,7 +24,9 @@ def test_everything_is_timed_against_float32(report):
     works = {(row["work"], row["graph"]) for row in report["results"]}
     assert works == {
         ("GEMM", "20,000 × 256 × 256"), ("SpMM → packed", "tiny"), ("SpMM → float32", "tiny"),
-        ("3-layer GCN", "tiny"), ("3-layer SAGE", "tiny"),
+        ("3-layer GCN", "tiny"), ("3-layer SAGE", "tiny"), ("2-layer GAT 8×16", "tiny"), ("2-layer GATv2 8×16", "tiny"),
+        *((f"SAGE, new blocks of {seeds}", "tiny") for seeds in (1, 100, 1000)),
+        *((f"GIN, {graphs}", "25 nodes") for graphs in ("1 new graph", "32 new graphs", "256 new graphs")),
         ("2-layer GCN", "planted"), ("2-layer SAGE", "planted"), ("SMP K=10", "planted"),
     }  # fmt: skip
     for name in works:

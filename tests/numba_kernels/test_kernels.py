@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, pack, reference, simd, unpack
 from numba_kernels.graph import AHEAD
-from numba_kernels.jit import launcher
-from numba_kernels.kernels.unpack import unpack_row
+from numba_kernels.kernels.unpack import unpacking
 from numba_kernels.layout import PACKED_BITS, row_bytes
 from numba_kernels.run.program import TILE_ROWS
 
@@ -34,11 +33,20 @@ from .plans import (
 )
 
 
-@launcher
-def unpack_rows(packed, bits, codes):
-    for i in range(packed.shape[0]):
-        row = simd.u8_at(simd.address(packed) + i * packed.shape[1])
-        unpack_row(row, packed.shape[1], bits, simd.u8_at(simd.address(codes) + i * codes.shape[1]))
+def unpacking_rows(bits, form):
+    unpack_row = unpacking(bits, form)
+
+    @numba.njit
+    def unpack_rows(packed, codes, sums):
+        for i in range(packed.shape[0]):
+            row, at = simd.u8_at(simd.address(packed) + i * packed.shape[1]), simd.address(codes) + i * codes.shape[1]
+            sums[i] = unpack_row(row, packed.shape[1], simd.u8_at(at))
+
+    return unpack_rows
+
+
+UNPACKING = {(bits, form): unpacking_rows(bits, form) for bits in PACKED_BITS for form in ("bytes", "words")}
+UNPACKING[2, "pairs"] = unpacking_rows(2, "pairs")
 
 
 @pytest.mark.parametrize("bits", PACKED_BITS)
@@ -49,10 +57,19 @@ def test_packing_round_trips_and_kernels_agree(bits, rows, columns, seed):
     packed = pack(codes, bits)
     assert packed.shape == (rows, row_bytes(columns, bits))
     np.testing.assert_array_equal(unpack(packed, bits, columns), codes)
-    spread = np.full((rows, packed.shape[1] * 8 // bits), 99, np.uint8)
-    unpack_rows(packed, bits, spread)
-    np.testing.assert_array_equal(spread[:, :columns], codes)
-    assert not spread[:, columns:].any()
+    width, sums = packed.shape[1], np.full(rows, -1)
+    for kind in ("u1", "u2"):
+        spread = np.full((rows, width * 8 // bits), 99, kind)
+        UNPACKING[bits, "bytes" if kind == "u1" else "words"](packed, spread.view(np.uint8), sums)
+        np.testing.assert_array_equal(spread[:, :columns], codes)
+        assert not spread[:, columns:].any()
+        np.testing.assert_array_equal(sums, codes.sum(1, dtype=np.int64))
+    if bits == 2:
+        pairs, filled = np.full((rows, 2 * width), 99, np.uint8), np.zeros((rows, 2, 2, width), np.uint8)
+        filled.reshape(rows, 4 * width)[:, :columns] = codes
+        UNPACKING[2, "pairs"](packed, pairs, sums)
+        np.testing.assert_array_equal(pairs, (16 * (filled[:, :, 0] + 4 * filled[:, :, 1])).reshape(rows, 2 * width))
+        np.testing.assert_array_equal(sums, codes.sum(1, dtype=np.int64))
 
 
 def test_packed_layout_is_planar_low_bits_first():
@@ -374,6 +391,8 @@ def test_everything_here_also_holds_without_the_compiler():
             "-q",
             "-p",
             "no:cacheprovider",
+            "-n",
+            "0",
             "-k",
             "not lesser",
             str(Path(__file__).parent),

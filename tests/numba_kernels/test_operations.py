@@ -237,6 +237,20 @@ def test_heads_and_columns(rows, heads, per_head, seed):
         np.testing.assert_allclose(output, expected[value], rtol=1e-5, atol=1e-5)
 
 
+@given(rows=st.integers(1, 90), columns=st.integers(1, 70), seed=st.integers(0, 999))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_products_number_by_number(rows, columns, seed):
+    rng, builder = np.random.default_rng(seed), PlanBuilder()
+    gate = builder.add("map", 0, function="leaky_relu", parameter=0.25)
+    pair = builder.add("multiply", gate, 1)
+    square = builder.add("multiply", pair, pair, gate)
+    model = builder.model(["features", "features"], builder.add("combine", square, pair, coefficients=[1.0, 0.5]), pair)
+    feats = [normal(rng, rows, columns) for _ in range(2)]
+    values = reference.run(model.plan, dict(enumerate(feats)))
+    for value, output in zip(model.plan.outputs, model(*feats)):
+        np.testing.assert_array_equal(output, values[value])
+
+
 def plan_of(*ops, kinds=("features",)):
     inputs = [{"name": f"x{v}", "kind": k, "value": v, "optional": False} for v, k in enumerate(kinds)]
     return Plan(inputs, list(ops), [ops[-1]["out"]], {})
@@ -248,6 +262,7 @@ def plan_of(*ops, kinds=("features",)):
         ([{"op": "map", "in": [0], "out": 1, "function": "sin", "parameter": 0.0}], "function 'sin'"),
         ([{"op": "map", "in": [0], "out": 1, "function": "elu", "parameter": float("nan")}], "not a number"),
         ([{"op": "concat", "in": [], "out": 1}], "nothing to put side by side"),
+        ([{"op": "multiply", "in": [], "out": 1}], "multiply of widths"),
         ([{"op": "head_mean", "in": [0], "out": 1, "heads": 2}], "heads of None columns"),
     ],
 )

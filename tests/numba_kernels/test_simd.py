@@ -11,7 +11,6 @@ import pytest
 
 from numba_kernels import simd
 from numba_kernels.jit import launcher
-from numba_kernels.kernels.product import tile_weight
 
 
 def values(kind, lanes, seed=0):
@@ -155,24 +154,6 @@ def test_magnitudes_tell_what_is_not_finite():
 
 
 @launcher
-def dot(x, w, total):
-    p, q = simd.u8_at(simd.address(x)), simd.i8_at(simd.address(w))
-    simd.store(simd.dot4(simd.dot4(simd.zeros_i32(), p, 0, q, 0), p, 4, q, 64), simd.i32_at(simd.address(total)), 0)
-
-
-@pytest.mark.parametrize("extreme", [False, True])
-def test_dot_product_does_not_saturate(extreme):
-    rng = np.random.default_rng(0)
-    x, w = rng.integers(0, 256, 8).astype(np.uint8), rng.integers(-128, 128, 128).astype(np.int8)
-    if extreme:
-        x[:], w[:64], w[64:] = 255, -128, 127
-    total = np.zeros(16, np.int32)
-    dot(x, w, total)
-    pairs = w.reshape(2, 16, 4).astype(np.int64) * x.reshape(2, 1, 4)
-    np.testing.assert_array_equal(total, pairs.sum((0, 2)))
-
-
-@launcher
 def quads_through(x, w, rows, total, small, interleaved):
     p, q, r = simd.u8_at(simd.address(x)), simd.u8_at(simd.address(w)), simd.u8_at(simd.address(rows))
     none = simd.zeros16()
@@ -213,20 +194,8 @@ def test_totals_of_four_vectors():
     np.testing.assert_array_equal(magnitudes, abs(x[:16]))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 16), (8, 17), (1433, 7)])
-@pytest.mark.parametrize("top", [3, 255])
-def test_weights_are_tiled_and_moved_into_signed_bytes(shape, top):
-    K, M = shape
-    codes = np.random.default_rng(0).integers(0, top + 1, shape).astype(np.uint8)
-    codes[0, 0] = top
-    tiles, shift = tile_weight(codes)
-    assert shift == (128 if top == 255 else 0)
-    tiles = tiles.reshape(-(-M // 16), -(-K // 4), 16, 4)
-    for k, m in [(0, 0), (K - 1, M - 1), (K // 2, M // 3)]:
-        assert tiles[m // 16, k // 4, m % 16, k % 4] == int(codes[k, m]) - shift
-
-
 @pytest.mark.skipif(numba.config.DISABLE_JIT or "NUMBA_CPU_NAME" in os.environ, reason="runs the others itself")
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])
 def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
     """The whole suite of this folder, compiled without AVX-512, and without AVX."""
@@ -239,6 +208,8 @@ def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
             "-q",
             "-p",
             "no:cacheprovider",
+            "-n",
+            "0",
             "-k",
             "not compiler",
             str(Path(__file__).parent),

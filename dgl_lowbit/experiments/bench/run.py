@@ -18,10 +18,13 @@ from numba_kernels.run.runtime import launching
 
 from ...report import table
 from ..data import GRAPH_NAMES
+from .requests import block_works, graph_works
 from .work import SYNTHETIC, Work, gemm_works, model_works, spmm_works
 
-WORKS = ("spmm", "gemm", "gcn", "sage", "smp")
+MODEL_WORKS = ("gcn", "sage", "gat", "gatv2", "smp")
+WORKS = ("spmm", "gemm", *MODEL_WORKS, "graphs", "blocks")
 _CALLS_A_ROUND = 3
+_FRESH_CALLS_A_ROUND = 30  # of arguments drawn anew, which vary
 
 
 def run_bench(graphs=("20k",), works=WORKS, bits=(2, 4, 8), threads=None, rounds=3, seed=0, progress=False) -> dict:
@@ -35,7 +38,8 @@ def run_bench(graphs=("20k",), works=WORKS, bits=(2, 4, 8), threads=None, rounds
     graphs : tuple of str
         "20k", "170k", "500k" (skewed random graphs), or names of :func:`dgl_lowbit.experiments.data.load_graph`.
     works : tuple of str
-        Some of "spmm", "gemm", "gcn", "sage", "smp"; sums and products alone on synthetic graphs, "smp" on others.
+        Some of "spmm", "gemm", "gcn", "sage", "gat", "gatv2", "smp", "graphs", "blocks"; sums alone, attention and
+        sampled blocks on synthetic graphs, "smp" on others.
     bits : tuple of int
     threads : tuple of int, optional
         Default: one, and all.
@@ -82,33 +86,40 @@ def _makers(graphs, works, bits, seed):
     """Functions that make works, called one at a time, so that graphs do not stand side by side in memory."""
     if "gemm" in works:
         yield lambda: gemm_works(bits, seed)
-    kinds = tuple(work for work in works if work in ("gcn", "sage", "smp"))
+    if "graphs" in works:
+        yield lambda: graph_works(bits, seed)
+    kinds = tuple(work for work in works if work in MODEL_WORKS)
     for name in graphs:
         if "spmm" in works and name in SYNTHETIC:
             yield lambda name=name: spmm_works(name, bits, seed)
         if kinds:
             yield lambda name=name: model_works(name, bits, kinds, seed)
+        if "blocks" in works and name in SYNTHETIC:
+            yield lambda name=name: block_works(name, bits, seed)
 
 
 @torch.no_grad()
 def _time_work(work: Work, threads: int, rounds: int) -> list[dict]:
     torch.set_num_threads(threads)
     seconds = {variant: [] for variant in work.functions}
+    draw = work.fresh or tuple
+    calls = _CALLS_A_ROUND if work.fresh is None else _FRESH_CALLS_A_ROUND
     with launching(threads):
         for _ in range(rounds):
             for variant, function in work.functions.items():
                 if seconds[variant] is None:
                     continue
                 try:
-                    function()
+                    function(*draw())
                 except (RuntimeError, NotImplementedError, ValueError):  # not every build knows every dtype
                     if variant.startswith("INT") or variant.endswith("float32"):
                         raise
                     seconds[variant] = None
                     continue
-                for _ in range(_CALLS_A_ROUND):
+                for _ in range(calls):
+                    arguments = draw()
                     start = time.perf_counter()
-                    function()
+                    function(*arguments)
                     seconds[variant].append(time.perf_counter() - start)
     medians = {variant: statistics.median(times) for variant, times in seconds.items() if times}
     baseline = next(iter(medians.values()))
@@ -167,7 +178,7 @@ def _cells(key, rows, variants):
         if row is None:
             cells.append("-")
         elif row is next(iter(rows.values())):
-            cells.append(f"{row['ms']:.1f} ms")
+            cells.append(f"{row['ms']:.{1 if row['ms'] >= 10 else 2}f} ms")
         else:
             cells.append(f"{row['ratio']:.1f}x")
     return cells

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass, field
+from typing import Callable
 
 import dgl
 import dgl.nn
@@ -34,6 +35,7 @@ class Work:
     """Functions that compute the same, by name; the first, in float32, is what the others are compared with.
 
     ``moved`` and ``operations`` tell, of some, the bytes read from memory without any reuse, and integer operations.
+    With ``fresh`` every call gets arguments of its own, which it draws.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Work:
     functions: dict = field(default_factory=dict)
     moved: dict = field(default_factory=dict)
     operations: dict = field(default_factory=dict)
+    fresh: Callable[[], tuple] | None = None
 
 
 def skewed_graph(nodes: int, edges: int, seed: int = 0) -> dgl.DGLGraph:
@@ -115,6 +118,18 @@ class ThreeLayers(nn.Module):
         return h
 
 
+class TwoHeads(nn.Module):
+    """Two layers of attention, 8 heads of 16 columns, with ELU between; the mean over heads is what it returns."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.layers = nn.ModuleList([make(width, 16, 8) for width in (_FEATS, _FEATS)])
+
+    def forward(self, graph, feat):
+        h = F.elu(self.layers[0](graph, feat).flatten(1))
+        return self.layers[1](graph, h).mean(1)
+
+
 def model_works(name: str, bits: tuple, kinds: tuple, seed: int = 0) -> list[Work]:
     """Whole models on float32 features: three layers on a synthetic graph, the reference models on a real one."""
     torch.manual_seed(seed)
@@ -123,11 +138,14 @@ def model_works(name: str, bits: tuple, kinds: tuple, seed: int = 0) -> list[Wor
         feat = torch.randn(graph.num_nodes(), _FEATS)
         layers = {"gcn": dgl.nn.GraphConv, "sage": lambda i, o: dgl.nn.SAGEConv(i, o, "mean")}
         models = {kind: lambda kind=kind: ThreeLayers(layers[kind]) for kind in kinds if kind in layers}
-        names = {"gcn": "3-layer GCN", "sage": "3-layer SAGE"}
+        attention = {"gat": dgl.nn.GATConv, "gatv2": dgl.nn.GATv2Conv}
+        models.update({kind: lambda kind=kind: TwoHeads(attention[kind]) for kind in kinds if kind in attention})
+        names = {"gcn": "3-layer GCN", "sage": "3-layer SAGE", "gat": "2-layer GAT 8×16", "gatv2": "2-layer GATv2 8×16"}
     else:
         graph = dgl.add_self_loop(load_graph(name, seed)).int()
         feat = graph.ndata["feat"]
-        models = {kind: lambda kind=kind: MODELS[kind](feat.shape[1], num_classes(graph)) for kind in kinds}
+        known = [kind for kind in kinds if kind in MODELS]
+        models = {kind: lambda kind=kind: MODELS[kind](feat.shape[1], num_classes(graph)) for kind in known}
         names = {"gcn": "2-layer GCN", "sage": "2-layer SAGE", "smp": "SMP K=10"}
     graph.create_formats_()
     return [_model_work(names[kind], name, graph, feat, make().eval(), bits) for kind, make in models.items()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.maps import MAPS, Map, map
-from ...kernels.term import Larger, Place, Term, larger, place, term
+from ...kernels.term import Larger, Place, Term, Times, larger, place, term, times
 from .registry import Operation, operation
 
 
@@ -98,6 +98,24 @@ class Maximum(Operation):
 
     def reference(self, plan, op, *values):
         return np.maximum.reduce(values)
+
+
+@operation("multiply")
+class Multiply(Operation):
+    """The product of several values, number by number."""
+
+    def check(self, plan, op, *values):
+        _check_alike(plan, op, values)
+
+    def emit(self, stage, op):
+        first, *others = op.reads
+        slot, at = stage.hold(op.writes[0], stage.new_slot()), stage.at_slot
+        stage.add(term, (), Term(at(slot), at(stage.slot(first)), op.columns, 1.0, 0, 1))
+        for value in others:
+            stage.add(times, (), Times(at(slot), at(stage.slot(value)), op.columns))
+
+    def reference(self, plan, op, *values):
+        return np.multiply.reduce(values)
 
 
 @operation("combine")

@@ -8,6 +8,7 @@ from ...kernels.lookup import Lookup, look_up
 from ...kernels.product import Product, multiply
 from ...layout import dense_bytes, padded
 from ...packing import unpack
+from ...simd import form_of
 from .registry import Operation, each_part, operation
 
 
@@ -49,12 +50,15 @@ class Linear(Operation):
                 target,
                 stage.weight_fields(weight, weight.rows),
             )
-            stage.add(look_up, (target.mode,), Lookup(*fields))
+            stage.add(look_up, (target.mode, min(padded(op.columns), 64)), Lookup(*fields))
             return
         operand = stage.places.operand(value)
-        codes = stage.area_of_rows("codes", operand.width * 8 // operand.bits + 24)
-        fields = stage.at_slot(slot), op.columns, codes, operand, stage.weight_fields(weight, weight.tiles)
-        stage.add(multiply, (), Product(*fields))
+        form, steps = form_of(operand.bits, weight.top, weight.inputs, weight.columns)
+        tiles = weight.tiles(form)
+        room = operand.width * {"bytes": 8 // operand.bits, "words": 16 // operand.bits, "pairs": 2}[form]
+        codes, groups = stage.area_of_rows("codes", room + 8), tiles.shape[1]
+        numbers = room, groups, steps, operand, stage.weight_fields(weight, tiles)
+        stage.add(multiply, (operand.bits, form), Product(stage.at_slot(slot), op.columns, codes, *numbers))
 
     @each_part
     def reference(self, plan, op, codes):
