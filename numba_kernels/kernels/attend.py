@@ -13,11 +13,10 @@ import numpy as np
 
 from .. import simd
 from ..jit import kernel
-from ..layout import PACKED_BITS
 from .decode import decode_rows
 from .fields import Edges, Operand
 from .instruction import instruction, reader
-from .quads import MOST_BYTES, weighing
+from .quads import VARIANTS, weighing
 from .scores import scoring_numbers, scoring_sums, without_zero, write_number_tables, write_sum_tables
 from .softmax import code, exponentiate, fill_numbers, fold, keep_largest, repeat
 from .sums import clear
@@ -83,6 +82,12 @@ def sizes_of_scratch(room: int, columns: int, heads: int) -> Scratch:
 
 
 @kernel
+def kept_of(heads):
+    """Edges of which numbers are kept, whole quads."""
+    return max(KEPT // heads // 4, 1) * 4
+
+
+@kernel
 def spread(numbers, heads, per_head, to):
     """Each head's int32 to the columns of the head."""
     whole = simd.zeros_i32()
@@ -103,6 +108,18 @@ def quad_words(codes, heads, bytes_):
 
 
 @kernel
+def write_words(codes, heads, per_head, quads, is_aligned, wide, words):
+    """Words of ``quads`` quads, ``wide`` apart: one a head, or, where heads are not aligned, one a column."""
+    for n in range(quads):
+        four, to, spare = simd.u8_at(codes + 4 * n * heads), words + 4 * n * wide, words + 4 * QUADS * wide
+        if is_aligned:
+            quad_words(four, heads, simd.u8_at(to))
+        else:
+            quad_words(four, heads, simd.u8_at(spare))
+            spread(simd.i32_at(spare), heads, per_head, simd.i32_at(to))
+
+
+@kernel
 def center_heads(totals, counts, columns, excess, messages, size, row):
     """row ← (totals + (excess − zero) · counts) · (size · scale), a count a column, the difference in float64."""
     whole, lanes = simd.zeros_i32(), simd.zeros_f32()
@@ -115,10 +132,7 @@ def center_heads(totals, counts, columns, excess, messages, size, row):
         simd.store(simd.multiply(centered, simd.multiply(simd.fill(lanes, size), simd.load(lanes, scale, c))), row, c)
 
 
-_COMMON = [(bits, lanes) for bits in PACKED_BITS for lanes in (16, 32, 64) if lanes <= MOST_BYTES[bits]]
-
-
-@instruction(Attend, ((*variant, 8, *more) for variant in _COMMON for more in product((False, True), (False, True))))
+@instruction(Attend, ((*variant, 8, *more) for variant in VARIANTS for more in product((False, True), (False, True))))
 def attention(bits, lanes, score_bits, has_sums, is_aligned):
     """A variant: bits of messages, bytes of them at a time, bits of what scores are made of; whether heads have more
     than one number of that, and whether they begin at multiples of sixteen columns of the messages, or are one."""
@@ -126,27 +140,32 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned):
     add_rows, codes_a_byte = weighing(bits, lanes, is_signed=False, is_aligned=is_aligned), 8 // bits
     excess = np.int32(128 if bits == 8 else 0)
 
+    @kernel
+    def add_part(f, base, indices, first, edges, totals):
+        """totals += codes of attention times codes of the messages, of a part of a row's edges."""
+        heads, width, packed = f.attention.heads, f.messages.width, simd.u8_at(f.messages.packed)
+        per_head, words_at, quads = f.columns // heads, base + f.scratch.words, (edges + 3) // 4
+        wide = (heads + 15) // 16 * 16 if is_aligned else width * codes_a_byte + 16
+        for quad in range(0, quads, QUADS):
+            now, at, codes = min(QUADS, quads - quad), first + 4 * quad, base + f.scratch.codes + 4 * quad * heads
+            if heads == 1:  # codes of four edges are a word as they stand
+                words, apart = simd.i32_at(codes), 1
+            else:
+                words, apart = simd.i32_at(words_at), wide
+                write_words(codes, heads, per_head, now, is_aligned, wide, words_at)
+            add_rows(packed, width, f.columns, per_head, indices, at, now, words, apart, totals)
+
     def run(at, start, count, base, stride):
         f = read_attend(at)
-        indptr, indices, packed = (
-            simd.i64_at(f.edges.indptr),
-            simd.i32_at(f.edges.indices),
-            simd.u8_at(f.messages.packed),
-        )
-        width, heads, period, columns = f.messages.width, f.attention.heads, f.attention.period, f.attention.columns
-        per_head, room, many = f.columns // heads, width * codes_a_byte, (heads + 15) // 16 * 16
-        totals, scores, own = (
-            simd.i32_at(base + f.scratch.totals),
-            simd.f32_at(base + f.scratch.scores),
-            simd.f32_at(base + f.scratch.own),
-        )
-        codes, words_at, tables = base + f.scratch.codes, base + f.scratch.words, base + f.scratch.tables
-        step, kept = 4 * (period + 16), max(KEPT // heads // 4, 1) * 4
-        most, sums = simd.f32_at(base + f.scratch.heads), simd.f32_at(base + f.scratch.heads + step)
-        factors, counts = (
-            simd.f32_at(base + f.scratch.heads + 2 * step),
-            simd.i32_at(base + f.scratch.heads + 3 * step),
-        )
+        indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
+        heads, period, columns = f.attention.heads, f.attention.period, f.attention.columns
+        per_head, room, step = f.columns // heads, f.messages.width * codes_a_byte, 4 * (period + 16)
+        totals, scores = simd.i32_at(base + f.scratch.totals), simd.f32_at(base + f.scratch.scores)
+        own_at = base + f.scratch.own
+        own, tables, words, kept = simd.f32_at(own_at), base + f.scratch.tables, base + f.scratch.words, kept_of(heads)
+        codes, quad, numbers_at = simd.u8_at(base + f.scratch.codes), simd.f32_at(words), base + f.scratch.heads
+        most, sums = simd.f32_at(numbers_at), simd.f32_at(numbers_at + step)
+        factors, counts = simd.f32_at(numbers_at + 2 * step), simd.i32_at(numbers_at + 3 * step)
         lanes_f32, whole, size = simd.zeros_f32(), simd.zeros_i32(), np.float32(f.attention.scale)
         inverse = simd.fill(lanes_f32, np.float32(1.0) / size)
         if has_sums:
@@ -157,7 +176,7 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned):
             i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
             begin, end = indptr[i], indptr[i + 1]
             parts = (end - begin + kept - 1) // kept
-            decode_rows(i, 1, f.right, columns, 0, base + f.scratch.own, 0)
+            decode_rows(i, 1, f.right, columns, 0, own_at, 0)
             without_zero(f.left, columns, own)
             if not has_sums:
                 repeat(heads, period, own)
@@ -179,36 +198,19 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned):
                     edges = min(kept, end - first)
                     numbers = edges * heads
                     if phase == 0 or parts > 1:
-                        raw, quad = simd.u8_at(codes), simd.f32_at(words_at)
-                        score(indices, first, edges, f.left, f.messages, f.attention, own, tables, raw, scores, quad)
+                        score(indices, first, edges, f.left, f.messages, f.attention, own, tables, codes, scores, quad)
                         simd.store(simd.fill(lanes_f32, np.float32(-np.inf)), scores, numbers)
                     if phase == 0:
                         keep_largest(numbers, scores, period, most)
                     elif phase == 1 or parts > 1:
                         exponentiate(numbers, scores, period, most, sums)
                     if phase == 2:
-                        coded = simd.u8_at(codes)
-                        code(numbers, scores, period, factors, f.attention.top, coded, counts)
+                        code(numbers, scores, period, factors, f.attention.top, codes, counts)
                         for n in range((numbers + 15) // 16 * 16, numbers + 3 * heads, 16):
-                            simd.store(simd.zeros16(), coded, n)
-                        quads = (edges + 3) // 4
-                        for quad in range(0, quads, QUADS):
-                            now, words, wide = min(QUADS, quads - quad), simd.i32_at(words_at), many
-                            if is_aligned and heads == 1:  # codes of four edges are a word as they stand
-                                words, wide = simd.i32_at(codes + 4 * quad), 1
-                            for n in range(0 if is_aligned and heads == 1 else now):
-                                four = simd.u8_at(codes + 4 * (quad + n) * heads)
-                                if is_aligned:
-                                    quad_words(four, heads, simd.u8_at(words_at + 4 * n * many))
-                                else:
-                                    wide = room + 16
-                                    spare = words_at + 4 * QUADS * wide
-                                    quad_words(four, heads, simd.u8_at(spare))
-                                    spread(simd.i32_at(spare), heads, per_head, simd.i32_at(words_at + 4 * n * wide))
-                            at_edge = first + 4 * quad
-                            add_rows(packed, width, f.columns, per_head, indices, at_edge, now, words, wide, totals)
+                            simd.store(simd.zeros16(), codes, n)
+                        add_part(f, base, indices, first, edges, totals)
             fold(whole, False, heads, period, counts)
-            spread(counts, heads, per_head, simd.i32_at(words_at))
-            center_heads(totals, simd.i32_at(words_at), f.columns, excess, f.messages, size, row)
+            spread(counts, heads, per_head, simd.i32_at(words))
+            center_heads(totals, simd.i32_at(words), f.columns, excess, f.messages, size, row)
 
     return run

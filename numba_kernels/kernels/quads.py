@@ -14,6 +14,7 @@ from ..jit import kernel
 
 # Bytes of a row that are summed at a time, by width of codes.
 MOST_BYTES = {1: 16, 2: 16, 4: 32, 8: 64}
+VARIANTS = [(bits, lanes) for bits, most in MOST_BYTES.items() for lanes in (16, 32, 64) if lanes <= most]
 
 
 def bytes_at_a_time(bits: int, width: int) -> int:

@@ -12,7 +12,7 @@ from ..jit import kernel
 from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
-from .quads import weighing
+from .quads import VARIANTS, weighing
 from .sums import center, clear, fetch, summing
 
 
@@ -88,7 +88,9 @@ def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop
             c += width
 
 
-@instruction(GatherProducts, product(PACKED_BITS, (16, 32, 64), (False, True), (False, True)))
+@instruction(
+    GatherProducts, ((*variant, *more) for variant in VARIANTS for more in product((False, True), (False, True)))
+)
 def gather_products(bits, lanes, by_node, has_own):
     """A variant a width of codes, bytes at a time, for weights of nodes or of edges, with or without own codes."""
     codes_a_byte, add_rows = 8 // bits, weighing(bits, lanes, is_signed=True, is_aligned=True)

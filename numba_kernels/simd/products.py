@@ -208,3 +208,58 @@ _STEPS = {
     ("avx2", False): _vpmaddubsw,
     ("avx2", True): _vpmaddwd,
 }
+
+
+# -- sixteen lanes of four bytes each, of vectors ------------------------------------------------------------
+def _split(builder, total, x, w, step, lanes):
+    """``step`` on as many lanes at a time as its instruction has."""
+    parts = []
+    for first in range(0, 16, lanes):
+        numbers, bytes_ = range(first, first + lanes), range(4 * first, 4 * (first + lanes))
+        part = [builder.shuffle_vector(v, v, lane_numbers(n)) for v, n in ((total, numbers), (x, bytes_), (w, bytes_))]
+        parts.append(step(builder, *part))
+    while len(parts) > 1:
+        both = lane_numbers(range(2 * parts[0].type.count))
+        parts = [builder.shuffle_vector(y, z, both) for y, z in zip(parts[::2], parts[1::2])]
+    return parts[0]
+
+
+def _add_quads(builder, total, x, w):
+    if (DOT_PRODUCT, False) in _STEPS and DOT_PRODUCT not in ("avx2", "dotprod"):
+        return _split(builder, total, x, w, _STEPS[DOT_PRODUCT, False], _LANES[DOT_PRODUCT])
+    # Even and odd bytes as words.
+    words = ir.VectorType(I16, 32)
+    eight, (x, w) = ir.Constant(words, [8] * 32), (builder.bitcast(value, words) for value in (x, w))
+    even = builder.and_(x, ir.Constant(words, [255] * 32)), builder.ashr(builder.shl(w, eight), eight)
+    total = _multiply_words(builder, total, *even)
+    return _multiply_words(builder, total, builder.lshr(x, eight), builder.ashr(w, eight))
+
+
+def _add_small_quads(builder, total, x, w):
+    if DOT_PRODUCT != "avx2":
+        return _add_quads(builder, total, x, w)
+
+    def step(builder, total, x, w):
+        products = _vpmaddubsw(builder, ir.Constant(ir.VectorType(I16, 16), None), x, w)
+        return builder.add(total, _add_neighbours(builder, products))
+
+    return _split(builder, total, x, w, step, 8)
+
+
+def _of_vectors(add):
+    def typed(typing_context, total, x, w):
+        bytes_ = ir.VectorType(I8, 64)
+
+        def generate(context, builder, signature, arguments):
+            total, x, w = arguments
+            return add(builder, total, builder.bitcast(x, bytes_), builder.bitcast(w, bytes_))
+
+        return total(total, x, w), generate
+
+    return typed
+
+
+# total[m] + Σ_j x[4m + j] · w[4m + j], j < 4, of 64 bytes (or sixteen int32), unsigned and signed. Small: where
+# |x[2n] · w[2n] + x[2n + 1] · w[2n + 1]| < 2¹⁵ for all n, which AVX2 has an instruction for.
+dot_quads = intrinsic(_of_vectors(_add_quads))
+dot_small_quads = intrinsic(_of_vectors(_add_small_quads))

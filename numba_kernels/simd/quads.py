@@ -1,12 +1,11 @@
-"""Four rows at a time: their bytes side by side, dot products of fours of bytes, totals of four vectors."""
+"""Four vectors at a time: their bytes side by side, their totals."""
 
 from __future__ import annotations
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.extending import intrinsic
 
-from .features import DOT_PRODUCT
-from .vectors import I8, I16, I32, Vector, call_intrinsic, generating, lane_numbers
+from .vectors import I8, I16, Vector, generating, lane_numbers
 
 _BYTES, _PAIRS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
 
@@ -56,54 +55,3 @@ def totals_of_four(typing_context, x, y, z, w):
         return paired(both, both, range(4), range(4, 8))
 
     return generating(result(x, y, z, w), body)
-
-
-def _add_quads(builder, sums, x, w):
-    """sums[m] + Σ_j x[4m + j] · w[4m + j], j < 4, of 64 bytes, unsigned and signed."""
-    if DOT_PRODUCT == "avx512vnni":
-        # LLVM 22 changed the operands of this instruction from sixteen int32 to sixty-four int8.
-        operand = _BYTES if binding.llvm_version_info[0] >= 22 else sums.type
-        arguments = [sums, builder.bitcast(x, operand), builder.bitcast(w, operand)]
-        return call_intrinsic(builder, "llvm.x86.avx512.vpdpbusd.512", sums.type, arguments)
-    # Even and odd bytes as 16 bits; LLVM knows sums of neighbouring products of those.
-    eight = ir.Constant(_PAIRS, [8] * 32)
-    xs, ws = builder.bitcast(x, _PAIRS), builder.bitcast(w, _PAIRS)
-    low = builder.and_(xs, ir.Constant(_PAIRS, [255] * 32)), builder.ashr(builder.shl(ws, eight), eight)
-    high = builder.lshr(xs, eight), builder.ashr(ws, eight)
-    for left, right in (low, high):
-        wide = ir.VectorType(I32, 32)
-        products = builder.mul(builder.sext(left, wide), builder.sext(right, wide))
-        even = _shuffle(builder, products, products, range(0, 32, 2))
-        odd = _shuffle(builder, products, products, range(1, 32, 2))
-        sums = builder.add(sums, builder.add(even, odd))
-    return sums
-
-
-def _add_small_quads(builder, sums, x, w):
-    """As :func:`_add_quads`, where sums of two products fit 16 bits."""
-    if DOT_PRODUCT not in ("avx2", "avxvnni"):
-        return _add_quads(builder, sums, x, w)
-    pairs, eight = ir.VectorType(I16, 16), ir.VectorType(I32, 8)
-    halves = []
-    for lanes in (range(32), range(32, 64)):
-        arguments = [_shuffle(builder, v, v, lanes) for v in (x, w)]
-        products = call_intrinsic(builder, "llvm.x86.avx2.pmadd.ub.sw", pairs, arguments)
-        ones = ir.Constant(pairs, [1] * 16)
-        halves.append(call_intrinsic(builder, "llvm.x86.avx2.pmadd.wd", eight, [products, ones]))
-    return builder.add(sums, _shuffle(builder, *halves, range(16)))
-
-
-def _dot_of_vectors(add):
-    def typed(typing_context, total, x, w):
-        def body(builder, sums, x, w):
-            return add(builder, sums, builder.bitcast(x, _BYTES), builder.bitcast(w, _BYTES))
-
-        return generating(total(total, x, w), body)
-
-    return typed
-
-
-# total[m] += Σ_j x[4m + j] · w[4m + j], j < 4, of vectors of 64 bytes (or sixteen int32), unsigned and signed. Small:
-# |x[2n] · w[2n] + x[2n + 1] · w[2n + 1]| < 2¹⁵ for all n, which fewer instructions do without AVX-512's.
-dot_quads = intrinsic(_dot_of_vectors(_add_quads))
-dot_small_quads = intrinsic(_dot_of_vectors(_add_small_quads))
