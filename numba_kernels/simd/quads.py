@@ -5,9 +5,7 @@ from __future__ import annotations
 from llvmlite import ir
 from numba.extending import intrinsic
 
-from .vectors import I8, I16, Vector, generating, lane_numbers
-
-_BYTES, _PAIRS = ir.VectorType(I8, 64), ir.VectorType(I16, 32)
+from .vectors import I16, Vector, generating, lane_numbers
 
 
 def _unpack(builder, x, y, half):
