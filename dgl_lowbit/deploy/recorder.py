@@ -11,6 +11,7 @@ from torch import nn
 
 from numba_kernels import Plan
 
+from ..nn import LowBitLayer
 from ..nn.arguments import Role
 from .constants import Constants
 from .values import AttentionCodes, Value
@@ -52,7 +53,7 @@ class Recorder:
         self.inputs.append(entry if key is None else {**entry, "key": key})
         return value
 
-    def layer(self, name: str, layer: nn.Module, bound):
+    def layer(self, name: str, layer: LowBitLayer, bound):
         """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward."""
         outside = self._where, self._layer_quantizers
         self._where, self._layer_quantizers = (
@@ -81,7 +82,7 @@ class Recorder:
 
     def plan(self, outputs) -> Plan:
         """The plan that returns ``outputs``: a value, a tuple or list of values, or a dict of them."""
-        returns = "value"
+        returns: str | list[str] = "value"
         if isinstance(outputs, dict):
             returns, outputs = list(outputs), list(outputs.values())
         elif isinstance(outputs, (tuple, list)):
