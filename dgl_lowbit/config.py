@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from .quant import QFormat, make_quantizer, quantizer_names
 from .quant.qlr import GRIDS
@@ -92,7 +93,7 @@ class QuantConfig:
     attention: int | None = None
     states: int = 32
     outputs: int = 32
-    overrides: Mapping = ()
+    overrides: Mapping | tuple = ()
     ends: int | None = None
     quantizer: str = "qlr"
     grid: str = "auto"
@@ -187,11 +188,13 @@ class QuantConfig:
         """
         names = list(components)
         plain = replace(self, overrides={}, ends=None)
-        changes = {name: {} for name in names}  # of each layer, as the overrides so far say
+        changes: dict[str, dict[str, Any]] = {name: {} for name in names}  # of each layer, as the overrides so far say
         if self.ends is not None:
             changes.update({name: {"bits": self.ends} for name in (names[0], names[-1])})
         for pattern, bits in self.overrides:
-            fitting = [(name, None) for name in names if fnmatch.fnmatchcase(name, pattern)]
+            fitting: list[tuple[str, str | None]] = [
+                (name, None) for name in names if fnmatch.fnmatchcase(name, pattern)
+            ]
             head, _, tail = pattern.rpartition(".")
             component = tail if tail in COMPONENTS else f"{tail}s"
             if component in COMPONENTS and not fitting:

@@ -71,7 +71,8 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
             raise ValueError(f"{name or 'the model'} is low-bit already; quantize the float model instead.")
 
     model = copy.deepcopy(model)
-    converted, left = {}, []
+    converted: dict[str, lowbit_nn.LowBitLayer] = {}
+    left: list[str] = []
     _convert(model, "", converted, left)
     if not converted:
         raise ValueError(f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import replace
-from typing import Callable
+from typing import Any, Callable
 
 import torch
 from torch import nn
@@ -54,7 +54,8 @@ def diagnose(model: nn.Module, *args, **kwargs) -> list[dict]:
     quantizers = {name: q for name, q in model.named_modules() if isinstance(q, Quantizer) and not q.format.is_float}
     if not quantizers:
         raise ValueError("the model has no quantisers; call dgl_lowbit.quantize(model) and calibrate or train first.")
-    names, rows = {id(q): name for name, q in quantizers.items()}, {}
+    names = {id(q): name for name, q in quantizers.items()}
+    rows: dict[str, _Tally] = {}
 
     def watch(quantizer, x, params):
         name = names[id(quantizer)]
@@ -99,7 +100,7 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
     ['0', '1']
     """
     config = QuantConfig(4) if config is None else config
-    off = {component: None for component in COMPONENTS if component not in ("states", "outputs")}
+    off: dict[str, Any] = {component: None for component in COMPONENTS if component not in ("states", "outputs")}
     floats = replace(config, bits=32, states=32, outputs=32, overrides={}, ends=None, **off)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FloatModuleWarning)

@@ -83,7 +83,7 @@ def freeze(
             plan = recorder.plan(outputs)
     except NotCalibratedError as error:
         raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
-    bits = {name: layer.config.to_dict() for name, layer in layers.items()}
+    bits = {name: layer.config.to_dict() for name, layer in layers.items() if layer.config}
     info = {"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits}
     if recorder.float_parts:
         info["float32"] = recorder.float_parts

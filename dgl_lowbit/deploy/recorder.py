@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from numba_kernels import Plan, pack
-from numba_kernels.layout import dense_bytes
+from numba_kernels import Plan
 
+from ..nn import LowBitLayer
 from ..nn.arguments import Role
+from .constants import Constants
 from .values import AttentionCodes, Value
 
 ROW_FUNCTIONS = ("standardise", "normalize", "softmax", "log_softmax")
@@ -39,10 +39,10 @@ class Recorder:
     """
 
     def __init__(self, walk=None):
-        self.inputs, self.ops, self.arrays, self.walk = [], [], {}, walk
+        self.inputs, self.ops, self.constants, self.walk = [], [], Constants(), walk
         self.float_parts = []  # names of what runs in float32, but for what epilogues take along
         self._where, self._layer_quantizers = "", ()  # of the layer that is being recorded
-        self._next, self._exported, self._names = 0, {}, {}
+        self._next = 0
         self._views, self._columns = {}, {}  # by number: whose rows a view shows, and widths as far as they are known
 
     # -- bookkeeping ------------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ class Recorder:
         self.inputs.append(entry if key is None else {**entry, "key": key})
         return value
 
-    def layer(self, name: str, layer: nn.Module, bound):
+    def layer(self, name: str, layer: LowBitLayer, bound):
         """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward."""
         outside = self._where, self._layer_quantizers
         self._where, self._layer_quantizers = (
@@ -82,7 +82,7 @@ class Recorder:
 
     def plan(self, outputs) -> Plan:
         """The plan that returns ``outputs``: a value, a tuple or list of values, or a dict of them."""
-        returns = "value"
+        returns: str | list[str] = "value"
         if isinstance(outputs, dict):
             returns, outputs = list(outputs), list(outputs.values())
         elif isinstance(outputs, (tuple, list)):
@@ -90,7 +90,7 @@ class Recorder:
         else:
             outputs = [outputs]
         numbers, heads = [value.number for value in outputs], [value.heads for value in outputs]
-        return Plan(self.inputs, self.ops, numbers, self.arrays, returns, heads)
+        return Plan(self.inputs, self.ops, numbers, self.constants.arrays, returns, heads)
 
     def columns(self, value: Value) -> int | None:
         """Width of the rows of ``value``, None as long as nothing recorded says it."""
@@ -122,37 +122,16 @@ class Recorder:
         kind = "float" if feat.kind == "features" else feat.kind
         return replace(feat, number=out.number, kind=kind, may_be_pair=False)
 
-    def _numbers(self, values):
-        """A float32 array as a number if it holds only one, else by name."""
-        array = np.array(values, np.float32).reshape(-1)
-        if (array == array[0]).all():
-            return float(array[0])
-        return self._store(array)
-
-    def _store(self, array):
-        """The name of an array; one that is stored already keeps its name."""
-        content = hashlib.sha256(np.ascontiguousarray(array)).digest()
-        name = self._names.setdefault((array.dtype.str, array.shape, content), f"a{len(self.arrays)}")
-        self.arrays.setdefault(name, array)
-        return name
-
-    def _export(self, quantizer):
+    def _export(self, make, quantizer, *args):
+        """What ``make`` gives of a quantiser for the plan, or a refusal that names the operand."""
         if quantizer.format.is_float:
             name = next((name for name, q in self._layer_quantizers if q is quantizer), "operands")
             of = "its weights are" if name.startswith("weights") else f"its {name} are"
             self.fail(f"{of} float32 (32 bits); packed inference needs 8 bits or fewer.")
         try:
-            return quantizer.export()
+            return make(quantizer, *args)
         except NotImplementedError as error:
             return self.fail(str(error))
-
-    def _quantizer(self, quantizer):
-        """The plan's entry for a quantiser of activations."""
-        if quantizer not in self._exported:
-            spec = self._export(quantizer)
-            numbers = {key: self._numbers(spec[key]) for key in ("scale", "zero_point", "offset") if key in spec}
-            self._exported[quantizer] = {**spec, **numbers}
-        return self._exported[quantizer]
 
     # -- operations -------------------------------------------------------------------------------------
     def item(self, graphs, index):
@@ -173,7 +152,7 @@ class Recorder:
         return self._each(lambda part: self._coded("quantize", quantizer, part), x)
 
     def _coded(self, op, quantizer, x, *others, **attributes):
-        spec, columns = self._quantizer(quantizer), int(quantizer.width)
+        spec, columns = self._export(self.constants.quantizer, quantizer), int(quantizer.width)
         out = self._emit(op, x, *others, quantizer=spec, columns=columns, **attributes)
         self._set_columns(x, columns)
         return replace(self._set_columns(out, columns), kind="codes", quantizer=spec)
@@ -199,24 +178,11 @@ class Recorder:
     def product(self, codes, quantizer, weight):
         if not isinstance(weight, torch.Tensor):
             self.fail("its weight is an argument of forward; give the layer a weight of its own.")
-        spec = self._weight(quantizer, weight)
+        spec = self._export(self.constants.weight, quantizer, weight)
         return self._each(lambda part: self._linear(part, spec), codes)
 
     def _linear(self, codes, spec):
         return self._set_columns(self._emit("linear", codes, weight=spec), spec["shape"][1])
-
-    def _weight(self, quantizer, weight, columns=slice(None)):
-        """The plan's entry for some columns of a quantised weight, (in, out)."""
-        spec, weight = self._export(quantizer), weight.detach()
-        codes, bits = quantizer.codes(weight)[:, columns].t().cpu().numpy(), quantizer.format.storage_bits
-        M, K = codes.shape
-        numbers = {key: spec[key][columns] if len(spec[key]) > 1 else spec[key] for key in ("scale", "zero_point")}
-        return {
-            "bits": bits,
-            "shape": [K, M],
-            "codes": self._store(pack(np.ascontiguousarray(codes), bits, dense_bytes(K, bits))),
-            **{key: self._numbers(value) for key, value in numbers.items()},
-        }
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
         return self._emit("aggregate", graph, codes, edge_weight, self_codes)
@@ -225,7 +191,10 @@ class Recorder:
         types, width, out = weights.shape
         together = weights.transpose(0, 1).reshape(width, types * out)
         chosen = [slice(number * out, (number + 1) * out) for number in range(types)]
-        products = [self._linear(codes, self._weight(weight_quantizer, together, part)) for part in chosen]
+        products = [
+            self._linear(codes, self._export(self.constants.weight, weight_quantizer, together, part))
+            for part in chosen
+        ]
         messages = [self.quantize(quantizer, product) for product in products]
         by_type = replace(self._emit("edges_by_type", graph, edge_types, count=types), kind="graph")
         stacked = replace(self._emit("stack", *messages), kind="codes", quantizer=messages[0].quantizer)
@@ -241,7 +210,7 @@ class Recorder:
     def aggregate_edges(self, graph, codes, edge_codes):
         zero = codes.quantizer.get("zero_point")
         self._refuse_powers(codes)
-        twice = 2 * np.float64(self.arrays[zero] if isinstance(zero, str) else zero)
+        twice = 2 * np.float64(self.constants.arrays[zero] if isinstance(zero, str) else zero)
         if (twice != np.rint(twice)).any():
             self.fail("sums with edge features need zero points of whole halves; use quantizer='qlr'.")
         return self._emit("aggregate_edges", graph, codes, edge_codes)
@@ -271,17 +240,17 @@ class Recorder:
 
     # -- attention --------------------------------------------------------------------------------------
     def head_sums(self, x, vector, heads):
-        out = self._emit("head_sums", x, heads=heads, vector=self._numbers(vector.detach().cpu().numpy()))
+        out = self._emit("head_sums", x, heads=heads, vector=self.constants.numbers(vector.detach().cpu().numpy()))
         return self._set_columns(out, heads)
 
     def attention(self, graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
         if edge_weight is not None:
             self.fail("attention times edge weights has no packed form; call it without edge_weight.")
-        spec = self._quantizer(quantizer)
+        spec = self._export(self.constants.quantizer, quantizer)
         if spec.get("zero_point") != 0:
             self.fail("attention is coded from 0 on; use grid='auto' or 'affine'.")
         self._refuse_powers(left, right)
-        numbers = self._numbers(vector.detach().cpu().numpy())
+        numbers = self.constants.numbers(vector.detach().cpu().numpy())
         attributes = {"heads": vector.shape[-2], "slope": slope, "vector": numbers, "quantizer": spec}
         return AttentionCodes(left, right, attributes)
 
@@ -317,11 +286,11 @@ class Recorder:
 
     # -- element by element -----------------------------------------------------------------------------
     def bias(self, x, bias):
-        return x if bias is None else self._emit("bias", x, bias=self._numbers(bias.detach().cpu().numpy()))
+        return x if bias is None else self._emit("bias", x, bias=self.constants.numbers(bias.detach().cpu().numpy()))
 
     def affine(self, x, scale, bias):
         """scale · x + bias, per column."""
-        return self.bias(self._emit("scale", x, scale=self._numbers(scale.detach().cpu().numpy())), bias)
+        return self.bias(self._emit("scale", x, scale=self.constants.numbers(scale.detach().cpu().numpy())), bias)
 
     def relu(self, x):
         return self._alike("relu", x)

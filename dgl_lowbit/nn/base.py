@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -13,15 +13,18 @@ from ..config import QuantConfig
 from .arguments import Role, roles
 from .ops import TorchOps
 
-LAYERS: dict[type, type] = {}
+Layer = TypeVar("Layer", bound="LowBitLayer")
+LAYERS: dict[type, type[LowBitLayer]] = {}
 
 
-def register_layer(low_bit_class: type) -> type:
+def register_layer(low_bit_class: type[Layer]) -> type[Layer]:
     """Class decorator: let ``dgl_lowbit.quantize`` replace ``low_bit_class.float_class`` by this class.
 
     The class derives from :class:`LowBitLayer` and from its ``float_class``, and adds no constructor state beyond the
     quantisers.
     """
+    if low_bit_class.float_class is None:
+        raise TypeError(f"{low_bit_class.__name__} replaces no layer; set its float_class.")
     LAYERS[low_bit_class.float_class] = low_bit_class
     return low_bit_class
 
@@ -59,6 +62,10 @@ class LowBitLayer(nn.Module):
     """
 
     config: QuantConfig | None = None
+    if TYPE_CHECKING:  # what the float layer sets
+
+        def __getattr__(self, name: str) -> Any: ...
+
     # Class of the float layer this one replaces.
     float_class: type | None = None
     # Names of submodules that are layers of their own: quantize converts them by themselves.
@@ -131,7 +138,7 @@ class LowBitLayer(nn.Module):
         return next((values.get(name) for name, own in self.arguments.items() if own is role), None)
 
 
-def _forward_of(layer_class: type) -> Callable:
+def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
     """The ``forward`` of a low-bit layer class, with the signature and docstring of its ``compute``.
 
     Raises
@@ -157,5 +164,5 @@ def _forward_of(layer_class: type) -> Callable:
 
     forward.__doc__, forward.__module__ = compute.__doc__, compute.__module__
     forward.__qualname__ = f"{layer_class.__qualname__}.forward"
-    forward.__signature__ = signature.replace(parameters=[this, *parameters])
+    setattr(forward, "__signature__", signature.replace(parameters=[this, *parameters]))  # noqa: B010
     return forward

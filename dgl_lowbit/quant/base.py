@@ -98,6 +98,9 @@ class Quantizer(OptionalState):
         For an unsupported width or granularity, or a missing channel count.
     """
 
+    calibrated: torch.Tensor
+    width: torch.Tensor
+
     def __init__(self, bits, *, granularity="tensor", axis=-1, channels=None, clip_gradient=True):
         super().__init__()
         self.format = QFormat(bits)

@@ -134,10 +134,7 @@ class SparseFeatures:
 
         Takes what ``torch.Tensor.to`` takes.
         """
-        args = [other.values if isinstance(other, SparseFeatures) else other for other in args]
-        if isinstance(kwargs.get("other"), SparseFeatures):
-            kwargs["other"] = kwargs["other"].values
-        values = self.values.to(*args, **kwargs)
+        values = self.values.to(*map(_values, args), **{name: _values(part) for name, part in kwargs.items()})
         if values is self.values:
             return self
         return SparseFeatures(self._pattern.to(values.device), values)
@@ -256,6 +253,10 @@ def _operands_first(func, args, kwargs):
 def _linear(input, weight, bias=None):
     product = input @ weight.t()
     return product if bias is None else product + bias
+
+
+def _values(argument):
+    return argument.values if isinstance(argument, SparseFeatures) else argument
 
 
 def _dense(argument):

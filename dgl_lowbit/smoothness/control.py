@@ -67,6 +67,11 @@ class SmoothnessControl(OptionalState):
         For a threshold that is not positive, or an unknown way to act.
     """
 
+    value: torch.Tensor
+    bound: torch.Tensor
+    energy: torch.Tensor
+    gauge: torch.Tensor
+
     def __init__(
         self,
         threshold,

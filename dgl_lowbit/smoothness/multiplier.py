@@ -55,6 +55,10 @@ class DifferentialMultiplier(OptionalState):
     (1.0, 0.5)
     """
 
+    multiplier: torch.Tensor
+    slack: torch.Tensor
+    violation: torch.Tensor
+
     def __init__(
         self,
         lr=1e-2,

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
 
     graph: Any
     feat: Any
-    nodes: torch.Tensor
+    nodes: torch.Tensor | slice
     labelled: torch.Tensor
 
 

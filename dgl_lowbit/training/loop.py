@@ -40,7 +40,7 @@ def parameter_groups(
     ``no_decay`` holds prefixes of names of parameters that are not decayed.
     """
     ranges = {p for module in model.modules() if isinstance(module, Quantizer) for p in module.parameters()}
-    groups = {"decayed": [], "free": [], "ranges": []}
+    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "ranges": []}
     for name, parameter in model.named_parameters():
         free = any(name.startswith(prefix) for prefix in no_decay)
         groups["ranges" if parameter in ranges else "free" if free else "decayed"].append(parameter)
@@ -229,6 +229,8 @@ def train(
 
 class _Run:
     """The state of one stage of training, and its next epoch."""
+
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, model, graph, distillation, transform, sampler, batch_size, sparse, seed):
         self.model, self.graph, self.distillation, self.seed = model, graph, distillation, seed

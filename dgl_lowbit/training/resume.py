@@ -32,7 +32,7 @@ class Checkpoint:
         self.stages = {}
         if resume and self.path is None:
             raise ValueError("resume=True needs checkpoint=, the file to continue from.")
-        if resume and self.path.exists():
+        if resume and self.path is not None and self.path.exists():
             self.stages = self._read()
 
     def _read(self):

@@ -1,0 +1,57 @@
+"""The arrays of a plan: packed weights, and numbers of quantisers, biases and norms."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from numba_kernels import pack
+from numba_kernels.layout import dense_bytes
+
+
+class Constants:
+    """Arrays by name, each stored once however often it is asked for.
+
+    Attributes
+    ----------
+    arrays : dict of str to numpy.ndarray
+    """
+
+    def __init__(self):
+        self.arrays, self._names, self._quantizers = {}, {}, {}
+
+    def numbers(self, values):
+        """A float32 array as a number if it holds only one, else by name."""
+        array = np.array(values, np.float32).reshape(-1)
+        if (array == array[0]).all():
+            return float(array[0])
+        return self.store(array)
+
+    def store(self, array):
+        """The name of an array; one of the same content keeps its name."""
+        content = hashlib.sha256(np.ascontiguousarray(array)).digest()
+        name = self._names.setdefault((array.dtype.str, array.shape, content), f"a{len(self.arrays)}")
+        self.arrays.setdefault(name, array)
+        return name
+
+    def quantizer(self, quantizer):
+        """The plan's entry for a quantiser of activations."""
+        if quantizer not in self._quantizers:
+            spec = quantizer.export()
+            numbers = {key: self.numbers(spec[key]) for key in ("scale", "zero_point", "offset") if key in spec}
+            self._quantizers[quantizer] = {**spec, **numbers}
+        return self._quantizers[quantizer]
+
+    def weight(self, quantizer, weight, columns=slice(None)):
+        """The plan's entry for some columns of a quantised weight, (in, out)."""
+        spec, weight = quantizer.export(), weight.detach()
+        codes, bits = quantizer.codes(weight)[:, columns].t().cpu().numpy(), quantizer.format.storage_bits
+        M, K = codes.shape
+        numbers = {key: spec[key][columns] if len(spec[key]) > 1 else spec[key] for key in ("scale", "zero_point")}
+        return {
+            "bits": bits,
+            "shape": [K, M],
+            "codes": self.store(pack(np.ascontiguousarray(codes), bits, dense_bytes(K, bits))),
+            **{key: self.numbers(value) for key, value in numbers.items()},
+        }
