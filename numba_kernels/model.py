@@ -121,7 +121,8 @@ class PackedModel:
     def _returned(self, outputs):
         plan = self.plan
         outputs = [
-            array.reshape(len(array), heads, -1) if heads else array for array, heads in zip(outputs, plan.heads)
+            array.reshape(len(array), heads, array.shape[1] // heads) if heads else array
+            for array, heads in zip(outputs, plan.heads)
         ]
         if isinstance(plan.returns, list):
             return dict(zip(plan.returns, outputs))

@@ -82,6 +82,10 @@ class GridSpec:
         """Largest code."""
         return (1 << self.bits) - 1
 
+    def to_json(self, numbers: Callable[[np.ndarray], float | str]) -> dict:
+        """What a file holds of it; ``numbers`` gives an array's one number, or the name it is kept under."""
+        raise NotImplementedError
+
     def _scales(self, values: np.ndarray) -> tuple:
         """Scale, zero point and offset of rows, and the unit of scales that are its multiples."""
         raise NotImplementedError
@@ -125,6 +129,10 @@ class FixedGrid(GridSpec):
         """Whether all columns share scale, zero point and offset."""
         return all((array == array[0]).all() for array in (self.scale, self.zero_point, self.offset))
 
+    def to_json(self, numbers):
+        arrays = {name: numbers(getattr(self, name)) for name in _KEYS["tensor"]}
+        return {"bits": self.bits, "granularity": "channel" if self.columns > 1 else "tensor", **arrays}
+
     def _scales(self, values):
         return self.scale, self.zero_point, self.offset, None
 
@@ -149,6 +157,9 @@ class ShiftGrid(FixedGrid):
         super().__post_init__()
         _require(self.is_uniform, "reach goes with one scale for all columns")
         _require(_is_number(self.reach) and self.reach >= 0, f"reach must not be negative, got {self.reach!r}")
+
+    def to_json(self, numbers):
+        return {**super().to_json(numbers), "granularity": "shift", "reach": self.reach}
 
     def _scales(self, values):
         largest = np.abs(values).max(1, keepdims=True, initial=0)
@@ -178,6 +189,9 @@ class RowGrid(GridSpec):
             _require(_is_number(getattr(self, name)), f"{name} is not a number: {getattr(self, name)!r}")
         _require(self.range_qmax > 0 and self.divisor > 0, "an empty grid: range_qmax and divisor must be positive")
         _require(isinstance(self.half_grid, bool), f"half_grid must be true or false, got {self.half_grid!r}")
+
+    def to_json(self, numbers):
+        return {"bits": self.bits, "granularity": "row", **{name: getattr(self, name) for name in _KEYS["row"]}}
 
     def _scales(self, values):
         names = ("alpha", "range_qmax", "divisor", "shift")

@@ -38,17 +38,16 @@ class Constants:
     def quantizer(self, quantizer):
         """The plan's entry for a quantiser of activations."""
         if quantizer not in self._quantizers:
-            spec = quantizer.export()
-            numbers = {key: self.numbers(spec[key]) for key in ("scale", "zero_point", "offset") if key in spec}
-            self._quantizers[quantizer] = {**spec, **numbers}
+            self._quantizers[quantizer] = quantizer.export().to_json(self.numbers)
         return self._quantizers[quantizer]
 
     def weight(self, quantizer, weight, columns=slice(None)):
         """The plan's entry for some columns of a quantised weight, (in, out)."""
-        spec, weight = quantizer.export(), weight.detach()
+        grid, weight = quantizer.export(), weight.detach()
         codes, bits = quantizer.codes(weight)[:, columns].t().cpu().numpy(), quantizer.format.storage_bits
         M, K = codes.shape
-        numbers = {key: spec[key][columns] if len(spec[key]) > 1 else spec[key] for key in ("scale", "zero_point")}
+        numbers = {"scale": grid.scale, "zero_point": grid.zero_point}
+        numbers = {key: array[columns] if len(array) > 1 else array for key, array in numbers.items()}
         return {
             "bits": bits,
             "shape": [K, M],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import cast
 
 import numpy as np
 import torch
@@ -93,7 +94,7 @@ def load(path, threads: int | None = None) -> PackedModel:
     numba_kernels.ModelFileError
         When the file is truncated, of another kind, or of a newer version.
     """
-    return PackedModel.load(path, threads)
+    return cast(PackedModel, PackedModel.load(path, threads))
 
 
 def _parts(value):

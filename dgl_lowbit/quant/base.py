@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from numba_kernels.spec import FixedGrid, GridSpec
+
 from .format import QFormat, QParams
 from .sparse import SparseFeatures
 from .state import OptionalState
@@ -146,13 +148,13 @@ class Quantizer(OptionalState):
         return torch.zeros((), device=self.width.device)
 
     @torch.no_grad()
-    def export(self) -> dict:
-        """Numbers that code a tensor without torch: Python scalars and float32 arrays.
+    def export(self) -> GridSpec:
+        """The numbers that code a tensor without torch.
 
         Returns
         -------
-        dict
-            ``bits``, ``granularity``, and ``scale``, ``zero_point``, ``offset`` (arrays, (1,) or (channels,)).
+        numba_kernels.spec.GridSpec
+            A grid of one scale, or of one a channel.
 
         Raises
         ------
@@ -169,12 +171,8 @@ class Quantizer(OptionalState):
                 "or define its export."
             )
         like = torch.zeros(1, self.channels or 1, device=self.width.device)
-        params = self.qparams(like)._asdict().items()
-        return {
-            "bits": self.format.bits,
-            "granularity": self.granularity,
-            **{name: value.detach().reshape(-1).float().cpu().numpy() for name, value in params},
-        }
+        numbers = (value.detach().reshape(-1).float().cpu().numpy() for value in self.qparams(like))
+        return FixedGrid(self.format.bits, *numbers, self.channels or 1 if self.granularity == "channel" else 1)
 
     # -- values to codes and back -----------------------------------------------------------------------
     def split(

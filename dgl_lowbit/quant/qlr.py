@@ -7,18 +7,17 @@ import math
 import torch
 from torch import nn
 
+from numba_kernels.spec import MOST_HALVINGS, SMALLEST_SCALE, GridSpec, RowGrid, ShiftGrid
+
 from .base import UNCALIBRATED, NotCalibratedError, Quantizer
 from .format import QParams
 
 GRIDS = ("auto", "affine", "half")
-# With a shift per row, its scale is the tensor's over 2^0 … 2^6: 2^6 such units fit an int8.
-MOST_HALVINGS = 6
 # Magnitudes whose percentile is taken; of more, as many are looked at.
 _MOST_SORTED = 1 << 23
 # Values that each factor of the search codes; of more, every n-th row.
 _MOST_CODED = 1 << 22
-# Keeps a range of zero width (a constant-zero tensor) invertible.
-_SMALLEST_SCALE = 2.0**-40
+_SMALLEST_SCALE = float(SMALLEST_SCALE)
 
 
 def alpha_candidates(count: int = 40, lowest: float = 0.02) -> list[float]:
@@ -208,15 +207,13 @@ class QLRQuantizer(Quantizer):
         return tuple(sorted(dims))
 
     @torch.no_grad()
-    def export(self) -> dict:
-        """Numbers that code a tensor without torch: Python scalars and float32 arrays.
+    def export(self) -> GridSpec:
+        """The numbers that code a tensor without torch.
 
         Returns
         -------
-        dict
-            ``bits``, ``granularity`` and either ``scale``, ``zero_point``, ``offset`` (arrays, () or
-            (channels,)), with a shift per row also ``reach``, or, per row, ``alpha``, ``half_grid``,
-            ``range_qmax``, ``divisor``, ``shift``.
+        numba_kernels.spec.GridSpec
+            A grid of one scale, of one a channel or a row, or of a power of two a row.
 
         Raises
         ------
@@ -227,20 +224,11 @@ class QLRQuantizer(Quantizer):
             return super().export()
         if not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
-        common = {"bits": self.format.bits, "granularity": self.granularity}
+        bits = self.format.bits
         if self.granularity == "row":
-            divisor, shift = self._truncation()
-            return {
-                **common,
-                "alpha": float(self.alpha),
-                "half_grid": bool(self.half_grid),
-                "range_qmax": self._range_qmax,
-                "divisor": divisor,
-                "shift": shift,
-            }
-        params = self._common_params()
-        arrays = {name: value.reshape(-1).cpu().numpy() for name, value in params._asdict().items()}
-        return {**common, **arrays, "reach": float(self._reach)}
+            return RowGrid(bits, float(self.alpha), bool(self.half_grid), self._range_qmax, *self._truncation())
+        numbers = (value.reshape(-1).cpu().numpy() for value in self._common_params())
+        return ShiftGrid(bits, *numbers, reach=float(self._reach))
 
     def _truncation(self) -> tuple[float, float]:
         """Divisor of the fine grid and shift added before dividing: none here."""

@@ -29,7 +29,7 @@ ALLOWED = {
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = ("layout", "jit", "packing", "graph", "simd", "kernels", "plan", "run")
-# What runs the kernels, and what times them.
+# What runs the kernels, and what times them. The number contract, numba_kernels.spec, is everyone's.
 MAY_IMPORT_KERNELS = {"deploy", "experiments"}
 
 
@@ -57,7 +57,7 @@ def breaches(allowed):
         part = part_of(path)
         for name in imports(path):
             root, *rest = name.split(".")
-            if root == "numba_kernels" and part not in MAY_IMPORT_KERNELS:
+            if root == "numba_kernels" and part not in MAY_IMPORT_KERNELS and rest[:1] != ["spec"]:
                 yield f"{path.name} imports {name}"
             if root == "dgl_lowbit" and rest and rest[0] in parts - allowed.get(part, parts):
                 yield f"{path.name} imports {name}"

@@ -68,6 +68,7 @@ def test_attention_of_no_nodes_is_empty(name, width, residual, sources, graph):
     feat = features(graph, 12)
     lowbit.calibrate(layer, graph, feat if width == 12 else (feat, torch.randn(40, 7)))
     assert layer.eval()(empty, none).shape == (0, 3, 2)
+    assert lowbit.freeze(layer)(empty, none).shape == (0, 3, 2)
 
 
 class Bounded(nn.Module):
