@@ -12,14 +12,26 @@ import dgl
 import pytest
 import torch
 
-# Grids of more cases than these run in full under `-m slow`.
+# Grids of more cases than these run in full under `-m "slow or random"`.
 SMALL_GRID = 24
+# Widths of codes that random tests leave to the full run.
+RARE_BITS = (1, 4)
+
+
+def pytest_configure(config):
+    """Let random tests draw from everything where they are asked for by name."""
+    if "or random" in config.option.markexpr:
+        os.environ["DRAW_FROM_ALL"] = "1"
 
 
 def pytest_collection_modifyitems(items):
     """Mark cases of large grids as slow, but for some in which every value of every parameter occurs."""
     grids = defaultdict(list)
     for item in items:
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.random)
+            if hasattr(item, "callspec") and item.callspec.params.get("bits") in RARE_BITS:
+                item.add_marker(pytest.mark.slow)
         if hasattr(item, "callspec"):
             grids[item.parent.nodeid, item.originalname].append(item)
     for cases in grids.values():

@@ -171,8 +171,9 @@ class Quantizer(OptionalState):
                 "or define its export."
             )
         like = torch.zeros(1, self.channels or 1, device=self.width.device)
-        numbers = (value.detach().reshape(-1).float().cpu().numpy() for value in self.qparams(like))
-        return FixedGrid(self.format.bits, *numbers, self.channels or 1 if self.granularity == "channel" else 1)
+        scale, zero_point, offset = (value.reshape(-1).float().cpu().numpy() for value in self.qparams(like))
+        columns = self.channels if self.granularity == "channel" else 1
+        return FixedGrid(self.format.bits, scale, zero_point, offset, columns)
 
     # -- values to codes and back -----------------------------------------------------------------------
     def split(

@@ -227,8 +227,8 @@ class QLRQuantizer(Quantizer):
         bits = self.format.bits
         if self.granularity == "row":
             return RowGrid(bits, float(self.alpha), bool(self.half_grid), self._range_qmax, *self._truncation())
-        numbers = (value.reshape(-1).cpu().numpy() for value in self._common_params())
-        return ShiftGrid(bits, *numbers, reach=float(self._reach))
+        scale, zero_point, offset = (value.reshape(-1).cpu().numpy() for value in self._common_params())
+        return ShiftGrid(bits, scale, zero_point, offset, reach=float(self._reach))
 
     def _truncation(self) -> tuple[float, float]:
         """Divisor of the fine grid and shift added before dividing: none here."""

@@ -1,13 +1,19 @@
 """Random graphs and plans, and their comparison with the NumPy twin."""
 
+import os
+
 import numba
 import numpy as np
 from hypothesis import strategies as st
 
 from numba_kernels import Graph, PackedModel, Plan, pack, reference
+from numba_kernels.layout import PACKED_BITS
 
 JIT_OFF = numba.config.DISABLE_JIT
-EXAMPLES = 5 if JIT_OFF else 40
+# Random tests are small unless `-m "slow or random"` asks for all: each width of codes is compiled.
+DRAWS_FROM_ALL = "DRAW_FROM_ALL" in os.environ
+EXAMPLES = 5 if JIT_OFF else 40 if DRAWS_FROM_ALL else 12
+WIDTHS = PACKED_BITS if DRAWS_FROM_ALL else (2, 8)
 
 
 def draw_graph(rng, num_src, num_dst, edges, hub=False, **options):

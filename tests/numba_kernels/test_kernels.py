@@ -22,6 +22,7 @@ from numba_kernels.run.program import TILE_ROWS
 from .plans import (
     EXAMPLES,
     JIT_OFF,
+    WIDTHS,
     PlanBuilder,
     assert_equals_twin,
     draw_graph,
@@ -144,7 +145,7 @@ def test_spmm_of_rows_with_powers_of_two(bits, size, columns, seed, hub, own):
 
 @pytest.mark.parametrize("bits", PACKED_BITS)
 @given(
-    rows=st.integers(0, 40), K=st.integers(1, 200), M=st.integers(1, 70), weight_bits=st.sampled_from(PACKED_BITS),
+    rows=st.integers(0, 40), K=st.integers(1, 200), M=st.integers(1, 70), weight_bits=st.sampled_from(WIDTHS),
     seed=st.integers(0, 999), sparse=st.booleans(), row=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=EXAMPLES, deadline=None)
@@ -211,8 +212,8 @@ def test_int8_edge_weights_are_summed_exactly(bits, size, columns, seed, own):
 
 
 @given(
-    rows=st.integers(1, 30), K=st.integers(1, 300), M=st.integers(1, 100), bits=st.sampled_from(PACKED_BITS),
-    weight_bits=st.sampled_from(PACKED_BITS), row=st.booleans(), seed=st.integers(0, 999),
+    rows=st.integers(1, 30), K=st.integers(1, 300), M=st.integers(1, 100), bits=st.sampled_from(WIDTHS),
+    weight_bits=st.sampled_from(WIDTHS), row=st.booleans(), seed=st.integers(0, 999),
 )  # fmt: skip
 @settings(max_examples=2 * EXAMPLES, deadline=None)
 def test_rows_that_are_mostly_zero_are_looked_up_exactly(rows, K, M, bits, weight_bits, row, seed):
@@ -381,6 +382,7 @@ def test_results_do_not_depend_on_the_thread_count():
         model(graph, feat)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(JIT_OFF, reason="this is the run without the compiler")
 def test_everything_here_also_holds_without_the_compiler():
     done = subprocess.run(

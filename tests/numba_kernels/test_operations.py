@@ -1,5 +1,7 @@
 """Operations on heads, edges, segments and rows against the NumPy twin."""
 
+import functools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,10 +10,21 @@ from hypothesis import strategies as st
 from numba_kernels import Graph, GraphError, PackedModel, Plan, PlanError, reference
 from numba_kernels.kernels.attend import KEPT
 from numba_kernels.kernels.maps import MAPS
-from tests.numba_kernels.plans import EXAMPLES, JIT_OFF, PlanBuilder, draw_graph, per_row, shifted, sizes, static
+from tests.numba_kernels.plans import (
+    EXAMPLES,
+    JIT_OFF,
+    WIDTHS,
+    PlanBuilder,
+    draw_graph,
+    per_row,
+    shifted,
+    sizes,
+    static,
+)
 
 widths = st.integers(1, 150)
-bits_of_codes = st.sampled_from([1, 2, 4, 8])
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+bits_of_codes = st.sampled_from(WIDTHS)
 
 
 def normal(rng, rows, columns):
@@ -58,7 +71,10 @@ def test_attend(bits, sizes, heads, per_head, wide, seed):
     check_attend(draw_graph(rng, *sizes), bits, heads, per_head, wide, rng)
 
 
-@pytest.mark.parametrize(("heads", "per_head", "wide"), [(8, 8, False), (3, 20, True), (40, 2, False), (300, 1, False)])
+@pytest.mark.parametrize(
+    ("heads", "per_head", "wide"),
+    [(8, 8, False), slow(3, 20, True), slow(40, 2, False), slow(300, 1, False)],
+)
 def test_attention_of_more_edges_than_are_kept(heads, per_head, wide):
     rng, kept = np.random.default_rng(0), max(KEPT // heads // 4, 1) * 4
     degrees = [0, kept - 1, kept, kept + 1, 2 * kept, 2 * kept + 6, 3]
@@ -66,8 +82,10 @@ def test_attention_of_more_edges_than_are_kept(heads, per_head, wide):
     check_attend(graph, 4, heads, per_head, wide, rng)
 
 
-@pytest.mark.parametrize("score_bits", [1, 2, 4])
-@pytest.mark.parametrize(("heads", "per_head", "wide"), [(1, 40, True), (20, 3, False), (48, 16, True), (5, 48, False)])
+@pytest.mark.parametrize("score_bits", [slow(1), 2, slow(4)])
+@pytest.mark.parametrize(
+    ("heads", "per_head", "wide"), [(1, 40, True), slow(20, 3, False), slow(48, 16, True), slow(5, 48, False)]
+)
 def test_attention_of_scores_of_few_bits(score_bits, heads, per_head, wide):
     rng = np.random.default_rng(score_bits)
     check_attend(draw_graph(rng, 60, 20, 300), 2, heads, per_head, wide, rng, score_bits, slope=-0.5)
