@@ -7,6 +7,9 @@ from collections import defaultdict
 # Machine code of an earlier run must not stand in for the sources under test.
 os.environ.setdefault("NUMBA_CACHE_DIR", tempfile.mkdtemp(prefix="numba-cache-"))
 os.environ.setdefault("DGLBACKEND", "pytorch")
+# Processes that run tests side by side, and those they start, leave each other a core: threads that wait for one spin.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import dgl
 import pytest
