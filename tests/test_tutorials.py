@@ -8,7 +8,13 @@ import pytest
 TUTORIALS = Path(__file__).parent.parent / "tutorials"
 
 
-@pytest.mark.parametrize("script", sorted(path.name for path in TUTORIALS.glob("*.py")))
+@pytest.mark.parametrize(
+    "script",
+    [
+        path.name if path.name == "quickstart.py" else pytest.param(path.name, marks=pytest.mark.slow)
+        for path in sorted(TUTORIALS.glob("*.py"))
+    ],
+)
 def test_tutorials_run_on_a_small_setting(script, tmp_path):
     done = subprocess.run(
         [sys.executable, str(TUTORIALS / script), "--epochs", "5"],

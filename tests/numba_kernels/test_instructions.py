@@ -48,7 +48,8 @@ def test_a_whole_number_in_a_field_of_floats_is_that_number():
 def some_variants():
     for name, instruction in sorted(INSTRUCTIONS.items()):
         chosen = instruction.variants[:: max(len(instruction.variants) // 3, 1)][:3]
-        yield from (pytest.param(instruction, variant, id=f"{name}{variant}") for variant in chosen)
+        for n, variant in enumerate(chosen):
+            yield pytest.param(instruction, variant, id=f"{name}{variant}", marks=[pytest.mark.slow] * (n > 0))
 
 
 def calls(assembly):

@@ -127,6 +127,7 @@ def trained_under_a_loss_term(undirected, feat, lr, damping):
     return reg.report()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damping", [0.0, 1.0])
 def test_a_term_in_the_loss_drives_the_bound_inside(damping, undirected, feat):
     free = trained_under_a_loss_term(undirected, feat, 1e-9, 0.0)

@@ -26,7 +26,9 @@ def test_fit_keeps_the_best_validation_epoch_and_repeats(planted):
     assert accuracy(logits, planted) > 0.4
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name == "gcn" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_a_student_learns_from_its_teacher_and_freezes(name, planted):
     torch.manual_seed(0)
     teacher = MODELS[name](1433, 7, hidden=16, dropout=0.2, **({"num_layers": 6} if name == "deep" else {}))
@@ -76,7 +78,7 @@ class Interrupt(BaseException):
     pass
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_interrupted_fit_resumes_to_the_same_result(stage, planted, tmp_path, monkeypatch):
     def run(**options):
         return lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=14, progress=False, **options)
@@ -116,8 +118,8 @@ def test_checkpoints_of_other_runs_are_refused(planted, tmp_path):
         train(build(), planted, epochs=2, resume=True, progress=False)
 
 
-@pytest.mark.parametrize("bits", [32, 4])
-@pytest.mark.parametrize("name", ["gcn", "sage"])
+@pytest.mark.parametrize("bits", [pytest.param(32, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("name", [pytest.param("gcn", marks=pytest.mark.slow), "sage"])
 def test_sampled_blocks(name, bits, planted):
     sampler = dgl.dataloading.NeighborSampler([5, 5])
     fitted = lowbit.fit(
