@@ -12,7 +12,7 @@ import operator
 import dgl.nn
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import fx, nn
 
 from ..nn.arguments import Role, roles
 from .values import Value
@@ -82,6 +82,8 @@ def _subtract(walk, node, x, y, *, alpha=1):
 def _multiply(walk, node, x, y):
     if isinstance(x, (int, float)):
         x, y = y, x
+    if isinstance(x, fx.Node) and isinstance(y, fx.Node):
+        return walk.recorder.multiply(walk.floats(node, x), walk.floats(node, y))
     return walk.sum(node, (y, x)) if isinstance(y, (int, float)) and y != 0 else None
 
 

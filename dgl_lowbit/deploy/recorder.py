@@ -328,6 +328,10 @@ class Recorder:
         """The largest of several values, number by number."""
         return self._alike("maximum", *values)
 
+    def multiply(self, *values):
+        """The product of several values, number by number."""
+        return self._alike("multiply", *values)
+
     def combine(self, *terms):
         numbers = [(c.item() if isinstance(c, torch.Tensor) else float(c), x) for c, x in terms]
         terms = [(c, x) for c, x in numbers if c != 0]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dgl_lowbit as lowbit
-from tests.conftest import GRAPHS, features
+from tests.conftest import GRAPHS, features, homogeneous
 from tests.nn.layers import hetero
 
 
@@ -340,3 +340,23 @@ def test_sensitivity_names_the_layer_that_suffers(graph):
     assert [row["layer"] for row in rows] == ["2", "0"] and rows[0]["snr"] < rows[1]["snr"]
     assert all(np.isfinite(row["change"]) for row in rows)
     assert not any(isinstance(module, lowbit.nn.LowBitLayer) for module in model.modules())
+
+
+class Gated(nn.Module):
+    """A convolution whose result a gate of its own opens, number by number."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate = dgl.nn.GraphConv(5, 6), dgl.nn.GraphConv(5, 6)
+
+    def forward(self, graph, feat):
+        return torch.sigmoid(self.gate(graph, feat)) * self.conv(graph, feat)
+
+
+def test_values_are_multiplied_number_by_number():
+    graph = homogeneous()
+    feat = features(graph, 5)
+    model = lowbit.calibrate(lowbit.quantize(Gated(), lowbit.QuantConfig(8)), graph, feat).eval()
+    packed = lowbit.freeze(model)
+    assert [op["op"] for op in packed.plan.ops].count("multiply") == 1
+    torch.testing.assert_close(packed(graph, feat), model(graph, feat), rtol=1e-5, atol=1e-5)
