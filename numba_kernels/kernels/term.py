@@ -1,4 +1,4 @@
-"""TERM: a term of a sum of slots; LARGER and TIMES: of two; PLACE: a slot's columns among those of another."""
+"""TERM: a term of a sum of slots; PAIRWISE: of two slots; PLACE: a slot's columns among those of another."""
 
 from __future__ import annotations
 
@@ -22,16 +22,8 @@ class Term(NamedTuple):
     is_first: int  # whether dst is written anew
 
 
-class Larger(NamedTuple):
-    """dst ← max(dst, src)."""
-
-    dst: int  # in the scratch
-    src: int  # in the scratch
-    columns: int
-
-
-class Times(NamedTuple):
-    """dst ← dst · src, number by number."""
+class Pairwise(NamedTuple):
+    """dst ← the function of dst and src, number by number."""
 
     dst: int  # in the scratch
     src: int  # in the scratch
@@ -48,7 +40,8 @@ class Place(NamedTuple):
     total: int
 
 
-read_term, read_larger, read_times, read_place = reader(Term), reader(Larger), reader(Times), reader(Place)
+read_term, read_pairwise, read_place = reader(Term), reader(Pairwise), reader(Place)
+PAIRWISE = {"maximum": simd.maximum, "multiply": simd.multiply}
 
 
 @instruction(Term)
@@ -68,28 +61,17 @@ def term():
     return run
 
 
-@instruction(Larger)
-def larger():
+@instruction(Pairwise, [(function,) for function in PAIRWISE])
+def pairwise(function):
+    of_two = PAIRWISE[function]
+
     def run(at, start, count, base, stride):
-        f = read_larger(at)
+        f = read_pairwise(at)
         lanes = simd.zeros_f32()
         for r in range(count):
             x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
             for c in range(0, f.columns, 16):
-                simd.store(simd.maximum(simd.load(lanes, to, c), simd.load(lanes, x, c)), to, c)
-
-    return run
-
-
-@instruction(Times)
-def times():
-    def run(at, start, count, base, stride):
-        f = read_times(at)
-        lanes = simd.zeros_f32()
-        for r in range(count):
-            x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
-            for c in range(0, f.columns, 16):
-                simd.store(simd.multiply(simd.load(lanes, to, c), simd.load(lanes, x, c)), to, c)
+                simd.store(of_two(simd.load(lanes, to, c), simd.load(lanes, x, c)), to, c)
 
     return run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.maps import MAPS, Map, map
-from ...kernels.term import Larger, Place, Term, Times, larger, place, term, times
+from ...kernels.term import Pairwise, Place, Term, pairwise, place, term
 from .registry import Operation, operation
 
 
@@ -82,9 +82,8 @@ def _check_alike(plan, op, values):
     plan.define(op["out"], "float", known.pop() if known else None)
 
 
-@operation("maximum")
-class Maximum(Operation):
-    """The largest of several values, number by number."""
+class _Pairwise(Operation):
+    """A function of two, of the first value and one after another."""
 
     def check(self, plan, op, *values):
         _check_alike(plan, op, values)
@@ -94,25 +93,20 @@ class Maximum(Operation):
         slot, at = stage.hold(op.writes[0], stage.new_slot()), stage.at_slot
         stage.add(term, (), Term(at(slot), at(stage.slot(first)), op.columns, 1.0, 0, 1))
         for value in others:
-            stage.add(larger, (), Larger(at(slot), at(stage.slot(value)), op.columns))
+            stage.add(pairwise, (self.name,), Pairwise(at(slot), at(stage.slot(value)), op.columns))
+
+
+@operation("maximum")
+class Maximum(_Pairwise):
+    """The largest of several values, number by number."""
 
     def reference(self, plan, op, *values):
         return np.maximum.reduce(values)
 
 
 @operation("multiply")
-class Multiply(Operation):
+class Multiply(_Pairwise):
     """The product of several values, number by number."""
-
-    def check(self, plan, op, *values):
-        _check_alike(plan, op, values)
-
-    def emit(self, stage, op):
-        first, *others = op.reads
-        slot, at = stage.hold(op.writes[0], stage.new_slot()), stage.at_slot
-        stage.add(term, (), Term(at(slot), at(stage.slot(first)), op.columns, 1.0, 0, 1))
-        for value in others:
-            stage.add(times, (), Times(at(slot), at(stage.slot(value)), op.columns))
 
     def reference(self, plan, op, *values):
         return np.multiply.reduce(values)
