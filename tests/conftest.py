@@ -16,7 +16,7 @@ import pytest
 import torch
 
 # Grids of more cases than these run in full under `-m "slow or random"`.
-SMALL_GRID = 16
+SMALL_GRID = 8
 # Widths of codes that random tests leave to the full run.
 RARE_BITS = (1, 4)
 
