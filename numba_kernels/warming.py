@@ -13,7 +13,7 @@ from .model import PackedModel, load
 from .run.executor import compile_loops
 
 # Operations whose result has the columns of what they read first.
-_ALIKE = ("source", "destination", "degree", "relu", "map", "combine", "maximum", "bias", "scale")
+_ALIKE = ("source", "destination", "degree", "relu", "map", "combine", "maximum", "multiply", "bias", "scale")
 
 
 def warm_up(*models: PackedModel | str | Path) -> None:

@@ -20,8 +20,7 @@ class Linear(Operation):
         weight = op["weight"]
         K, M = weight["shape"]
         plan.expect_columns(value, K, "codes")
-        granular = op_grid_is_per_channel(plan, value)
-        plan.require(not granular, "inputs with a scale per channel cannot be multiplied")
+        plan.require(not is_per_channel(plan, value), "inputs with a scale per channel cannot be multiplied")
         plan.require(min(K, M) > 0 and weight["bits"] in (1, 2, 4, 8), "a weight of no size or unknown bits")
         codes = plan.arrays[weight["codes"]]
         fits = codes.dtype == np.uint8 and codes.shape == (M, dense_bytes(K, weight["bits"]))
@@ -73,6 +72,6 @@ class Linear(Operation):
         return centered.astype(np.float32) * codes.scale * scale
 
 
-def op_grid_is_per_channel(plan, value) -> bool:
+def is_per_channel(plan, value) -> bool:
     """Whether codes have a scale per channel, by their grid's granularity in the plan."""
     return getattr(plan.grids[value], "columns", 1) > 1
