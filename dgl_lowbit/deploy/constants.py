@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
 
 from numba_kernels import pack
 from numba_kernels.layout import dense_bytes
@@ -34,6 +35,11 @@ class Constants:
         name = self._names.setdefault((array.dtype.str, array.shape, content), f"a{len(self.arrays)}")
         self.arrays.setdefault(name, array)
         return name
+
+    def array(self, tensor):
+        """The name of a tensor that array functions read."""
+        kind = np.float32 if tensor.is_floating_point() else np.bool_ if tensor.dtype == torch.bool else np.int64
+        return self.store(tensor.detach().cpu().numpy().astype(kind))
 
     def quantizer(self, quantizer):
         """The plan's entry for a quantiser of activations."""

@@ -2,46 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from numba_kernels import Plan
 
 from ..nn import LowBitLayer
 from ..nn.arguments import Role
 from .constants import Constants
+from .errors import FreezeError
 from .values import AttentionCodes, Value
 
+SHAPE_FUNCTIONS = frozenset(
+    "clone reshape view flatten unflatten squeeze unsqueeze transpose permute expand getitem cat stack split chunk T t".split()
+)
 ROW_FUNCTIONS = ("standardise", "normalize", "softmax", "log_softmax")
-_ACTIVATIONS = {
-    **dict.fromkeys((F.relu, torch.relu, F.relu_, torch.relu_), lambda recorder, x: recorder.relu(x)),
-    F.elu: lambda recorder, x: recorder.map(x, "elu", 1.0),
-    F.leaky_relu: lambda recorder, x: recorder.map(x, "leaky_relu", 0.01),
-    F.normalize: lambda recorder, x: recorder.map(x, "normalize", 1e-12),
-    **dict.fromkeys((torch.sigmoid, F.sigmoid), lambda recorder, x: recorder.map(x, "sigmoid")),
-    **dict.fromkeys((torch.tanh, F.tanh), lambda recorder, x: recorder.map(x, "tanh")),
-}
-
-
-class FreezeError(ValueError):
-    """A model, or a part of it, that has no packed form."""
-
 
 class Recorder:
     """The operations of :class:`dgl_lowbit.nn.Ops`, written down instead of run.
 
     They take and return values, :class:`~dgl_lowbit.deploy.values.Value`, tuples of two where features are a pair.
-    ``walk`` records a module whose forward is ordinary Python, on a value.
     """
 
-    def __init__(self, walk=None):
-        self.inputs, self.ops, self.constants, self.walk = [], [], Constants(), walk
+    def __init__(self):
+        self.inputs, self.ops, self.constants = [], [], Constants()
         self.float_parts = []  # names of what runs in float32, but for what epilogues take along
         self._where, self._layer_quantizers = "", ()  # of the layer that is being recorded
+        self._inside = None  # writes what that layer applies to a value
         self._next = 0
         self._views, self._columns = {}, {}  # by number: whose rows a view shows, and widths as far as they are known
 
@@ -53,18 +44,26 @@ class Recorder:
         self.inputs.append(entry if key is None else {**entry, "key": key})
         return value
 
-    def layer(self, name: str, layer: LowBitLayer, bound):
-        """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward."""
-        outside = self._where, self._layer_quantizers
-        self._where, self._layer_quantizers = (
-            f"{name or 'the model'} ({type(layer).__name__})",
-            layer.quantizers.items(),
-        )
-        if getattr(layer, "_allow_zero_in_degree", True) is False:
-            self.check_in_degrees(layer.argument(Role.GRAPH, bound.arguments))
-        result = self._under_bound(layer, bound, layer.compute(self, *bound.args, **bound.kwargs))
-        self._where, self._layer_quantizers = outside
+    def layer(self, name: str, layer: LowBitLayer, bound, inside: Callable | None = None):
+        """Record ``layer``, called ``name`` in the model, on the bound arguments of its forward.
+
+        ``inside`` writes, at each call, what the layer's next function or module makes of a value.
+        """
+        outside, self._inside = self._inside, inside
+        with self.at(f"{name or 'the model'} ({type(layer).__name__})", layer.quantizers):
+            if getattr(layer, "_allow_zero_in_degree", True) is False:
+                self.check_in_degrees(layer.argument(Role.GRAPH, bound.arguments))
+            result = self._under_bound(layer, bound, layer.compute(self, *bound.args, **bound.kwargs))
+        self._inside = outside
         return result
+
+    @contextmanager
+    def at(self, where: str, quantizers: Mapping) -> Iterator[None]:
+        """Name what is recorded, for errors and what runs in float32: a layer or a call site, and its quantisers."""
+        outside = self._where, self._layer_quantizers
+        self._where, self._layer_quantizers = where, quantizers.items()
+        yield
+        self._where, self._layer_quantizers = outside
 
     def _under_bound(self, layer, bound, target):
         """The step towards ``target`` that a smoothness bound on the layer lets it take, as its hook does."""
@@ -246,12 +245,18 @@ class Recorder:
     def attention(self, graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
         if edge_weight is not None:
             self.fail("attention times edge weights has no packed form; call it without edge_weight.")
+        return self._attention(left, right, vector.detach().cpu().numpy(), slope, quantizer)
+
+    def attention_of(self, scores, heads, quantizer):
+        """The attention that sums of ``scores``, one for each of ``heads``, lead to."""
+        return self._attention(scores.left, scores.right, np.ones((heads, 1), np.float32), scores.slope, quantizer)
+
+    def _attention(self, left, right, vector, slope, quantizer):
         spec = self._export(self.constants.quantizer, quantizer)
         if spec.get("zero_point") != 0:
             self.fail("attention is coded from 0 on; use grid='auto' or 'affine'.")
         self._refuse_powers(left, right)
-        numbers = self.constants.numbers(vector.detach().cpu().numpy())
-        attributes = {"heads": vector.shape[-2], "slope": slope, "vector": numbers, "quantizer": spec}
+        attributes = {"heads": vector.shape[-2], "slope": slope, "vector": self.constants.numbers(vector), "quantizer": spec}
         return AttentionCodes(left, right, attributes)
 
     def attend(self, graph, codes, attention):
@@ -261,9 +266,9 @@ class Recorder:
     def split_heads(self, x, heads):
         return replace(x, heads=heads)
 
-    def merge_heads(self, x):
-        """(rows, heads, D) as (rows, heads · D)."""
-        return replace(self.combine((1, x)), heads=0) if x.heads else x
+    def with_heads(self, x, heads):
+        """The rows of ``x`` as ``heads`` parts, or 0 as one."""
+        return x if x.heads == heads else replace(x, heads=heads)
 
     def head_mean(self, x):
         columns = self.columns(x)
@@ -284,6 +289,25 @@ class Recorder:
         inputs = [x, graph] if unless is None else [x, graph, unless]
         return self._emit("degree", *inputs, side=side, power=power, plus=plus)
 
+    # -- arrays -----------------------------------------------------------------------------------------
+    def array_call(self, function: str, args: list, kwargs: dict, count: int) -> list[int]:
+        """Call an array function of :mod:`numba_kernels.arrays` with trees of arguments; numbers of its results."""
+        out = [self._new() for _ in range(count)]
+        read = list(dict.fromkeys(_values_of([args, list(kwargs.values())])))
+        call = {"op": "call", "in": read, "out": out[0] if count == 1 else out, "function": function}
+        self.ops.append({**call, "args": args, "kwargs": kwargs})
+        if function not in SHAPE_FUNCTIONS:
+            self.float_parts.append(f"{self._where or 'forward'}: {function}")
+        return out
+
+    def matrix(self, argument: dict, rows, columns: int, heads: int) -> Value:
+        """An array as a float matrix of ``rows``, a size."""
+        if "array" in argument:
+            argument = {"value": self.array_call("clone", [argument], {}, 1)[0]}
+        out = Value(self._new())
+        self.ops.append({"op": "matrix", "in": [argument["value"]], "out": out.number, "rows": rows, "columns": columns})
+        return replace(self._set_columns(out, columns), heads=heads)
+
     # -- element by element -----------------------------------------------------------------------------
     def bias(self, x, bias):
         return x if bias is None else self._emit("bias", x, bias=self.constants.numbers(bias.detach().cpu().numpy()))
@@ -303,20 +327,10 @@ class Recorder:
         return self._alike("map", x, function=function, parameter=float(parameter))
 
     def activate(self, x, activation):
-        if activation is None:
-            return x
-        if activation in _ACTIVATIONS:
-            return _ACTIVATIONS[activation](self, x)
-        if isinstance(activation, nn.Module):
-            return self.call(activation, x)
-        name = getattr(activation, "__name__", type(activation).__name__)
-        known = ", ".join(
-            sorted({function.__name__ for function in _ACTIVATIONS if not function.__name__.endswith("_")})
-        )
-        return self.fail(f"{name} has no packed form; these have: {known}.")
+        return x if activation is None else self.call(activation, x)
 
     def call(self, module, x):
-        return self.walk(self, module, x)
+        return self._inside(x)
 
     def concatenate(self, parts):
         if any(part.heads for part in parts):
@@ -343,3 +357,11 @@ class Recorder:
         if len(shapes) > 1:
             self.fail("values of two and of three dimensions meet; flatten the latter first.")
         return replace(self._emit(op, *values, **attributes), heads=shapes.pop())
+
+
+def _values_of(tree):
+    """Numbers of the values that a tree of arguments refers to, those of sizes among them."""
+    if isinstance(tree, dict):
+        own = [tree[key] for key in ("value", "graph") if isinstance(tree.get(key), int)]
+        return own + [number for key in ("size", "slice") if key in tree for number in _values_of(tree[key])]
+    return [number for part in tree for number in _values_of(part)] if isinstance(tree, list) else []

@@ -1,0 +1,74 @@
+"""What a forward may read: its arguments, by name, and what its modules keep."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import dgl
+import torch
+from torch import nn
+
+from ...quant.sparse import SparseFeatures
+from ..errors import FreezeError
+
+
+def bound_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """The arguments of ``model.forward`` by name, those left out at their defaults."""
+    signature = inspect.signature(model.forward)
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise FreezeError(
+            f"the example does not fit {type(model).__name__}.forward{signature}: {error}; call freeze(model, *args) "
+            "with what the model is called with."
+        ) from error
+    bound.apply_defaults()
+    values: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        kind = signature.parameters[name].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            values.update(value)
+        elif kind is inspect.Parameter.VAR_POSITIONAL:
+            values.update({f"{name}_{place}": part for place, part in enumerate(value)})
+        else:
+            values[name] = value
+    return values
+
+
+def named_arguments(model: nn.Module, args: tuple, kwargs: dict) -> list[tuple[tuple, Any]]:
+    """Tensors and graphs among the arguments, each with its path: the name, then keys and places."""
+    return list(_walk((), bound_arguments(model, args, kwargs)))
+
+
+def graphs_of_modules(model: nn.Module) -> list[tuple[tuple, dgl.DGLGraph]]:
+    """Graphs that modules keep as attributes, each with the path (module, attribute, …)."""
+    found = []
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if not name.startswith("_"):
+                for path, leaf in _walk((name,), value):
+                    if isinstance(leaf, dgl.DGLGraph):
+                        found.append(((module, *path), leaf))
+    return found
+
+
+def dense(tree: Any) -> Any:
+    """``tree`` with features that are kept as their non-zeros made dense."""
+    if isinstance(tree, (tuple, list)) and not hasattr(tree, "_fields"):
+        return type(tree)(map(dense, tree))
+    if isinstance(tree, dict):
+        return {key: dense(part) for key, part in tree.items()}
+    return tree.to_dense() if isinstance(tree, SparseFeatures) else tree
+
+
+def _walk(path: tuple, value: Any) -> Iterator[tuple[tuple, Any]]:
+    if isinstance(value, (torch.Tensor, dgl.DGLGraph)):
+        yield path, value
+    elif isinstance(value, (list, tuple)):
+        for place, part in enumerate(value):
+            yield from _walk((*path, place), part)
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _walk((*path, key), part)

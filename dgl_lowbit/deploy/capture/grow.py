@@ -1,0 +1,188 @@
+"""A larger example from an example: its graphs twice, its features' rows repeated.
+
+What a model computes with the sizes of its arguments shows where it computes other numbers on the larger ones. So that
+sizes can be told apart, every edge type gets a few copies of its last edge besides, and node types of as many nodes as
+another are repeated more often.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import dgl
+import torch
+
+
+class Grown:
+    """Grows the graphs and tensors of an example, each once.
+
+    Parameters
+    ----------
+    values : list
+        All arguments, and what modules keep; the rows of a tensor are those of the first graph with so many nodes of
+        a type, edges of a type, or graphs in a batch.
+    """
+
+    def __init__(self, values: list[Any]):
+        self._graphs: dict[int, Any] = {}
+        self._rows: list[tuple[str, int, torch.Tensor]] = []  # type, how many there were, which of them there are now
+        self._extra = 0
+        self._alive = values
+        for value in values:
+            self._find_graphs(value)
+
+    def __call__(self, value: Any) -> Any:
+        """``value``, an argument, grown."""
+        return self._grow(value, None)
+
+    def _find_graphs(self, value):
+        if isinstance(value, dgl.DGLGraph):
+            self._graph(value)
+        elif isinstance(value, (list, tuple)):
+            if len(value) > 1 and all(isinstance(part, dgl.DGLGraph) and part.is_block for part in value):
+                self._blocks(value)
+            for part in value:
+                self._find_graphs(part)
+        elif isinstance(value, dict):
+            for part in value.values():
+                self._find_graphs(part)
+
+    def _grow(self, value, key):
+        if isinstance(value, dgl.DGLGraph):
+            return self._graphs[id(value)]
+        if isinstance(value, torch.Tensor):
+            return self._tensor(value, key)
+        if isinstance(value, (list, tuple)):
+            parts = [self._grow(part, key) for part in value]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if isinstance(value, dict):
+            return {name: self._grow(part, name) for name, part in value.items()}
+        return value
+
+    def _tensor(self, tensor, key):
+        if tensor.dim() == 0 or tensor.layout != torch.strided:
+            return tensor
+        fitting = [rows for _, count, rows in self._rows if count == len(tensor)]
+        named = [rows for name, count, rows in self._rows if count == len(tensor) and name == key]
+        for rows in (*named, *fitting):
+            return tensor[rows]
+        if tensor.is_floating_point() or len(tensor) < 2:
+            return tensor
+        return torch.cat([tensor, tensor])
+
+    # -- graphs -----------------------------------------------------------------------------------------
+    def _graph(self, graph):
+        if id(graph) in self._graphs:
+            return
+        if graph.is_block:
+            self._blocks([graph])
+            return
+        copies = _copies(graph)
+        places = {
+            ntype: [torch.arange(graph.num_nodes(ntype)) + copy * graph.num_nodes(ntype) for copy in range(copies[ntype])]
+            for ntype in graph.ntypes
+        }
+        edges, edge_rows = self._edges(graph, places, places)
+        counts = {ntype: copies[ntype] * graph.num_nodes(ntype) for ntype in graph.ntypes}
+        grown = dgl.heterograph(edges, counts, idtype=graph.idtype)
+        node_rows = {ntype: torch.arange(graph.num_nodes(ntype)).repeat(copies[ntype]) for ntype in graph.ntypes}
+        for ntype, rows in node_rows.items():
+            _index_frame(graph.nodes[ntype].data, grown.nodes[ntype].data, rows)
+        if len(set(copies.values())) == 1:
+            times = copies[graph.ntypes[0]]
+            grown.set_batch_num_nodes({t: graph.batch_num_nodes(t).repeat(times) for t in graph.ntypes})
+            grown.set_batch_num_edges(
+                {t: _last_more(graph.batch_num_edges(t).repeat(times), grown.num_edges(t)) for t in graph.canonical_etypes}
+            )
+            batch = torch.arange(graph.batch_size).repeat(times)
+        else:
+            batch = torch.arange(graph.batch_size)
+        self._keep(graph, grown, node_rows, node_rows, edge_rows)
+        self._rows.append(("", graph.batch_size, batch))
+
+    def _blocks(self, blocks):
+        """The blocks of one batch: the sources of one are the destinations of the one before it."""
+        if any(id(block) in self._graphs for block in blocks):
+            return
+        after: dict[str, tuple[torch.Tensor, list]] = {}
+        for block in reversed(blocks):
+            own = {ntype: after.get(ntype) or _twice(block.num_dst_nodes(ntype)) for ntype in block.dsttypes}
+            sources = {}
+            for ntype in block.srctypes:
+                rows, places = own.get(ntype, (torch.empty(0, dtype=torch.long), [torch.empty(0, dtype=torch.long)] * 2))
+                first, count = len(places[0]), block.num_src_nodes(ntype)
+                rest, more = torch.arange(first, count), _twice(count - first)[1]
+                sources[ntype] = (
+                    torch.cat([rows, rest, rest]),
+                    [torch.cat([place, new + len(rows)]) for place, new in zip(places, more)],
+                )
+            edges, edge_rows = self._edges(
+                block, {t: places for t, (_, places) in sources.items()}, {t: places for t, (_, places) in own.items()}
+            )
+            grown = dgl.create_block(
+                edges,
+                num_src_nodes={t: len(rows) for t, (rows, _) in sources.items()},
+                num_dst_nodes={t: len(rows) for t, (rows, _) in own.items()},
+                idtype=block.idtype,
+            )
+            source_rows = {t: rows for t, (rows, _) in sources.items()}
+            own_rows = {t: rows for t, (rows, _) in own.items()}
+            for t, rows in source_rows.items():
+                _index_frame(block.srcnodes[t].data, grown.srcnodes[t].data, rows)
+            for t, rows in own_rows.items():
+                _index_frame(block.dstnodes[t].data, grown.dstnodes[t].data, rows)
+            self._keep(block, grown, source_rows, own_rows, edge_rows)
+            after = sources
+        # Features are those of the first block's sources.
+        self._rows.sort(key=lambda entry: -entry[1])
+
+    def _edges(self, graph, source_places, own_places):
+        """Edges of every copy of the destinations, and the rows of the example's edges that they are."""
+        edges, edge_rows = {}, {}
+        for etype in graph.canonical_etypes:
+            source, destination = graph.edges(etype=etype, order="eid")
+            sources, own = source_places[etype[0]], own_places[etype[2]]
+            u = torch.cat([sources[min(copy, len(sources) - 1)][source.long()] for copy in range(len(own))])
+            v = torch.cat([places[destination.long()] for places in own])
+            rows = torch.arange(len(source)).repeat(len(own))
+            if len(source):
+                self._extra += 1
+                u, v, rows = (torch.cat([part, part[-1:].repeat(self._extra)]) for part in (u, v, rows))
+            edges[etype], edge_rows[etype] = (u, v), rows
+        return edges, edge_rows
+
+    def _keep(self, graph, grown, source_rows, own_rows, edge_rows):
+        for etype, rows in edge_rows.items():
+            _index_frame(graph.edges[etype].data, grown.edges[etype].data, rows)
+        self._graphs[id(graph)] = grown
+        self._rows += [(ntype, graph.num_src_nodes(ntype), rows) for ntype, rows in source_rows.items()]
+        self._rows += [(ntype, graph.num_dst_nodes(ntype), rows) for ntype, rows in own_rows.items()]
+        self._rows += [(etype[1], graph.num_edges(etype), rows) for etype, rows in edge_rows.items()]
+
+
+def _twice(count):
+    return torch.arange(count).repeat(2), [torch.arange(count), torch.arange(count) + count]
+
+
+def _copies(graph):
+    """How often the nodes of each type are repeated."""
+    seen: Counter = Counter()
+    copies = {}
+    for ntype in graph.ntypes:
+        count = graph.num_nodes(ntype)
+        copies[ntype] = 2 + (0 if graph.batch_size > 1 else seen[count])
+        seen[count] += 1
+    return copies
+
+
+def _last_more(sizes, total):
+    """Sizes whose last is so much larger that they add up to ``total``."""
+    sizes = sizes.clone()
+    sizes[-1] += total - sizes.sum()
+    return sizes
+
+
+def _index_frame(frame, grown, rows):
+    for key in list(frame):
+        grown[key] = frame[key][rows]

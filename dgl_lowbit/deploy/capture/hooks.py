@@ -1,0 +1,183 @@
+"""Where DGL and low-bit layers are met while a model is recorded."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import dgl
+import dgl.backend
+from dgl.base import is_all
+from dgl import DGLGraph
+
+from ...nn import LowBitLayer
+from ...nn.ops import TorchOps
+from ..errors import FreezeError
+
+_spmm, _sddmm, _softmax = (importlib.import_module(f"dgl.ops.{name}") for name in ("spmm", "sddmm", "edge_softmax"))
+_lock = threading.RLock()
+# The same edges in another guise.
+_ALIASES = ("to", "int", "long", "cpu", "local_var", "clone", "formats")
+
+
+@contextmanager
+def recorded_calls(capture: Any, names: dict[int, str]) -> Iterator[None]:
+    """Record on ``capture`` what DGL computes and what low-bit layers do; ``names`` are theirs by identity."""
+    captures = [capture]
+    with _lock, ExitStack() as stack:
+        for owner, name, wrap in _places(captures, names):
+            _replace(stack, owner, name, wrap(getattr(owner, name)))
+        yield
+
+
+def _replace(stack, owner, name, function):
+    """Set an attribute until ``stack`` unwinds."""
+    if name in vars(owner):
+        stack.callback(setattr, owner, name, vars(owner)[name])
+    else:
+        stack.callback(delattr, owner, name)
+    setattr(owner, name, function)
+
+
+def _places(captures, names):
+    for name in _ALIASES:
+        yield DGLGraph, name, functools.partial(_alias, captures)
+    yield DGLGraph, "__getitem__", functools.partial(_relation, captures)
+    for name in ("in_degrees", "out_degrees"):
+        yield DGLGraph, name, functools.partial(_degrees, captures, name)
+    yield DGLGraph, "all_edges", functools.partial(_edges, captures)
+    yield DGLGraph, "batch_num_nodes", functools.partial(_batch, captures, "batch_num_nodes")
+    yield DGLGraph, "batch_num_edges", functools.partial(_batch, captures, "batch_num_edges")
+    for module, internal, name in (
+        (_spmm, "gspmm_internal", "gspmm"),
+        (_spmm, "gspmm_internal_hetero", "gspmm_hetero"),
+        (_sddmm, "gsddmm_internal", "gsddmm"),
+        (_sddmm, "gsddmm_internal_hetero", "gsddmm_hetero"),
+        (_softmax, "edge_softmax_internal", "edge_softmax"),
+        (_softmax, "edge_softmax_hetero_internal", "edge_softmax_hetero"),
+    ):
+        yield module, internal, functools.partial(_sparse, captures, name)
+    for name in ("segment_reduce", "segment_mm", "gather_mm"):
+        yield dgl.backend, name, functools.partial(_tensors, captures, name)
+    yield LowBitLayer, "__call__", functools.partial(_layer, captures, names)
+    for name in ("call", "activate"):
+        yield TorchOps, name, functools.partial(_inside, captures, name)
+
+
+# -- graphs ---------------------------------------------------------------------------------------------
+def _alias(captures, original):
+    def same(graph, *args, **kwargs):
+        result, capture = original(graph, *args, **kwargs), captures[-1]
+        if capture.knows(graph):
+            capture.also(graph, result)
+        return result
+
+    return same
+
+
+def _relation(captures, original):
+    def relation(graph, key):
+        capture = captures[-1]
+        if capture.depth or not capture.knows(graph):
+            return original(graph, key)
+        result = original(graph, key)
+        if len(result.canonical_etypes) != 1:
+            raise FreezeError(f"graph[{key!r}] chooses several edge types; choose one at a time.")
+        if len(graph.canonical_etypes) == 1:
+            capture.also(graph, result)
+            return result
+        etype = graph.to_canonical_etype(key if not isinstance(key, tuple) or slice(None) not in key else result.etypes[0])
+        return capture.call("relation", lambda: result, (graph, list(etype)), {})
+
+    return relation
+
+
+def _degrees(captures, name, original):
+    def degrees(graph, nodes=dgl.base.ALL, etype=None):
+        capture = captures[-1]
+        if capture.depth or not capture.knows(graph):
+            return original(graph, nodes, etype)
+        graph = graph if etype is None else graph[etype]
+        args = (graph,) if is_all(nodes) else (graph, nodes)
+        return capture.call(name, lambda: original(graph, nodes), args, {})
+
+    return degrees
+
+
+def _edges(captures, original):
+    def edges(graph, form="uv", order="eid", etype=None):
+        capture = captures[-1]
+        if capture.depth or not capture.knows(graph):
+            return original(graph, form, order, etype)
+        graph = graph if etype is None else graph[etype]
+        return capture.call("edges", lambda: original(graph, form, order), (graph, form, order), {})
+
+    return edges
+
+
+def _batch(captures, name, original):
+    def sizes(graph, type_=None):
+        capture = captures[-1]
+        if capture.depth or not capture.knows(graph):
+            return original(graph, type_)
+        return capture.call(name, lambda: original(graph, type_), (graph, type_), {})
+
+    return sizes
+
+
+# -- message passing ------------------------------------------------------------------------------------
+def _sparse(captures, name, original):
+    """A function whose first argument is the index of a graph."""
+
+    def sparse(index, *args, **kwargs):
+        capture = captures[-1]
+        if capture.depth:
+            return original(index, *args, **kwargs)
+        return capture.call(name, lambda: original(index, *args, **kwargs), (capture.index(index), *args), kwargs)
+
+    return sparse
+
+
+def _tensors(captures, name, original):
+    def function(*args, **kwargs):
+        return captures[-1].call(name, lambda: original(*args, **kwargs), args, kwargs)
+
+    return function
+
+
+# -- layers ---------------------------------------------------------------------------------------------
+def _layer(captures, names, original):
+    def layer_call(layer, *args, **kwargs):
+        capture = captures[-1]
+        if capture.depth or not layer.is_low_bit or id(layer) not in names:
+            return original(layer, *args, **kwargs)
+        return capture.call(
+            "layer", lambda: original(layer, *args, **kwargs), args, kwargs, owner=(names[id(layer)], layer)
+        )
+
+    return layer_call
+
+
+def _inside(captures, name, original):
+    """What a layer applies to a tensor, a module or a function, recorded by itself."""
+
+    def apply(*args):
+        *_, x, function = args if name == "activate" else (args[-1], args[-2])
+        if function is None or not captures[-1].depth:
+            return original(*args)
+        inner = captures[-1].inside(x)
+        captures.append(inner)
+        try:
+            with inner:
+                result = function(x)
+        finally:
+            captures.pop()
+        inner.recording.output = inner.references(result)
+        captures[-1].inner.append(inner.recording)
+        return result
+
+    return staticmethod(apply)

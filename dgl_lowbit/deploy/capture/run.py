@@ -1,0 +1,295 @@
+"""Runs a model once and records what it computes.
+
+What is recorded are torch functions, DGL's message passing and what it says of graphs; low-bit layers are one call each.
+Everything else that Python does in forward simply happens. Tensors are followed by identity, through frames of graphs,
+attributes, lists and dicts, and through operations in place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+import dgl
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode, resolve_name
+
+from ...nn import LowBitLayer
+from ..errors import FreezeError
+from .arguments import graphs_of_modules, named_arguments
+from .hooks import recorded_calls
+from .recording import Call, GraphRef, Input, Line, Recording, TensorRef, mapped
+
+_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, dgl)) + (
+    str(Path(__file__).parents[2]),
+)
+# They say something of a tensor, and make none.
+_QUESTIONS = {
+    *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "is_floating_point", "is_complex"),
+    *("__len__", "get_device", "data_ptr", "is_contiguous", "requires_grad_", "__format__", "__repr__", "storage_offset"),
+    *("is_signed", "is_pinned", "is_set_to", "untyped_storage", "has_names", "is_tensor", "is_same_size"),
+}
+# They hand numbers to Python, where nothing can follow them.
+_TO_PYTHON = {
+    *("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__", "equal", "allclose"),
+    *("is_nonzero", "__contains__", "__complex__", "__dlpack__"),
+}
+
+
+def record(model: nn.Module, args: tuple, kwargs: dict) -> tuple[Recording, Any]:
+    """The recording of ``model(*args, **kwargs)``, run without gradients, and what it returned.
+
+    Raises
+    ------
+    FreezeError
+        Names the line that hands numbers to Python, draws random numbers, or changes what is read under another name.
+    """
+    capture = Capture()
+    arguments = named_arguments(model, args, kwargs)
+    capture.declare(arguments + graphs_of_modules(model))
+    names = {id(module): name for name, module in model.named_modules()}
+    with torch.no_grad(), recorded_calls(capture, names), capture:
+        output = model(*args, **kwargs)
+    capture.recording.output = capture.references(output)
+    return capture.recording, output
+
+
+class Capture(TorchFunctionMode):
+    """Records calls while it is entered."""
+
+    def __init__(self):
+        super().__init__()
+        self.recording = Recording()
+        self.depth = 0  # of calls that are recorded whole
+        self._known: dict[int, TensorRef] = {}  # by the identity of tensors
+        self._graphs: dict[int, GraphRef] = {}  # by the identity of their indices
+        self._alive: list[Any] = []  # arguments, so that identities stay theirs
+        self._made: dict[int, weakref.ref] = {}  # what calls returned, forgotten when nothing else holds it
+        self._storages: dict[int, set[int]] = {}  # identities of what shows the same memory
+        self._stale: set[int] = set()  # tensors that were changed under another name
+        self._data: set[int] = set()  # numbers of what depends on arguments
+        self._unread: dict[int, tuple] = {}  # arguments by identity
+        self._count = 0
+        self.inner: list[Recording] = []  # of what the layer that is being called applies
+
+    def inside(self, x: torch.Tensor) -> Capture:
+        """A capture for what is done to ``x`` within a call."""
+        inner = Capture()
+        inner.declare([(("x",), x)])
+        return inner
+
+    # -- what is known ----------------------------------------------------------------------------------
+    def declare(self, found: list[tuple[tuple, Any]]) -> None:
+        """Make known what a forward may read, by its path."""
+        for path, value in found:
+            if isinstance(value, dgl.DGLGraph):
+                self._declare_graph(path, value)
+            elif id(value) not in self._unread:
+                self._unread[id(value)] = path
+                self._alive.append(value)
+
+    def _declare_graph(self, path, graph):
+        ref = self.graph(graph)
+        if all(known.ref != ref for known in self.recording.inputs):
+            self.recording.inputs.append(Input(path, ref))
+            self.declare([((*path, "frame", *place), column) for place, column in frame_columns(graph)])
+
+    def new(self, tensor: torch.Tensor, depends: bool) -> TensorRef:
+        """A reference for a tensor that was just made or changed."""
+        ref = self._known[id(tensor)] = TensorRef(self._count)
+        self._count += 1
+        self._follow(tensor)
+        self.recording.shapes[ref.number], self.recording.dtypes[ref.number] = tensor.shape, tensor.dtype
+        if depends:
+            self._data.add(ref.number)
+        return ref
+
+    def _follow(self, tensor):
+        """Know ``tensor`` by its identity for as long as it lives."""
+        identity = id(tensor)
+        names = set() if tensor.layout != torch.strided else self._storages.setdefault(_memory(tensor), set())
+        names.add(identity)
+        self._stale.discard(identity)
+
+        def forget(_):
+            names.discard(identity)
+            self._stale.discard(identity)
+            self._known.pop(identity, None)
+
+        self._made[identity] = weakref.ref(tensor, forget)
+
+    def tensor(self, tensor: torch.Tensor) -> TensorRef:
+        """The reference of a tensor that is read."""
+        if id(tensor) in self._stale:
+            raise FreezeError(
+                f"a tensor is read that was changed in place under another name (a view of it){_line()}; write the "
+                "operation so that it returns its result."
+            )
+        if id(tensor) not in self._known:
+            path = self._unread.get(id(tensor))
+            ref = self.new(tensor, depends=path is not None)
+            if path is None:
+                self._alive.append(tensor)
+                self.recording.constants[ref.number] = tensor.detach().clone()
+            else:
+                self.recording.inputs.append(Input(path, ref))
+        return self._known[id(tensor)]
+
+    def graph(self, graph: dgl.DGLGraph) -> GraphRef:
+        """The reference of a graph."""
+        ref = self._graphs.get(id(graph._graph))
+        if ref is None:
+            ref = self._graphs[id(graph._graph)] = GraphRef(self._count)
+            self._count += 1
+            self._alive.append(graph)
+            self.recording.graphs[ref.number] = graph
+        return ref
+
+    def knows(self, graph: dgl.DGLGraph) -> bool:
+        """Whether ``graph`` is an argument, or part of one."""
+        return id(graph._graph) in self._graphs
+
+    def also(self, graph: dgl.DGLGraph, other: dgl.DGLGraph) -> None:
+        """``other`` is ``graph`` under another name."""
+        self._graphs[id(other._graph)] = self._graphs[id(graph._graph)]
+        self._alive.append(other)
+
+    def index(self, index: Any) -> GraphRef:
+        """The reference of the graph that has ``index`` inside."""
+        if id(index) not in self._graphs:
+            raise FreezeError(
+                f"message passing on a graph that forward makes itself{_line()} cannot be frozen; make it outside and "
+                "pass it as an argument."
+            )
+        return self._graphs[id(index)]
+
+    def references(self, tree: Any) -> Any:
+        """``tree`` with references for its tensors and graphs."""
+        return mapped(tree, self._reference)
+
+    def _reference(self, leaf):
+        if isinstance(leaf, torch.Tensor):
+            return self.tensor(leaf)
+        return self.graph(leaf) if isinstance(leaf, dgl.DGLGraph) else leaf
+
+    def depends(self, tree: Any) -> bool:
+        """Whether something in a tree of references follows from the arguments."""
+        found: list[bool] = []
+        mapped(tree, lambda leaf: found.append(isinstance(leaf, GraphRef) or getattr(leaf, "number", -1) in self._data))
+        return any(found)
+
+    # -- calls ------------------------------------------------------------------------------------------
+    def call(self, name: str, function: Any, args: tuple, kwargs: dict, owner: Any = None) -> Any:
+        """Call ``function`` and record it whole, as ``name`` on ``args`` and ``kwargs``."""
+        if self.depth:
+            return function()
+        inputs = self.references((args, kwargs))
+        self.depth, self.inner = self.depth + 1, []
+        try:
+            output = function()
+        finally:
+            self.depth -= 1
+        self._write(name, inputs, output, [], owner)
+        return output
+
+    def _write(self, name, inputs, output, changed, owner=None):
+        line, depends = _line(), self.depends(inputs)
+        refs: list[Any] = []
+
+        def made(leaf):
+            if isinstance(leaf, dgl.DGLGraph):
+                refs.append(self.graph(leaf))
+            elif isinstance(leaf, torch.Tensor):
+                refs.append(self.new(leaf, depends))
+                if not depends:
+                    self.recording.constants[refs[-1].number] = leaf.detach().clone()
+            return refs[-1] if isinstance(leaf, (torch.Tensor, dgl.DGLGraph)) else leaf
+
+        others = [leaf for leaf in changed if leaf is not output]
+        out = mapped(output, made)
+        if others:
+            out = mapped(others[0], made)
+        if refs:
+            args, kwargs = inputs
+            self.recording.calls.append(Call(name, args, kwargs, out, line, owner, self.inner if owner else []))
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = _name(function)
+        if self.depth or name in _QUESTIONS:
+            return function(*args, **kwargs)
+        if name in _TO_PYTHON:
+            return self._to_python(name, function, args, kwargs)
+        if name == "__get__":
+            return self._attribute(function, args)
+        tensors = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, torch.Tensor)]
+        before, random = [tensor._version for tensor in tensors], torch.get_rng_state()
+        inputs = self.references((tuple(args), dict(kwargs)))
+        output = function(*args, **kwargs)
+        if not torch.equal(random, torch.get_rng_state()):
+            raise FreezeError(f"{name} draws random numbers{_line()}; a packed model gives the same answer each time.")
+        changed = [tensor for tensor, version in zip(tensors, before) if tensor._version != version]
+        for tensor in changed:
+            self._change(tensor)
+        self._write(name, inputs, output, changed)
+        return output
+
+    def _change(self, tensor):
+        """Note that all other names of what ``tensor`` shows stand for something new."""
+        self._stale.update(self._storages.get(_memory(tensor), set()) - {id(tensor)})
+
+    def _attribute(self, function, args):
+        output = function(*args)
+        if isinstance(output, torch.Tensor):
+            self._write(function.__self__.__name__, self.references((tuple(args), {})), output, [])
+        return output
+
+    def _to_python(self, name, function, args, kwargs):
+        inputs = self.references((tuple(args), dict(kwargs)))
+        frame = _caller()
+        if self.depends(inputs) and not frame.startswith(_LIBRARIES):
+            raise FreezeError(
+                f"{name} hands numbers that follow from the arguments to Python{_line()}, where nothing can follow them; "
+                "write it with tensors (torch.where for a choice)."
+            )
+        return function(*args, **kwargs)
+
+
+def frame_columns(graph):
+    """The tensors in the frames of ``graph``, each with its place: side, type, name."""
+    for side, types in (("src", graph.srctypes), ("dst", graph.dsttypes if graph.is_block else ())):
+        for ntype in types:
+            data = (graph.srcnodes if side == "src" else graph.dstnodes)[ntype].data
+            yield from (((side, ntype, key), column) for key, column in data.items())
+    for etype in graph.canonical_etypes:
+        yield from ((("edge", etype, key), column) for key, column in graph.edges[etype].data.items())
+
+
+def _name(function):
+    name = getattr(function, "__name__", None) or str(resolve_name(function)).rpartition(".")[2]
+    return name
+
+
+def _memory(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+def _caller():
+    """The file of the code that called into torch."""
+    frame = sys._getframe(1)
+    torch_folder = _LIBRARIES[0]
+    while frame is not None and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(torch_folder)):
+        frame = frame.f_back
+    return "" if frame is None else frame.f_code.co_filename
+
+
+def _line():
+    """The innermost line of the user's own code."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frame = frame.f_back
+    return None if frame is None else Line(frame.f_code.co_filename, frame.f_lineno)

@@ -1,0 +1,152 @@
+"""Two runs of a model made one recording: what differs between them must follow from the sizes of the arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from ..errors import FreezeError
+from .recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped
+
+
+def generalised(first: Recording, second: Recording) -> Recording:
+    """``first``, with a :class:`~.recording.Size` in the place of every number that ``second`` has another of.
+
+    Parameters
+    ----------
+    first, second : Recording
+        Of the same model on an example, and on a larger one.
+
+    Raises
+    ------
+    FreezeError
+        Names the line from which on the runs took different courses, or that used a number which no size explains.
+    """
+    return _Pair(first, second).generalised()
+
+
+class _Pair:
+    def __init__(self, first, second):
+        self.first, self.second = first, second
+
+    def generalised(self) -> Recording:
+        first, second = self.first, self.second
+        calls = [self._call(a, b) for a, b in zip(first.calls, second.calls)]
+        if len(first.calls) != len(second.calls):
+            longer = first.calls if len(first.calls) > len(second.calls) else second.calls
+            self._fail("is called more often on a larger graph", longer[len(calls)])
+        constants = {number: constant for number, constant in first.constants.items() if self._is_same(number)}
+        made = {ref for call in calls for ref in leaves(call.out)}
+        for number in first.constants:
+            if number not in constants and TensorRef(number) not in made:
+                self._fail_constant(number)
+        output = self._tree(first.output, second.output, None, ())
+        shapes = {number: self._shape(number) for number in first.shapes}
+        return replace(first, calls=calls, output=output, shapes=shapes, constants=constants)
+
+    def _is_same(self, number):
+        """Whether what follows from no argument is the same in both runs."""
+        one, other = self.first.constants[number], self.second.constants.get(number)
+        same = other is not None and one.shape == other.shape and one.dtype == other.dtype
+        return same and bool(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)))
+
+    def _shape(self, number):
+        """The shape of a tensor, sizes for what differs."""
+        pairs = zip(self.first.shapes[number], self.second.shapes[number])
+        return tuple(
+            one if one == other else self._size(one, other, ()) or Size("rows", TensorRef(number), axis)
+            for axis, (one, other) in enumerate(pairs)
+        )
+
+    def _call(self, first: Call, second: Call) -> Call:
+        if first.name != second.name or first.line != second.line:
+            self._fail("is called where on a larger graph another function is", first)
+        inner = [generalised(a, b) for a, b in zip(first.inner, second.inner)]
+        args, kwargs = self._tree(
+            (first.args, first.kwargs), (second.args, second.kwargs), first, _tensors((first.args, first.kwargs))
+        )
+        return Call(first.name, args, kwargs, first.out, first.line, first.owner, inner)
+
+    def _tree(self, first: Any, second: Any, call: Call | None, near: tuple) -> Any:
+        """``first`` with sizes where ``second`` has other numbers; ``near`` are tensors whose rows explain them best."""
+        ones, others = list(leaves(first)), list(leaves(second))
+        if len(ones) != len(others):
+            self._fail("is given more on a larger graph", call)
+        pairs = iter(zip(ones, others))
+
+        def merged(_):
+            one, other = next(pairs)
+            if isinstance(one, (TensorRef, GraphRef)) or one is other:
+                if one != other:
+                    self._fail("reads something else on a larger graph", call)
+                return one
+            if type(one) is type(other) and _equal(one, other):
+                return one
+            if isinstance(one, int) and isinstance(other, int):
+                size = self._size(one, other, near)
+                if size is not None:
+                    return size
+            return self._fail(f"is given {one!r}, on a larger graph {other!r}, which no size of the arguments explains,", call)
+
+        return mapped(first, merged)
+
+    def _size(self, one: int, other: int, near: tuple) -> Size | None:
+        """The size that is ``one`` in the first run and ``other`` in the second."""
+        known = [*self._rows(near), *self._graphs(), *self._rows(e.ref for e in self.first.inputs)]
+        for of, ref, axis, a, b in known:
+            if (a, b) == (one, other):
+                return Size(of, ref, axis)
+        for of, ref, axis, a, b in known:
+            if a != b and (other - one) % (b - a) == 0:
+                times = (other - one) // (b - a)
+                plus = one - times * a
+                if times > 0 and (plus == 0 or (times == 1 and abs(plus) <= 2)):
+                    return Size(of, ref, axis, times, plus)
+        return None
+
+    def _rows(self, refs):
+        for ref in refs:
+            if isinstance(ref, TensorRef):
+                pairs = zip(self.first.shapes[ref.number], self.second.shapes[ref.number])
+                yield from (("rows", ref, axis, a, b) for axis, (a, b) in enumerate(pairs) if a != b)
+
+    def _graphs(self):
+        for number, graph in self.first.graphs.items():
+            other, ref = self.second.graphs.get(number), GraphRef(number)
+            if other is None or len(graph.canonical_etypes) != 1:
+                continue
+            for of in ("src_nodes", "dst_nodes", "edges"):
+                yield of, ref, 0, getattr(graph, f"num_{of}")(), getattr(other, f"num_{of}")()
+            if not graph.is_block:
+                yield "graphs", ref, 0, graph.batch_size, other.batch_size
+
+    def _fail(self, what: str, call: Call | None):
+        line = None if call is None else call.line
+        name = "the result" if call is None else call.name
+        raise FreezeError(
+            f"{name} {what}{line or ''}: a packed model takes the same course on every graph; a size must come from the "
+            "arguments' shapes or the graph, without int(), len() of lists or data."
+        )
+
+    def _fail_constant(self, number: int):
+        reading = next((call for call in self.first.calls if TensorRef(number) in leaves((call.args, call.kwargs))), None)
+        shape = tuple(self.first.constants[number].shape)
+        line = "" if reading is None else reading.line
+        raise FreezeError(
+            f"a tensor of shape {shape} that is read{line} differs from one graph to another, and is neither an argument "
+            "nor made by functions that can be followed; pass it as an argument of forward."
+        )
+
+
+def _equal(one, other):
+    try:
+        return bool(one == other)
+    except (RuntimeError, ValueError, TypeError):
+        return False
+
+
+def _tensors(tree) -> tuple:
+    return tuple(leaf for leaf in leaves(tree) if isinstance(leaf, TensorRef))
+

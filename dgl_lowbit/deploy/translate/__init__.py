@@ -1,0 +1,7 @@
+"""What a model computes, captured, as the plan of a packed model."""
+
+from . import messages  # noqa: F401  (its rules)
+from .inputs import declare_inputs, frame_name, kept_name
+from .translator import Translator
+
+__all__ = ["Translator", "declare_inputs", "frame_name", "kept_name"]

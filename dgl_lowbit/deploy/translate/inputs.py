@@ -1,0 +1,115 @@
+"""The arguments of a packed model: those of the captured forward that it reads."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ...nn.arguments import Role
+from ..capture.recording import GraphRef, Input, Size, TensorRef, leaves
+from ..errors import FreezeError
+from .forms import Array, EdgeNumbers, Floats
+from .translator import Translator
+
+
+def declare_inputs(translator: Translator, model: nn.Module) -> list[Input]:
+    """Give the plan its inputs, in the order of ``model.forward``; returns those that modules keep, not arguments."""
+    recording, read = translator.recording, _read(translator.recording)
+    by_name: dict[Any, list[Input]] = {}
+    kept, frames = [], []
+    for entry in recording.inputs:
+        if entry.ref not in read:
+            continue
+        if isinstance(entry.path[0], nn.Module):
+            kept.append(entry)
+        elif "frame" in entry.path:
+            frames.append(entry)
+        else:
+            by_name.setdefault(entry.path[0], []).append(entry)
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            _declare(translator, name, by_name.pop(name, []))
+    for name, entries in by_name.items():
+        _declare(translator, name, entries)
+    for entry in kept:
+        translator.graphs[entry.ref.number] = translator.recorder.input(kept_name(entry), "graph")
+    for entry in frames:
+        _declare_tensor(translator, frame_name(entry.path), entry, ())
+    return kept
+
+
+def kept_name(entry: Input) -> str:
+    """What an input is called that a module keeps: the attribute."""
+    return ".".join(map(str, entry.path[1:]))
+
+
+def frame_name(path: Sequence) -> str:
+    """What a tensor in the frame of a graph is called."""
+    place = path.index("frame")
+    graph = ".".join(str(part) if not isinstance(part, nn.Module) else "" for part in path[:place]).lstrip(".")
+    side, kind, key = path[place + 1 :]
+    names = {"src": "srcdata", "dst": "dstdata", "edge": "edata"}
+    kind = ":".join(kind) if isinstance(kind, tuple) else kind
+    return f"{graph}.{names[side]}[{kind}][{key}]"
+
+
+def _read(recording):
+    """References that calls, sizes or the output read, and the graphs that tensors among them are given in."""
+    read = set(leaves(recording.output))
+    for call in recording.calls:
+        for leaf in leaves((call.args, call.kwargs)):
+            read.add(leaf.ref if isinstance(leaf, Size) else leaf if isinstance(leaf, (TensorRef, GraphRef)) else None)
+    sizes = [size for entry in recording.inputs if entry.ref in read for size in recording.shapes.get(entry.ref.number, ())]
+    return read | {size.ref for size in sizes if isinstance(size, Size)}
+
+
+def _declare(translator, name, entries):
+    recorder = translator.recorder
+    if not entries:
+        recorder.input(name, "unused", optional=True)
+        return
+    lists = [entry for entry in entries if isinstance(entry.ref, GraphRef) and len(entry.path) == 2]
+    if lists:
+        graphs = recorder.input(name, "graph")
+        for entry in lists:
+            translator.graphs[entry.ref.number] = recorder.item(graphs, entry.path[1])
+    for entry in entries:
+        if entry in lists:
+            continue
+        if len(entry.path) > 2:
+            raise FreezeError(f"{name} holds values within values; hand them to forward as arguments of their own.")
+        if isinstance(entry.ref, GraphRef):
+            translator.graphs[entry.ref.number] = recorder.input(name, "graph")
+        else:
+            _declare_tensor(translator, name, entry, entry.path[1:])
+
+
+def _declare_tensor(translator, name, entry, key):
+    kind = _kind(translator, entry.ref)
+    value = translator.recorder.input(name, kind, False, *key)
+    forms = {"features": Floats, "edge_weight": EdgeNumbers, "edge_types": EdgeNumbers}
+    translator.forms[entry.ref.number] = forms[kind](value) if kind in forms else Array(value.number)
+
+
+def _kind(translator, ref):
+    shape, roles = translator.shape(ref), _roles(translator.recording, ref)
+    if Role.EDGE_TYPES in roles:
+        return "edge_types"
+    if Role.FEATURES not in roles and translator.is_float(ref) and shape and all(size == 1 for size in shape[1:]):
+        if Role.EDGE_WEIGHT in roles or (isinstance(shape[0], Size) and shape[0].of == "edges"):
+            return "edge_weight"
+    return "features" if translator.is_float(ref) and len(shape) == 2 and not isinstance(shape[1], Size) else "array"
+
+
+def _roles(recording, ref):
+    """As what layers take a tensor."""
+    roles = set()
+    for call in recording.calls:
+        if call.name == "layer":
+            _, layer = call.owner
+            bound = inspect.signature(layer.forward).bind(*call.args, **call.kwargs)
+            roles |= {layer.arguments[name] for name, value in bound.arguments.items() if ref in leaves(value)}
+    return roles

@@ -1,0 +1,309 @@
+"""From a recording to the operations of a plan.
+
+What kernels know is written for kernels, through the :class:`~dgl_lowbit.deploy.recorder.Recorder`: a rule of ``rules``,
+by the function's name. Everything else is a call of a function of NumPy arrays with the name that torch gives it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import torch
+
+from numba_kernels.arrays import FUNCTIONS as ARRAY_FUNCTIONS
+
+from ...nn.arguments import Role
+from ..capture.recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped
+from ..errors import FreezeError
+from ..recorder import Recorder
+from ..values import Value
+from .forms import Array, Constant, EdgeNumbers, Floats, Form
+from .rules import RULES
+
+_DTYPES = {torch.float32: "float32", torch.float64: "float32", torch.int64: "int64", torch.int32: "int64", torch.bool: "bool"}
+
+
+_READ = (TensorRef, GraphRef, Size)
+
+
+class Translator:
+    """Writes what a recording computes on a recorder.
+
+    Parameters
+    ----------
+    recorder : Recorder
+    recording : Recording
+        Generalised, or of what a layer applies to a tensor.
+    """
+
+    def __init__(self, recorder: Recorder, recording: Recording):
+        self.recorder, self.recording = recorder, recording
+        self.forms: dict[int, Form] = {n: Constant(tensor) for n, tensor in recording.constants.items()}
+        self.graphs: dict[int, Value] = {}
+        self._origins: dict[int, Call] = {}
+        self._arrays: dict[int, dict] = {}
+        self._matrices: dict[int, Value] = {}
+
+    def run(self) -> None:
+        """Write every call that the output follows from."""
+        read = self._read()
+        for number, call in enumerate(self.recording.calls):
+            if number in read:
+                self._call(call)
+
+    def outputs(self) -> Any:
+        """The output as values of the plan."""
+        given = {entry.ref for entry in self.recording.inputs}
+
+        def value(leaf):
+            if not isinstance(leaf, TensorRef):
+                self.fail(None, f"a forward that returns a {type(leaf).__name__}, not tensors,")
+            form = self.form(leaf)
+            if isinstance(form, Floats) and leaf not in given:
+                return form.value
+            argument = self.argument(leaf, None)
+            if leaf in given or "array" in argument:
+                argument = self.array_function("clone", argument)
+            return Value(argument["value"])
+
+        return mapped(self.recording.output, value)
+
+    def _read(self):
+        """Numbers of the calls that the output follows from."""
+        wanted, read = set(leaves(self.recording.output)), set()
+        for number, call in reversed(list(enumerate(self.recording.calls))):
+            made = {leaf for leaf in leaves(call.out) if isinstance(leaf, (TensorRef, GraphRef))}
+            if made & wanted and any(leaf.number not in self.recording.constants for leaf in made):
+                read.add(number)
+                arguments = leaves((call.args, call.kwargs))
+                wanted |= {leaf.ref if isinstance(leaf, Size) else leaf for leaf in arguments if isinstance(leaf, _READ)}
+        return read
+
+    def _call(self, call):
+        for leaf in leaves(call.out):
+            if isinstance(leaf, TensorRef):
+                self._origins[leaf.number] = call
+        if call.name == "layer":
+            self._keep(call.out, self._layer(call))
+            return
+        rule = RULES.get(function_name(call.name))
+        result = None
+        if rule is not None:
+            try:
+                inspect.signature(rule).bind(self, call, *call.args, **call.kwargs)
+            except TypeError:
+                rule = None
+        if rule is not None:
+            result = rule(self, call, *call.args, **call.kwargs)
+        if result is None:
+            self._write_array_call(call)
+        else:
+            self._keep(call.out, result)
+
+    def _keep(self, out, result):
+        if isinstance(out, GraphRef):
+            self.graphs[out.number] = result
+        elif isinstance(out, TensorRef):
+            self.forms[out.number] = result
+        else:
+            for ref, part in zip(leaves(out), result):
+                self.forms[ref.number] = part
+
+    # -- layers -----------------------------------------------------------------------------------------
+    def _layer(self, call):
+        name, layer = call.owner
+        signature = inspect.signature(layer.forward)
+        bound = signature.bind(*call.args, **call.kwargs)
+        read = {Role.GRAPH: self._graph_argument, Role.FEATURES: self._features, Role.EDGE_WEIGHT: self._edge_numbers}
+        read[Role.EDGE_TYPES] = self._edge_numbers
+        for argument, value in bound.arguments.items():
+            role = layer.arguments[argument]
+            if role in read:
+                bound.arguments[argument] = mapped(value, lambda leaf, make=read[role]: make(leaf, call))
+            elif role is Role.CHOICE and any(isinstance(leaf, TensorRef) for leaf in leaves(value)):
+                self.fail(call, f"{name} ({type(layer).__name__}) with a tensor for {argument}")
+        result = self.recorder.layer(name, layer, bound, self._inside(call))
+        return tuple(map(Floats, result)) if isinstance(result, tuple) else Floats(result)
+
+    def _inside(self, call):
+        """Writes what a layer applies to tensors, in the order in which it does."""
+        recordings = iter(call.inner)
+
+        def write(x: Value) -> Value:
+            recording = next(recordings)
+            inner = Translator(self.recorder, recording)
+            inner.forms.update({entry.ref.number: Floats(x) for entry in recording.inputs})
+            inner.run()
+            return inner.floats(recording.output, call)
+
+        return write
+
+    def _graph_argument(self, leaf, call):
+        return self.graphs[leaf.number] if isinstance(leaf, GraphRef) else leaf
+
+    def _features(self, leaf, call):
+        return self.floats(leaf, call) if isinstance(leaf, TensorRef) else leaf
+
+    def _edge_numbers(self, leaf, call):
+        return self.edge_weight(leaf, call) if isinstance(leaf, TensorRef) else leaf
+
+    # -- what is known of a tensor ----------------------------------------------------------------------
+    def form(self, leaf: Any) -> Form | None:
+        """What a leaf of a call's arguments is, if it is a tensor."""
+        return self.forms[leaf.number] if isinstance(leaf, TensorRef) else None
+
+    def shape(self, ref: TensorRef) -> tuple:
+        return self.recording.shapes[ref.number]
+
+    def is_float(self, ref: TensorRef) -> bool:
+        return self.recording.dtypes[ref.number].is_floating_point
+
+    def has_columns(self, ref: TensorRef) -> bool:
+        """Whether a tensor is a float matrix, or one of rows of two dimensions, of known widths."""
+        shape = self.shape(ref)
+        return self.is_float(ref) and 2 <= len(shape) <= 3 and not any(isinstance(size, Size) for size in shape[1:])
+
+    def floats(self, ref: TensorRef, call: Call) -> Value:
+        """A tensor of two or three dimensions as a float matrix."""
+        form, shape = self.form(ref), self.shape(ref)
+        if isinstance(form, Floats):
+            return form.value
+        if ref.number not in self._matrices:
+            if not self.has_columns(ref):
+                self.fail(call, f"{call.name} of a tensor of {len(shape)} dimensions of {self.recording.dtypes[ref.number]}")
+            heads = shape[1] if len(shape) == 3 else 0
+            rows = self.size(shape[0], call)
+            self._matrices[ref.number] = self.recorder.matrix(self.argument(ref, call), rows, math.prod(shape[1:]), heads)
+        return self._matrices[ref.number]
+
+    def argument(self, ref: TensorRef, call: Call) -> dict:
+        """A tensor as an argument of an array function."""
+        form = self.form(ref)
+        if isinstance(form, Constant):
+            return {"array": self.recorder.constants.array(form.tensor)}
+        if isinstance(form, Array):
+            return {"value": form.number}
+        if ref.number not in self._arrays:
+            if isinstance(form, Floats):
+                self._arrays[ref.number] = self.reshaped(form.value, ref)
+            elif isinstance(form, EdgeNumbers):
+                shape = [-1, *self.shape(ref)[1:]]
+                self._arrays[ref.number] = self.array_function("reshape", {"value": form.value.number}, shape)
+            else:
+                self._arrays[ref.number] = self._array_call(self._origins[ref.number])[ref]
+        return self._arrays[ref.number]
+
+    def reshaped(self, value: Value, ref: TensorRef) -> dict:
+        """A float matrix as an array of the shape of ``ref``."""
+        if len(self.shape(ref)) == 2:
+            return {"value": value.number}
+        return self.array_function("reshape", {"value": value.number}, [-1, *self.shape(ref)[1:]])
+
+    def rounded(self, ref: TensorRef, call: Call, quantizer: Any) -> dict:
+        """A tensor rounded to a quantiser's grid, as an argument of an array function."""
+        columns = int(quantizer.width)
+        width = math.prod(size for size in self.shape(ref)[1:])
+        if self.has_columns(ref) and columns == width:
+            return self.reshaped(self.recorder.requantize(quantizer, self.floats(ref, call)), ref)
+        rows = self.size(self.shape(ref)[0], call)
+        rows = rows * (width // columns) if isinstance(rows, int) else {**rows, "times": rows.get("times", 1) * (width // columns)}
+        flat = self.array_function("reshape", self.argument(ref, call), [-1, columns])
+        value = self.recorder.requantize(quantizer, self.recorder.matrix(flat, rows, columns, 0))
+        return self.array_function("reshape", {"value": value.number}, [-1, *self.shape(ref)[1:]])
+
+    def is_edge_weight(self, ref: TensorRef) -> bool:
+        """Whether kernels take a tensor for the weights of edges."""
+        return isinstance(self.form(ref), EdgeNumbers)
+
+    def edge_weight(self, ref: TensorRef, call: Call) -> Value:
+        """A tensor of a number for each edge."""
+        form = self.form(ref)
+        return form.value if isinstance(form, EdgeNumbers) else self.fail(call, f"{call.name} with edge weights that forward computes")
+
+    def graph(self, ref: GraphRef) -> dict:
+        """A graph as an argument of an array function."""
+        return {"value": self.graphs[ref.number].number}
+
+    @staticmethod
+    def result(argument: dict) -> Form:
+        """The form of what an array function gave."""
+        return Array(argument["value"])
+
+    def array_function(self, name: str, *args: Any, **kwargs: Any) -> dict:
+        """Call an array function; its one result as an argument of another."""
+        return {"value": self.recorder.array_call(name, list(args), kwargs, 1)[0]}
+
+    # -- calls of array functions -----------------------------------------------------------------------
+    def _write_array_call(self, call):
+        for ref, argument in self._array_call(call).items():
+            self.forms[ref.number] = self.result(argument)
+
+    def _array_call(self, call) -> dict[TensorRef, dict]:
+        name = function_name(call.name)
+        function = ARRAY_FUNCTIONS.get(name)
+        if function is None:
+            self.fail(call, call.name)
+        args, kwargs = self._encoded(call.args, call), self._encoded(call.kwargs, call)
+        kwargs.pop("inplace", None)
+        refs = [leaf for leaf in leaves(call.out) if isinstance(leaf, TensorRef)]
+        fault = function.fault(list(args), kwargs, self._refers)
+        if fault is not None:
+            self.fail(call, f"{call.name}, called so that {fault},")
+        numbers = self.recorder.array_call(name, list(args), kwargs, len(refs))
+        return {ref: {"value": number} for ref, number in zip(refs, numbers)}
+
+    def _encoded(self, tree, call):
+        if isinstance(tree, TensorRef):
+            return self.argument(tree, call)
+        if isinstance(tree, GraphRef):
+            return self.graph(tree)
+        if isinstance(tree, Size):
+            return {"size": self.size(tree, call)}
+        if isinstance(tree, slice):
+            return {"slice": [self._encoded(part, call) for part in (tree.start, tree.stop, tree.step)]}
+        if isinstance(tree, (tuple, list)):
+            return [self._encoded(part, call) for part in tree]
+        if isinstance(tree, dict):
+            return {key: self._encoded(part, call) for key, part in tree.items() if key not in ("device", "layout")}
+        if isinstance(tree, torch.dtype):
+            return _DTYPES.get(tree) or self.fail(call, f"{call.name} to {tree}")
+        if tree is Ellipsis:
+            return "..."
+        if tree is None or isinstance(tree, (bool, int, float, str)):
+            return tree
+        return self.fail(call, f"{call.name} of a {type(tree).__name__}")
+
+    def _refers(self, tree):
+        if "value" not in tree:
+            return next(iter(tree))
+        return "graph" if any(tree["value"] == graph.number for graph in self.graphs.values()) else "array"
+
+    def size(self, size: Any, call: Call) -> Any:
+        """A number of the recording as the plan has it."""
+        if not isinstance(size, Size):
+            return size
+        more = {key: number for key, number, plain in (("times", size.times, 1), ("plus", size.plus, 0)) if number != plain}
+        if isinstance(size.ref, GraphRef):
+            return {"of": size.of, "graph": self.graphs[size.ref.number].number, **more}
+        form = self.form(size.ref)
+        plain = isinstance(form, Floats) and size.axis == 0
+        value = form.value.number if plain else self.argument(size.ref, call)["value"]
+        return {"of": "rows", "value": value, "axis": size.axis, **more}
+
+    def fail(self, call: Call | None, what: str):
+        raise FreezeError(f"{what} has no packed form{(call and call.line) or ''}.")
+
+
+def function_name(name: str) -> str:
+    """A function's name without the signs of an operator, or of an operation in place."""
+    plain = name.strip("_")
+    return _OPERATORS.get(plain, plain)
+
+
+_OPERATORS = {
+    **{"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "truediv": "div", "itruediv": "div"},
+    **{"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "rdiv": "rtruediv", "negative": "neg"},
+    **{"concat": "cat", "concatenate": "cat", "absolute": "abs", "pow": "pow", "ipow": "pow", "rpow": "rpow"},
+}
