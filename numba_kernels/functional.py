@@ -144,7 +144,8 @@ def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, 
     arena = Arena()
     with launching():
         run.begin(assembled, arena, out)
-        run.execute(assembled, get_num_threads())
+        for _ in run.execute(assembled, get_num_threads()):
+            pass
     if assembled.faults.any():
         raise GraphError("values hold NaN or infinity.")
     return coded[result] if coded else run.outputs[result]

@@ -9,13 +9,16 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from .arrays import as_array
 from .files import replace_file
 from .graph import Graph, GraphError
 from .plan import Plan, PlanError
 from .run.executor import Executor
 from .run.runtime import checked, launching
 
-FORMAT, VERSION = "dgl-lowbit", 2
+FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 3, 2
+# What releases that read no newer than a version do not know: plans without it are written for them too.
+_SINCE = {3: ("call", "matrix", "array")}
 
 
 class ModelFileError(ValueError):
@@ -159,7 +162,7 @@ class PackedModel:
         """The file's content; the same model always gives the same bytes."""
         content = {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self._version(),
             "inputs": self.plan.inputs,
             "ops": self.plan.ops,
             "outputs": self.plan.outputs,
@@ -169,6 +172,11 @@ class PackedModel:
         }
         metadata = {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))}
         return safetensors.numpy.save(self.plan.arrays, metadata)
+
+    def _version(self):
+        """The oldest version of the format that knows all operations of the plan."""
+        names = {op["op"] for op in self.plan.ops} | {entry["kind"] for entry in self.plan.inputs}
+        return max([version for version, added in _SINCE.items() if names & {*added}], default=OLDEST_VERSION)
 
     def save(self, path) -> Path:
         """Write the model to ``path``, a safetensors file.
@@ -196,10 +204,10 @@ class PackedModel:
                 metadata = file.metadata() or {}
                 arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
             content = json.loads(metadata[FORMAT])
-            if content["version"] != VERSION:
+            if not OLDEST_VERSION <= content["version"] <= VERSION:
                 raise ModelFileError(
-                    f"{path} has format version {content['version']}, this release reads {VERSION}; freeze the model "
-                    "again with it, or use the release that wrote the file."
+                    f"{path} has format version {content['version']}, this release reads {OLDEST_VERSION} to "
+                    f"{VERSION}; freeze the model again with it, or use the release that wrote the file."
                 )
             inputs, ops, outputs = (content[part] for part in ("inputs", "ops", "outputs"))
             plan = Plan(inputs, ops, outputs, arrays, content["returns"], content["heads"])
@@ -269,7 +277,15 @@ def _array(value, name):
         return np.ascontiguousarray(array, np.float32)
 
 
+def _any_array(value, name):
+    try:
+        return as_array(value)
+    except (TypeError, ValueError) as error:
+        raise GraphError(f"{name} must be an array of numbers: {error}") from error
+
+
 _CONVERT = {
+    "array": _any_array,
     "graph": _graphs,
     "features": _features,
     "edge_weight": lambda value, name: value,  # checked against its graph

@@ -18,6 +18,8 @@ def run(plan: Plan, inputs: dict) -> dict:
         result = OPERATIONS[op["op"]].reference(plan, op, *(values[value] for value in op["in"]))
         if "state" in op:
             values[op["out"]], values[op["state"]] = result
+        elif isinstance(op.get("out"), list):
+            values.update(zip(op["out"], result))
         elif "out" in op:
             values[op["out"]] = result
     return values

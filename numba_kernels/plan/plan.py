@@ -31,11 +31,16 @@ stand in the plan itself.
     maximum     floats
     multiply    floats                                    number by number
     combine     floats                                    coefficients
+    call        arrays, floats, edge weights, graphs      function, args, kwargs; may write a list of arrays
+    matrix      array                                     columns, rows
 
 Edge weights given as int8 are whole numbers that sums over neighbours take in integers; others are taken as float32.
 ``map`` is a function of numbers (leaky_relu, elu, sigmoid, tanh) or of rows (standardise, normalize, softmax,
 log_softmax); its parameter is the slope, the factor of the exponential, or what keeps a divisor from 0. An input with a
 ``key`` is that entry of a dict.
+
+What a call's ``args`` and ``kwargs`` may be stands in :mod:`numba_kernels.arrays.kinds`, what ``rows`` may be in
+:mod:`numba_kernels.plan.sizes`.
 
 A quantizer is a grid of :mod:`numba_kernels.spec`. A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K
 codes, packed without padding), ``scale``, ``zero_point``. What each operation checks, computes and runs stands in
@@ -51,7 +56,7 @@ import numpy as np
 from ..spec import GridSpec, SpecError, from_json
 from .ops import OPERATIONS
 
-INPUT_KINDS = ("features", "graph", "edge_weight", "edge_types", "unused")
+INPUT_KINDS = ("features", "graph", "edge_weight", "edge_types", "array", "unused")
 
 
 class PlanError(ValueError):
@@ -65,7 +70,7 @@ class Plan:
     Parameters
     ----------
     inputs : list of dict
-        ``name``, ``kind`` (features, graph, edge_weight or unused), ``value`` and ``optional``, in calling order.
+        ``name``, ``kind`` (one of ``INPUT_KINDS``), ``value`` and ``optional``, in calling order.
     ops : list of dict
         See the module's table.
     outputs : list of int
@@ -128,8 +133,9 @@ class Plan:
         keys = isinstance(self.returns, list) and len(self.returns) == len(self.outputs)
         self.require(keys or self.returns == "tuple" or len(self.outputs) == 1, "outputs and what is returned differ")
         for value, heads in zip(self.outputs, self.heads):
-            columns = self.expect(value, "float")
-            self.require(heads == 0 or (heads > 0 and columns % heads == 0), "heads do not divide the columns")
+            columns = self.expect(value, "float", "array")
+            divides = columns is not None and heads > 0 and columns % heads == 0
+            self.require(heads == 0 or divides, "heads do not divide the columns")
 
     @staticmethod
     def require(condition, message: str) -> None:

@@ -22,10 +22,11 @@ class Op:
     name: str
     reads: list  # values; None where an optional one is missing
     writes: list
-    rows: int  # of what it writes
-    columns: int
+    rows: int | None  # of what it writes; None of operations between launches, which are not done row by row
+    columns: int | None
     spec: dict  # the plan's attributes
     factors: list = field(default_factory=list)  # for each of reads a degree operation or None, applied when read
+    names: dict = field(default_factory=dict)  # of values of the plan, for operations between launches
 
     @property
     def operation(self) -> Operation:
@@ -35,7 +36,8 @@ class Op:
     @property
     def gathers(self) -> tuple:
         """Positions in ``reads`` of what must be complete before."""
-        return self.operation.gathers
+        gathers = self.operation.gathers
+        return tuple(range(len(self.reads))) if gathers is None else gathers
 
 
 def whole(value):
@@ -43,18 +45,18 @@ def whole(value):
     return value[1] if isinstance(value, tuple) and value[0] == "head" else value
 
 
-def resolve(plan: Plan, shapes: dict, graphs: dict, weights=()) -> tuple[list[Op], list, dict, dict]:
+def resolve(plan: Plan, shapes: dict, graphs: dict, weights=(), arrays=None) -> tuple[list[Op], list, dict, dict]:
     """Operations of ``plan``, outputs, and columns and rows of values, for feature shapes and graphs by value.
 
     ``shapes`` holds (rows, columns), or a pair of them for features given as (source, destination); ``weights`` the
-    values of edge weights that are given.
+    values of edge weights that are given; ``arrays`` shapes of n-dimensional arrays.
 
     Raises
     ------
     GraphError
         When rows or widths do not fit.
     """
-    return Resolver(plan, shapes, graphs, weights).result()
+    return Resolver(plan, shapes, graphs, weights, arrays or {}).result()
 
 
 class Resolver:
@@ -70,9 +72,11 @@ class Resolver:
         Edge weights that are given.
     """
 
-    def __init__(self, plan, shapes, graphs, weights):
-        self.plan, self.graphs, self.weights = plan, graphs, weights
+    def __init__(self, plan, shapes, graphs, weights, arrays):
+        self.plan, self.graphs, self.weights, self.arrays = plan, graphs, weights, arrays
         self.names, self.rows, self.columns, self.ops = {None: None}, {}, {}, []
+        self.names.update({value: value for value in arrays})
+        self.rows.update(dict.fromkeys(arrays))
         for value, shape in shapes.items():
             if isinstance(shape[0], tuple):
                 self.names[value] = ((value, 0), (value, 1))
@@ -115,6 +119,13 @@ class Resolver:
             raise GraphError(f"the model reads one graph here, got {what}.")
         return graph
 
+    def shape(self, value) -> tuple:
+        """The shape of a given array, or of a matrix."""
+        if value in self.arrays:
+            return self.arrays[value]
+        name = self.one(value)
+        return self.rows[name], self.columns[name]
+
     def head(self, name, graph: Graph):
         """The first rows of a value, those of a block's destinations."""
         if self.rows[name] < graph.num_dst:
@@ -147,6 +158,12 @@ class Resolver:
         for value in writes:
             self.rows[value], self.columns[value] = rows, columns
         self.ops.append(Op(op["op"], reads, writes, rows, columns, op))
+
+    def call(self, op: dict, names: dict, reads: list, writes: list) -> None:
+        """Add an operation between launches that reads values of the plan by ``names``; only a run knows its shapes."""
+        self.names.update({value: value for value in writes})
+        self.rows.update(dict.fromkeys(writes))
+        self.ops.append(Op(op["op"], [names[value] for value in reads], writes, None, None, op, names=names))
 
     def each(self, op: dict, columns: int) -> None:
         """An operation that takes a pair as well, part by part."""

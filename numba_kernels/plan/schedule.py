@@ -16,9 +16,9 @@ from .resolve import Op, whole
 
 @dataclass(eq=False)
 class Stage:
-    """Operations of one launch, in order, on ``rows`` rows."""
+    """Operations of one launch, in order, on ``rows`` rows; of none, and between launches, where ``rows`` is None."""
 
-    rows: int
+    rows: int | None
     ops: list = field(default_factory=list)
 
 
@@ -114,7 +114,7 @@ class _Scheduler:
 
     def result(self):
         for op in self.ops:
-            if op.name in _CODED or op.writes[0] in self.kept or self._narrows(op):
+            if op.name in _CODED or not self.kept.isdisjoint(op.writes) or self._narrows(op):
                 self._place(op, self._earliest(op, {}))
         order = {id(op): n for n, op in enumerate(self.ops)}
         for stage in self.stages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Callable
 
@@ -10,6 +11,7 @@ import numpy as np
 from ..plan.resolve import whole
 from ..plan.schedule import Schedule
 from .assembly import Assembly
+from .calls import call_stage
 from .places import Floats
 from .program import Program, build
 from .stage import Costs, StageAssembler
@@ -27,7 +29,15 @@ class Assembled:
     results: list  # of outputs of the plan: value, and size where it is the first rows of it
     reads: list[set]  # a stage: values of features that it reads row by row
     read_out: list[set]  # a stage: those that it reads out
-    faults: np.ndarray  # of features, int32: 1 where numbers are not finite
+    faults: np.ndarray  # of what is ``checked``, int32: 1 where numbers are not finite
+    checked: list  # features, and matrices that array functions make
+    calls: dict  # number of a stage → stages of array functions that must come before it
+    called_with: set  # features that array functions read
+
+    def segments(self):
+        """Stages of kernels between those of array functions, as ranges; the calls that come before each."""
+        starts = sorted({0, *self.calls})
+        return [(self.calls.get(start, ()), start, stop) for start, stop in zip(starts, [*starts[1:], len(self.costs)])]
 
 
 def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = None) -> Assembled:
@@ -36,12 +46,19 @@ def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = No
     ``kept`` holds what is laid out of the plan's constants, ``places`` where codes stand that are given.
     """
     assembly = Assembly(schedule, plan, kept, run)
-    values, features, faults = dict(places or {}), set(run.arrays), np.zeros(len(run.arrays), np.int32)
-    programs, costs, reads, read_out = [], [], [], []
-    for n, (value, array) in enumerate(run.arrays.items()):
-        address = assembly.reference(("in", value), lambda run, value=value: run.inputs[value])
-        values[value] = Floats(address, array.shape[1], assembly.at(faults[n:]))
+    values, features = dict(places or {}), set(run.arrays)
+    made = [op.writes[0] for stage in schedule.stages for op in stage.ops if op.name == "matrix"]
+    checked = [*run.arrays, *made]
+    faults = np.zeros(len(checked), np.int32)
+    programs, costs, reads, read_out, calls = [], [], [], [], defaultdict(list)
+    for n, value in enumerate(checked):
+        columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
+        address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
+        values[value] = Floats(address, columns, assembly.at(faults[n:]))
     for number, stage in enumerate(schedule.stages):
+        if stage.rows is None:
+            calls[len(programs)].append(call_stage(schedule, number, values, assembly))
+            continue
         assembler = StageAssembler(assembly, stage, values, run.sparse)
         assembler.assemble()
         for program, cost in (*assembler.before, (assembler.program, assembler.costs)):
@@ -50,11 +67,13 @@ def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = No
             reads.append({value for op in stage.ops for value in map(whole, op.reads)} & features)
             read_out.append({op.reads[n] for op in stage.ops for n in op.gathers} & features)
         for value in [value for value in values if max(schedule.read_in[value], default=-1) <= number]:
-            if value not in features:
+            if value not in checked:
                 assembly.give_back(value)
                 del values[value]
     program = build(programs, assembly.references, assembly.alive)
     results = [(whole(value), None if whole(value) == value else assembly.size_of(schedule.rows[value]))
                for value in schedule.outputs]  # fmt: skip
     shared = assembly.buffers, assembly.checks, assembly.outputs
-    return Assembled(program, costs, *shared, results, reads, read_out, faults)
+    called_with = {value for stage in schedule.stages if stage.rows is None
+                   for op in stage.ops for value in map(whole, op.reads)} & features  # fmt: skip
+    return Assembled(program, costs, *shared, results, reads, read_out, faults, checked, dict(calls), called_with)

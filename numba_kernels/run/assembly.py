@@ -34,7 +34,7 @@ class Assembly:
             self.references.append(function)
         return self._known[key]
 
-    def size_of(self, rows: int) -> int:
+    def size_of(self, rows) -> int:
         """The place of a number of rows among a run's sizes."""
         return self._size_of[rows]
 

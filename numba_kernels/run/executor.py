@@ -9,10 +9,13 @@ import numpy as np
 
 from ..graph import Graph, GraphError, row_bounds
 from ..plan.ops import OPERATIONS
+from ..plan.ops.call import written
 from ..plan.plan import INPUT_KINDS, Plan
 from ..plan.resolve import resolve
 from ..plan.schedule import schedule
+from ..plan.sizes import is_whole, measure, scaled
 from .assemble import Assembled, assemble
+from .calls import Arrays
 from .launch import run_parallel, run_serial
 from .memory import LINE, Arena, address_of, aligned_empty
 from .runtime import using_threads
@@ -39,8 +42,9 @@ class Executor:
         self.plan, self._kept, self._arena = plan, {}, Arena()
         self._programs: OrderedDict = OrderedDict()
         self._before = [op for op in plan.ops if OPERATIONS[op["op"]].is_before]
-        self._names = {entry["value"]: entry["name"] for entry in plan.inputs}
+        self._names = names_of(plan)
         self._multiplied = multiplied(plan)
+        self._matrices = [op["rows"] for op in plan.ops if op["op"] == "matrix"]
         self._times = sorted({len(op["in"]) for op in plan.ops if op["op"] == "stack"})
 
     def __getstate__(self):
@@ -65,13 +69,13 @@ class Executor:
         for check in assembled.checks:
             check(run)
         run.begin(assembled, self._arena, out)
-        if batch_size is None:
+        steps = (
             run.execute(assembled, threads)
-            self._refuse_faults(run, assembled)
-        else:
-            for number in range(len(assembled.costs)):
-                for _ in run.execute_in_batches(assembled, number, batch_size, threads):
-                    self._refuse_faults(run, assembled)
+            if batch_size is None
+            else run.execute_in_batches(assembled, batch_size, threads)
+        )
+        for _ in steps:
+            self._refuse_faults(assembled)
         return [run.result(value, size) for value, size in assembled.results]
 
     def _run_of(self, inputs):
@@ -83,11 +87,12 @@ class Executor:
         weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
         for op in self._before:
             OPERATIONS[op["op"]].prepare(op, graphs, weights, types)
-        return Run(given["features"], graphs, weights, self._times, self._multiplied)
+        arrays = Arrays(given["array"], self.plan.arrays)
+        return Run(given["features"], graphs, weights, self._times, self._multiplied, arrays, self._matrices)
 
-    def _refuse_faults(self, run, assembled):
+    def _refuse_faults(self, assembled):
         if assembled.faults.any():
-            value = list(run.arrays)[int(assembled.faults.argmax())]
+            value = assembled.checked[int(assembled.faults.argmax())]
             name = self._names[value[0] if isinstance(value, tuple) else value]
             raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
@@ -96,7 +101,7 @@ class Executor:
         if key in self._programs:
             self._programs.move_to_end(key)
             return self._programs[key]
-        planned = schedule(*resolve(self.plan, run.shapes, run.graphs, run.weights))
+        planned = schedule(*resolve(self.plan, run.shapes, run.graphs, run.weights, run.array_shapes))
         assembled = assemble(planned, self.plan, self._kept, run)
         while len(self._programs) >= _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
@@ -117,10 +122,15 @@ class Run:
         By what numbers of rows may be multiplied.
     multiplied : collection
         Features whose codes are multiplied, which pays to look up where most of them are 0.
+    arrays : Arrays, optional
+        The n-dimensional arrays that are given.
+    matrices : list
+        Rows, as sizes of the plan, of matrices made of arrays.
     """
 
-    def __init__(self, features: dict, graphs: dict, weights: dict, times=(), multiplied=()):
-        self.graphs, self.weights = graphs, weights
+    def __init__(self, features, graphs, weights, times=(), multiplied=(), arrays=None, matrices=()):
+        self.graphs, self.weights, self.arrays_made = graphs, weights, arrays or Arrays({}, {})
+        self.array_shapes = {value: array.shape for value, array in self.arrays_made.made.items()}
         self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
         self.shapes, self.arrays = {}, {}
         for value, given in features.items():
@@ -135,7 +145,7 @@ class Run:
         sizes = [array.shape[0] for array in self.arrays.values()]
         for graph in self.single.values():
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
-        self.sizes = sizes + [count * size for count in times for size in sizes]
+        self.sizes = all_sizes(sizes, times, matrices, self.graphs, self.array_shapes)
         self._ordered_weights = {}
 
     def key(self) -> tuple:
@@ -165,11 +175,14 @@ class Run:
 
     def begin(self, assembled, arena, out=None):
         """Find room for what is written."""
+        self.stage_rows = [self.rows(cost.size) for cost in assembled.costs]
+        if min(self.stage_rows, default=0) < 0:
+            raise GraphError(f"the model makes a matrix of {min(self.stage_rows)} rows of these arguments.")
         starts, end = [], 0
         for size, row_bytes in assembled.buffers:
             starts.append(end)
             end += -(-self.rows(size) * row_bytes // LINE) * LINE
-        base = arena.take(end)
+        self.arena, base = arena, arena.take(end)
         self.buffers = [base + start for start in starts]
         self.outputs = {}
         for value, (size, columns) in assembled.outputs.items():
@@ -178,33 +191,51 @@ class Run:
                 raise GraphError(f"out must have shape {shape}, got {out.shape}.")
             self.outputs[value] = aligned_empty(shape, np.float32) if out is None else out
         self.output_at = {value: address_of(array) for value, array in self.outputs.items()}
+        self.inputs = {}
         assembled.faults[:] = 0
 
+    def address(self, value) -> int:
+        """Where features, or an array that a function made, stand; 0 where they do not yet."""
+        return self.inputs[value] if value in self.inputs else self.arrays_made.address(value)
+
     def execute(self, assembled, threads: int):
-        """All stages, on this thread where there is little to do."""
+        """All stages, on this thread where there is little to do; yields where numbers are to be checked."""
         program, costs = assembled.program, assembled.costs
         self.inputs = {value: address_of(array) for value, array in self.arrays.items()}
-        program.fill_in(self)
-        rows = [self.rows(cost.size) for cost in costs]
-        program.set_rows(rows)
-        most = max(rows, default=0)
-        if threads == 1 or sum(map(self._work, costs)) < _SHARED_FROM:
-            run_serial(program.stages_at, 0, len(costs), 0, most, _scratch.take(program.scratch_size))
-            return
-        scratch = _scratch.take(program.scratch_size * numba.config.NUMBA_NUM_THREADS)
-        with using_threads(threads):
-            for number in range(len(costs)):
-                self._launch(assembled, number, 0, most, scratch)
+        program.set_rows(self.stage_rows)
+        is_shared = threads > 1 and sum(map(self._work, costs)) >= _SHARED_FROM
+        scratch = _scratch.take(program.scratch_size * (numba.config.NUMBA_NUM_THREADS if is_shared else 1))
+        most = max(self.stage_rows, default=0)
+        for calls, first, stop in assembled.segments():
+            self._call(assembled, calls)
+            if first == stop:
+                continue
+            program.fill_in(self)
+            if not is_shared:
+                run_serial(program.stages_at, first, stop, 0, most, scratch)
+            else:
+                with using_threads(threads):
+                    for number in range(first, stop):
+                        self._launch(assembled, number, 0, most, scratch)
+            yield
 
-    def execute_in_batches(self, assembled, number: int, batch_size: int, threads: int):
-        """One stage, ``batch_size`` rows at a time; yields after each of them."""
+    def execute_in_batches(self, assembled, batch_size: int, threads: int):
+        """All stages, each ``batch_size`` rows at a time; yields after each of them."""
+        if assembled.called_with:
+            raise GraphError("features that array functions read as they are do not come in batches; call the model.")
+        for calls, first, stop in assembled.segments():
+            self._call(assembled, calls)
+            for number in range(first, stop):
+                yield from self._in_batches(assembled, number, batch_size, threads)
+
+    def _in_batches(self, assembled, number, batch_size, threads):
         if assembled.read_out[number]:
             raise GraphError("features that are read out as they are do not come in batches; call the model itself.")
-        program, costs = assembled.program, assembled.costs
-        program.set_rows([self.rows(cost.size) for cost in costs])
+        program = assembled.program
+        program.set_rows(self.stage_rows)
         scratch = _scratch.take(program.scratch_size * numba.config.NUMBA_NUM_THREADS)
-        for start in range(0, self.rows(costs[number].size), batch_size):
-            stop = min(start + batch_size, self.rows(costs[number].size))
+        for start in range(0, self.stage_rows[number], batch_size):
+            stop = min(start + batch_size, self.stage_rows[number])
             self.inputs, read = dict.fromkeys(self.arrays, 0), []
             for value in assembled.reads[number]:
                 read.append(np.ascontiguousarray(self.arrays[value][start:stop], np.float32))
@@ -213,6 +244,10 @@ class Run:
             with using_threads(threads):
                 self._launch(assembled, number, start, stop, scratch)
             yield
+
+    def _call(self, assembled, calls):
+        for stage in calls:
+            self.arrays_made.call(stage, self, assembled.program, self.arena)
 
     def _launch(self, assembled, number, low, high, scratch):
         """One stage on all threads."""
@@ -230,9 +265,36 @@ class Run:
     def result(self, value, size) -> np.ndarray:
         """A value that is returned, or the first rows of it, as an array of its own."""
         rows = None if size is None else self.sizes[size]
+        if value in self.arrays_made.made:
+            return np.array(self.arrays_made.made[value])
         if value in self.arrays:
             return np.array(self.arrays[value][:rows], np.float32)
         return self.outputs[value][:rows]
+
+
+def all_sizes(sizes: list, times, matrices, graphs: dict, shapes: dict) -> list:
+    """Numbers of rows that a program may name: ``sizes``, those of ``matrices``, and what is computed of them."""
+    computed = [{"times": count} for count in times]
+    sizes = list(sizes)
+    for rows in matrices:
+        if is_whole(rows) or rows["of"] != "rows" or rows["value"] in shapes:
+            sizes.append(measure(rows, graphs.__getitem__, shapes.__getitem__))
+        elif scaled(rows, 1) != 1:
+            computed.append(rows)
+    for rows in computed:
+        sizes += [scaled(rows, size) for size in sizes]
+    return sizes
+
+
+def names_of(plan: Plan) -> dict:
+    """What features, and matrices made of arrays, are called in messages."""
+    names = {entry["value"]: entry["name"] for entry in plan.inputs}
+    for op in plan.ops:
+        if op["op"] == "call":
+            names.update(dict.fromkeys(written(op), f"the result of {op['function']}"))
+        elif op["op"] == "matrix":
+            names[op["out"]] = names[op["in"][0]]
+    return names
 
 
 def compile_loops() -> None:

@@ -48,6 +48,11 @@ class Arena:
             self._address = address_of(self._memory)
         return self._address
 
+    def view(self, address: int, rows: int, columns: int) -> np.ndarray:
+        """The float32 matrix that stands at an address of what was taken last."""
+        start = address - self._address
+        return self._memory[start : start + 4 * rows * columns].view(np.float32).reshape(rows, columns)
+
     def release(self) -> None:
         """Free the memory."""
         self._memory = aligned_empty(0, np.uint8)

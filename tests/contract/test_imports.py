@@ -28,7 +28,7 @@ ALLOWED = {
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.
-KERNELS_ORDER = ("layout", "spec", "cache", "jit", "packing", "graph", "simd", "kernels", "plan", "run")
+KERNELS_ORDER = ("layout", "spec", "cache", "jit", "packing", "graph", "arrays", "simd", "kernels", "plan", "run")
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec, is everyone's.
 MAY_IMPORT_KERNELS = {"deploy", "experiments"}
 

@@ -14,15 +14,15 @@ class Operation:
 
     Attributes
     ----------
-    gathers : tuple of int
-        Which of the values it reads are read at rows of other nodes, and so must be complete.
+    gathers : tuple of int, or None
+        Which of the values it reads are read at rows of other nodes, and so must be complete; None for all of them.
     is_before : bool
         Whether it works on graphs and weights only, before any stage; then :meth:`prepare` stands for :meth:`resolve`
         and :meth:`emit`.
     """
 
     name = ""
-    gathers: tuple = ()
+    gathers: tuple | None = ()
     is_before = False
 
     def check(self, plan, op: dict, *values) -> None:
@@ -42,6 +42,14 @@ class Operation:
 
     def emit(self, stage, op) -> None:
         """Add its instructions to the program of ``stage``; ``op`` is resolved."""
+        raise NotImplementedError
+
+    def run(self, op: dict, reader) -> list:
+        """Of an operation in NumPy between launches, which has no :meth:`emit`, the arrays that it writes.
+
+        ``reader`` gives arrays by value (``array``), their shapes (``shape``), constants by name (``constant``), and
+        holds ``graphs`` by value.
+        """
         raise NotImplementedError
 
     def reference(self, plan, op: dict, *values):

@@ -1,0 +1,87 @@
+"""The array functions that a plan may call, with declared signatures, and how one is called."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Callable
+
+import numpy as np
+
+from ..graph import GraphError
+from .kinds import Kind
+
+FUNCTIONS: dict[str, ArrayFunction] = {}
+# What NumPy and the functions raise for arrays that do not fit.
+_FAULTS = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError)
+
+
+class ArrayFunction:
+    """A function of arrays, numbers and graphs, and what each of its parameters may be."""
+
+    def __init__(self, name: str, function: Callable, kinds: dict[str, Kind]):
+        self.name, self.function, self.kinds = name, function, kinds
+        self.signature = inspect.signature(function)
+        if list(self.signature.parameters) != list(kinds):
+            raise TypeError(f"{name}: parameters {list(self.signature.parameters)} declared as {list(kinds)}.")
+
+    def fault(self, args: list, kwargs: dict, refers: Callable) -> str | None:
+        """What is wrong with arguments that are trees, None if nothing; ``refers`` as of :class:`Kind`."""
+        try:
+            bound = self.signature.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            return str(error)
+        for name, argument in bound.items():
+            is_several = self.signature.parameters[name].kind is inspect.Parameter.VAR_POSITIONAL
+            for tree in argument if is_several else (argument,):
+                if not self.kinds[name].accepts(tree, refers):
+                    return f"{name} must be {self.kinds[name].words}, got {tree!r}"
+        return None
+
+    def __call__(self, *args, **kwargs) -> list[np.ndarray]:
+        """Call it; returns its results, each float32, int64 or bool.
+
+        Raises
+        ------
+        GraphError
+            When the arguments do not fit each other; names the function and the shapes.
+        """
+        try:
+            with np.errstate(all="ignore"):
+                results = self.function(*args, **kwargs)
+            return [as_array(result) for result in (results if isinstance(results, (tuple, list)) else (results,))]
+        except _FAULTS as error:
+            shapes = ", ".join(map(_described, (*args, *kwargs.values())))
+            raise GraphError(f"{self.name}({shapes}) cannot be computed: {error}") from error
+
+
+def function(**kinds: Kind):
+    """Decorator: let plans call a function under its name, with parameters of these kinds."""
+
+    def register(call: Callable) -> Callable:
+        name = call.__name__.strip("_")
+        FUNCTIONS[name] = ArrayFunction(name, call, kinds)
+        return call
+
+    return register
+
+
+def as_array(values) -> np.ndarray:
+    """``values`` as an array of float32, int64 or bool; those that are remain what they are.
+
+    Raises
+    ------
+    TypeError
+        When they are no numbers.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"arrays hold floating point numbers, integers or bools, got {array.dtype}.")
+    return array.astype({"f": np.float32, "b": np.bool_}.get(array.dtype.kind, np.int64), copy=False)
+
+
+def _described(argument):
+    if isinstance(argument, np.ndarray):
+        return f"{argument.dtype} {argument.shape}"
+    if isinstance(argument, (list, tuple)):
+        return f"[{', '.join(map(_described, argument))}]"
+    return repr(argument) if isinstance(argument, (int, float, str, slice, type(None))) else type(argument).__name__

@@ -1,0 +1,165 @@
+"""Array functions between launches of kernels, and the way from arrays to matrices that kernels read.
+
+An array has any number of dimensions and a shape that only a run knows; it holds float32, int64 or bool. A function may
+read float matrices too, as arrays of two dimensions, and graphs, whose edges are in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...arrays import FUNCTIONS
+from ...arrays.kinds import is_reference
+from ...graph import GraphError
+from ..sizes import check_size, is_whole, measure
+from .registry import Operation, operation
+
+_MATRICES = ("array", "features", "float")
+_CONSTANTS = (np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.bool_))
+
+
+@operation("call")
+class Call(Operation):
+    """A function of :data:`numba_kernels.arrays.FUNCTIONS`; it may write several values."""
+
+    gathers = None
+
+    def check(self, plan, op, *values):
+        known = isinstance(op["function"], str) and op["function"] in FUNCTIONS
+        plan.require(known, f"unknown array function {op['function']!r}")
+        plan.require(isinstance(op["args"], list) and isinstance(op["kwargs"], dict), "arguments of a call")
+        read = []
+
+        def refers(tree):
+            return _target(plan, tree, read)
+
+        fault = FUNCTIONS[op["function"]].fault(op["args"], op["kwargs"], refers)
+        plan.require(fault is None, f"array function {op['function']}: {fault}")
+        plan.require(set(read) == set(op["in"]), f"{op['function']} reads {sorted(set(read))}, not {op['in']}")
+        for value in written(op):
+            plan.define(value, "array", None)
+
+    def resolve(self, resolver, op):
+        names = {value: resolver.one(value) for value in op["in"] if resolver.plan.kinds[value] in _MATRICES}
+        resolver.call(op, names, [value for value in _data_of(op) if value in names], written(op))
+
+    def run(self, op, reader):
+        def value_of(tree):
+            if isinstance(tree, list):
+                return [value_of(part) for part in tree]
+            if not isinstance(tree, dict):
+                return tree
+            ((kind, target),) = tree.items()
+            if kind == "value":
+                return reader.graphs[target] if target in reader.graphs else reader.array(target)
+            if kind == "size":
+                return measure(target, reader.graphs.__getitem__, reader.shape)
+            return slice(*map(value_of, target)) if kind == "slice" else reader.constant(target)
+
+        kwargs = {name: value_of(tree) for name, tree in op["kwargs"].items()}
+        results = FUNCTIONS[op["function"]](*map(value_of, op["args"]), **kwargs)
+        if len(results) != len(written(op)):
+            raise GraphError(f"{op['function']} gave {len(results)} arrays where {len(written(op))} are expected.")
+        return results
+
+    def reference(self, plan, op, *values):
+        results = self.run(op, _Given(plan, dict(zip(op["in"], values))))
+        return results if isinstance(op["out"], list) else results[0]
+
+
+@operation("matrix")
+class ToMatrix(Operation):
+    """An array as a float32 matrix, its trailing dimensions side by side in a row."""
+
+    gathers = None
+
+    def check(self, plan, op, value):
+        plan.expect(value, "array")
+        plan.require(is_whole(op["columns"]) and op["columns"] > 0, f"{op['columns']!r} columns of a matrix")
+        size_of = check_size(plan, op["rows"])
+        if size_of is not None and plan.kinds[size_of] != "graph":
+            is_array = plan.kinds[size_of] == "array"
+            known = any(e["value"] == size_of for e in plan.inputs) if is_array else op["rows"]["axis"] == 0
+            plan.require(known and plan.kinds[size_of] in _MATRICES, "the rows of a matrix are known before it is made")
+        plan.define(op["out"], "float", op["columns"])
+
+    def resolve(self, resolver, op):
+        (value,), out = op["in"], op["out"]
+        name = resolver.one(value)
+        resolver.call(op, {value: name, out: out}, [value], [out])
+        resolver.rows[out] = measure(op["rows"], resolver.graphs.__getitem__, resolver.shape)
+        resolver.columns[out] = op["columns"]
+
+    def run(self, op, reader):
+        return [as_matrix(reader.array(op["in"][0]), *reader.shape(op["out"]))]
+
+    def reference(self, plan, op, array):
+        return as_matrix(array, len(array), op["columns"])
+
+
+class _Given:
+    """What the twin reads."""
+
+    def __init__(self, plan, given):
+        self.constant, self.array = plan.arrays.__getitem__, given.__getitem__
+        self.graphs = {value: given[value] for value in given if plan.kinds[value] == "graph"}
+
+    def shape(self, value):
+        return self.array(value).shape
+
+
+def as_matrix(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """``array`` as a C-contiguous float32 matrix of as many rows and columns.
+
+    Raises
+    ------
+    GraphError
+        When it has others.
+    """
+    if array.ndim == 0 or len(array) != rows or array.size != rows * columns:
+        raise GraphError(f"expected an array of {rows} rows of {columns} numbers, got shape {array.shape}.")
+    return np.ascontiguousarray(array.reshape(rows, columns), np.float32)
+
+
+def written(op: dict) -> list:
+    """The values that an operation of a plan writes first."""
+    return op["out"] if isinstance(op["out"], list) else [op["out"]]
+
+
+def _data_of(op: dict) -> list:
+    """Values that a call reads for more than their shape."""
+    found = []
+
+    def walk(tree):
+        if isinstance(tree, dict):
+            found.extend([tree["value"]] if "value" in tree else ())
+            walk(tree.get("slice", ()))
+        elif isinstance(tree, (list, tuple)):
+            for part in tree:
+                walk(part)
+
+    walk([op["args"], list(op["kwargs"].values())])
+    return list(dict.fromkeys(found))
+
+
+def _target(plan, tree, read):
+    """What a reference refers to, "array", "graph", "size" or "slice"; values are added to ``read``."""
+    ((kind, target),) = tree.items()
+    if kind == "value":
+        plan.expect(target, "graph", "edge_weight", *_MATRICES)
+        read.append(target)
+        return "graph" if plan.kinds[target] == "graph" else "array"
+    if kind == "array":
+        plan.require(plan.arrays[target].dtype in _CONSTANTS, f"constant {target} is {plan.arrays[target].dtype}")
+        return "array"
+    if kind == "size":
+        size_of = check_size(plan, target)
+        read.extend([] if size_of is None else [size_of])
+        return "size"
+    plan.require(isinstance(target, list) and len(target) == 3, "a slice has a start, a stop and a step")
+    for bound in target:
+        is_size = is_reference(bound) and "size" in bound
+        plan.require(bound is None or is_whole(bound) or is_size, f"{bound!r} bounds a slice")
+        if is_size:
+            _target(plan, bound, read)
+    return "slice"
