@@ -3,10 +3,10 @@
 from numba_kernels.files import replace_file
 from numba_kernels.run.runtime import get_num_threads, launching
 
+from .errors import FreezeError
 from .freeze import freeze
 from .packed import PackedModel, kernel_graph, load
 from .partial import PartlyPacked
-from .recorder import FreezeError
 
 __all__ = [
     "FreezeError",

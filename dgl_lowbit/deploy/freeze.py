@@ -5,36 +5,38 @@ from __future__ import annotations
 import inspect
 
 import dgl
-import dgl.nn
 from torch import nn
 
 from .. import nn as lowbit_nn
 from .._version import __version__
-from ..nn.arguments import Role
+from ..nn.last_call import recall
 from ..quant import NotCalibratedError, Quantizer
 from ..quant.evaluation import evaluating
+from .capture import capture
+from .equal import check_equal
+from .errors import FreezeError
 from .packed import PackedModel
 from .partial import PartlyPacked
-from .recorder import FreezeError, Recorder
-from .trace import Walk, walk_inside
+from .recorder import Recorder
+from .translate import Translator, declare_inputs
 
 
-def freeze(
-    model: nn.Module | list, graph: dgl.DGLGraph | None = None, *, partial: bool = False
-) -> PackedModel | PartlyPacked:
+def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -> PackedModel | PartlyPacked:
     """The packed form of a trained or calibrated low-bit model; one way.
 
-    The model's ``forward`` is traced symbolically (``torch.fx``), its low-bit layers whole. It may be ordinary Python
-    over graphs, blocks and features: calls of low-bit layers, activations, norms, dropout, readouts, arithmetic, loops
-    over a ``ModuleList``, dicts by node type.
+    The model runs once on an example, in evaluation mode, and what it computes is recorded: torch functions, DGL's
+    message passing, low-bit layers whole. Everything that Python does in ``forward``, loops, conditions, dicts, frames of
+    graphs, simply happens. A second run, on the example taken twice, tells which numbers follow from sizes; the packed
+    model then serves graphs of every size, and is compared with the model on that second example.
 
     Parameters
     ----------
     model : torch.nn.Module or list
-        From :func:`dgl_lowbit.quantize`; it is left as it is. A list stands for a model whose forward cannot be traced:
-        its stages, modules that are called one after another, with the graph where they take one.
-    graph : DGLGraph, optional
-        Of a model for heterogeneous graphs: one with the node and edge types that it will run on.
+        From :func:`dgl_lowbit.quantize`; it is left as it is. A list stands for a model: its stages, modules that are
+        called one after another, with the graph where they take one.
+    *example, **kwargs
+        What the model is called with: graphs, features and whatever else its ``forward`` takes. Arguments that are
+        neither tensors nor graphs keep the example's values. Default: what the model was last called with.
     partial : bool
         Where the model cannot be frozen whole, freeze those of its layers that can be, and leave the rest to torch and
         DGL in float32. Default: refuse it.
@@ -42,7 +44,8 @@ def freeze(
     Returns
     -------
     PackedModel or PartlyPacked
-        Takes the arguments of ``model.forward``.
+        Takes the arguments of ``model.forward``, and the graphs that modules keep, by the names of their attributes, as
+        far as the model reads them.
 
     Warns
     -----
@@ -58,47 +61,26 @@ def freeze(
     """
     if isinstance(model, (list, tuple)) and all(isinstance(stage, nn.Module) for stage in model):
         model = Stages(model)
-    if isinstance(model, dgl.nn.HeteroGraphConv):
-        model = ByType(model)
     if not isinstance(model, nn.Module):
         raise ValueError(f"freeze expects a torch.nn.Module or a list of them, got {type(model).__name__}.")
-    types = None if graph is None else list(graph.canonical_etypes)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit}
     if not layers:
         raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
-    if partial:
-        try:
-            return freeze(model, graph)
-        except FreezeError as error:
-            return _freeze_layers(model, layers, str(error))
     _refuse_hooks(model)
-    recorder = Recorder(walk_inside)
+    args, kwargs = _example(model, example, kwargs)
     try:
         with evaluating(model):
-            if isinstance(model, lowbit_nn.LowBitLayer):
-                outputs = _record_layer_alone(recorder, model)
-            else:
-                outputs = Walk(recorder, model, types=types).outputs
-                _refuse_choices(recorder, model, types)
-            plan = recorder.plan(outputs)
+            captured = capture(model, args, kwargs)
+            plan, parts = _written(model, captured.recording)
     except NotCalibratedError as error:
         raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
     bits = {name: layer.config.to_dict() for name, layer in layers.items() if layer.config}
     info = {"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits}
-    if recorder.float_parts:
-        info["float32"] = recorder.float_parts
-    return PackedModel(plan, info)
-
-
-class ByType(nn.Module):
-    """A HeteroGraphConv by itself."""
-
-    def __init__(self, convolution):
-        super().__init__()
-        self.convolution = convolution
-
-    def forward(self, g, inputs):
-        return self.convolution(g, inputs)
+    if parts:
+        info["float32"] = parts
+    packed = PackedModel(plan, info)
+    check_equal(packed, captured)
+    return packed
 
 
 class Stages(nn.Module):
@@ -116,16 +98,28 @@ class Stages(nn.Module):
         return h
 
 
-def _freeze_layers(model, layers, reason):
-    packed, failed = {}, {"forward": reason}
-    for name, layer in layers.items():
-        try:
-            packed[name] = freeze(layer)
-        except FreezeError as error:
-            failed[name] = str(error).replace("the model (", f"{name} (", 1)
-    if not packed:
-        raise FreezeError(f"no layer of the model can be frozen: {reason}")
-    return PartlyPacked(model, packed, failed)
+def _example(model, args, kwargs):
+    """What to run the model on."""
+    # A graph alone once said which types there are; what the model is called with says it too.
+    alone = len(args) + len(kwargs) == 1 and all(isinstance(value, dgl.DGLGraph) for value in (*args, *kwargs.values()))
+    if (args or kwargs) and not (alone and len(inspect.signature(model.forward).parameters) > 1):
+        return args, kwargs
+    call = recall(model)
+    if call is None:
+        raise FreezeError(
+            f"freeze needs an example of what {type(model).__name__} is called with, as it has not been called, or with "
+            "tensors that are gone: freeze(model, graph, feat)."
+        )
+    return call
+
+
+def _written(model, recording):
+    """The plan of a recording, and what of it runs in float32."""
+    recorder = Recorder()
+    translator = Translator(recorder, recording)
+    declare_inputs(translator, model)
+    translator.run()
+    return recorder.plan(translator.outputs()), recorder.float_parts
 
 
 def _refuse_hooks(model):
@@ -139,20 +133,6 @@ def _refuse_hooks(model):
             )
 
 
-def _refuse_choices(recorder, model, types):
-    """A trace with an argument given hides what ``forward`` does where it is None: both must compute the same."""
-    optional = [entry for entry in recorder.inputs if entry["optional"]]
-    for entry in optional:
-        without = Recorder(walk_inside)
-        Walk(without, model, absent=entry["name"], types=types)
-        ops = [{**op, "in": [None if v == entry["value"] else v for v in op["in"]]} for op in recorder.ops]
-        if ops != without.ops:
-            raise FreezeError(
-                f"{type(model).__name__}.forward takes another course where {entry['name']} is None, which a trace "
-                "cannot follow; give the model a forward without that choice."
-            )
-
-
 def _uncalibrated(model):
     names = [
         name
@@ -161,13 +141,3 @@ def _uncalibrated(model):
     ]
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return f"{shown or 'a quantiser'} cannot be frozen"
-
-
-def _record_layer_alone(recorder, layer):
-    signature = inspect.signature(layer.forward)
-    values = {
-        name: recorder.input(name, layer.arguments[name].value, parameter.default is None)
-        for name, parameter in signature.parameters.items()
-        if layer.arguments[name] is not Role.CHOICE
-    }
-    return recorder.layer("", layer, signature.bind(**values))

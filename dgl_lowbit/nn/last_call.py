@@ -1,0 +1,55 @@
+"""What models were last called with, so that it need not be said twice.
+
+Tensors and graphs are kept weakly, small ones besides; nothing of it is part of a model's state, copies or pickles.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import torch
+from dgl import DGLGraph
+from torch import nn
+
+_MOST_BYTES = 4 << 20  # of what is kept alive for a model
+_calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
+
+
+def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Note that ``module`` is called with ``args`` and ``kwargs``."""
+    size = sum(_bytes(leaf) for leaf in _leaves((args, kwargs)))
+    _calls[module] = (args, kwargs) if size <= _MOST_BYTES else _map((args, kwargs), _weakly)
+
+
+def recall(module: nn.Module) -> tuple[tuple, dict] | None:
+    """The arguments that ``module`` was last called with, None where there was no call or they are gone."""
+    call = _calls.get(module)
+    if call is None or any(isinstance(leaf, weakref.ref) and leaf() is None for leaf in _leaves(call)):
+        return None
+    return _map(call, lambda leaf: leaf() if isinstance(leaf, weakref.ref) else leaf)
+
+
+def _map(tree, function):
+    if isinstance(tree, (tuple, list)):
+        parts = [_map(part, function) for part in tree]
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    if isinstance(tree, dict):
+        return {key: _map(part, function) for key, part in tree.items()}
+    return function(tree)
+
+
+def _leaves(tree):
+    found: list[Any] = []
+    _map(tree, found.append)
+    return found
+
+
+def _weakly(leaf):
+    return weakref.ref(leaf) if isinstance(leaf, (torch.Tensor, DGLGraph)) else leaf
+
+
+def _bytes(leaf):
+    if isinstance(leaf, torch.Tensor):
+        return leaf.numel() * leaf.element_size()
+    return 16 * sum(map(leaf.num_edges, leaf.canonical_etypes)) if isinstance(leaf, DGLGraph) else 0
