@@ -146,11 +146,11 @@ class PackedModel:
             if name not in given and not entry["optional"]:
                 raise TypeError(f"the model takes ({', '.join(names)}), and {name} is missing.")
             value = given.get(name)
-            if key is not None:
-                if not isinstance(value, dict) or key not in value:
-                    raise GraphError(f"{name} must be a dict with an entry {key!r}, got {_described(value)}.")
-                value = value[key]
-            yield entry, value
+            if entry["kind"] == "constant" and name in given and not _is_constant(value, entry["constant"]):
+                raise TypeError(
+                    f"{name} is {entry['constant']!r} in this model, got {_described(value)}; freeze it with another."
+                )
+            yield entry, value if key is None else _part(value, key, name)
 
     @property
     def nbytes(self) -> int:
@@ -231,8 +231,24 @@ def load(path, threads: int | None = None) -> PackedModel:
     return PackedModel.load(path, threads)
 
 
+def _is_constant(value, constant):
+    return type(value) is type(constant) and value == constant
+
+
+def _part(value, key, name):
+    """An entry of an argument that is a dict, or a tuple or list."""
+    if isinstance(key, str):
+        if not isinstance(value, dict) or key not in value:
+            raise GraphError(f"{name} must be a dict with an entry {key!r}, got {_described(value)}.")
+    elif not isinstance(value, (tuple, list)) or len(value) <= key:
+        raise GraphError(f"{name} must be a tuple with an entry {key}, got {_described(value)}.")
+    return value[key]
+
+
 def _described(value):
-    return f"one with {', '.join(map(str, value))}" if isinstance(value, dict) else type(value).__name__
+    if isinstance(value, dict):
+        return f"one with {', '.join(map(str, value))}"
+    return repr(value) if isinstance(value, (bool, int, float, str)) else type(value).__name__
 
 
 def _graphs(value, name):
@@ -290,5 +306,6 @@ _CONVERT = {
     "features": _features,
     "edge_weight": lambda value, name: value,  # checked against its graph
     "edge_types": lambda value, name: value,  # likewise
+    "constant": lambda value, name: None,
     "unused": lambda value, name: None,
 }

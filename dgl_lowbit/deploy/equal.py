@@ -23,7 +23,7 @@ def check_equal(packed: PackedModel, captured: Captured) -> None:
         When results have other shapes than the model's, or differ in more rows than roundings explain.
     """
     try:
-        got = packed(*captured.args, **captured.kwargs)
+        got = packed(**_taken(packed, captured.larger))
     except Exception as error:
         raise FreezeError(f"the packed model fails on the example taken twice: {error}") from error
     for one, other in zip(leaves(got), leaves(captured.output), strict=False):
@@ -37,6 +37,12 @@ def check_equal(packed: PackedModel, captured: Captured) -> None:
                 f"on the example taken twice {off:.0%} of the packed model's rows differ from the model's; something that "
                 "the model computes depends on data in a way that was not recorded."
             )
+
+
+def _taken(packed, arguments):
+    """The arguments that a packed model takes."""
+    names = {entry["name"] for entry in packed.plan.inputs if entry["kind"] != "unused"}
+    return {name: value for name, value in arguments.items() if name in names}
 
 
 def share_off(found: np.ndarray, expected: np.ndarray) -> float:

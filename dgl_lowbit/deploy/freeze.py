@@ -71,7 +71,7 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
     try:
         with evaluating(model):
             captured = capture(model, args, kwargs)
-            plan, parts = _written(model, captured.recording)
+            plan, parts = _written(model, captured)
     except NotCalibratedError as error:
         raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
     bits = {name: layer.config.to_dict() for name, layer in layers.items() if layer.config}
@@ -104,8 +104,10 @@ def _example(model, args, kwargs):
     alone = len(args) + len(kwargs) == 1 and all(isinstance(value, dgl.DGLGraph) for value in (*args, *kwargs.values()))
     if (args or kwargs) and not (alone and len(inspect.signature(model.forward).parameters) > 1):
         return args, kwargs
-    call = recall(model)
+    call = recall(model.stages[0] if isinstance(model, Stages) else model)
     if call is None:
+        if uncalibrated_quantizers(model):
+            raise FreezeError(f"{_uncalibrated(model)}: it has not been calibrated; call dgl_lowbit.calibrate or train it first.")
         raise FreezeError(
             f"freeze needs an example of what {type(model).__name__} is called with, as it has not been called, or with "
             "tensors that are gone: freeze(model, graph, feat)."
@@ -113,11 +115,11 @@ def _example(model, args, kwargs):
     return call
 
 
-def _written(model, recording):
-    """The plan of a recording, and what of it runs in float32."""
+def _written(model, captured):
+    """The plan of what was captured, and what of it runs in float32."""
     recorder = Recorder()
-    translator = Translator(recorder, recording)
-    declare_inputs(translator, model)
+    translator = Translator(recorder, captured.recording)
+    declare_inputs(translator, model, captured.arguments, captured.optional)
     translator.run()
     return recorder.plan(translator.outputs()), recorder.float_parts
 
@@ -133,11 +135,16 @@ def _refuse_hooks(model):
             )
 
 
-def _uncalibrated(model):
-    names = [
+def uncalibrated_quantizers(model: nn.Module) -> list[str]:
+    """Names of the quantisers of ``model`` that have no range yet."""
+    return [
         name
         for name, module in model.named_modules()
         if isinstance(module, Quantizer) and not module.format.is_float and not module.calibrated
     ]
+
+
+def _uncalibrated(model):
+    names = uncalibrated_quantizers(model)
     shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return f"{shown or 'a quantiser'} cannot be frozen"

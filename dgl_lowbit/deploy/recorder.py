@@ -37,9 +37,9 @@ class Recorder:
         self._views, self._columns = {}, {}  # by number: whose rows a view shows, and widths as far as they are known
 
     # -- bookkeeping ------------------------------------------------------------------------------------
-    def input(self, name: str, kind: str, optional: bool = False, key: str | None = None) -> Value:
-        """An argument of the packed model."""
-        value = Value(self._new(), kind, may_be_pair=kind == "features")
+    def input(self, name: str, kind: str, optional: bool = False, key: str | int | None = None) -> Value:
+        """An argument of the packed model, or with ``key`` an entry of it."""
+        value = Value(self._new(), kind, may_be_pair=kind == "features" and key is None)
         entry = {"name": name, "kind": kind, "value": value.number, "optional": optional}
         self.inputs.append(entry if key is None else {**entry, "key": key})
         return value
@@ -79,6 +79,11 @@ class Recorder:
             target = self.combine((1 - control.step_size, before), (control.step_size, target))
         return self.requantize(layer.quantizers["states"], target) if "states" in layer.quantizers else target
 
+    def constant(self, name: str, value) -> None:
+        """An argument that the plan does not read; it must be ``value`` where it is given."""
+        entry = {"name": name, "kind": "constant", "value": self._new(), "optional": True, "constant": value}
+        self.inputs.append(entry)
+
     def plan(self, outputs) -> Plan:
         """The plan that returns ``outputs``: a value, a tuple or list of values, or a dict of them."""
         returns: str | list[str] = "value"
@@ -88,8 +93,10 @@ class Recorder:
             returns = "tuple"
         else:
             outputs = [outputs]
+        if not all(isinstance(value, Value) for value in outputs):
+            raise FreezeError("forward returns tuples, lists or dicts within each other; return one of tensors.")
         numbers, heads = [value.number for value in outputs], [value.heads for value in outputs]
-        return Plan(self.inputs, self.ops, numbers, self.constants.arrays, returns, heads)
+        return Plan(self.inputs, _read(self.ops, numbers), numbers, self.constants.arrays, returns, heads)
 
     def columns(self, value: Value) -> int | None:
         """Width of the rows of ``value``, None as long as nothing recorded says it."""
@@ -357,6 +364,22 @@ class Recorder:
         if len(shapes) > 1:
             self.fail("values of two and of three dimensions meet; flatten the latter first.")
         return replace(self._emit(op, *values, **attributes), heads=shapes.pop())
+
+
+def _read(ops, outputs):
+    """The operations that ``outputs`` follow from, and the checks."""
+    wanted, kept = set(outputs), []
+    for op in reversed(ops):
+        written = [value for value in (*_listed(op.get("out")), op.get("state")) if value is not None]
+        if not written or wanted.intersection(written):
+            wanted.update(value for value in op["in"] if value is not None)
+            wanted.update(_values_of({"size": op["rows"]}) if op["op"] == "matrix" else ())
+            kept.append(op)
+    return kept[::-1]
+
+
+def _listed(value):
+    return value if isinstance(value, list) else [value]
 
 
 def _values_of(tree):

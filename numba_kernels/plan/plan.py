@@ -56,7 +56,7 @@ import numpy as np
 from ..spec import GridSpec, SpecError, from_json
 from .ops import OPERATIONS
 
-INPUT_KINDS = ("features", "graph", "edge_weight", "edge_types", "array", "unused")
+INPUT_KINDS = ("features", "graph", "edge_weight", "edge_types", "array", "constant", "unused")
 
 
 class PlanError(ValueError):

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..errors import FreezeError
-from .arguments import bound_arguments, dense, graphs_of_modules
+from .arguments import dense, distinct, graphs_of_modules, split
 from .grow import Grown
+from .optional import with_optional
 from .recording import Recording
 from .run import record
 from .sizes import generalised
@@ -19,11 +20,12 @@ __all__ = ["Captured", "capture"]
 
 
 class Captured(NamedTuple):
-    """A generalised recording, and arguments of a larger example with what the model returned for them."""
+    """A generalised recording, the arguments it was made with, and those of a larger example with their result."""
 
     recording: Recording
-    args: tuple
-    kwargs: dict
+    arguments: dict[str, Any]
+    optional: set[str]
+    larger: dict[str, Any]
     output: Any
 
 
@@ -35,14 +37,14 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
     FreezeError
         Names the line that cannot be followed, or whose course differs on the larger example.
     """
-    args, kwargs = dense(args), dense(kwargs)
+    arguments, optional = with_optional(model, *distinct(dense(args), dense(kwargs)))
     kept = graphs_of_modules(model)
-    grown = Grown([*bound_arguments(model, args, kwargs).values(), *(graph for _, graph in kept)])
-    first, _ = record(model, args, kwargs)
-    more_args, more_kwargs = grown(args), grown(kwargs)
+    grown = Grown([*arguments.values(), *(graph for _, graph in kept)])
+    first, _ = record(model, *split(model, arguments))
+    larger = grown(arguments)
     with _replaced(kept, grown):
         try:
-            second, output = record(model, more_args, more_kwargs)
+            second, output = record(model, *split(model, larger))
         except FreezeError:
             raise
         except Exception as error:
@@ -51,7 +53,8 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
                 f"rows repeated: {error} A model is frozen for graphs of every size; where it keeps a tensor with a row for "
                 "each node, pass that as an argument."
             ) from error
-    return Captured(generalised(first, second), more_args, more_kwargs, output)
+    larger.update({".".join(map(str, path[1:])): grown(graph) for path, graph in kept})
+    return Captured(generalised(first, second), arguments, optional, larger, output)
 
 
 @contextmanager

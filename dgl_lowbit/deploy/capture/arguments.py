@@ -12,6 +12,7 @@ from torch import nn
 
 from ...quant.sparse import SparseFeatures
 from ..errors import FreezeError
+from .recording import mapped
 
 
 def bound_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -35,6 +36,34 @@ def bound_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, An
         else:
             values[name] = value
     return values
+
+
+def split(model: nn.Module, arguments: dict[str, Any]) -> tuple[tuple, dict]:
+    """Arguments by name as those of a call: by place as far as ``model.forward`` has names for them."""
+    args, kwargs = [], dict(arguments)
+    for name, parameter in inspect.signature(model.forward).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            args += [kwargs.pop(given) for given in list(kwargs) if given.startswith(f"{name}_")]
+        elif parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            args.append(kwargs.pop(name))
+    return tuple(args), kwargs
+
+
+def distinct(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments of a call, with copies where a graph or tensor stands among them a second time.
+
+    Two arguments that happen to be the same are still two.
+    """
+    seen: set[int] = set()
+
+    def once(leaf):
+        if isinstance(leaf, (torch.Tensor, dgl.DGLGraph)):
+            if id(leaf) in seen:
+                return leaf.clone()
+            seen.add(id(leaf))
+        return leaf
+
+    return mapped(args, once), mapped(kwargs, once)
 
 
 def named_arguments(model: nn.Module, args: tuple, kwargs: dict) -> list[tuple[tuple, Any]]:

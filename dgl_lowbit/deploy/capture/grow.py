@@ -156,8 +156,10 @@ class Grown:
         for etype, rows in edge_rows.items():
             _index_frame(graph.edges[etype].data, grown.edges[etype].data, rows)
         self._graphs[id(graph)] = grown
-        self._rows += [(ntype, graph.num_src_nodes(ntype), rows) for ntype, rows in source_rows.items()]
-        self._rows += [(ntype, graph.num_dst_nodes(ntype), rows) for ntype, rows in own_rows.items()]
+        of_sources = graph.num_src_nodes if graph.is_block else graph.num_nodes
+        of_destinations = graph.num_dst_nodes if graph.is_block else graph.num_nodes
+        self._rows += [(ntype, of_sources(ntype), rows) for ntype, rows in source_rows.items()]
+        self._rows += [(ntype, of_destinations(ntype), rows) for ntype, rows in own_rows.items()]
         self._rows += [(etype[1], graph.num_edges(etype), rows) for etype, rows in edge_rows.items()]
 
 

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dgl
-import dgl.backend
-from dgl.base import is_all
 from dgl import DGLGraph
+from dgl.base import is_all
 
 from ...nn import LowBitLayer
+from ...nn.message_passing import FakeQuantise, handling
+from ...nn.message_passing.calls import SITE_NAMES
 from ...nn.ops import TorchOps
 from ..errors import FreezeError
+from .lines import line
 
-_spmm, _sddmm, _softmax = (importlib.import_module(f"dgl.ops.{name}") for name in ("spmm", "sddmm", "edge_softmax"))
 _lock = threading.RLock()
 # The same edges in another guise.
 _ALIASES = ("to", "int", "long", "cpu", "local_var", "clone", "formats")
@@ -31,6 +31,7 @@ def recorded_calls(capture: Any, names: dict[int, str]) -> Iterator[None]:
     with _lock, ExitStack() as stack:
         for owner, name, wrap in _places(captures, names):
             _replace(stack, owner, name, wrap(getattr(owner, name)))
+        stack.enter_context(handling(_Recording(captures)))
         yield
 
 
@@ -52,17 +53,6 @@ def _places(captures, names):
     yield DGLGraph, "all_edges", functools.partial(_edges, captures)
     yield DGLGraph, "batch_num_nodes", functools.partial(_batch, captures, "batch_num_nodes")
     yield DGLGraph, "batch_num_edges", functools.partial(_batch, captures, "batch_num_edges")
-    for module, internal, name in (
-        (_spmm, "gspmm_internal", "gspmm"),
-        (_spmm, "gspmm_internal_hetero", "gspmm_hetero"),
-        (_sddmm, "gsddmm_internal", "gsddmm"),
-        (_sddmm, "gsddmm_internal_hetero", "gsddmm_hetero"),
-        (_softmax, "edge_softmax_internal", "edge_softmax"),
-        (_softmax, "edge_softmax_hetero_internal", "edge_softmax_hetero"),
-    ):
-        yield module, internal, functools.partial(_sparse, captures, name)
-    for name in ("segment_reduce", "segment_mm", "gather_mm"):
-        yield dgl.backend, name, functools.partial(_tensors, captures, name)
     yield LowBitLayer, "__call__", functools.partial(_layer, captures, names)
     for name in ("call", "activate"):
         yield TorchOps, name, functools.partial(_inside, captures, name)
@@ -130,23 +120,29 @@ def _batch(captures, name, original):
 
 
 # -- message passing ------------------------------------------------------------------------------------
-def _sparse(captures, name, original):
-    """A function whose first argument is the index of a graph."""
+class _Recording(FakeQuantise):
+    """Records the calls that :class:`FakeQuantise` runs."""
 
-    def sparse(index, *args, **kwargs):
-        capture = captures[-1]
+    def __init__(self, captures):
+        self.captures = captures
+
+    def __call__(self, call):
+        capture, run = self.captures[-1], super().__call__
         if capture.depth:
-            return original(index, *args, **kwargs)
-        return capture.call(name, lambda: original(index, *args, **kwargs), (capture.index(index), *args), kwargs)
+            return run(call)
+        if call.kind == "udf_reduce":
+            name = getattr(call.details["func"], "__name__", "a function")
+            raise FreezeError(
+                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it with "
+                "dgl.function (sum, mean, max, min) or edge_softmax."
+            )
+        graph = None if call.graph is None else capture.index(call.graph)
+        more = [call.details[name] for name in ("offsets", "seglen", "idx_a", "idx_b") if name in call.details]
+        return capture.call(call.kind, lambda: run(call), (graph, *call.operands, *more), {}, owner=call)
 
-    return sparse
 
-
-def _tensors(captures, name, original):
-    def function(*args, **kwargs):
-        return captures[-1].call(name, lambda: original(*args, **kwargs), args, kwargs)
-
-    return function
+for _kind in SITE_NAMES:
+    setattr(_Recording, _kind, _Recording.__call__)
 
 
 # -- layers ---------------------------------------------------------------------------------------------

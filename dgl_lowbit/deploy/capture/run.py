@@ -7,10 +7,7 @@ attributes, lists and dicts, and through operations in place.
 
 from __future__ import annotations
 
-import inspect
-import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
 import dgl
@@ -22,11 +19,9 @@ from ...nn import LowBitLayer
 from ..errors import FreezeError
 from .arguments import graphs_of_modules, named_arguments
 from .hooks import recorded_calls
-from .recording import Call, GraphRef, Input, Line, Recording, TensorRef, mapped
+from .lines import LIBRARIES, caller, line
+from .recording import Call, GraphRef, Input, Recording, TensorRef, mapped
 
-_LIBRARIES = tuple(str(Path(inspect.getfile(module)).parent) for module in (torch, dgl)) + (
-    str(Path(__file__).parents[2]),
-)
 # They say something of a tensor, and make none.
 _QUESTIONS = {
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "is_floating_point", "is_complex"),
@@ -126,7 +121,7 @@ class Capture(TorchFunctionMode):
         """The reference of a tensor that is read."""
         if id(tensor) in self._stale:
             raise FreezeError(
-                f"a tensor is read that was changed in place under another name (a view of it){_line()}; write the "
+                f"a tensor is read that was changed in place under another name (a view of it){line()}; write the "
                 "operation so that it returns its result."
             )
         if id(tensor) not in self._known:
@@ -162,7 +157,7 @@ class Capture(TorchFunctionMode):
         """The reference of the graph that has ``index`` inside."""
         if id(index) not in self._graphs:
             raise FreezeError(
-                f"message passing on a graph that forward makes itself{_line()} cannot be frozen; make it outside and "
+                f"message passing on a graph that forward makes itself{line()} cannot be frozen; make it outside and "
                 "pass it as an argument."
             )
         return self._graphs[id(index)]
@@ -197,7 +192,7 @@ class Capture(TorchFunctionMode):
         return output
 
     def _write(self, name, inputs, output, changed, owner=None):
-        line, depends = _line(), self.depends(inputs)
+        depends = self.depends(inputs)
         refs: list[Any] = []
 
         def made(leaf):
@@ -215,7 +210,7 @@ class Capture(TorchFunctionMode):
             out = mapped(others[0], made)
         if refs:
             args, kwargs = inputs
-            self.recording.calls.append(Call(name, args, kwargs, out, line, owner, self.inner if owner else []))
+            self.recording.calls.append(Call(name, args, kwargs, out, line(), owner, self.inner if owner else []))
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -231,7 +226,7 @@ class Capture(TorchFunctionMode):
         inputs = self.references((tuple(args), dict(kwargs)))
         output = function(*args, **kwargs)
         if not torch.equal(random, torch.get_rng_state()):
-            raise FreezeError(f"{name} draws random numbers{_line()}; a packed model gives the same answer each time.")
+            raise FreezeError(f"{name} draws random numbers{line()}; a packed model gives the same answer each time.")
         changed = [tensor for tensor, version in zip(tensors, before) if tensor._version != version]
         for tensor in changed:
             self._change(tensor)
@@ -250,10 +245,10 @@ class Capture(TorchFunctionMode):
 
     def _to_python(self, name, function, args, kwargs):
         inputs = self.references((tuple(args), dict(kwargs)))
-        frame = _caller()
-        if self.depends(inputs) and not frame.startswith(_LIBRARIES):
+        frame = caller()
+        if self.depends(inputs) and not frame.startswith(LIBRARIES):
             raise FreezeError(
-                f"{name} hands numbers that follow from the arguments to Python{_line()}, where nothing can follow them; "
+                f"{name} hands numbers that follow from the arguments to Python{line()}, where nothing can follow them; "
                 "write it with tensors (torch.where for a choice)."
             )
         return function(*args, **kwargs)
@@ -261,10 +256,10 @@ class Capture(TorchFunctionMode):
 
 def frame_columns(graph):
     """The tensors in the frames of ``graph``, each with its place: side, type, name."""
-    for side, types in (("src", graph.srctypes), ("dst", graph.dsttypes if graph.is_block else ())):
+    sides = [("src", graph.srctypes, graph.srcnodes), ("dst", graph.dsttypes, graph.dstnodes)]
+    for side, types, nodes in sides if graph.is_block else [("src", graph.ntypes, graph.nodes)]:
         for ntype in types:
-            data = (graph.srcnodes if side == "src" else graph.dstnodes)[ntype].data
-            yield from (((side, ntype, key), column) for key, column in data.items())
+            yield from (((side, ntype, key), column) for key, column in nodes[ntype].data.items())
     for etype in graph.canonical_etypes:
         yield from ((("edge", etype, key), column) for key, column in graph.edges[etype].data.items())
 
@@ -276,20 +271,3 @@ def _name(function):
 
 def _memory(tensor):
     return tensor.untyped_storage().data_ptr()
-
-
-def _caller():
-    """The file of the code that called into torch."""
-    frame = sys._getframe(1)
-    torch_folder = _LIBRARIES[0]
-    while frame is not None and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(torch_folder)):
-        frame = frame.f_back
-    return "" if frame is None else frame.f_code.co_filename
-
-
-def _line():
-    """The innermost line of the user's own code."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
-        frame = frame.f_back
-    return None if frame is None else Line(frame.f_code.co_filename, frame.f_lineno)

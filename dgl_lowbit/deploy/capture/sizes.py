@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -85,16 +86,17 @@ class _Pair:
             if type(one) is type(other) and _equal(one, other):
                 return one
             if isinstance(one, int) and isinstance(other, int):
-                size = self._size(one, other, near)
+                size = self._size(one, other, near, call)
                 if size is not None:
                     return size
             return self._fail(f"is given {one!r}, on a larger graph {other!r}, which no size of the arguments explains,", call)
 
         return mapped(first, merged)
 
-    def _size(self, one: int, other: int, near: tuple) -> Size | None:
-        """The size that is ``one`` in the first run and ``other`` in the second."""
-        known = [*self._rows(near), *self._graphs(), *self._rows(e.ref for e in self.first.inputs)]
+    def _size(self, one: int, other: int, near: tuple, call: Call | None = None) -> Size | None:
+        """The size that is ``one`` in the first run and ``other`` in the second, of what is known before ``call``."""
+        until = min((ref.number for ref in leaves(call.out)), default=0) if call else math.inf
+        known = [*self._rows(near), *self._graphs(until), *self._rows(e.ref for e in self.first.inputs)]
         for of, ref, axis, a, b in known:
             if (a, b) == (one, other):
                 return Size(of, ref, axis)
@@ -112,10 +114,11 @@ class _Pair:
                 pairs = zip(self.first.shapes[ref.number], self.second.shapes[ref.number])
                 yield from (("rows", ref, axis, a, b) for axis, (a, b) in enumerate(pairs) if a != b)
 
-    def _graphs(self):
+    def _graphs(self, until):
+        arguments = {entry.ref.number for entry in self.first.inputs}
         for number, graph in self.first.graphs.items():
             other, ref = self.second.graphs.get(number), GraphRef(number)
-            if other is None or len(graph.canonical_etypes) != 1:
+            if other is None or len(graph.canonical_etypes) != 1 or not (number < until or number in arguments):
                 continue
             for of in ("src_nodes", "dst_nodes", "edges"):
                 yield of, ref, 0, getattr(graph, f"num_{of}")(), getattr(other, f"num_{of}")()

@@ -62,6 +62,11 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Nowhere:
+    """A mask that chooses nothing."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """Attention logits: the codes at both ends of each edge added, through LeakyReLU with ``slope`` (1: none)."""
 
@@ -72,4 +77,4 @@ class Scores:
     are_normalised: bool = False
 
 
-Form = Union[Floats, Array, EdgeNumbers, Constant, Degrees, Batch, Scores]
+Form = Union[Floats, Array, EdgeNumbers, Constant, Degrees, Batch, Nowhere, Scores]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import nn
@@ -15,8 +15,11 @@ from .forms import Array, EdgeNumbers, Floats
 from .translator import Translator
 
 
-def declare_inputs(translator: Translator, model: nn.Module) -> list[Input]:
-    """Give the plan its inputs, in the order of ``model.forward``; returns those that modules keep, not arguments."""
+def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, optional: Collection = ()) -> list[Input]:
+    """Give the plan its inputs, in the order of ``model.forward``; returns those that modules keep, not arguments.
+
+    ``arguments`` are the example's by name; those in ``optional`` may be left out.
+    """
     recording, read = translator.recording, _read(translator.recording)
     by_name: dict[Any, list[Input]] = {}
     kept, frames = [], []
@@ -31,13 +34,16 @@ def declare_inputs(translator: Translator, model: nn.Module) -> list[Input]:
             by_name.setdefault(entry.path[0], []).append(entry)
     for name, parameter in inspect.signature(model.forward).parameters.items():
         if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
-            _declare(translator, name, by_name.pop(name, []))
+            if name in by_name:
+                _declare(translator, name, by_name.pop(name), name in optional)
+            else:
+                _declare_unread(translator, name, arguments[name])
     for name, entries in by_name.items():
-        _declare(translator, name, entries)
+        _declare(translator, name, entries, False)
     for entry in kept:
         translator.graphs[entry.ref.number] = translator.recorder.input(kept_name(entry), "graph")
     for entry in frames:
-        _declare_tensor(translator, frame_name(entry.path), entry, ())
+        _declare_tensor(translator, frame_name(entry.path), entry, (), False)
     return kept
 
 
@@ -66,11 +72,16 @@ def _read(recording):
     return read | {size.ref for size in sizes if isinstance(size, Size)}
 
 
-def _declare(translator, name, entries):
+def _declare_unread(translator, name, value):
+    """An argument that is a tensor, graph or collection and not read, or a number or flag that the plan has built in."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        translator.recorder.constant(name, value)
+    else:
+        translator.recorder.input(name, "unused", optional=True)
+
+
+def _declare(translator, name, entries, optional):
     recorder = translator.recorder
-    if not entries:
-        recorder.input(name, "unused", optional=True)
-        return
     lists = [entry for entry in entries if isinstance(entry.ref, GraphRef) and len(entry.path) == 2]
     if lists:
         graphs = recorder.input(name, "graph")
@@ -84,12 +95,12 @@ def _declare(translator, name, entries):
         if isinstance(entry.ref, GraphRef):
             translator.graphs[entry.ref.number] = recorder.input(name, "graph")
         else:
-            _declare_tensor(translator, name, entry, entry.path[1:])
+            _declare_tensor(translator, name, entry, entry.path[1:], optional)
 
 
-def _declare_tensor(translator, name, entry, key):
+def _declare_tensor(translator, name, entry, key, optional):
     kind = _kind(translator, entry.ref)
-    value = translator.recorder.input(name, kind, False, *key)
+    value = translator.recorder.input(name, kind, optional, *key)
     forms = {"features": Floats, "edge_weight": EdgeNumbers, "edge_types": EdgeNumbers}
     translator.forms[entry.ref.number] = forms[kind](value) if kind in forms else Array(value.number)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..capture.recording import Size, TensorRef
-from .forms import Batch, Constant, Degrees, EdgeNumbers, Floats, Scores
+from .forms import Batch, Constant, Degrees, EdgeNumbers, Floats, Nowhere, Scores
 
 RULES: dict[str, Any] = {}
 
@@ -124,6 +124,8 @@ def _multiply(t, call, x, y):
 def _divide(t, call, x, y, rounding_mode=None):
     if rounding_mode is not None:
         return None
+    if isinstance(t.form(y), Batch):
+        return t.mean_readout(x)
     if isinstance(t.form(y), Degrees):
         if _is_number(x) and x == 1:
             return t.form(y).to_power(-1)
@@ -277,7 +279,11 @@ def _mean(t, call, x, dim=None, keepdim=False, dtype=None):
 @rule("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten", "getitem")
 def _reshape(t, call, x, *args, **kwargs):
     """What changes the shape of rows alone, or chooses the first rows of a block."""
+    if not isinstance(call.out, TensorRef) or not isinstance(x, TensorRef):
+        return None
     form, shape, result = t.form(x), t.shape(x), t.shape(call.out)
+    if isinstance(form, Batch):
+        return form if form.stage == "sizes" and [size for size in result if size != 1] == list(shape) else None
     if isinstance(form, Degrees):
         trailing = [size for size in result if size != 1]
         return form if len(trailing) == 1 and result[0] == shape[0] else None
@@ -299,6 +305,22 @@ def _first_rows(t, x, index):
     graph = t.graphs[stop.ref.number]
     plain = stop.times == 1 and stop.plus == 0
     return Floats(t.recorder.destination(t.form(x).value, graph)) if plain else None
+
+
+@rule("relation")
+def _relation(t, call, graph, etype):
+    return t.recorder.relation(t.graphs[graph.number], etype)
+
+
+@rule("isinf", "isnan")
+def _infinite(t, call, x):
+    """Kernels make finite numbers: what replaces others leaves them."""
+    return Nowhere() if isinstance(t.form(x), Floats) else None
+
+
+@rule("masked_fill")
+def _masked_fill(t, call, x, mask, value):
+    return t.form(x) if isinstance(t.form(mask), Nowhere) else None
 
 
 # -- degrees --------------------------------------------------------------------------------------------

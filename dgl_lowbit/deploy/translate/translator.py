@@ -222,6 +222,14 @@ class Translator:
         form = self.form(ref)
         return form.value if isinstance(form, EdgeNumbers) else self.fail(call, f"{call.name} with edge weights that forward computes")
 
+    def mean_readout(self, ref: TensorRef) -> Form | None:
+        """The mean over each graph of a batch of what ``ref`` is the sum of; None if it is no such sum."""
+        call = self._origins.get(ref.number)
+        if call is None or call.name != "segment_reduce" or not isinstance(self.form(ref), Floats):
+            return None
+        _, x, offsets = call.args
+        return Floats(self.recorder.readout(self.graphs[self.form(offsets).graph.number], self.floats(x, call), "mean"))
+
     def graph(self, ref: GraphRef) -> dict:
         """A graph as an argument of an array function."""
         return {"value": self.graphs[ref.number].number}
