@@ -6,14 +6,14 @@ import numpy as np
 
 from .kinds import ARRAY, BOOL, INT, INTS, NUMBER, optional
 from .promotion import refuse_integers
-from .reductions import norm
+from .reductions import norm, wide_mean
 from .registry import function
 
 
 def _standardised(values, axes, eps):
     wide = refuse_integers("a norm", values).astype(np.float64)
-    centered = wide - wide.mean(axes, keepdims=True)
-    return centered / np.sqrt((centered * centered).mean(axes, keepdims=True) + eps)
+    centered = wide - wide_mean(wide, axes)
+    return centered / np.sqrt(wide_mean(centered * centered, axes) + eps)
 
 
 def _scaled(values, weight, bias, shape):
@@ -60,8 +60,10 @@ def instance_norm(
 )  # fmt: skip
 def batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):
     shape = _per_channel(input)
-    if training or running_mean is None:  # numbers of the batch
+    if training:  # a norm without running numbers takes the batch's in evaluation too
         return _scaled(_standardised(input, (0, *range(2, input.ndim)), eps), weight, bias, shape)
+    if running_mean is None or running_var is None:
+        raise ValueError("batch_norm needs running numbers, or training for those of the batch")
     scale = 1 / np.sqrt(running_var.astype(np.float64) + eps)
     return _scaled((input - running_mean.reshape(shape)) * scale.reshape(shape), weight, bias, shape)
 

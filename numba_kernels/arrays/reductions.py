@@ -13,7 +13,7 @@ from .registry import function, register
 
 def _axis(dim):
     """``dim`` of torch as ``axis`` of NumPy: an empty list is every dimension."""
-    return (tuple(dim) or None) if isinstance(dim, list) else dim
+    return (tuple(dim) or None) if isinstance(dim, (list, tuple)) else dim
 
 
 def _counted(array, axis):
@@ -30,12 +30,15 @@ def sum(input, dim=None, keepdim=False, dtype=None):
     return total.astype(dtype or (np.float32 if wide is np.float64 else np.int64))
 
 
+def wide_mean(values, axis, keepdim=True):
+    """The mean in float64; NaN of no numbers."""
+    return np.sum(values, axis=axis, keepdims=keepdim, dtype=np.float64) / np.float64(_counted(values, axis))
+
+
 @function(input=ARRAY, dim=optional(INTS), keepdim=BOOL, dtype=optional(DTYPE))
 def mean(input, dim=None, keepdim=False, dtype=None):
     values = refuse_integers("mean", input if dtype is None else input.astype(dtype))
-    axis = _axis(dim)
-    total = np.sum(values, axis=axis, keepdims=keepdim, dtype=np.float64)
-    return (total / np.float64(_counted(values, axis))).astype(np.float32)
+    return wide_mean(values, _axis(dim), keepdim).astype(np.float32)
 
 
 @function(input=ARRAY, dim=optional(INT), keepdim=BOOL)
@@ -47,7 +50,7 @@ def prod(input, dim=None, keepdim=False):
 @function(input=ARRAY, dim=optional(INTS), unbiased=BOOL, keepdim=BOOL, correction=optional(INT))
 def var(input, dim=None, unbiased=True, keepdim=False, correction=None):
     values, axis = refuse_integers("var", input).astype(np.float64), _axis(dim)
-    centered = values - np.mean(values, axis=axis, keepdims=True)
+    centered = values - wide_mean(values, axis)
     divisor = _counted(values, axis) - (int(unbiased) if correction is None else correction)
     total = np.sum(centered * centered, axis=axis, keepdims=keepdim)
     return (total / np.float64(divisor if divisor > 0 else 0)).astype(np.float32)

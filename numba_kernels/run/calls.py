@@ -26,13 +26,15 @@ def call_stage(schedule, number: int, values: dict, assembly) -> CallStage:
     """The ``number``-th stage of a schedule, whose values stand where ``values`` says."""
     ops = schedule.stages[number].ops
     names = {name for op in ops for name in op.names.values()}
-    known = {name: schedule.rows[name] for name in {*names, *map(whole, names)} if schedule.rows[name] is not None}
+    known = {name: schedule.rows[name] for name in names if schedule.rows[name] is not None}
+    last_read = {value: max(reading) for value, reading in schedule.read_in.items() if reading}
+    kept = schedule.kept
     return CallStage(
         ops,
         {value: values[value] for op in ops for value in map(whole, op.reads) if value in values},
         {name: (assembly.size_of(rows), schedule.columns[name]) for name, rows in known.items()},
-        [value for value, reading in schedule.read_in.items() if max(reading) < number and value not in schedule.kept],
-        {value for op in ops for value in op.writes if value in schedule.kept or value in schedule.read_in},
+        [value for value, last in last_read.items() if last < number and value not in kept],
+        {value for op in ops for value in op.writes if value in kept or value in last_read},
     )
 
 

@@ -1,8 +1,9 @@
-"""Array functions, compared with torch's."""
+"""Array functions, compared with torch's, and plans that call them."""
 
 import numpy as np
 import torch
 
+from numba_kernels import PackedModel, Plan
 from numba_kernels.arrays import FUNCTIONS
 
 
@@ -40,3 +41,38 @@ def ints(*shape, low=-5, high=6, seed=0):
 
 def bools(*shape, seed=0):
     return np.random.default_rng(seed).integers(2, size=shape).astype(bool)
+
+
+def call(plan, function, *args, out=None, **kwargs):
+    """Add a call whose arguments are trees; returns the value it writes, or as many as ``out`` says."""
+    values = []
+
+    def walk(tree):
+        if isinstance(tree, dict):
+            values.extend(tree[key] for key in ("value", "graph") if key in tree)
+            walk([*tree.get("slice", ()), tree.get("size")])
+        elif isinstance(tree, (list, tuple)):
+            for part in tree:
+                walk(part)
+
+    walk([args, list(kwargs.values())])
+    value = plan.add("call", *dict.fromkeys(values), function=function, args=list(args), kwargs=kwargs)
+    if out is None:
+        return value
+    plan.ops[-1]["out"] = [value * 1000 + n for n in range(out)]
+    return plan.ops[-1]["out"]
+
+
+def call_value(value):
+    """A value as an argument."""
+    return {"value": value}
+
+
+def size_of(value, axis=0):
+    """The rows of a value as a size."""
+    return {"of": "rows", "value": value, "axis": axis}
+
+
+def model_of(plan, kinds, *outputs):
+    inputs = [{"name": f"x{v}", "kind": k, "value": v, "optional": False} for v, k in enumerate(kinds)]
+    return PackedModel(Plan(inputs, plan.ops, list(outputs), plan.arrays, returns="tuple"))
