@@ -112,6 +112,23 @@ class Graph:
         """(N_src,) int64."""
         return np.bincount(self.indices, minlength=self.num_src)
 
+    @property
+    def edges(self) -> np.ndarray:
+        """Source and destination of every edge, (2, E) int64, in the order of edge ids."""
+        if "edges" not in self._arrays:
+            ends = np.array([self.indices, np.repeat(np.arange(self.num_dst), self.in_degrees)], np.int64)
+            ordered = np.zeros_like(ends)
+            ordered[:, slice(None) if self.edge_ids is None else self.edge_ids] = ends
+            self._arrays["edges"] = ordered
+        return self._arrays["edges"]
+
+    @property
+    def edges_by_source(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of edges in the order of their sources, and where those of each source begin, (N_src + 1,)."""
+        if "by source" not in self._arrays:
+            self._arrays["by source"] = np.argsort(self.edges[0], kind="stable")
+        return self._arrays["by source"], np.concatenate([[0], np.cumsum(self.out_degrees)])
+
     @cached_property
     def hubs(self) -> Hubs:
         """Nodes of very many in-neighbours."""

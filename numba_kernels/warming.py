@@ -33,7 +33,8 @@ def warm_up(*models: PackedModel | str | Path) -> None:
     FileNotFoundError, ModelFileError
         As :func:`numba_kernels.load`.
     ValueError
-        For a model the width of whose features its plan does not tell; call it once instead.
+        For a model whose plan does not tell the width of its features, or that takes n-dimensional arrays; call it
+        once instead.
     """
     loaded = [model if isinstance(model, PackedModel) else load(model) for model in models]
     compile_loops()
@@ -58,6 +59,8 @@ def _run_on_examples(model):
                 arguments[value] = np.full((graph.num_src, widths[value]), density, np.float32)
             elif kind == "edge_weight":
                 arguments[value] = None if weights is None else np.ones(graph.num_edges, weights)
+            elif kind == "array":
+                raise ValueError(f"the plan does not tell the shape of {entry['name']}; call the model once instead.")
             elif kind == "edge_types":
                 arguments[value] = np.zeros(graph.num_edges, np.int64)
             else:

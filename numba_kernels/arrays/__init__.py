@@ -1,10 +1,10 @@
 """Functions of n-dimensional arrays that plans may call between launches of kernels, in NumPy.
 
 They are named after torch's, take what those take and agree with them in shapes, dtypes (float32, int64, bool) and
-results. Importing this registers them all.
+results; those of graphs are named after DGL's. Importing this registers them all.
 """
 
-from . import elementwise  # noqa: F401
+from . import activations, cells, edges, elementwise, indexing, norms, products, reductions, shapes  # noqa: F401
 from .registry import FUNCTIONS, ArrayFunction, as_array
 
 __all__ = ["FUNCTIONS", "ArrayFunction", "as_array"]

@@ -54,15 +54,19 @@ class ArrayFunction:
             raise GraphError(f"{self.name}({shapes}) cannot be computed: {error}") from error
 
 
-def function(**kinds: Kind):
-    """Decorator: let plans call a function under its name, with parameters of these kinds."""
+def register(name: str, call: Callable, **kinds: Kind) -> None:
+    """Let plans call a function under a name, with parameters of these kinds."""
+    FUNCTIONS[name] = ArrayFunction(name, call, kinds)
 
-    def register(call: Callable) -> Callable:
-        name = call.__name__.strip("_")
-        FUNCTIONS[name] = ArrayFunction(name, call, kinds)
+
+def function(**kinds: Kind):
+    """Decorator: :func:`register` a function under its own name."""
+
+    def registered(call: Callable) -> Callable:
+        register(call.__name__, call, **kinds)
         return call
 
-    return register
+    return registered
 
 
 def as_array(values) -> np.ndarray:

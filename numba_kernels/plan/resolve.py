@@ -13,6 +13,7 @@ from ..graph import Graph, GraphError
 from .ops import OPERATIONS, Operation
 from .ops.finish import FINISH
 from .plan import Plan
+from .sizes import single
 
 
 @dataclass(eq=False)
@@ -113,11 +114,7 @@ class Resolver:
 
     def graph(self, value) -> Graph:
         """A graph of the plan that must be one of one edge type."""
-        graph = self.graphs[value]
-        if not isinstance(graph, Graph):
-            what = "one of several edge types" if isinstance(graph, dict) else f"a list of {len(graph)}"
-            raise GraphError(f"the model reads one graph here, got {what}.")
-        return graph
+        return single(self.graphs[value])
 
     def shape(self, value) -> tuple:
         """The shape of a given array, or of a matrix."""

@@ -45,6 +45,20 @@ def check_size(plan, size) -> int | None:
     return size["value"]
 
 
+def single(graph) -> Graph:
+    """``graph``, which must be one of one edge type.
+
+    Raises
+    ------
+    GraphError
+        Otherwise.
+    """
+    if not isinstance(graph, Graph):
+        what = "one of several edge types" if isinstance(graph, dict) else f"a list of {len(graph)}"
+        raise GraphError(f"the model reads one graph here, got {what}.")
+    return graph
+
+
 def scaled(size: dict, number: int) -> int:
     """``number`` times ``times`` plus ``plus``."""
     return number * size.get("times", 1) + size.get("plus", 0)
@@ -61,11 +75,22 @@ def measure(size, graph_of: Callable, shape_of: Callable) -> int:
     if is_whole(size):
         return size
     if size["of"] != "rows":
-        graph = graph_of(size["graph"])
-        if not isinstance(graph, Graph):
-            raise GraphError(f"the model reads the number of {size['of']} of one graph here; pass a single graph.")
-        return scaled(size, getattr(graph, OF_GRAPHS[size["of"]]))
+        return scaled(size, getattr(single(graph_of(size["graph"])), OF_GRAPHS[size["of"]]))
     shape = shape_of(size["value"])
     if size["axis"] >= len(shape):
         raise GraphError(f"expected an array with at least {size['axis'] + 1} dimensions, got shape {shape}.")
     return scaled(size, shape[size["axis"]])
+
+
+def all_sizes(sizes: list, times, matrices, graphs: dict, shapes: dict) -> list:
+    """Numbers of rows that a program may name: ``sizes``, those of ``matrices``, and what is computed of them."""
+    computed = [{"times": count} for count in times]
+    sizes = list(sizes)
+    for rows in matrices:
+        if is_whole(rows) or rows["of"] != "rows" or rows["value"] in shapes:
+            sizes.append(measure(rows, graphs.__getitem__, shapes.__getitem__))
+        elif scaled(rows, 1) != 1:
+            computed.append(rows)
+    for rows in computed:
+        sizes += [scaled(rows, size) for size in sizes]
+    return sizes

@@ -19,18 +19,22 @@ class CallStage:
     floats: dict  # what kernels made of what is read: value → where it stands (Floats)
     shapes: dict  # of matrices: value → (place of its rows among a run's sizes, columns)
     done: list  # arrays that nothing reads from here on
+    read_on: set  # those that something reads later
 
 
 def call_stage(schedule, number: int, values: dict, assembly) -> CallStage:
     """The ``number``-th stage of a schedule, whose values stand where ``values`` says."""
     ops = schedule.stages[number].ops
     names = {name for op in ops for name in op.names.values()}
-    known = {name: schedule.rows[name] for name in {*names, *map(whole, names)} if schedule.rows[name] is not None}
+    known = {name: schedule.rows[name] for name in names if schedule.rows[name] is not None}
+    last_read = {value: max(reading) for value, reading in schedule.read_in.items() if reading}
+    kept = schedule.kept
     return CallStage(
         ops,
         {value: values[value] for op in ops for value in map(whole, op.reads) if value in values},
         {name: (assembly.size_of(rows), schedule.columns[name]) for name, rows in known.items()},
-        [value for value, reading in schedule.read_in.items() if max(reading) < number and value not in schedule.kept],
+        [value for value, last in last_read.items() if last < number and value not in kept],
+        {value for op in ops for value in op.writes if value in kept or value in last_read},
     )
 
 
@@ -59,7 +63,9 @@ class Arrays:
         for op in stage.ops:
             reader = _Reader(self, op, stage, run, program, arena)
             for value, array in zip(op.writes, op.operation.run(op.spec, reader)):
-                self.made[value] = array.copy() if any(np.may_share_memory(array, m) for m in reader.lent) else array
+                if value in stage.read_on:
+                    is_view = any(np.may_share_memory(array, memory) for memory in reader.lent)
+                    self.made[value] = array.copy() if is_view else array
 
 
 class _Reader:

@@ -13,7 +13,7 @@ from ..plan.ops.call import written
 from ..plan.plan import INPUT_KINDS, Plan
 from ..plan.resolve import resolve
 from ..plan.schedule import schedule
-from ..plan.sizes import is_whole, measure, scaled
+from ..plan.sizes import all_sizes
 from .assemble import Assembled, assemble
 from .calls import Arrays
 from .launch import run_parallel, run_serial
@@ -270,20 +270,6 @@ class Run:
         if value in self.arrays:
             return np.array(self.arrays[value][:rows], np.float32)
         return self.outputs[value][:rows]
-
-
-def all_sizes(sizes: list, times, matrices, graphs: dict, shapes: dict) -> list:
-    """Numbers of rows that a program may name: ``sizes``, those of ``matrices``, and what is computed of them."""
-    computed = [{"times": count} for count in times]
-    sizes = list(sizes)
-    for rows in matrices:
-        if is_whole(rows) or rows["of"] != "rows" or rows["value"] in shapes:
-            sizes.append(measure(rows, graphs.__getitem__, shapes.__getitem__))
-        elif scaled(rows, 1) != 1:
-            computed.append(rows)
-    for rows in computed:
-        sizes += [scaled(rows, size) for size in sizes]
-    return sizes
 
 
 def names_of(plan: Plan) -> dict:

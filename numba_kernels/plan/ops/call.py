@@ -11,7 +11,7 @@ import numpy as np
 from ...arrays import FUNCTIONS
 from ...arrays.kinds import is_reference
 from ...graph import GraphError
-from ..sizes import check_size, is_whole, measure
+from ..sizes import check_size, is_whole, measure, single
 from .registry import Operation, operation
 
 _MATRICES = ("array", "features", "float")
@@ -41,7 +41,10 @@ class Call(Operation):
 
     def resolve(self, resolver, op):
         names = {value: resolver.one(value) for value in op["in"] if resolver.plan.kinds[value] in _MATRICES}
-        resolver.call(op, names, [value for value in _data_of(op) if value in names], written(op))
+        data, rows = _data_of(op), resolver.rows
+        # Of matrices rows and columns are known, so that what is read for its shape only need not be made.
+        reads = [value for value, name in names.items() if value in data or rows[name] is None]
+        resolver.call(op, names, reads, written(op))
 
     def run(self, op, reader):
         def value_of(tree):
@@ -51,7 +54,7 @@ class Call(Operation):
                 return tree
             ((kind, target),) = tree.items()
             if kind == "value":
-                return reader.graphs[target] if target in reader.graphs else reader.array(target)
+                return single(reader.graphs[target]) if target in reader.graphs else reader.array(target)
             if kind == "size":
                 return measure(target, reader.graphs.__getitem__, reader.shape)
             return slice(*map(value_of, target)) if kind == "slice" else reader.constant(target)
@@ -139,7 +142,7 @@ def _data_of(op: dict) -> list:
                 walk(part)
 
     walk([op["args"], list(op["kwargs"].values())])
-    return list(dict.fromkeys(found))
+    return found
 
 
 def _target(plan, tree, read):

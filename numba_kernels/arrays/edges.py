@@ -1,0 +1,147 @@
+"""Functions of graphs: rows of nodes taken by edge, reductions of edges by node, readouts.
+
+Edges are in the order of their ids, the caller's. Sums run over the edges of a node in the order of the graph's
+compressed rows, in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph import Graph
+from .indexing import checked_index
+from .kinds import ARRAY, GRAPH, choice
+from .promotion import refuse_integers
+from .registry import function
+
+REDUCES = ("sum", "mean", "max", "min")
+_REDUCE = choice(*REDUCES)
+_ENDS = choice("dst", "src")
+_UFUNCS = {"sum": np.add, "mean": np.add, "max": np.maximum, "min": np.minimum}
+
+
+def _by_segments(values: np.ndarray, starts: np.ndarray, reduce: str) -> np.ndarray:
+    """``values[starts[n]:starts[n + 1]]`` reduced over rows, for each n; 0 for those of none."""
+    counts = np.diff(starts)
+    wide = np.float64 if values.dtype.kind == "f" and reduce in ("sum", "mean") else values.dtype
+    result = np.zeros((len(counts), *values.shape[1:]), wide)
+    filled = np.flatnonzero(counts)
+    if len(filled):
+        result[filled] = _UFUNCS[reduce].reduceat(values.astype(wide, copy=False), starts[:-1][filled], axis=0)
+    if reduce == "mean":
+        result /= np.maximum(counts, 1).reshape(-1, *[1] * (values.ndim - 1))
+    return result.astype(values.dtype, copy=False)
+
+
+def _checked_rows(array, rows: int, what: str) -> np.ndarray:
+    if array.ndim == 0 or len(array) != rows:
+        raise ValueError(f"expected a row for each of {rows} {what}, got shape {array.shape}")
+    return array
+
+
+def _by_node(graph: Graph, end: str):
+    """Edge ids in the order of the nodes at one end, and where each node's begin."""
+    return (graph.edge_ids, graph.indptr) if end == "dst" else graph.edges_by_source
+
+
+def _reduced(graph, values, reduce, end):
+    order, starts = _by_node(graph, end)
+    return _by_segments(values if order is None else values[order], starts, reduce)
+
+
+@function(graph=GRAPH)
+def edges(graph):
+    return [*graph.edges]
+
+
+@function(graph=GRAPH, input=ARRAY)
+def take_source(graph, input):
+    return _checked_rows(input, graph.num_src, "source nodes")[graph.edges[0]]
+
+
+@function(graph=GRAPH, input=ARRAY)
+def take_destination(graph, input):
+    return _checked_rows(input, graph.num_dst, "destination nodes")[graph.edges[1]]
+
+
+@function(graph=GRAPH, input=ARRAY, reduce=_REDUCE)
+def reduce_edges(graph, input, reduce):
+    values = _checked_rows(input, graph.num_edges, "edges")
+    return _reduced(graph, refuse_integers("a mean", values) if reduce == "mean" else values, reduce, "dst")
+
+
+@function(graph=GRAPH, input=ARRAY, norm_by=_ENDS)
+def edge_softmax(graph, input, norm_by="dst"):
+    scores = refuse_integers("edge_softmax", _checked_rows(input, graph.num_edges, "edges"))
+    nodes = graph.edges[1 if norm_by == "dst" else 0]
+    powers = np.exp(scores - _reduced(graph, scores, "max", norm_by)[nodes])
+    return powers / _reduced(graph, powers, "sum", norm_by)[nodes]
+
+
+@function(graph=GRAPH, lhs=ARRAY, rhs=ARRAY, lhs_target=choice("u", "v", "e"), rhs_target=choice("u", "v", "e"))
+def edge_dot(graph, lhs, rhs, lhs_target="u", rhs_target="v"):
+    take = {"u": take_source, "v": take_destination, "e": lambda graph, x: _checked_rows(x, graph.num_edges, "edges")}
+    one, two = take[lhs_target](graph, lhs), take[rhs_target](graph, rhs)
+    return np.sum(one * two, axis=-1, keepdims=True, dtype=np.float64)
+
+
+@function(graph=GRAPH)
+def in_degrees(graph):
+    return graph.in_degrees
+
+
+@function(graph=GRAPH)
+def out_degrees(graph):
+    return graph.out_degrees
+
+
+# -- batches of graphs ------------------------------------------------------------------------------------------------
+@function(graph=GRAPH)
+def batch_num_nodes(graph):
+    return np.diff(graph.batch_starts)
+
+
+@function(graph=GRAPH)
+def batch_num_edges(graph):
+    return np.diff(graph.indptr[graph.batch_starts])
+
+
+@function(seglen=ARRAY, input=ARRAY, reduce=_REDUCE)
+def segment_reduce(seglen, input, reduce="sum"):
+    lengths = checked_index(seglen, len(input) + 1).reshape(-1)
+    _checked_rows(input, int(lengths.sum()), "numbers of all segments")
+    return _by_segments(input, np.concatenate([[0], np.cumsum(lengths)]), reduce)
+
+
+@function(seglen=ARRAY, input=ARRAY)
+def segment_softmax(seglen, input):
+    largest = np.repeat(segment_reduce(seglen, input, "max"), seglen, axis=0)
+    powers = np.exp(refuse_integers("segment_softmax", input) - largest)
+    return powers / np.repeat(segment_reduce(seglen, powers, "sum"), seglen, axis=0)
+
+
+@function(graph=GRAPH, input=ARRAY)
+def broadcast_nodes(graph, input):
+    return np.repeat(_checked_rows(input, graph.batch_size, "graphs"), batch_num_nodes(graph), axis=0)
+
+
+@function(graph=GRAPH, input=ARRAY)
+def broadcast_edges(graph, input):
+    return broadcast_nodes(graph, input)[graph.edges[1]]
+
+
+@function(input=ARRAY, weight=ARRAY, seglen=ARRAY)
+def segment_mm(input, weight, seglen):
+    ends = np.cumsum(checked_index(seglen, len(input) + 1).reshape(-1))
+    _checked_rows(input, int(ends[-1]) if len(ends) else 0, "numbers of all segments")
+    parts = np.split(input, ends[:-1])
+    return np.concatenate([np.matmul(part, matrix) for part, matrix in zip(parts, weight)])
+
+
+@function(input=ARRAY, weight=ARRAY, index=ARRAY)
+def gather_mm(input, weight, index):
+    result = np.zeros((len(input), weight.shape[-1]), np.float32)
+    for number in np.unique(checked_index(_checked_rows(index, len(input), "rows"), len(weight))):
+        rows = np.flatnonzero(index == number)
+        result[rows] = np.matmul(input[rows], weight[number])
+    return result
