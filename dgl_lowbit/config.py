@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from types import MappingProxyType
 
 from .quant import QFormat, make_quantizer, quantizer_names
 from .quant.qlr import GRIDS
@@ -51,10 +51,10 @@ class QuantConfig:
     outputs : int
         Bits of the layer's output. Default: 32, off.
     overrides : dict of str to int
-        Bits by name: of a layer (``"classifier"``) or of one component of it (``"conv1.weights"``, ``"*.messages"``),
-        names as in ``model.named_modules()``, with the wildcards of ``fnmatch``. Of several that fit, the last counts,
-        be it of a layer or of a component. Bits of a layer stand in the place of ``bits``: components that the config
-        gives bits of their own keep those.
+        Bits by name: of a layer (``"classifier"``) or call site (``"conv1.update_all_0"``) or of one component of it
+        (``"conv1.weights"``, ``"*.messages"``), names as in ``model.named_modules()``, with the wildcards of
+        ``fnmatch``. Of several that fit, the last counts, be it of a layer or of a component. Bits of a layer stand in
+        the place of ``bits``: components that the config gives bits of their own keep those.
     ends : int, optional
         In the place of ``bits``, those of the first and the last low-bit layer. Bits given by name, of a component or
         in ``overrides``, come before. Default: ``bits``.
@@ -166,13 +166,15 @@ class QuantConfig:
         values = {k: v for k, v in asdict(self).items() if k == "bits" or v != defaults[k]}
         return {**values, "overrides": dict(self.overrides)} if self.overrides else values
 
-    def for_layers(self, components: Mapping) -> dict[str, QuantConfig]:
+    def for_layers(self, components: Mapping, sites: Mapping = MappingProxyType({})) -> dict[str, QuantConfig]:
         """The config of each layer of a model, :attr:`overrides` and :attr:`ends` applied.
 
         Parameters
         ----------
         components : mapping of str to sequence of str
             Names of the low-bit layers, in order, and of the components each has.
+        sites : mapping of str to sequence of str
+            The same of call sites, see :class:`dgl_lowbit.nn.message_passing.Site`; they are no ends.
 
         Raises
         ------
@@ -186,29 +188,38 @@ class QuantConfig:
         >>> [(c.bits_of("weights"), c.bits_of("messages")) for c in layers.values()]
         [(8, 4), (2, 4), (8, 4)]
         """
-        names = list(components)
-        plain = replace(self, overrides={}, ends=None)
-        changes: dict[str, dict[str, Any]] = {name: {} for name in names}  # of each layer, as the overrides so far say
-        if self.ends is not None:
-            changes.update({name: {"bits": self.ends} for name in (names[0], names[-1])})
-        for pattern, bits in self.overrides:
-            fitting: list[tuple[str, str | None]] = [
-                (name, None) for name in names if fnmatch.fnmatchcase(name, pattern)
-            ]
-            head, _, tail = pattern.rpartition(".")
-            component = tail if tail in COMPONENTS else f"{tail}s"
-            if component in COMPONENTS and not fitting:
-                fitting = [
-                    (name, component)
-                    for name in names
-                    if fnmatch.fnmatchcase(name, head) and component in components[name]
-                ]
-            if not fitting:
-                known = [*names, *(f"{name}.{part}".lstrip(".") for name in names for part in components[name])]
+        everything = {**components, **sites}
+        for pattern, _ in self.overrides:
+            if not any(_fit(pattern, name, own) for name, own in everything.items()):
+                parts = [f"{name}.{part}".lstrip(".") for name, own in everything.items() for part in own]
+                known = [*everything, *parts]
                 near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3]
                 raise ValueError(
-                    f"overrides: {pattern!r} names no low-bit layer and no component of one; near: {', '.join(near)}."
+                    f"overrides: {pattern!r} names no low-bit layer and no component of one; near: {', '.join(near)}. "
+                    "Names of call sites need an example: quantize(model, config, *example)."
                 )
-            for name, part in fitting:  # a layer's bits are those of all components that overrides named before
-                changes[name] = {"bits": bits} if part is None else {**changes[name], part: bits}
-        return {name: replace(plain, **changes[name]) for name in names}
+        layers = list(components)
+        ends = () if self.ends is None else (*layers[:1], *layers[-1:])
+        of_ends = {"bits": self.ends}
+        return {name: self._named(name, own, of_ends if name in ends else {}) for name, own in components.items()}
+
+    def for_site(self, name: str, components: Collection[str]) -> QuantConfig:
+        """The config of a call site, :attr:`overrides` applied."""
+        return self._named(name, components, {})
+
+    def _named(self, name, components, changes):
+        """The config with ``changes`` and what overrides say of the layer called ``name``."""
+        for pattern, bits in self.overrides:
+            field = _fit(pattern, name, components)
+            if field is not None:  # bits of a layer are those of all components that overrides named before
+                changes = {"bits": bits} if field == "bits" else {**changes, field: bits}
+        return replace(self, overrides={}, ends=None, **changes)
+
+
+def _fit(pattern, name, components):
+    """What ``pattern`` gives bits of in the layer called ``name``: "bits", a component, or None."""
+    if fnmatch.fnmatchcase(name, pattern):
+        return "bits"
+    head, _, tail = pattern.rpartition(".")
+    component = tail if tail in COMPONENTS else f"{tail}s"
+    return component if component in components and fnmatch.fnmatchcase(name, head) else None

@@ -12,32 +12,48 @@ from torch import nn
 from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
-from .quant import Observer, Quantizer
+from .nn.message_passing import Found, Hooked, discover, hook
+from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
+from .quant.format import FLOAT_BITS
 
 
 class FloatModuleWarning(UserWarning):
-    """Some modules with parameters were left in float32."""
+    """Products or sums of some modules were left in float32."""
 
 
 # Without products or sums of their own: they run in float32 beside the low-bit layers, exactly.
 _BESIDE = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)
 # Modules of DGL that only call what they hold.
 _CONTAINERS = (dgl.nn.HeteroGraphConv, dgl.nn.Sequential)
+# Modules of DGL that pass no messages of their own.
+_WITHOUT_MESSAGES = (*_CONTAINERS, dgl.nn.JumpingKnowledge)
+# Those whose sums, one a graph, stay in float32, in packed models too.
+_READOUTS = (dgl.nn.SumPooling, dgl.nn.AvgPooling, dgl.nn.MaxPooling)
+_FLOAT = QuantConfig(32)
 
 
-def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
+def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kwargs) -> nn.Module:
     """A low-bit copy of ``model``: its DGL convolutions and linear layers become low-bit subclasses of themselves.
 
     Weights, names, hooks, training mode and the class of everything else are kept; ``model`` is left as it is.
-    Layers are matched by their exact class, so subclasses with a forward of their own stay in float.
+    Layers are matched by their exact class, so subclasses with a forward of their own keep it.
+
+    What other modules pass over edges is made low-bit where DGL runs it, however it is written: ``update_all``,
+    ``apply_edges``, functions of ``dgl.ops``, readouts, DGL's other layers. Their classes become subclasses of
+    themselves under the same name. Each call has quantisers of its own, a
+    :class:`~dgl_lowbit.nn.message_passing.Site`. They are made by a run of the example; without one :func:`calibrate`
+    makes them, which then has to come before the optimiser is made.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Any module that holds ``dgl.nn`` convolutions or ``torch.nn.Linear``, or is one.
+        Any module that holds ``dgl.nn`` convolutions or ``torch.nn.Linear``, or is one, or passes messages of its own.
     config : QuantConfig, optional
         Default: 8 bits.
+    *example, **kwargs
+        What the model is called with, such as ``graph, feat``. It is run once in float32 and evaluation mode; no
+        ranges are taken from it.
 
     Returns
     -------
@@ -52,7 +68,8 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
     Warns
     -----
     FloatModuleWarning
-        Names the modules with parameters that were left in float32.
+        Names the modules with parameters that were left in float32 and, where an example shows them, those whose sums
+        over edges are: sums by reduce functions of the user's, products with sparse matrices.
 
     Examples
     --------
@@ -67,23 +84,48 @@ def quantize(model: nn.Module, config: QuantConfig | None = None) -> nn.Module:
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
     for name, module in model.named_modules():
-        if isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit:
+        if isinstance(module, Hooked) or (isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit):
             raise ValueError(f"{name or 'the model'} is low-bit already; quantize the float model instead.")
 
     model = copy.deepcopy(model)
     converted: dict[str, lowbit_nn.LowBitLayer] = {}
     left: list[str] = []
     _convert(model, "", converted, left)
-    if not converted:
+    for name, module in model.named_modules():
+        if _passes_messages(module):
+            hook(module, name, _FLOAT if type(module) in _READOUTS else config)
+    found = Found()
+    if example or kwargs:
+        with evaluating(model):
+            found = discover(model, example, kwargs)
+    if not converted and (not found.sites if example or kwargs else not isinstance(model, Hooked)):
         raise ValueError(f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}.")
     for module in converted.values():  # what a layer's operands are may hang on its config
         module.config = config
-    configs = config.for_layers({name: _components(module) for name, module in converted.items()})
+    layers = {name: _components(module) for name, module in converted.items()}
+    configs = config.for_layers(layers, found.names())
     for name, module in converted.items():
         module.configure(configs[name])
-    if left:
-        warnings.warn(f"left in float32: {', '.join(left)}.", FloatModuleWarning, stacklevel=2)
+    found.make_sites()
+    _warn_of_float(left, found)
     return model
+
+
+def _passes_messages(module):
+    """Whether a module may pass messages of its own: not layers of ours, nor modules of torch, which know no graphs."""
+    is_ours = isinstance(module, lowbit_nn.LowBitLayer) or type(module).__module__.startswith(f"{__package__}.")
+    is_torch = type(module).__module__.startswith("torch.")
+    return not is_ours and not is_torch and type(module) not in _WITHOUT_MESSAGES
+
+
+def _warn_of_float(left, found):
+    """Name what stays in float32: products of the modules ``left``, and what is passed over edges."""
+    parts = [f"left in float32: {', '.join(left)}."] if left else []
+    if found.floats:
+        sums = [f"{module.described}: {', '.join(sorted(what))}" for module, what in found.floats.items()]
+        parts.append(f"passed over edges in float32: {'; '.join(sums)}.")
+    if parts:
+        warnings.warn(" ".join(parts), FloatModuleWarning, stacklevel=3)
 
 
 def _components(module):
@@ -119,7 +161,8 @@ def calibrate(model: nn.Module, *args, observer: str = "error", percentile: floa
     """Set every range from one evaluation pass over data, in layer order, without training.
 
     Each quantiser searches its range on the tensor it meets, downstream of the quantisers before it.
-    :func:`dgl_lowbit.diagnose` then says what each of them loses.
+    :func:`dgl_lowbit.diagnose` then says what each of them loses. Calls over edges that no example has shown to
+    :func:`quantize` are given their quantisers first.
 
     Parameters
     ----------
@@ -142,11 +185,28 @@ def calibrate(model: nn.Module, *args, observer: str = "error", percentile: floa
     ------
     ValueError
         When the model has no quantisers, or for an unknown observer.
+
+    Warns
+    -----
+    FloatModuleWarning
+        As :func:`quantize`, of what calls over edges are seen here first.
     """
     chosen = Observer(observer, percentile)
+    _make_sites(model, args, kwargs)
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
     with evaluating(model), observing(quantizers, observing=True, observer=chosen):
         model(*args, **kwargs)
     return model
+
+
+def _make_sites(model, args, kwargs):
+    """Give the hooked modules of ``model`` the sites that a run in float32 comes to."""
+    if not any(isinstance(module, Hooked) for module in model.modules()):
+        return
+    quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
+    with evaluating(model), observing(quantizers, format=QFormat(FLOAT_BITS)):
+        found = discover(model, args, kwargs)
+    if found.make_sites():
+        _warn_of_float([], found)

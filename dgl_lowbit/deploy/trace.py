@@ -18,6 +18,7 @@ from torch import fx, nn
 from .. import nn as lowbit_nn
 from ..nn.arguments import Role
 from ..nn.base import LAYERS
+from ..nn.message_passing import own_class
 from .functions import FUNCTIONS, GRAPH_MODULES, METHODS, MODULES, destination, relation
 from .recorder import FreezeError
 from .values import Value
@@ -148,7 +149,8 @@ class Walk:
             if node.op != "call_module":
                 continue
             layer = self.modules.get(node.target)
-            roles = layer.arguments if isinstance(layer, lowbit_nn.LowBitLayer) else GRAPH_MODULES.get(type(layer), {})
+            is_ours = isinstance(layer, lowbit_nn.LowBitLayer)
+            roles = layer.arguments if is_ours else GRAPH_MODULES.get(own_class(layer), {})
             for name, argument in self._bind(layer, node).arguments.items() if roles else ():
                 if roles[name] not in (Role.FEATURES, Role.CHOICE) and isinstance(argument, fx.Node):
                     kinds[_root(argument)] = roles[name].value
@@ -182,7 +184,7 @@ class Walk:
             bound = self._bind(module, node)
             bound.arguments = {name: self.value(argument) for name, argument in bound.arguments.items()}
             return self.recorder.layer(node.target, module, bound)
-        record = MODULES.get(type(module))
+        record = MODULES.get(own_class(module))
         if record is None:
             return self.fail(node, f"{node.target} ({type(module).__name__})")
         return record(self, node, module, *node.args, **node.kwargs)

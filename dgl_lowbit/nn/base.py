@@ -11,6 +11,7 @@ from torch import nn
 
 from ..config import QuantConfig
 from .arguments import Role, roles
+from .message_passing.hook import scope
 from .ops import TorchOps
 
 Layer = TypeVar("Layer", bound="LowBitLayer")
@@ -157,10 +158,11 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
         )
 
     def forward(self, *args, **kwargs):
-        if self.float_class is not None and not self.is_low_bit:
-            return super(LowBitLayer, self).forward(*args, **kwargs)
-        self.validate(*args, **kwargs)
-        return self.compute(TorchOps(), *args, **kwargs)
+        with scope(self):  # what the layer passes over edges is its own affair, not that of the module around it
+            if self.float_class is not None and not self.is_low_bit:
+                return super(LowBitLayer, self).forward(*args, **kwargs)
+            self.validate(*args, **kwargs)
+            return self.compute(TorchOps(), *args, **kwargs)
 
     forward.__doc__, forward.__module__ = compute.__doc__, compute.__module__
     forward.__qualname__ = f"{layer_class.__qualname__}.forward"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,3 +45,34 @@ def observing(modules: Iterable[nn.Module], **attributes: Any) -> Iterator[None]
         for module, own in before:
             for name, value in own.items():
                 setattr(module, name, value)
+
+
+class _Thread(threading.local):
+    depth = 0
+
+
+_thread = _Thread()
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What the thread computes within is no part of a model, although in its forward: a measurement.
+
+    Examples
+    --------
+    >>> is_aside()
+    False
+    >>> with aside():
+    ...     is_aside()
+    True
+    """
+    _thread.depth += 1
+    try:
+        yield
+    finally:
+        _thread.depth -= 1
+
+
+def is_aside() -> bool:
+    """Whether the thread is within :func:`aside`."""
+    return _thread.depth > 0

@@ -5,7 +5,10 @@ from __future__ import annotations
 import dgl.function as fn
 import torch
 
+from ..quant.evaluation import aside
 
+
+@aside()
 def dirichlet_energy(graph, feat) -> torch.Tensor:
     r"""How much features differ between neighbours (arXiv:2308.14949).
 
