@@ -28,9 +28,6 @@ _BESIDE = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.PReLU)
 _CONTAINERS = (dgl.nn.HeteroGraphConv, dgl.nn.Sequential)
 # Modules of DGL that pass no messages of their own.
 _WITHOUT_MESSAGES = (*_CONTAINERS, dgl.nn.JumpingKnowledge)
-# Those whose sums, one a graph, stay in float32, in packed models too.
-_READOUTS = (dgl.nn.SumPooling, dgl.nn.AvgPooling, dgl.nn.MaxPooling)
-_FLOAT = QuantConfig(32)
 
 
 def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kwargs) -> nn.Module:
@@ -92,8 +89,9 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     left: list[str] = []
     _convert(model, "", converted, left)
     for name, module in model.named_modules():
-        if _passes_messages(module):
-            hook(module, name, _FLOAT if type(module) in _READOUTS else config)
+        is_root = module is model and not isinstance(module, lowbit_nn.LowBitLayer)
+        if is_root or _passes_messages(module):  # of the root it is known what it was called with
+            hook(module, name, config)
     found = Found()
     if example or kwargs:
         with evaluating(model):

@@ -49,9 +49,14 @@ def share_off(found: np.ndarray, expected: np.ndarray) -> float:
     """The share of rows in which two arrays differ by more than 2 % of the largest number of a typical row."""
     if expected.size == 0:
         return 0.0
-    found, expected = (np.atleast_1d(part).astype(np.float64).reshape(max(len(np.atleast_1d(part)), 1), -1) for part in (found, expected))
+    found, expected = (
+        np.atleast_1d(part).astype(np.float64).reshape(max(len(np.atleast_1d(part)), 1), -1)
+        for part in (found, expected)
+    )
     both = np.isfinite(found) & np.isfinite(expected)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-    off = np.where(both, np.abs(np.where(both, found, 0) - np.where(both, expected, 0)), np.where(same, 0, np.inf)).max(1)
+    off = np.where(both, np.abs(np.where(both, found, 0) - np.where(both, expected, 0)), np.where(same, 0, np.inf)).max(
+        1
+    )
     size = np.median(np.where(both, np.abs(expected), 0).max(1))
     return float((off > _TOLERANCE * max(size, 1e-6)).mean())

@@ -107,7 +107,9 @@ def _example(model, args, kwargs):
     call = recall(model.stages[0] if isinstance(model, Stages) else model)
     if call is None:
         if uncalibrated_quantizers(model):
-            raise FreezeError(f"{_uncalibrated(model)}: it has not been calibrated; call dgl_lowbit.calibrate or train it first.")
+            raise FreezeError(
+                f"{_uncalibrated(model)}: it has not been calibrated; call dgl_lowbit.calibrate or train it first."
+            )
         raise FreezeError(
             f"freeze needs an example of what {type(model).__name__} is called with, as it has not been called, or with "
             "tensors that are gone: freeze(model, graph, feat)."

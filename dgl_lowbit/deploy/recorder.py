@@ -18,9 +18,28 @@ from .errors import FreezeError
 from .values import AttentionCodes, Value
 
 SHAPE_FUNCTIONS = frozenset(
-    "clone reshape view flatten unflatten squeeze unsqueeze transpose permute expand getitem cat stack split chunk T t".split()
+    [
+        "clone",
+        "reshape",
+        "view",
+        "flatten",
+        "unflatten",
+        "squeeze",
+        "unsqueeze",
+        "transpose",
+        "permute",
+        "expand",
+        "getitem",
+        "cat",
+        "stack",
+        "split",
+        "chunk",
+        "T",
+        "t",
+    ]
 )
 ROW_FUNCTIONS = ("standardise", "normalize", "softmax", "log_softmax")
+
 
 class Recorder:
     """The operations of :class:`dgl_lowbit.nn.Ops`, written down instead of run.
@@ -263,7 +282,12 @@ class Recorder:
         if spec.get("zero_point") != 0:
             self.fail("attention is coded from 0 on; use grid='auto' or 'affine'.")
         self._refuse_powers(left, right)
-        attributes = {"heads": vector.shape[-2], "slope": slope, "vector": self.constants.numbers(vector), "quantizer": spec}
+        attributes = {
+            "heads": vector.shape[-2],
+            "slope": slope,
+            "vector": self.constants.numbers(vector),
+            "quantizer": spec,
+        }
         return AttentionCodes(left, right, attributes)
 
     def attend(self, graph, codes, attention):
@@ -312,7 +336,9 @@ class Recorder:
         if "array" in argument:
             argument = {"value": self.array_call("clone", [argument], {}, 1)[0]}
         out = Value(self._new())
-        self.ops.append({"op": "matrix", "in": [argument["value"]], "out": out.number, "rows": rows, "columns": columns})
+        self.ops.append(
+            {"op": "matrix", "in": [argument["value"]], "out": out.number, "rows": rows, "columns": columns}
+        )
         return replace(self._set_columns(out, columns), heads=heads)
 
     # -- element by element -----------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from torch import nn
 
 from ..config import QuantConfig
 from .arguments import Role, roles
-from .message_passing.hook import scope
+from .last_call import remember
+from .message_passing.hook import current_module, scope
 from .ops import TorchOps
 
 Layer = TypeVar("Layer", bound="LowBitLayer")
@@ -86,6 +87,11 @@ class LowBitLayer(nn.Module):
             signature = inspect.signature(cls.float_class)
             config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None)
             cls.__signature__ = signature.replace(parameters=[*signature.parameters.values(), config])
+
+    def __call__(self, *args, **kwargs):
+        if current_module() is None:
+            remember(self, args, kwargs)
+        return super().__call__(*args, **kwargs)
 
     def configure(self, config: QuantConfig | None) -> None:
         """Give the layer fresh quantisers of ``config``, or none.

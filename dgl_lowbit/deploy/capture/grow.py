@@ -80,7 +80,9 @@ class Grown:
             return
         copies = _copies(graph)
         places = {
-            ntype: [torch.arange(graph.num_nodes(ntype)) + copy * graph.num_nodes(ntype) for copy in range(copies[ntype])]
+            ntype: [
+                torch.arange(graph.num_nodes(ntype)) + copy * graph.num_nodes(ntype) for copy in range(copies[ntype])
+            ]
             for ntype in graph.ntypes
         }
         edges, edge_rows = self._edges(graph, places, places)
@@ -93,7 +95,10 @@ class Grown:
             times = copies[graph.ntypes[0]]
             grown.set_batch_num_nodes({t: graph.batch_num_nodes(t).repeat(times) for t in graph.ntypes})
             grown.set_batch_num_edges(
-                {t: _last_more(graph.batch_num_edges(t).repeat(times), grown.num_edges(t)) for t in graph.canonical_etypes}
+                {
+                    t: _last_more(graph.batch_num_edges(t).repeat(times), grown.num_edges(t))
+                    for t in graph.canonical_etypes
+                }
             )
             batch = torch.arange(graph.batch_size).repeat(times)
         else:
@@ -110,7 +115,9 @@ class Grown:
             own = {ntype: after.get(ntype) or _twice(block.num_dst_nodes(ntype)) for ntype in block.dsttypes}
             sources = {}
             for ntype in block.srctypes:
-                rows, places = own.get(ntype, (torch.empty(0, dtype=torch.long), [torch.empty(0, dtype=torch.long)] * 2))
+                rows, places = own.get(
+                    ntype, (torch.empty(0, dtype=torch.long), [torch.empty(0, dtype=torch.long)] * 2)
+                )
                 first, count = len(places[0]), block.num_src_nodes(ntype)
                 rest, more = torch.arange(first, count), _twice(count - first)[1]
                 sources[ntype] = (

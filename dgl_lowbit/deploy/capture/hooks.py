@@ -80,7 +80,9 @@ def _relation(captures, original):
         if len(graph.canonical_etypes) == 1:
             capture.also(graph, result)
             return result
-        etype = graph.to_canonical_etype(key if not isinstance(key, tuple) or slice(None) not in key else result.etypes[0])
+        etype = graph.to_canonical_etype(
+            key if not isinstance(key, tuple) or slice(None) not in key else result.etypes[0]
+        )
         return capture.call("relation", lambda: result, (graph, list(etype)), {})
 
     return relation

@@ -36,7 +36,7 @@ def with_optional(model: nn.Module, args: tuple, kwargs: dict) -> tuple[dict[str
         try:
             plain = record(model, (), {**arguments, name: None})[0]
             weighted = record(model, (), {**arguments, name: weight})[0]
-        except Exception:  # noqa: BLE001, S112 (it takes no such argument, or needs one)
+        except Exception:
             continue
         if _same_course(plain, weighted, name):
             arguments[name] = weight
@@ -53,7 +53,10 @@ def _same_course(plain, weighted, name):
     for one, other in zip(plain.calls, weighted.calls):
         if (one.name, one.line) != (other.name, other.line):
             return False
-        ones, others = list(leaves((one.args, one.kwargs, one.out))), list(leaves((other.args, other.kwargs, other.out)))
+        ones, others = (
+            list(leaves((one.args, one.kwargs, one.out))),
+            list(leaves((other.args, other.kwargs, other.out))),
+        )
         if len(ones) != len(others):
             return False
         for a, b in zip(ones, others):

@@ -32,6 +32,8 @@ class Size:
         "rows" of a tensor along ``axis``; "src_nodes", "dst_nodes", "edges" or "graphs" of a graph.
     ref : TensorRef or GraphRef
     axis, times, plus : int
+    etype : tuple of str, optional
+        Of a graph of several edge types: the one whose ends or edges are counted.
     """
 
     of: str
@@ -39,6 +41,7 @@ class Size:
     axis: int = 0
     times: int = 1
     plus: int = 0
+    etype: tuple | None = None
 
 
 class Line(NamedTuple):

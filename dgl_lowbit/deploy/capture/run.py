@@ -15,7 +15,6 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from ...nn import LowBitLayer
 from ..errors import FreezeError
 from .arguments import graphs_of_modules, named_arguments
 from .hooks import recorded_calls
@@ -25,7 +24,16 @@ from .recording import Call, GraphRef, Input, Recording, TensorRef, mapped
 # They say something of a tensor, and make none.
 _QUESTIONS = {
     *("size", "dim", "ndimension", "numel", "nelement", "stride", "element_size", "is_floating_point", "is_complex"),
-    *("__len__", "get_device", "data_ptr", "is_contiguous", "requires_grad_", "__format__", "__repr__", "storage_offset"),
+    *(
+        "__len__",
+        "get_device",
+        "data_ptr",
+        "is_contiguous",
+        "requires_grad_",
+        "__format__",
+        "__repr__",
+        "storage_offset",
+    ),
     *("is_signed", "is_pinned", "is_set_to", "untyped_storage", "has_names", "is_tensor", "is_same_size"),
 }
 # They hand numbers to Python, where nothing can follow them.

@@ -71,7 +71,7 @@ class _Pair:
         return Call(first.name, args, kwargs, first.out, first.line, first.owner, inner)
 
     def _tree(self, first: Any, second: Any, call: Call | None, near: tuple) -> Any:
-        """``first`` with sizes where ``second`` has other numbers; ``near`` are tensors whose rows explain them best."""
+        """``first`` with sizes where ``second`` has other numbers; ``near`` are tensors whose rows may explain them."""
         ones, others = list(leaves(first)), list(leaves(second))
         if len(ones) != len(others):
             self._fail("is given more on a larger graph", call)
@@ -89,7 +89,9 @@ class _Pair:
                 size = self._size(one, other, near, call)
                 if size is not None:
                     return size
-            return self._fail(f"is given {one!r}, on a larger graph {other!r}, which no size of the arguments explains,", call)
+            return self._fail(
+                f"is given {one!r}, on a larger graph {other!r}, which no size of the arguments explains,", call
+            )
 
         return mapped(first, merged)
 
@@ -97,33 +99,36 @@ class _Pair:
         """The size that is ``one`` in the first run and ``other`` in the second, of what is known before ``call``."""
         until = min((ref.number for ref in leaves(call.out)), default=0) if call else math.inf
         known = [*self._rows(near), *self._graphs(until), *self._rows(e.ref for e in self.first.inputs)]
-        for of, ref, axis, a, b in known:
+        for size, a, b in known:
             if (a, b) == (one, other):
-                return Size(of, ref, axis)
-        for of, ref, axis, a, b in known:
+                return size
+        for size, a, b in known:
             if a != b and (other - one) % (b - a) == 0:
                 times = (other - one) // (b - a)
                 plus = one - times * a
                 if times > 0 and (plus == 0 or (times == 1 and abs(plus) <= 2)):
-                    return Size(of, ref, axis, times, plus)
+                    return replace(size, times=times, plus=plus)
         return None
 
     def _rows(self, refs):
         for ref in refs:
             if isinstance(ref, TensorRef):
                 pairs = zip(self.first.shapes[ref.number], self.second.shapes[ref.number])
-                yield from (("rows", ref, axis, a, b) for axis, (a, b) in enumerate(pairs) if a != b)
+                yield from ((Size("rows", ref, axis), a, b) for axis, (a, b) in enumerate(pairs) if a != b)
 
     def _graphs(self, until):
         arguments = {entry.ref.number for entry in self.first.inputs}
         for number, graph in self.first.graphs.items():
             other, ref = self.second.graphs.get(number), GraphRef(number)
-            if other is None or len(graph.canonical_etypes) != 1 or not (number < until or number in arguments):
+            if other is None or not (number < until or number in arguments):
                 continue
-            for of in ("src_nodes", "dst_nodes", "edges"):
-                yield of, ref, 0, getattr(graph, f"num_{of}")(), getattr(other, f"num_{of}")()
-            if not graph.is_block:
-                yield "graphs", ref, 0, graph.batch_size, other.batch_size
+            single = len(graph.canonical_etypes) == 1
+            for etype in graph.canonical_etypes:
+                counts = zip(_counts(graph, etype), _counts(other, etype))
+                for of, (a, b) in zip(("src_nodes", "dst_nodes", "edges"), counts):
+                    yield Size(of, ref, etype=None if single else etype), a, b
+            if not graph.is_block and single:
+                yield Size("graphs", ref), graph.batch_size, other.batch_size
 
     def _fail(self, what: str, call: Call | None):
         line = None if call is None else call.line
@@ -134,13 +139,23 @@ class _Pair:
         )
 
     def _fail_constant(self, number: int):
-        reading = next((call for call in self.first.calls if TensorRef(number) in leaves((call.args, call.kwargs))), None)
+        reading = next(
+            (call for call in self.first.calls if TensorRef(number) in leaves((call.args, call.kwargs))), None
+        )
         shape = tuple(self.first.constants[number].shape)
         line = "" if reading is None else reading.line
         raise FreezeError(
             f"a tensor of shape {shape} that is read{line} differs from one graph to another, and is neither an argument "
             "nor made by functions that can be followed; pass it as an argument of forward."
         )
+
+
+def _counts(graph, etype):
+    """Source nodes, destination nodes and edges of a type."""
+    source, _, destination = etype
+    if graph.is_block:
+        return graph.num_src_nodes(source), graph.num_dst_nodes(destination), graph.num_edges(etype)
+    return graph.num_nodes(source), graph.num_nodes(destination), graph.num_edges(etype)
 
 
 def _equal(one, other):
@@ -152,4 +167,3 @@ def _equal(one, other):
 
 def _tensors(tree) -> tuple:
     return tuple(leaf for leaf in leaves(tree) if isinstance(leaf, TensorRef))
-

@@ -68,7 +68,9 @@ def _read(recording):
     for call in recording.calls:
         for leaf in leaves((call.args, call.kwargs)):
             read.add(leaf.ref if isinstance(leaf, Size) else leaf if isinstance(leaf, (TensorRef, GraphRef)) else None)
-    sizes = [size for entry in recording.inputs if entry.ref in read for size in recording.shapes.get(entry.ref.number, ())]
+    sizes = [
+        size for entry in recording.inputs if entry.ref in read for size in recording.shapes.get(entry.ref.number, ())
+    ]
     return read | {size.ref for size in sizes if isinstance(size, Size)}
 
 

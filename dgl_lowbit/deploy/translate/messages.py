@@ -61,7 +61,9 @@ def _operands(t, call, *refs):
     groups = {} if of.site is None else coded(of, "attention" in of.site)
     component_of = {number: component for component, numbers in groups.items() for number in numbers}
     return [
-        ref if not isinstance(ref, TensorRef) else t.rounded(ref, call, of.site[component_of[number]])
+        ref
+        if not isinstance(ref, TensorRef)
+        else t.rounded(ref, call, of.site[component_of[number]])
         if number in component_of and not of.site[component_of[number]].format.is_float
         else t.argument(ref, call)
         for number, ref in enumerate(refs)
@@ -71,7 +73,9 @@ def _operands(t, call, *refs):
 def _at_edges(t, call, graph, left, right, ends):
     """What a function of two operands gives for every edge."""
     of, parts = call.owner, []
-    for ref, operand, end, unread in zip((left, right), _operands(t, call, left, right), ends, ("copy_rhs", "copy_lhs")):
+    for ref, operand, end, unread in zip(
+        (left, right), _operands(t, call, left, right), ends, ("copy_rhs", "copy_lhs")
+    ):
         if isinstance(ref, TensorRef) and of.op != unread:
             parts.append(t.array_function(_ENDS[end], t.graph(graph), operand) if end in _ENDS else operand)
     if len(parts) == 1:

@@ -302,9 +302,8 @@ def _first_rows(t, x, index):
     stop = index.stop if isinstance(index, slice) else None
     if not isinstance(stop, Size) or stop.of != "dst_nodes" or index.start not in (None, 0) or index.step is not None:
         return None
-    graph = t.graphs[stop.ref.number]
     plain = stop.times == 1 and stop.plus == 0
-    return Floats(t.recorder.destination(t.form(x).value, graph)) if plain else None
+    return Floats(t.recorder.destination(t.form(x).value, t.graph_of(stop))) if plain else None
 
 
 @rule("relation")
@@ -339,7 +338,7 @@ def _to(t, call, x, *args, **kwargs):
 
 
 @rule("clamp", "clamp_min")
-def _clamp(t, call, x, min=None, max=None):  # noqa: A002
+def _clamp(t, call, x, min=None, max=None):
     form = t.form(x)
     if isinstance(form, Batch):
         return form if min == 1 else None

@@ -22,7 +22,13 @@ from ..values import Value
 from .forms import Array, Constant, EdgeNumbers, Floats, Form
 from .rules import RULES
 
-_DTYPES = {torch.float32: "float32", torch.float64: "float32", torch.int64: "int64", torch.int32: "int64", torch.bool: "bool"}
+_DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float32",
+    torch.int64: "int64",
+    torch.int32: "int64",
+    torch.bool: "bool",
+}
 
 
 _READ = (TensorRef, GraphRef, Size)
@@ -43,6 +49,7 @@ class Translator:
         self.forms: dict[int, Form] = {n: Constant(tensor) for n, tensor in recording.constants.items()}
         self.graphs: dict[int, Value] = {}
         self._origins: dict[int, Call] = {}
+        self._relations: dict[tuple, Value] = {}
         self._arrays: dict[int, dict] = {}
         self._matrices: dict[int, Value] = {}
 
@@ -78,7 +85,9 @@ class Translator:
             if made & wanted and any(leaf.number not in self.recording.constants for leaf in made):
                 read.add(number)
                 arguments = leaves((call.args, call.kwargs))
-                wanted |= {leaf.ref if isinstance(leaf, Size) else leaf for leaf in arguments if isinstance(leaf, _READ)}
+                wanted |= {
+                    leaf.ref if isinstance(leaf, Size) else leaf for leaf in arguments if isinstance(leaf, _READ)
+                }
         return read
 
     def _call(self, call):
@@ -172,10 +181,14 @@ class Translator:
             return form.value
         if ref.number not in self._matrices:
             if not self.has_columns(ref):
-                self.fail(call, f"{call.name} of a tensor of {len(shape)} dimensions of {self.recording.dtypes[ref.number]}")
+                self.fail(
+                    call, f"{call.name} of a tensor of {len(shape)} dimensions of {self.recording.dtypes[ref.number]}"
+                )
             heads = shape[1] if len(shape) == 3 else 0
             rows = self.size(shape[0], call)
-            self._matrices[ref.number] = self.recorder.matrix(self.argument(ref, call), rows, math.prod(shape[1:]), heads)
+            self._matrices[ref.number] = self.recorder.matrix(
+                self.argument(ref, call), rows, math.prod(shape[1:]), heads
+            )
         return self._matrices[ref.number]
 
     def argument(self, ref: TensorRef, call: Call) -> dict:
@@ -208,7 +221,11 @@ class Translator:
         if self.has_columns(ref) and columns == width:
             return self.reshaped(self.recorder.requantize(quantizer, self.floats(ref, call)), ref)
         rows = self.size(self.shape(ref)[0], call)
-        rows = rows * (width // columns) if isinstance(rows, int) else {**rows, "times": rows.get("times", 1) * (width // columns)}
+        rows = (
+            rows * (width // columns)
+            if isinstance(rows, int)
+            else {**rows, "times": rows.get("times", 1) * (width // columns)}
+        )
         flat = self.array_function("reshape", self.argument(ref, call), [-1, columns])
         value = self.recorder.requantize(quantizer, self.recorder.matrix(flat, rows, columns, 0))
         return self.array_function("reshape", {"value": value.number}, [-1, *self.shape(ref)[1:]])
@@ -220,7 +237,11 @@ class Translator:
     def edge_weight(self, ref: TensorRef, call: Call) -> Value:
         """A tensor of a number for each edge."""
         form = self.form(ref)
-        return form.value if isinstance(form, EdgeNumbers) else self.fail(call, f"{call.name} with edge weights that forward computes")
+        return (
+            form.value
+            if isinstance(form, EdgeNumbers)
+            else self.fail(call, f"{call.name} with edge weights that forward computes")
+        )
 
     def mean_readout(self, ref: TensorRef) -> Form | None:
         """The mean over each graph of a batch of what ``ref`` is the sum of; None if it is no such sum."""
@@ -233,6 +254,15 @@ class Translator:
     def graph(self, ref: GraphRef) -> dict:
         """A graph as an argument of an array function."""
         return {"value": self.graphs[ref.number].number}
+
+    def graph_of(self, size: Size) -> Value:
+        """The graph, of one edge type, that a size is counted of."""
+        graph = self.graphs[size.ref.number]
+        if size.etype is None:
+            return graph
+        if (size.ref, size.etype) not in self._relations:
+            self._relations[size.ref, size.etype] = self.recorder.relation(graph, size.etype)
+        return self._relations[size.ref, size.etype]
 
     @staticmethod
     def result(argument: dict) -> Form:
@@ -286,15 +316,18 @@ class Translator:
     def _refers(self, tree):
         if "value" not in tree:
             return next(iter(tree))
-        return "graph" if any(tree["value"] == graph.number for graph in self.graphs.values()) else "array"
+        graphs = (*self.graphs.values(), *self._relations.values())
+        return "graph" if any(tree["value"] == graph.number for graph in graphs) else "array"
 
     def size(self, size: Any, call: Call) -> Any:
         """A number of the recording as the plan has it."""
         if not isinstance(size, Size):
             return size
-        more = {key: number for key, number, plain in (("times", size.times, 1), ("plus", size.plus, 0)) if number != plain}
+        more = {
+            key: number for key, number, plain in (("times", size.times, 1), ("plus", size.plus, 0)) if number != plain
+        }
         if isinstance(size.ref, GraphRef):
-            return {"of": size.of, "graph": self.graphs[size.ref.number].number, **more}
+            return {"of": size.of, "graph": self.graph_of(size).number, **more}
         form = self.form(size.ref)
         plain = isinstance(form, Floats) and size.axis == 0
         value = form.value.number if plain else self.argument(size.ref, call)["value"]
@@ -311,7 +344,23 @@ def function_name(name: str) -> str:
 
 
 _OPERATORS = {
-    **{"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "truediv": "div", "itruediv": "div"},
-    **{"subtract": "sub", "multiply": "mul", "divide": "div", "true_divide": "div", "rdiv": "rtruediv", "negative": "neg"},
-    **{"concat": "cat", "concatenate": "cat", "absolute": "abs", "pow": "pow", "ipow": "pow", "rpow": "rpow"},
+    "iadd": "add",
+    "radd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "rmul": "mul",
+    "truediv": "div",
+    "itruediv": "div",
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "rdiv": "rtruediv",
+    "negative": "neg",
+    "concat": "cat",
+    "concatenate": "cat",
+    "absolute": "abs",
+    "pow": "pow",
+    "ipow": "pow",
+    "rpow": "rpow",
 }

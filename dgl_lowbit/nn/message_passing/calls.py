@@ -103,16 +103,11 @@ def _coded_on_edges(call, attention):
     return {"scores": (0,) if call.op == "div" else (0, 1)}  # a divisor that rounds to 0 would divide by it
 
 
-def _coded_in_segments(call, attention):
-    return {} if call.details["softmax"] else {"messages": (0,)}
-
-
 _CODED: dict[str, Callable] = {
     "spmm": _coded_in_sum,
     "spmm_hetero": _coded_in_sum,
     "sddmm": _coded_on_edges,
     "sddmm_hetero": _coded_on_edges,
-    "segment_reduce": _coded_in_segments,
 }
 
 

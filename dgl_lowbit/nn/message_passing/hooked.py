@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from ...config import QuantConfig
+from ..last_call import remember
 from .calls import SITE_NAMES
-from .hook import patched, scope
+from .hook import current_module, patched, scope
 from .site import Shape, Site
 
 _SITE = rf"((?:{'|'.join(sorted(set(SITE_NAMES.values())))})_\d+)\.(\w+)\."
@@ -41,6 +42,8 @@ class Hooked(nn.Module):
         """Nothing: a class that counts its subclasses is not to see this one."""
 
     def __call__(self, *args, **kwargs):
+        if current_module() is None:
+            remember(self, args, kwargs)
         with patched(), scope(self):
             return super().__call__(*args, **kwargs)
 
