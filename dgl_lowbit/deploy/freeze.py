@@ -79,6 +79,7 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
     if parts:
         info["float32"] = parts
     packed = PackedModel(plan, info)
+    packed.defaults = captured.kept
     check_equal(packed, captured)
     return packed
 

@@ -72,8 +72,11 @@ class PackedModel(numba_kernels.PackedModel):
         run = functools.partial(super().inference, batch_size=batch_size, out=out)
         return self._run(run, args, kwargs)
 
-    @staticmethod
-    def _run(run, args, kwargs):
+    #: Graphs that the frozen model's modules keep, by name; they serve where a call does not give others.
+    defaults: dict = {}
+
+    def _run(self, run, args, kwargs):
+        kwargs = {**self.defaults, **kwargs, **self._frame_columns(args, kwargs)}
         wants_tensor = any(
             isinstance(part, torch.Tensor) for value in (*args, *kwargs.values()) for part in _parts(value)
         )
@@ -82,6 +85,34 @@ class PackedModel(numba_kernels.PackedModel):
         except numba_kernels.GraphError as error:
             raise DGLError(str(error)) from error
         return _tensors(result) if wants_tensor else result
+
+    def _frame_columns(self, args, kwargs):
+        """What the model reads in the frames of graphs that are given, by the names of its inputs."""
+        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs))
+        given, columns = {**self.defaults, **dict(zip(names, args)), **kwargs}, {}
+        for entry in self.plan.inputs:
+            if "frame" in entry and entry["name"] not in given:
+                graph, (side, kind, key) = given.get(entry["frame"][0]), entry["frame"][1:]
+                if isinstance(graph, DGLGraph):
+                    columns[entry["name"]] = frame_column(graph, side, kind, key)
+        return columns
+
+
+def frame_column(graph: DGLGraph, side: str, kind: str | list, key: str) -> torch.Tensor:
+    """A tensor in a frame of ``graph``: of "src" or "dst" nodes of a type, or of the edges, "edge", of one.
+
+    Raises
+    ------
+    DGLError
+        When there is none.
+    """
+    try:
+        if side == "edge":
+            return graph.edges[tuple(kind)].data[key]
+        nodes = graph.dstnodes if side == "dst" else graph.srcnodes if graph.is_block else graph.nodes
+        return nodes[kind].data[key]
+    except KeyError as error:
+        raise DGLError(f"the model reads {key!r} of the graph's {side} frame of {kind}, which it does not have.") from error
 
 
 def load(path, threads: int | None = None) -> PackedModel:

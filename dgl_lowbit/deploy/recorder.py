@@ -343,11 +343,13 @@ class Recorder:
 
     # -- element by element -----------------------------------------------------------------------------
     def bias(self, x, bias):
-        return x if bias is None else self._emit("bias", x, bias=self.constants.numbers(bias.detach().cpu().numpy()))
+        if bias is None:
+            return x
+        return self._alike("bias", x, bias=self.constants.numbers(bias.detach().cpu().numpy()))
 
     def affine(self, x, scale, bias):
         """scale · x + bias, per column."""
-        return self.bias(self._emit("scale", x, scale=self.constants.numbers(scale.detach().cpu().numpy())), bias)
+        return self.bias(self._alike("scale", x, scale=self.constants.numbers(scale.detach().cpu().numpy())), bias)
 
     def relu(self, x):
         return self._alike("relu", x)

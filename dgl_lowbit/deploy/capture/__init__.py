@@ -20,11 +20,15 @@ __all__ = ["Captured", "capture"]
 
 
 class Captured(NamedTuple):
-    """A generalised recording, the arguments it was made with, and those of a larger example with their result."""
+    """A generalised recording, the arguments it was made with, and those of a larger example with their result.
+
+    ``optional`` are names of arguments that may be left out, ``kept`` the graphs that modules keep, by name.
+    """
 
     recording: Recording
     arguments: dict[str, Any]
     optional: set[str]
+    kept: dict[str, Any]
     larger: dict[str, Any]
     output: Any
 
@@ -53,8 +57,9 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
                 f"rows repeated: {error} A model is frozen for graphs of every size; where it keeps a tensor with a row for "
                 "each node, pass that as an argument."
             ) from error
-    larger.update({".".join(map(str, path[1:])): grown(graph) for path, graph in kept})
-    return Captured(generalised(first, second), arguments, optional, larger, output)
+    own = {".".join(map(str, path[1:])): graph for path, graph in kept}
+    larger.update({name: grown(graph) for name, graph in own.items()})
+    return Captured(generalised(first, second), arguments, optional, own, larger, output)
 
 
 @contextmanager

@@ -88,12 +88,13 @@ class Capture(TorchFunctionMode):
     # -- what is known ----------------------------------------------------------------------------------
     def declare(self, found: list[tuple[tuple, Any]]) -> None:
         """Make known what a forward may read, by its path."""
+        graphs = [(path, value) for path, value in found if isinstance(value, dgl.DGLGraph)]
         for path, value in found:
-            if isinstance(value, dgl.DGLGraph):
-                self._declare_graph(path, value)
-            elif id(value) not in self._unread:
+            if not isinstance(value, dgl.DGLGraph) and id(value) not in self._unread:
                 self._unread[id(value)] = path
                 self._alive.append(value)
+        for path, graph in graphs:
+            self._declare_graph(path, graph)
 
     def _declare_graph(self, path, graph):
         ref = self.graph(graph)

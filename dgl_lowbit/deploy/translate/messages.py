@@ -127,4 +127,4 @@ def _segment_reduce(t, call, graph, x, offsets):
     segments = t.form(offsets)
     if isinstance(segments, Batch) and segments.stage == "offsets" and t.has_columns(x) and len(t.shape(x)) == 2:
         return Floats(t.recorder.readout(t.graphs[segments.graph.number], t.floats(x, call), of.reduce))
-    return t.result(t.array_function("segment_reduce", t.argument(offsets, call), t.argument(x, call), of.reduce))
+    return None

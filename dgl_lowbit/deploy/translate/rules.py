@@ -276,7 +276,18 @@ def _mean(t, call, x, dim=None, keepdim=False, dtype=None):
     return Floats(t.recorder.head_mean(form.value)) if over_heads and not keepdim and dtype is None else None
 
 
-@rule("flatten", "view", "reshape", "squeeze", "unsqueeze", "unflatten", "getitem")
+@rule("sum")
+def _sum(t, call, x, dim=None, keepdim=False, dtype=None):
+    """Over the columns of each head."""
+    form = t.form(x)
+    if not (isinstance(form, Floats) and form.value.heads and dim in (-1, 2, (-1,), [-1]) and dtype is None):
+        return None
+    _, heads, width = t.shape(x)
+    sums = t.recorder.head_sums(form.value, torch.ones(heads, width), heads)
+    return Floats(t.recorder.with_heads(sums, heads if keepdim else 0))
+
+
+@rule("flatten", "reshape", "squeeze", "unsqueeze", "unflatten", "getitem")
 def _reshape(t, call, x, *args, **kwargs):
     """What changes the shape of rows alone, or chooses the first rows of a block."""
     if not isinstance(call.out, TensorRef) or not isinstance(x, TensorRef):
@@ -325,6 +336,7 @@ def _masked_fill(t, call, x, mask, value):
 # -- degrees --------------------------------------------------------------------------------------------
 @rule("in_degrees", "out_degrees")
 def _degrees(t, call, graph):
+    """Of all nodes."""
     return Degrees(graph, call.name[: -len("_degrees")])
 
 
@@ -357,7 +369,7 @@ def _power(t, call, x, exponent):
 @rule("rsqrt", "sqrt", "reciprocal")
 def _root(t, call, x):
     form = t.form(x)
-    power = {"rsqrt": -0.5, "sqrt": 0.5, "reciprocal": -1}[call.name.strip("_")]
+    power = {"rsqrt": -0.5, "sqrt": 0.5, "reciprocal": -1, "rtruediv": -1}[call.name.strip("_")]
     return form.to_power(power) if isinstance(form, Degrees) and _safe(form) else None
 
 

@@ -12,23 +12,17 @@ from typing import Any
 
 import torch
 
-from numba_kernels.arrays import FUNCTIONS as ARRAY_FUNCTIONS
+from numba_kernels.arrays import FUNCTIONS
 
 from ...nn.arguments import Role
 from ..capture.recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped
 from ..errors import FreezeError
 from ..recorder import Recorder
 from ..values import Value
+from .arrays import ARRAY_RULES, DTYPES, IGNORED, NAMES
 from .forms import Array, Constant, EdgeNumbers, Floats, Form
 from .rules import RULES
 
-_DTYPES = {
-    torch.float32: "float32",
-    torch.float64: "float32",
-    torch.int64: "int64",
-    torch.int32: "int64",
-    torch.bool: "bool",
-}
 
 
 _READ = (TensorRef, GraphRef, Size)
@@ -97,19 +91,24 @@ class Translator:
         if call.name == "layer":
             self._keep(call.out, self._layer(call))
             return
-        rule = RULES.get(function_name(call.name))
-        result = None
-        if rule is not None:
-            try:
-                inspect.signature(rule).bind(self, call, *call.args, **call.kwargs)
-            except TypeError:
-                rule = None
-        if rule is not None:
-            result = rule(self, call, *call.args, **call.kwargs)
+        result = self._ruled(RULES, call)
         if result is None:
-            self._write_array_call(call)
+            for ref, argument in self._array_call(call).items():
+                self.forms[ref.number] = self.result(argument)
         else:
             self._keep(call.out, result)
+
+    def _ruled(self, rules, call):
+        """What the rule of a call's function gives; None without one, or where it takes other arguments."""
+        rule = rules.get(function_name(call.name))
+        if rule is None:
+            return None
+        kwargs = {name: value for name, value in call.kwargs.items() if name not in IGNORED}
+        try:
+            inspect.signature(rule).bind(self, call, *call.args, **kwargs)
+        except TypeError:
+            return None
+        return rule(self, call, *call.args, **kwargs)
 
     def _keep(self, out, result):
         if isinstance(out, GraphRef):
@@ -271,28 +270,30 @@ class Translator:
 
     def array_function(self, name: str, *args: Any, **kwargs: Any) -> dict:
         """Call an array function; its one result as an argument of another."""
-        return {"value": self.recorder.array_call(name, list(args), kwargs, 1)[0]}
+        return self.array_functions(name, 1, *args, **kwargs)[0]
+
+    def array_functions(self, name: str, count: int, *args: Any, **kwargs: Any) -> list[dict]:
+        """Call an array function; its ``count`` results as arguments of others."""
+        return [{"value": number} for number in self.recorder.array_call(name, list(args), kwargs, count)]
 
     # -- calls of array functions -----------------------------------------------------------------------
-    def _write_array_call(self, call):
-        for ref, argument in self._array_call(call).items():
-            self.forms[ref.number] = self.result(argument)
-
     def _array_call(self, call) -> dict[TensorRef, dict]:
-        name = function_name(call.name)
-        function = ARRAY_FUNCTIONS.get(name)
-        if function is None:
-            self.fail(call, call.name)
-        args, kwargs = self._encoded(call.args, call), self._encoded(call.kwargs, call)
-        kwargs.pop("inplace", None)
+        """Write a call with array functions; its results as arguments of others."""
         refs = [leaf for leaf in leaves(call.out) if isinstance(leaf, TensorRef)]
-        fault = function.fault(list(args), kwargs, self._refers)
+        ruled = self._ruled(ARRAY_RULES, call)
+        if ruled is not None:
+            return dict(zip(refs, ruled if isinstance(ruled, (list, tuple)) else [ruled]))
+        name = function_name(call.name)
+        if name not in FUNCTIONS:
+            self.fail(call, name)
+        args = [self.encoded(part, call) for part in call.args]
+        kwargs = {key: self.encoded(part, call) for key, part in call.kwargs.items() if key not in IGNORED}
+        fault = FUNCTIONS[name].fault(args, kwargs, self._refers)
         if fault is not None:
-            self.fail(call, f"{call.name}, called so that {fault},")
-        numbers = self.recorder.array_call(name, list(args), kwargs, len(refs))
-        return {ref: {"value": number} for ref, number in zip(refs, numbers)}
+            self.fail(call, f"{name}, called so that {fault},")
+        return dict(zip(refs, self.array_functions(name, len(refs), *args, **kwargs)))
 
-    def _encoded(self, tree, call):
+    def encoded(self, tree, call):
         if isinstance(tree, TensorRef):
             return self.argument(tree, call)
         if isinstance(tree, GraphRef):
@@ -300,13 +301,11 @@ class Translator:
         if isinstance(tree, Size):
             return {"size": self.size(tree, call)}
         if isinstance(tree, slice):
-            return {"slice": [self._encoded(part, call) for part in (tree.start, tree.stop, tree.step)]}
+            return {"slice": [self.encoded(part, call) for part in (tree.start, tree.stop, tree.step)]}
         if isinstance(tree, (tuple, list)):
-            return [self._encoded(part, call) for part in tree]
-        if isinstance(tree, dict):
-            return {key: self._encoded(part, call) for key, part in tree.items() if key not in ("device", "layout")}
+            return [self.encoded(part, call) for part in tree]
         if isinstance(tree, torch.dtype):
-            return _DTYPES.get(tree) or self.fail(call, f"{call.name} to {tree}")
+            return DTYPES.get(tree) or self.fail(call, f"{call.name} to {tree}")
         if tree is Ellipsis:
             return "..."
         if tree is None or isinstance(tree, (bool, int, float, str)):
@@ -339,28 +338,5 @@ class Translator:
 
 def function_name(name: str) -> str:
     """A function's name without the signs of an operator, or of an operation in place."""
-    plain = name.strip("_")
-    return _OPERATORS.get(plain, plain)
-
-
-_OPERATORS = {
-    "iadd": "add",
-    "radd": "add",
-    "isub": "sub",
-    "imul": "mul",
-    "rmul": "mul",
-    "truediv": "div",
-    "itruediv": "div",
-    "subtract": "sub",
-    "multiply": "mul",
-    "divide": "div",
-    "true_divide": "div",
-    "rdiv": "rtruediv",
-    "negative": "neg",
-    "concat": "cat",
-    "concatenate": "cat",
-    "absolute": "abs",
-    "pow": "pow",
-    "ipow": "pow",
-    "rpow": "rpow",
-}
+    plain = name if len(name) == 1 else name.strip("_")
+    return NAMES.get(plain, plain)

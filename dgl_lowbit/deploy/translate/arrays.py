@@ -1,0 +1,170 @@
+"""Functions of torch and DGL that array functions have under another name, or with other arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..capture.recording import Size, TensorRef
+
+# By the name of the function, without underscores.
+NAMES = {
+    **dict.fromkeys(("iadd", "radd"), "add"),
+    **dict.fromkeys(("isub", "subtract"), "sub"),
+    **dict.fromkeys(("imul", "rmul", "multiply"), "mul"),
+    **dict.fromkeys(("truediv", "itruediv", "divide", "true_divide"), "div"),
+    **dict.fromkeys(("floordiv", "ifloordiv"), "floor_divide"),
+    **dict.fromkeys(("view", "reshape_as", "view_as"), "reshape"),
+    **dict.fromkeys(("concat", "concatenate"), "cat"),
+    **dict.fromkeys(("swapaxes", "swapdims"), "transpose"),
+    **dict.fromkeys(("and", "iand"), "bitwise_and"),
+    **dict.fromkeys(("or", "ior"), "bitwise_or"),
+    **dict.fromkeys(("xor", "ixor"), "bitwise_xor"),
+    **{"negative": "neg", "absolute": "abs", "ipow": "pow", "matmul": "matmul", "rmatmul": "rmatmul", "invert": "bitwise_not"},
+    **{"mod": "remainder", "greater": "gt", "less": "lt", "not_equal": "ne", "greater_equal": "ge", "less_equal": "le"},
+    **{"logit_sigmoid": "logsigmoid", "log_sigmoid": "logsigmoid", "fill": "fill", "moveaxis": "movedim", "arccos": "acos"},
+}
+# Arguments that say how and where, not what.
+IGNORED = frozenset(
+    ("inplace", "_stacklevel", "out", "device", "layout", "requires_grad", "non_blocking", "copy", "memory_format")
+)
+DTYPES = {
+    **dict.fromkeys((torch.float32, torch.float64, torch.float16, torch.bfloat16), "float32"),
+    **dict.fromkeys((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8), "int64"),
+    torch.bool: "bool",
+}
+ARRAY_RULES: dict[str, Any] = {}
+
+
+def array_rule(*names: str):
+    """Decorator: how functions of these names are written with array functions; returns an argument, or several."""
+
+    def register(function):
+        ARRAY_RULES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@array_rule("reshape")
+def _reshape(t, call, x, *shape):
+    if len(shape) == 1 and isinstance(shape[0], TensorRef):  # as another tensor
+        return t.array_function("reshape_as", t.argument(x, call), t.argument(shape[0], call))
+    shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+    return t.array_function("reshape", t.argument(x, call), [t.encoded(size, call) for size in shape])
+
+
+@array_rule("rtruediv", "rdiv")
+def _divided(t, call, x, y):
+    return t.array_function("div", t.encoded(y, call), t.argument(x, call))
+
+
+@array_rule("rsub")
+def _subtracted(t, call, x, y, alpha=1):
+    return t.array_function("sub", t.encoded(y, call), t.argument(x, call), alpha=alpha)
+
+
+@array_rule("rpow")
+def _power(t, call, x, y):
+    return t.array_function("pow", t.encoded(y, call), t.argument(x, call))
+
+
+@array_rule("rmatmul")
+def _product(t, call, x, y):
+    return t.array_function("matmul", t.argument(y, call), t.argument(x, call))
+
+
+@array_rule("float", "double", "half", "long", "int", "bool", "to", "type", "type_as", "bfloat16")
+def _to(t, call, x, *args, **kwargs):
+    return t.array_function("to", t.argument(x, call), DTYPES[t.recording.dtypes[call.out.number]])
+
+
+@array_rule("T", "mT", "H", "adjoint")
+def _transposed(t, call, x):
+    return t.array_function("transpose", t.argument(x, call), -2, -1)
+
+
+@array_rule("new_zeros", "new_ones", "new_empty", "zeros", "ones", "empty")
+def _made(t, call, *args, size=None, dtype=None, **ignored):
+    sizes = list(args[1:] if call.name.startswith("new_") else args) if size is None else [size]
+    sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+    name = call.name.replace("new_", "").replace("empty", "zeros")
+    shape = [t.encoded(size, call) for size in sizes]
+    return t.array_function(name, shape, dtype=DTYPES[t.recording.dtypes[call.out.number]])
+
+
+@array_rule("new_full")
+def _full(t, call, x, size, fill_value, dtype=None, **ignored):
+    shape, kind = [t.encoded(part, call) for part in size], DTYPES[t.recording.dtypes[call.out.number]]
+    return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
+
+
+@array_rule("empty_like")
+def _like(t, call, x, **ignored):
+    return t.array_function("zeros_like", t.argument(x, call))
+
+
+@array_rule("fill", "zero")
+def _filled(t, call, x, value=0):
+    return t.array_function("full_like", t.argument(x, call), t.encoded(value, call))
+
+
+@array_rule("copy")
+def _copied(t, call, x, source, non_blocking=False):
+    return t.array_function("expand_as", t.argument(source, call), t.argument(x, call))
+
+
+@array_rule("embedding")
+def _embedding(t, call, indices, weight, *how, **ignored):
+    return t.array_function("embedding", t.argument(indices, call), t.argument(weight, call))
+
+
+@array_rule("edges")
+def _edges(t, call, graph, form="uv", order="eid"):
+    if order not in ("eid", None):
+        t.fail(call, f"edges in the order {order!r}")
+    parts = []
+    if form in ("uv", "all"):
+        parts += t.array_functions("edges", 2, t.graph(graph))
+    if form in ("eid", "all"):
+        parts.append(t.array_function("arange", {"size": t.size(Size("edges", graph), call)}))
+    return parts
+
+
+@array_rule("in_degrees", "out_degrees")
+def _degrees(t, call, graph, nodes=None):
+    degrees = t.array_function(call.name, t.graph(graph))
+    return degrees if nodes is None else t.array_function("index_select", degrees, 0, t.encoded(nodes, call))
+
+
+@array_rule("batch_num_nodes", "batch_num_edges")
+def _batch(t, call, graph, kind=None):
+    return t.array_function(call.name, t.graph(graph))
+
+
+@array_rule("segment_reduce")
+def _segment_reduce(t, call, graph, x, offsets):
+    ends, starts = (
+        t.array_function("getitem", t.argument(offsets, call), {"slice": bounds}) for bounds in ([1, None, None], [None, -1, None])
+    )
+    return t.array_function(
+        "segment_reduce", t.array_function("sub", ends, starts), t.argument(x, call), call.owner.reduce
+    )
+
+
+@array_rule("segment_mm")
+def _segment_mm(t, call, graph, x, weight, seglen):
+    return t.array_function("segment_mm", t.argument(x, call), t.argument(weight, call), t.argument(seglen, call))
+
+
+@array_rule("gather_mm")
+def _gather_mm(t, call, graph, x, weight, idx_a=None, idx_b=None):
+    x = t.argument(x, call)
+    x = x if idx_a is None else t.array_function("index_select", x, 0, t.argument(idx_a, call))
+    return t.array_function("gather_mm", x, t.argument(weight, call), t.argument(idx_b, call))
+
+
+@array_rule("multi_head_attention_forward")
+def _attention(t, call, *args, **kwargs):
+    return t.fail(call, "torch.nn.MultiheadAttention; written with linear layers and softmax, it")
