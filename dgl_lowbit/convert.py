@@ -96,7 +96,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     if example or kwargs:
         with evaluating(model):
             found = discover(model, example, kwargs)
-    if not converted and (not found.sites if example or kwargs else not isinstance(model, Hooked)):
+    if not converted and not (found.sites if example or kwargs else _passes_messages(model)):
         raise ValueError(f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}.")
     for module in converted.values():  # what a layer's operands are may hang on its config
         module.config = config

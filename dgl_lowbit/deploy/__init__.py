@@ -5,7 +5,8 @@ from numba_kernels.run.runtime import get_num_threads, launching
 
 from .errors import FreezeError
 from .freeze import freeze
-from .packed import PackedModel, kernel_graph, load
+from .load import load
+from .packed import PackedModel, kernel_graph
 from .partial import PartlyPacked
 
 __all__ = [

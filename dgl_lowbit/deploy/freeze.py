@@ -12,7 +12,7 @@ from .._version import __version__
 from ..nn.last_call import recall
 from ..quant import NotCalibratedError, Quantizer
 from ..quant.evaluation import evaluating
-from .capture import capture
+from .capture import capture, layer_calls
 from .equal import check_equal
 from .errors import FreezeError
 from .packed import PackedModel
@@ -68,6 +68,17 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
         raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
     _refuse_hooks(model)
     args, kwargs = _example(model, example, kwargs)
+    if not partial:
+        return _freeze_whole(model, layers, args, kwargs)
+    try:
+        return _freeze_whole(model, layers, args, kwargs)
+    except FreezeError as error:
+        partly = _freeze_layers(model, layers, args, kwargs, str(error))
+    partly.warn()
+    return partly
+
+
+def _freeze_whole(model, layers, args, kwargs):
     try:
         with evaluating(model):
             captured = capture(model, args, kwargs)
@@ -116,6 +127,27 @@ def _example(model, args, kwargs):
             "tensors that are gone: freeze(model, graph, feat)."
         )
     return call
+
+
+def _freeze_layers(model, layers, args, kwargs, reason):
+    """Freeze those layers that can be, each on what it is called with when the model runs."""
+    with evaluating(model):
+        calls = layer_calls(model, args, kwargs)
+    packed, failed = {}, {"forward": reason}
+    for name, layer in layers.items():
+        if any(name.startswith(f"{outer}.") for outer in packed):
+            continue
+        if name not in calls:
+            failed[name] = "it is not called by itself"
+            continue
+        try:
+            own = {inner: part for inner, part in layers.items() if inner == name or inner.startswith(f"{name}.")}
+            packed[name] = _freeze_whole(layer, own, *calls[name])
+        except FreezeError as error:
+            failed[name] = str(error).replace("the model (", f"{name} (", 1)
+    if not packed:
+        raise FreezeError(f"no layer of the model can be frozen: {reason}")
+    return PartlyPacked(model, packed, failed)
 
 
 def _written(model, captured):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from typing import cast
 
 import numpy as np
 import torch
@@ -112,20 +111,9 @@ def frame_column(graph: DGLGraph, side: str, kind: str | list, key: str) -> torc
         nodes = graph.dstnodes if side == "dst" else graph.srcnodes if graph.is_block else graph.nodes
         return nodes[kind].data[key]
     except KeyError as error:
-        raise DGLError(f"the model reads {key!r} of the graph's {side} frame of {kind}, which it does not have.") from error
-
-
-def load(path, threads: int | None = None) -> PackedModel:
-    """Read a packed model that ``PackedModel.save`` wrote.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    numba_kernels.ModelFileError
-        When the file is truncated, of another kind, or of a newer version.
-    """
-    return cast(PackedModel, PackedModel.load(path, threads))
+        raise DGLError(
+            f"the model reads {key!r} of the graph's {side} frame of {kind}, which it does not have."
+        ) from error
 
 
 def _parts(value):

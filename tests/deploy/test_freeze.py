@@ -78,43 +78,84 @@ def refusal(model, graph, feat, match):
     return str(caught.value)
 
 
-class WithNorm(TwoLayers):
-    def __init__(self):
+class Forward(TwoLayers):
+    """The two layers with a forward given by the test."""
+
+    def __init__(self, forward):
         super().__init__()
-        self.norm = nn.InstanceNorm1d(8)
+        self.act, self.body, self.calls = nn.ReLU(inplace=True), forward, 0
 
-    def forward(self, g, x):
-        return self.conv2(g, self.norm(self.conv1(g, x)))
-
-
-class WithErf(TwoLayers):
-    def forward(self, g, x):
-        return self.conv2(g, torch.erf(self.conv1(g, x)))
+    def forward(self, g, x, w=None):
+        return self.body(self, g, x, w)
 
 
-class WithBranch(TwoLayers):
-    def forward(self, g, x):
-        h = self.conv1(g, x)
-        if h.sum() > 0:
-            h = -h
-        return self.conv2(g, h)
+def branch(self, g, x, w):
+    h = self.conv1(g, x)
+    if h.sum() > 0:
+        h = -h
+    return self.conv2(g, h)
 
 
-class WithNdata(TwoLayers):
-    def forward(self, g, x):
-        g.ndata["h"] = self.conv1(g, x)
-        return self.conv2(g, g.ndata["h"])
+def number(self, g, x, w):
+    return self.conv2(g, self.conv1(g, x)) * x.max().item()
 
 
-@pytest.mark.filterwarnings("ignore::dgl_lowbit.FloatModuleWarning")
-def test_layers_and_lines_without_a_packed_form_are_named(graph, feat):
-    message = refusal(
-        lowbit.quantize(WithNorm()), graph, feat, r"norm \(InstanceNorm1d\) cannot be frozen at .*test_freeze"
-    )
-    assert "self.norm(" in message and "GATConv, GATv2Conv, GCN2Conv" in message
-    refusal(lowbit.quantize(WithErf()), graph, feat, r"erf cannot be frozen at .*test_freeze.py:\d+ .*erf")
-    refusal(lowbit.quantize(WithBranch()), graph, feat, r"cannot be traced at .*test_freeze.py:\d+ .*if h.sum\(\) > 0")
-    refusal(lowbit.quantize(WithNdata()), graph, feat, r"cannot be .*test_freeze.py:\d+")
+def array(self, g, x, w):
+    h = self.conv1(g, x)
+    h.numpy()[0] = 0
+    return self.conv2(g, h)
+
+
+def view(self, g, x, w):
+    h = self.conv1(g, x)
+    h[:, 0].zero_()
+    return self.conv2(g, h)
+
+
+def counted(self, g, x, w):
+    self.calls += 1
+    return self.conv2(g, self.conv1(g, x) * self.calls)
+
+
+def loop(self, g, x, w):
+    h = self.conv1(g, x)
+    for _ in range(g.num_nodes()):
+        h = h + 1
+    return self.conv2(g, h)
+
+
+def constant_rows(self, g, x, w):
+    return self.conv2(g, self.conv1(g, x)) + torch.from_numpy(np.ones((g.num_nodes(), 1), np.float32))
+
+
+def own_graph(self, g, x, w):
+    return self.conv2(g, self.conv1(dgl.add_self_loop(g), x))
+
+
+@pytest.mark.parametrize(
+    ("forward", "match"),
+    [
+        (branch, r"__bool__ hands numbers .* at .*test_freeze.py:\d+ \(if h.sum\(\) > 0:\)"),
+        (number, r"item hands numbers .*x.max\(\).item"),
+        (array, r"numpy hands numbers .*h.numpy\(\)"),
+        (view, r"read that was changed in place under another name .*self.conv2\(g, h\)"),
+        (counted, r"mul is given \d+, on a larger graph \d+"),
+        (loop, "on a larger graph"),
+        (
+            constant_rows,
+            r"a tensor of shape \(40, 1\) that is read at .*from_numpy.* differs from one graph to another",
+        ),
+        (own_graph, "on a larger graph .*add_self_loop"),
+        (lambda self, g, x, w: self.conv2(g, F.dropout(self.conv1(g, x))), "dropout draws random numbers at .*dropout"),
+        (
+            lambda self, g, x, w: self.conv2(g, torch.special.i0(self.conv1(g, x))),
+            "special_i0 has no packed form at .*i0",
+        ),
+        (lambda self, g, x, w: [[self.conv2(g, self.conv1(g, x))]], "tuples, lists or dicts within each other"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_with_its_line(forward, match, graph, feat):
+    refusal(lowbit.quantize(Forward(forward)), graph, feat, match)
 
 
 def test_parts_without_a_packed_form_are_named(graph, feat):
@@ -122,22 +163,9 @@ def test_parts_without_a_packed_form_are_named(graph, feat):
         return dgl.nn.SAGEConv(*shape, "lstm")
 
     refusal(lowbit.quantize(TwoLayers(sage)), graph, feat, r"conv1 \(SAGEConv\).*\(lstm\); mean, gcn and pool")
-    gelu = lowbit.quantize(TwoLayers(activation=F.gelu))
-    refusal(gelu, graph, feat, r"conv1 \(GraphConv\) cannot be frozen: gelu has no packed form")
     for component in ("inputs", "weights", "messages"):
         model = lowbit.quantize(TwoLayers(), lowbit.QuantConfig(4, **{component: 32}))
         refusal(model, graph, feat, rf"conv1 \(GraphConv\) cannot be frozen: its {component} are float32")
-
-
-class Forward(TwoLayers):
-    """The two layers with a forward given by the test."""
-
-    def __init__(self, forward):
-        super().__init__()
-        self.act, self.body = nn.ReLU(inplace=True), forward
-
-    def forward(self, g, x, w=None):
-        return self.body(self, g, x, w)
 
 
 def in_place_function(self, g, x, w):
@@ -167,6 +195,7 @@ def in_place_method(self, g, x, w):
 def in_place_item(self, g, x, w):
     h = self.conv1(g, x)
     h[0] = 0
+    h[:, 1:3] = 2.0
     return self.conv2(g, h)
 
 
@@ -176,23 +205,53 @@ def in_place_alias(self, g, x, w):
     return self.conv2(g, k)
 
 
+def in_place_used(self, g, x, w):
+    h = self.act(self.conv1(g, x))
+    h = h.relu_()
+    h += h * 0.5
+    return self.conv2(g, F.relu(h, inplace=True))
+
+
+def erf(self, g, x, w):
+    return self.conv2(g, torch.erf(self.conv1(g, x)))
+
+
+def frames(self, g, x, w):
+    g.ndata["h"] = self.conv1(g, x)
+    return self.conv2(g, g.ndata.pop("h"))
+
+
+def instance_norm(self, g, x, w):
+    return self.conv2(g, F.instance_norm(self.conv1(g, x).unsqueeze(0)).squeeze(0))
+
+
+def gelu(self, g, x, w):
+    return self.conv2(g, F.gelu(self.conv1(g, x)))
+
+
+def argument_too(self, g, x, w):
+    return self.conv2(g, torch.add(self.conv1(g, x), 1.0, alpha=3)), x
+
+
+def sizes(self, g, x, w):
+    h = torch.cat([self.conv1(g, x).view(x.shape[0], 2, -1), torch.zeros(g.num_nodes(), 2, 1)], 2)
+    return self.conv2(g, h[:, :, 1:].reshape(len(x), 8) / g.num_edges())
+
+
 @pytest.mark.parametrize(
     "forward",
-    [in_place_function, in_place_option, in_place_module, in_place_method, in_place_item, in_place_alias],
+    [
+        *(in_place_function, in_place_option, in_place_module, in_place_method, in_place_item, in_place_alias),
+        *(in_place_used, erf, frames, instance_norm, gelu, argument_too, sizes),
+    ],
 )
-def test_changes_in_place_that_would_be_lost_are_refused(forward, graph, feat):
-    refusal(lowbit.quantize(Forward(forward)), graph, feat, r"cannot be (frozen|traced) at .*test_freeze.py:\d+")
-
-
-def test_changes_in_place_whose_result_is_used_are_frozen(graph, feat):
-    def forward(self, g, x, w):
-        h = self.act(self.conv1(g, x))
-        h = h.relu_()
-        h += h * 0.5
-        return self.conv2(g, F.relu(h, inplace=True))
-
+def test_what_python_and_torch_do_is_followed(forward, graph, feat):
     model = lowbit.calibrate(lowbit.quantize(Forward(forward)), graph, feat).eval()
-    torch.testing.assert_close(lowbit.freeze(model)(graph, feat), model(graph, feat).detach(), rtol=1e-5, atol=1e-6)
+    packed = lowbit.freeze(model, graph, feat)
+    other = dgl.add_self_loop(dgl.rand_graph(23, 70))
+    for g, x in ((graph, feat), (other, features(other, 12))):
+        got, expected = packed(g, x), model(g, x)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def choice(self, g, x, w):
@@ -202,21 +261,18 @@ def choice(self, g, x, w):
     return self.conv2(g, h)
 
 
-def test_a_choice_by_an_optional_argument_is_refused(graph, feat):
-    refusal(lowbit.quantize(Forward(choice)), graph, feat, "takes another course where w is None")
-
-
-@pytest.mark.parametrize(
-    ("forward", "match"),
-    [
-        (lambda self, g, x, w: (self.conv2(g, self.conv1(g, x)), x), "returns an argument of its own"),
-        (lambda self, g, x, w: [[self.conv2(g, self.conv1(g, x))]], "returns a list, not a tensor"),
-        (lambda self, g, x, w: self.conv2(g, F.dropout(self.conv1(g, x))), "active in evaluation"),
-        (lambda self, g, x, w: self.conv2(g, torch.add(self.conv1(g, x), 1.0, alpha=3)), "add cannot be frozen"),
-    ],
-)
-def test_other_forwards_are_refused(forward, match, graph, feat):
-    refusal(lowbit.quantize(Forward(forward)), graph, feat, match)
+def test_an_argument_that_chooses_the_course_is_part_of_the_model(graph, feat):
+    model, weight = (
+        lowbit.calibrate(lowbit.quantize(Forward(choice)), graph, feat).eval(),
+        torch.rand(graph.num_edges()),
+    )
+    without, weighted = lowbit.freeze(model, graph, feat), lowbit.freeze(model, graph, feat, weight)
+    torch.testing.assert_close(without(graph, feat), model(graph, feat).detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weighted(graph, feat, weight), model(graph, feat, weight).detach(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(TypeError, match="w is None in this model, got ndarray; freeze it with another"):
+        without(graph, feat, weight)
+    with pytest.raises(TypeError, match="w is missing"):
+        weighted(graph, feat)
 
 
 def test_hooks_are_refused(model):
@@ -238,11 +294,24 @@ def test_restricted_formats_and_other_tensors_are_read(packed, graph, feat):
         packed([], feat)
 
 
-def test_freezing_before_calibration_names_the_quantisers():
+def test_freezing_before_calibration_names_the_quantisers(graph, feat):
+    for example in ((), (graph, feat)):
+        with pytest.raises(
+            lowbit.FreezeError, match=r"conv1.quantizers.inputs, .* and \d more cannot be frozen: .*calibrate"
+        ):
+            lowbit.freeze(lowbit.quantize(TwoLayers()), *example)
+
+
+def test_an_example_is_needed_once(model, graph, feat):
+    fresh = lowbit.quantize(TwoLayers(), lowbit.QuantConfig(2))
+    fresh.load_state_dict(model.state_dict())
     with pytest.raises(
-        lowbit.FreezeError, match=r"conv1.quantizers.inputs, .* and \d more cannot be frozen: .*calibrate"
+        lowbit.FreezeError, match=r"needs an example of what TwoLayers is called with.*freeze\(model, graph"
     ):
-        lowbit.freeze(lowbit.quantize(TwoLayers()))
+        lowbit.freeze(fresh)
+    assert torch.equal(lowbit.freeze(fresh, graph, feat)(graph, feat), lowbit.freeze(model)(graph, feat))
+    with pytest.raises(lowbit.FreezeError, match=r"does not fit TwoLayers.forward\(g, x, edge_weight=None\): missing"):
+        lowbit.freeze(fresh, feat=feat)
 
 
 def test_only_low_bit_models_are_frozen():

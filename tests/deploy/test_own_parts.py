@@ -127,7 +127,7 @@ def test_what_cannot_be_exported_is_named(graph):
     for quantizer in (q for q in model.modules() if isinstance(q, Fixed)):
         quantizer.observe(torch.rand(4, quantizer.channels or 1))
     with pytest.raises(lowbit.FreezeError, match="Fixed does not export granularity 'row'; use 'tensor' or 'channel'"):
-        lowbit.freeze(model)
+        lowbit.freeze(model, graph, features(graph, 12))
 
 
 def test_every_argument_needs_a_role():

@@ -13,10 +13,10 @@ from .arguments import dense, distinct, graphs_of_modules, split
 from .grow import Grown
 from .optional import with_optional
 from .recording import Recording
-from .run import record
+from .run import layer_calls, record
 from .sizes import generalised
 
-__all__ = ["Captured", "capture"]
+__all__ = ["Captured", "capture", "layer_calls"]
 
 
 class Captured(NamedTuple):

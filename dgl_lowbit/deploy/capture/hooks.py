@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -32,6 +32,25 @@ def recorded_calls(capture: Any, names: dict[int, str]) -> Iterator[None]:
         for owner, name, wrap in _places(captures, names):
             _replace(stack, owner, name, wrap(getattr(owner, name)))
         stack.enter_context(handling(_Recording(captures)))
+        yield
+
+
+@contextmanager
+def noted_calls(note: Callable) -> Iterator[None]:
+    """Tell ``note`` of each call of a low-bit layer that is not within another: the layer, its args and kwargs."""
+    original, depth = LowBitLayer.__call__, [0]
+
+    def layer_call(layer, *args, **kwargs):
+        if not depth[0]:
+            note(layer, args, kwargs)
+        depth[0] += 1
+        try:
+            return original(layer, *args, **kwargs)
+        finally:
+            depth[0] -= 1
+
+    with _lock, ExitStack() as stack:
+        _replace(stack, LowBitLayer, "__call__", layer_call)
         yield
 
 

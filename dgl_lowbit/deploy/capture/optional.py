@@ -9,6 +9,7 @@ import dgl
 import torch
 from torch import nn
 
+from ...nn.arguments import Role
 from .arguments import bound_arguments
 from .recording import GraphRef, Recording, TensorRef, leaves
 from .run import record
@@ -61,7 +62,7 @@ def _same_course(plain, weighted, name):
             return False
         for a, b in zip(ones, others):
             if b == number:
-                if a is not None or other.name != "layer":
+                if a is not None or not _takes_weight(other, number):
                     return False
             elif isinstance(a, (TensorRef, GraphRef)):
                 if same.setdefault(a, b) != b:
@@ -69,3 +70,12 @@ def _same_course(plain, weighted, name):
             elif not (a is b or (type(a) is type(b) and a == b)):
                 return False
     return True
+
+
+def _takes_weight(call, ref):
+    """Whether a call is of a layer that takes a tensor for the weights of edges."""
+    if call.name != "layer":
+        return False
+    _, layer = call.owner
+    bound = inspect.signature(layer.forward).bind(*call.args, **call.kwargs)
+    return all(layer.arguments[name] is Role.EDGE_WEIGHT for name, value in bound.arguments.items() if value == ref)

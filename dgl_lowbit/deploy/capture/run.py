@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..errors import FreezeError
 from .arguments import graphs_of_modules, named_arguments
-from .hooks import recorded_calls
+from .hooks import noted_calls, recorded_calls
 from .lines import LIBRARIES, caller, line
 from .recording import Call, GraphRef, Input, Recording, TensorRef, mapped
 
@@ -59,6 +59,16 @@ def record(model: nn.Module, args: tuple, kwargs: dict) -> tuple[Recording, Any]
         output = model(*args, **kwargs)
     capture.recording.output = capture.references(output)
     return capture.recording, output
+
+
+@torch.no_grad()
+def layer_calls(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, tuple[tuple, dict]]:
+    """What the outermost low-bit layers of ``model`` are first called with when it is, by their names."""
+    names = {id(module): name for name, module in model.named_modules()}
+    calls: dict[str, tuple[tuple, dict]] = {}
+    with noted_calls(lambda layer, *given: calls.setdefault(names[id(layer)], given)):
+        model(*args, **kwargs)
+    return calls
 
 
 class Capture(TorchFunctionMode):

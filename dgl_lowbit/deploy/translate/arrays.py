@@ -21,9 +21,22 @@ NAMES = {
     **dict.fromkeys(("and", "iand"), "bitwise_and"),
     **dict.fromkeys(("or", "ior"), "bitwise_or"),
     **dict.fromkeys(("xor", "ixor"), "bitwise_xor"),
-    **{"negative": "neg", "absolute": "abs", "ipow": "pow", "matmul": "matmul", "rmatmul": "rmatmul", "invert": "bitwise_not"},
-    **{"mod": "remainder", "greater": "gt", "less": "lt", "not_equal": "ne", "greater_equal": "ge", "less_equal": "le"},
-    **{"logit_sigmoid": "logsigmoid", "log_sigmoid": "logsigmoid", "fill": "fill", "moveaxis": "movedim", "arccos": "acos"},
+
+        "negative": "neg",
+        "absolute": "abs",
+        "ipow": "pow",
+        "matmul": "matmul",
+        "rmatmul": "rmatmul",
+        "invert": "bitwise_not"
+    ,
+    "mod": "remainder", "greater": "gt", "less": "lt", "not_equal": "ne", "greater_equal": "ge", "less_equal": "le",
+
+        "logit_sigmoid": "logsigmoid",
+        "log_sigmoid": "logsigmoid",
+        "fill": "fill",
+        "moveaxis": "movedim",
+        "arccos": "acos"
+    ,
 }
 # Arguments that say how and where, not what.
 IGNORED = frozenset(
@@ -146,7 +159,8 @@ def _batch(t, call, graph, kind=None):
 @array_rule("segment_reduce")
 def _segment_reduce(t, call, graph, x, offsets):
     ends, starts = (
-        t.array_function("getitem", t.argument(offsets, call), {"slice": bounds}) for bounds in ([1, None, None], [None, -1, None])
+        t.array_function("getitem", t.argument(offsets, call), {"slice": bounds})
+        for bounds in ([1, None, None], [None, -1, None])
     )
     return t.array_function(
         "segment_reduce", t.array_function("sub", ends, starts), t.argument(x, call), call.owner.reduce

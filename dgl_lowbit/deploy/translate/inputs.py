@@ -44,7 +44,9 @@ def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, op
         translator.graphs[entry.ref.number] = translator.recorder.input(kept_name(entry), "graph")
     for entry in frames:
         if not isinstance(entry.path[0], str) or entry.path[1] != "frame":
-            raise FreezeError(f"{frame_name(entry.path)} is read of a graph in a list or module; pass it as an argument.")
+            raise FreezeError(
+                f"{frame_name(entry.path)} is read of a graph in a list or module; pass it as an argument."
+            )
         _declare_tensor(translator, frame_name(entry.path), entry, (), False)
         side, kind, key = entry.path[2:]
         translator.recorder.inputs[-1]["frame"] = [entry.path[0], side, list(kind) if side == "edge" else kind, key]

@@ -23,8 +23,6 @@ from .arrays import ARRAY_RULES, DTYPES, IGNORED, NAMES
 from .forms import Array, Constant, EdgeNumbers, Floats, Form
 from .rules import RULES
 
-
-
 _READ = (TensorRef, GraphRef, Size)
 
 
