@@ -13,6 +13,7 @@ from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
+from .nn.message_passing.last_call import remember
 from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.format import FLOAT_BITS
@@ -194,6 +195,7 @@ def calibrate(model: nn.Module, *args, observer: str = "error", percentile: floa
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
+    remember(model, args, kwargs)
     with evaluating(model), observing(quantizers, observing=True, observer=chosen):
         model(*args, **kwargs)
     return model

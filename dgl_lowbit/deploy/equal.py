@@ -34,15 +34,15 @@ def check_equal(packed: PackedModel, captured: Captured) -> None:
         off = share_off(found, expected)
         if off > _MOST_ROWS_OFF:
             raise FreezeError(
-                f"on the example taken twice {off:.0%} of the packed model's rows differ from the model's; something that "
-                "the model computes depends on data in a way that was not recorded."
+                f"on the example taken twice {off:.0%} of the packed model's rows differ from the model's; something "
+                "that the model computes depends on data in a way that was not recorded."
             )
 
 
 def _taken(packed, arguments):
     """The arguments that a packed model takes."""
     names = {entry["name"] for entry in packed.plan.inputs if entry["kind"] != "unused"}
-    return {name: value for name, value in arguments.items() if name in names}
+    return {name: value for name, value in arguments.items() if name in names and value is not None}
 
 
 def share_off(found: np.ndarray, expected: np.ndarray) -> float:

@@ -9,7 +9,7 @@ from torch import nn
 
 from .. import nn as lowbit_nn
 from .._version import __version__
-from ..nn.last_call import recall
+from ..nn.message_passing.last_call import recall
 from ..quant import NotCalibratedError, Quantizer
 from ..quant.evaluation import evaluating
 from .capture import capture, layer_calls
@@ -25,9 +25,9 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
     """The packed form of a trained or calibrated low-bit model; one way.
 
     The model runs once on an example, in evaluation mode, and what it computes is recorded: torch functions, DGL's
-    message passing, low-bit layers whole. Everything that Python does in ``forward``, loops, conditions, dicts, frames of
-    graphs, simply happens. A second run, on the example taken twice, tells which numbers follow from sizes; the packed
-    model then serves graphs of every size, and is compared with the model on that second example.
+    message passing, low-bit layers whole. Everything that Python does in ``forward``, loops, conditions, dicts, frames
+    of graphs, simply happens. A second run, on the example taken twice, tells which numbers follow from sizes; the
+    packed model then serves graphs of every size, and is compared with the model on that second example.
 
     Parameters
     ----------
@@ -113,18 +113,18 @@ class Stages(nn.Module):
 def _example(model, args, kwargs):
     """What to run the model on."""
     # A graph alone once said which types there are; what the model is called with says it too.
-    alone = len(args) + len(kwargs) == 1 and all(isinstance(value, dgl.DGLGraph) for value in (*args, *kwargs.values()))
-    if (args or kwargs) and not (alone and len(inspect.signature(model.forward).parameters) > 1):
-        return args, kwargs
     call = recall(model.stages[0] if isinstance(model, Stages) else model)
+    alone = len(args) + len(kwargs) == 1 and all(isinstance(value, dgl.DGLGraph) for value in (*args, *kwargs.values()))
+    if (args or kwargs) and not (alone and (call or len(inspect.signature(model.forward).parameters) > 1)):
+        return args, kwargs
     if call is None:
         if uncalibrated_quantizers(model):
             raise FreezeError(
                 f"{_uncalibrated(model)}: it has not been calibrated; call dgl_lowbit.calibrate or train it first."
             )
         raise FreezeError(
-            f"freeze needs an example of what {type(model).__name__} is called with, as it has not been called, or with "
-            "tensors that are gone: freeze(model, graph, feat)."
+            f"freeze needs an example of what {type(model).__name__} is called with, as it has not been called, or "
+            "with tensors that are gone: freeze(model, graph, feat)."
         )
     return call
 

@@ -47,7 +47,16 @@ class PackedModel(numba_kernels.PackedModel):
 
     As :class:`numba_kernels.PackedModel`, and graphs may be a ``DGLGraph``, a DGL block or a list of blocks, features
     and edge weights tensors. The result is a tensor if any argument is one, else an array.
+
+    Attributes
+    ----------
+    defaults : dict of str to DGLGraph
+        Graphs that the frozen model's modules keep, by name; they serve where a call gives no others. A file has none.
     """
+
+    def __init__(self, plan, info=None, threads=None):
+        super().__init__(plan, info, threads)
+        self.defaults: dict[str, DGLGraph] = {}
 
     def __call__(self, *args, **kwargs):
         """Run the model, as :meth:`numba_kernels.PackedModel.__call__`.
@@ -70,9 +79,6 @@ class PackedModel(numba_kernels.PackedModel):
         out = out.numpy() if isinstance(out, torch.Tensor) else out
         run = functools.partial(super().inference, batch_size=batch_size, out=out)
         return self._run(run, args, kwargs)
-
-    #: Graphs that the frozen model's modules keep, by name; they serve where a call does not give others.
-    defaults: dict = {}
 
     def _run(self, run, args, kwargs):
         kwargs = {**self.defaults, **kwargs, **self._frame_columns(args, kwargs)}

@@ -11,8 +11,8 @@ from torch import nn
 
 from ..config import QuantConfig
 from .arguments import Role, roles
-from .last_call import remember
-from .message_passing.hook import current_module, scope
+from .message_passing.hook import scope
+from .message_passing.last_call import Remembered
 from .ops import TorchOps
 
 Layer = TypeVar("Layer", bound="LowBitLayer")
@@ -39,7 +39,7 @@ class Operand(NamedTuple):
     axis: int = -1
 
 
-class LowBitLayer(nn.Module):
+class LowBitLayer(Remembered):
     """Mixin that makes a layer low-bit; stands before the float layer among a class's bases.
 
     The constructor and ``forward`` are the float layer's, plus the keyword-only ``config``. Without a
@@ -87,11 +87,6 @@ class LowBitLayer(nn.Module):
             signature = inspect.signature(cls.float_class)
             config = inspect.Parameter("config", inspect.Parameter.KEYWORD_ONLY, default=None)
             cls.__signature__ = signature.replace(parameters=[*signature.parameters.values(), config])
-
-    def __call__(self, *args, **kwargs):
-        if current_module() is None:
-            remember(self, args, kwargs)
-        return super().__call__(*args, **kwargs)
 
     def configure(self, config: QuantConfig | None) -> None:
         """Give the layer fresh quantisers of ``config``, or none.

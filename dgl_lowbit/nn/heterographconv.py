@@ -5,9 +5,10 @@ from __future__ import annotations
 import dgl.nn
 
 from .base import LowBitLayer
+from .message_passing.last_call import Remembered
 
 
-class HeteroGraphConv(dgl.nn.HeteroGraphConv):
+class HeteroGraphConv(Remembered, dgl.nn.HeteroGraphConv):
     """``dgl.nn.HeteroGraphConv`` whose layers are low-bit; it holds no quantiser of its own.
 
     ``dgl_lowbit.quantize`` converts the layers of DGL's own class in place and needs no class of ours.

@@ -189,7 +189,7 @@ def test_part_of_a_model_only_when_asked_for(graph, tmp_path):
         lowbit.load(path)
     with pytest.raises(numba_kernels.ModelFileError, match="does not fit GraphClassifier"):
         lowbit.load(path, model=GraphClassifier())
-    fresh = lowbit.quantize(Branching())
+    fresh = lowbit.quantize(Branching(), lowbit.QuantConfig(4))
     assert torch.equal(lowbit.load(path, model=fresh)(graph, feat), packed(graph, feat))
     assert path.read_bytes() == packed.save(tmp_path / "again.safetensors").read_bytes()
 

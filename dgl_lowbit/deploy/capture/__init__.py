@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -9,13 +10,14 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from ..errors import FreezeError
-from .arguments import dense, distinct, graphs_of_modules, split
+from .arguments import bound_arguments, dense, distinct, graphs_of_modules, split
 from .grow import Grown
 from .optional import with_optional
 from .recording import Recording
 from .run import layer_calls, record
 from .sizes import generalised
 
+_MOST_CHOICES = 16  # of what the rows of tensors are, where sizes are equal
 __all__ = ["Captured", "capture", "layer_calls"]
 
 
@@ -41,11 +43,42 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
     FreezeError
         Names the line that cannot be followed, or whose course differs on the larger example.
     """
-    arguments, optional = with_optional(model, *distinct(dense(args), dense(kwargs)))
+    args, kwargs = distinct(dense(args), dense(kwargs))
+    given = bound_arguments(model, args, kwargs)
+    arguments, optional = with_optional(model, args, kwargs)
     kept = graphs_of_modules(model)
-    grown = Grown([*arguments.values(), *(graph for _, graph in kept)])
     first, _ = record(model, *split(model, arguments))
-    larger = grown(arguments)
+    refusal = None
+    for grown in _growths([*arguments.values(), *(graph for _, graph in kept)]):
+        larger = grown(arguments)
+        try:
+            recording, output = _again(model, kept, grown, larger, first)
+            break
+        except FreezeError as error:
+            refusal = refusal or error
+    else:
+        raise refusal
+    own = {".".join(map(str, path[1:])): graph for path, graph in kept}
+    added = [name for name in optional if given.get(name) is None]
+    if added:  # weights of 1 are not always the same as none
+        larger.update(dict.fromkeys(added))
+        with _replaced(kept, grown):
+            _, output = record(model, *split(model, larger))
+    larger.update({name: grown(graph) for name, graph in own.items()})
+    return Captured(recording, arguments, optional, own, larger, output)
+
+
+def _growths(values):
+    """Ways to a larger example: what rows of tensors are is not clear where sizes are equal, nor if graphs are batches."""
+    for batched in (True, False):
+        grown = Grown(values, (), batched)
+        yield grown
+        for choices in itertools.islice(itertools.product(*map(range, grown.ambiguous)), 1, _MOST_CHOICES):
+            yield Grown(values, choices, batched)
+
+
+def _again(model, kept, grown, larger, first):
+    """The recording that ``first`` makes together with a run on ``larger``, and what that returned."""
     with _replaced(kept, grown):
         try:
             second, output = record(model, *split(model, larger))
@@ -53,13 +86,11 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
             raise
         except Exception as error:
             raise FreezeError(
-                f"{type(model).__name__}.forward runs on the example, but not on the same graph taken twice, its features' "
-                f"rows repeated: {error} A model is frozen for graphs of every size; where it keeps a tensor with a row for "
-                "each node, pass that as an argument."
+                f"{type(model).__name__}.forward runs on the example, but not on the same graph taken twice, the rows "
+                f"of its features repeated: {error} A model is frozen for graphs of every size; where it keeps a tensor "
+                "with a row for each node, pass that as an argument."
             ) from error
-    own = {".".join(map(str, path[1:])): graph for path, graph in kept}
-    larger.update({name: grown(graph) for name, graph in own.items()})
-    return Captured(generalised(first, second), arguments, optional, own, larger, output)
+    return generalised(first, second), output
 
 
 @contextmanager

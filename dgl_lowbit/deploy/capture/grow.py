@@ -8,6 +8,7 @@ another are repeated more often.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import dgl
@@ -20,11 +21,22 @@ class Grown:
     Parameters
     ----------
     values : list
-        All arguments, and what modules keep; the rows of a tensor are those of the first graph with so many nodes of
-        a type, edges of a type, or graphs in a batch.
+        All arguments, and what modules keep. The rows of a tensor are those of a graph with so many nodes of a type,
+        edges of a type, or graphs in a batch.
+    choices : sequence of int
+        For each tensor whose rows may be several of these, which of them it is. Default: the first.
+    batched : bool
+        Whether a graph taken twice is a batch of two, or one graph.
+
+    Attributes
+    ----------
+    ambiguous : list of int
+        How many there are to choose from, for each such tensor that was grown.
     """
 
-    def __init__(self, values: list[Any]):
+    def __init__(self, values: list[Any], choices: Sequence[int] = (), batched: bool = True):
+        self.ambiguous: list[int] = []
+        self._choices, self._batched = choices, batched
         self._graphs: dict[int, Any] = {}
         self._rows: list[tuple[str, int, torch.Tensor]] = []  # type, how many there were, which of them there are now
         self._extra = 0
@@ -63,10 +75,15 @@ class Grown:
     def _tensor(self, tensor, key):
         if tensor.dim() == 0 or tensor.layout != torch.strided:
             return tensor
-        fitting = [rows for _, count, rows in self._rows if count == len(tensor)]
-        named = [rows for name, count, rows in self._rows if count == len(tensor) and name == key]
-        for rows in (*named, *fitting):
-            return tensor[rows]
+        fitting = [(name == key, rows) for name, count, rows in self._rows if count == len(tensor)]
+        by_count = {len(rows): rows for _, rows in sorted(fitting, key=lambda entry: entry[0])}
+        several = list(by_count.values())[::-1] if any(named for named, _ in fitting) else list(by_count.values())
+        if len(several) > 1:
+            self.ambiguous.append(len(several))
+            place = len(self.ambiguous) - 1
+            return tensor[several[self._choices[place] if place < len(self._choices) else 0]]
+        if several:
+            return tensor[several[0]]
         if tensor.is_floating_point() or len(tensor) < 2:
             return tensor
         return torch.cat([tensor, tensor])
@@ -91,7 +108,7 @@ class Grown:
         node_rows = {ntype: torch.arange(graph.num_nodes(ntype)).repeat(copies[ntype]) for ntype in graph.ntypes}
         for ntype, rows in node_rows.items():
             _index_frame(graph.nodes[ntype].data, grown.nodes[ntype].data, rows)
-        if len(set(copies.values())) == 1:
+        if len(set(copies.values())) == 1 and (self._batched or graph.batch_size > 1):
             times = copies[graph.ntypes[0]]
             grown.set_batch_num_nodes({t: graph.batch_num_nodes(t).repeat(times) for t in graph.ntypes})
             grown.set_batch_num_edges(

@@ -73,6 +73,7 @@ def _places(captures, names):
     yield DGLGraph, "batch_num_nodes", functools.partial(_batch, captures, "batch_num_nodes")
     yield DGLGraph, "batch_num_edges", functools.partial(_batch, captures, "batch_num_edges")
     yield LowBitLayer, "__call__", functools.partial(_layer, captures, names)
+    yield TorchOps, "kept", lambda original: staticmethod(lambda holder, name, make: make())
     for name in ("call", "activate"):
         yield TorchOps, name, functools.partial(_inside, captures, name)
 
@@ -154,8 +155,8 @@ class _Recording(FakeQuantise):
         if call.kind == "udf_reduce":
             name = getattr(call.details["func"], "__name__", "a function")
             raise FreezeError(
-                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it with "
-                "dgl.function (sum, mean, max, min) or edge_softmax."
+                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it "
+                "with dgl.function (sum, mean, max, min) or edge_softmax."
             )
         graph = None if call.graph is None else capture.index(call.graph)
         more = [call.details[name] for name in ("offsets", "seglen", "idx_a", "idx_b") if name in call.details]

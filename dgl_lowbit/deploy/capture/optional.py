@@ -16,7 +16,7 @@ from .run import record
 
 
 def with_optional(model: nn.Module, args: tuple, kwargs: dict) -> tuple[dict[str, Any], set[str]]:
-    """The arguments of a forward by name, edge weights added that it would take, and the names of those.
+    """The arguments of a forward by name, edge weights of 1 added that it would take, and the names that are optional.
 
     An argument whose default is None is optional where ``model`` does the same with and without it, but for handing it
     to layers.

@@ -1,6 +1,6 @@
 """Runs a model once and records what it computes.
 
-What is recorded are torch functions, DGL's message passing and what it says of graphs; low-bit layers are one call each.
+What is recorded are torch functions, DGL's message passing and what it says of graphs; a low-bit layer is one call.
 Everything else that Python does in forward simply happens. Tensors are followed by identity, through frames of graphs,
 attributes, lists and dicts, and through operations in place.
 """
@@ -267,8 +267,8 @@ class Capture(TorchFunctionMode):
         frame = caller()
         if self.depends(inputs) and not frame.startswith(LIBRARIES):
             raise FreezeError(
-                f"{name} hands numbers that follow from the arguments to Python{line()}, where nothing can follow them; "
-                "write it with tensors (torch.where for a choice)."
+                f"{name} hands numbers that follow from the arguments to Python{line()}, where nothing can follow "
+                "them; write it with tensors (torch.where for a choice)."
             )
         return function(*args, **kwargs)
 
@@ -284,8 +284,7 @@ def frame_columns(graph):
 
 
 def _name(function):
-    name = getattr(function, "__name__", None) or str(resolve_name(function)).rpartition(".")[2]
-    return name
+    return getattr(function, "__name__", None) or str(resolve_name(function)).rpartition(".")[2]
 
 
 def _memory(tensor):

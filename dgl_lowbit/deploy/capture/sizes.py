@@ -134,8 +134,8 @@ class _Pair:
         line = None if call is None else call.line
         name = "the result" if call is None else call.name
         raise FreezeError(
-            f"{name} {what}{line or ''}: a packed model takes the same course on every graph; a size must come from the "
-            "arguments' shapes or the graph, without int(), len() of lists or data."
+            f"{name} {what}{line or ''}: a packed model takes the same course on every graph; a size must come from "
+            "the arguments' shapes or the graph, without int(), len() of lists or data."
         )
 
     def _fail_constant(self, number: int):
@@ -145,8 +145,8 @@ class _Pair:
         shape = tuple(self.first.constants[number].shape)
         line = "" if reading is None else reading.line
         raise FreezeError(
-            f"a tensor of shape {shape} that is read{line} differs from one graph to another, and is neither an argument "
-            "nor made by functions that can be followed; pass it as an argument of forward."
+            f"a tensor of shape {shape} that is read{line} differs from one graph to another, and is neither an "
+            "argument nor made by functions that can be followed; pass it as an argument of forward."
         )
 
 

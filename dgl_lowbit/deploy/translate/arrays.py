@@ -21,22 +21,23 @@ NAMES = {
     **dict.fromkeys(("and", "iand"), "bitwise_and"),
     **dict.fromkeys(("or", "ior"), "bitwise_or"),
     **dict.fromkeys(("xor", "ixor"), "bitwise_xor"),
-
-        "negative": "neg",
-        "absolute": "abs",
-        "ipow": "pow",
-        "matmul": "matmul",
-        "rmatmul": "rmatmul",
-        "invert": "bitwise_not"
-    ,
-    "mod": "remainder", "greater": "gt", "less": "lt", "not_equal": "ne", "greater_equal": "ge", "less_equal": "le",
-
-        "logit_sigmoid": "logsigmoid",
-        "log_sigmoid": "logsigmoid",
-        "fill": "fill",
-        "moveaxis": "movedim",
-        "arccos": "acos"
-    ,
+    "negative": "neg",
+    "absolute": "abs",
+    "ipow": "pow",
+    "matmul": "matmul",
+    "rmatmul": "rmatmul",
+    "invert": "bitwise_not",
+    "mod": "remainder",
+    "greater": "gt",
+    "less": "lt",
+    "not_equal": "ne",
+    "greater_equal": "ge",
+    "less_equal": "le",
+    "logit_sigmoid": "logsigmoid",
+    "log_sigmoid": "logsigmoid",
+    "fill": "fill",
+    "moveaxis": "movedim",
+    "arccos": "acos",
 }
 # Arguments that say how and where, not what.
 IGNORED = frozenset(

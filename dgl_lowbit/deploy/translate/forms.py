@@ -13,7 +13,10 @@ from ..values import Value
 
 @dataclass(frozen=True)
 class Floats:
-    """A float matrix of the plan, as kernels make them; ``value.heads`` parts of its rows stand for a third dimension."""
+    """A float matrix of the plan, as kernels make them.
+
+    Where the tensor has three dimensions, ``value.heads`` is the second, and a row has its parts side by side.
+    """
 
     value: Value
 

@@ -81,7 +81,7 @@ def _read(recording):
 
 
 def _declare_unread(translator, name, value):
-    """An argument that is a tensor, graph or collection and not read, or a number or flag that the plan has built in."""
+    """An argument that is not read, or a number or flag that the plan has built in."""
     if value is None or isinstance(value, (bool, int, float, str)):
         translator.recorder.constant(name, value)
     else:
@@ -95,6 +95,10 @@ def _declare(translator, name, entries, optional):
         graphs = recorder.input(name, "graph")
         for entry in lists:
             translator.graphs[entry.ref.number] = recorder.item(graphs, entry.path[1])
+    pair = tuple(entry.ref for entry in entries if entry.path[1:] in ((0,), (1,)))
+    if len(entries) == 2 and _are_a_pair(translator, pair):
+        translator.pairs[pair] = recorder.input(name, "features", optional)
+        return
     for entry in entries:
         if entry in lists:
             continue
@@ -104,6 +108,17 @@ def _declare(translator, name, entries, optional):
             translator.graphs[entry.ref.number] = recorder.input(name, "graph")
         else:
             _declare_tensor(translator, name, entry, entry.path[1:], optional)
+
+
+def _are_a_pair(translator, pair):
+    """Whether two tensors are read by layers alone, as features of sources and of destinations."""
+    if len(pair) != 2 or not all(isinstance(ref, TensorRef) and _kind(translator, ref) == "features" for ref in pair):
+        return False
+    for call in translator.recording.calls:
+        arguments = (*call.args, *call.kwargs.values())
+        if any(leaf in pair for leaf in leaves(arguments)) and (call.name != "layer" or pair not in arguments):
+            return False
+    return not any(leaf in pair for leaf in leaves(translator.recording.output))
 
 
 def _declare_tensor(translator, name, entry, key, optional):
@@ -117,9 +132,10 @@ def _kind(translator, ref):
     shape, roles = translator.shape(ref), _roles(translator.recording, ref)
     if Role.EDGE_TYPES in roles:
         return "edge_types"
-    if Role.FEATURES not in roles and translator.is_float(ref) and shape and all(size == 1 for size in shape[1:]):
-        if Role.EDGE_WEIGHT in roles or (isinstance(shape[0], Size) and shape[0].of == "edges"):
-            return "edge_weight"
+    single = bool(shape) and all(size == 1 for size in shape[1:])
+    of_edges = Role.EDGE_WEIGHT in roles or (single and isinstance(shape[0], Size) and shape[0].of == "edges")
+    if single and of_edges and Role.FEATURES not in roles and translator.is_float(ref):
+        return "edge_weight"
     return "features" if translator.is_float(ref) and len(shape) == 2 and not isinstance(shape[1], Size) else "array"
 
 

@@ -1,7 +1,7 @@
 """From a recording to the operations of a plan.
 
-What kernels know is written for kernels, through the :class:`~dgl_lowbit.deploy.recorder.Recorder`: a rule of ``rules``,
-by the function's name. Everything else is a call of a function of NumPy arrays with the name that torch gives it.
+What kernels know is written for kernels, through the :class:`~dgl_lowbit.deploy.recorder.Recorder`: by a rule of
+``rules``, found by the function's name. Everything else is a call of a function of NumPy arrays, by torch's name.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Translator:
         self.recorder, self.recording = recorder, recording
         self.forms: dict[int, Form] = {n: Constant(tensor) for n, tensor in recording.constants.items()}
         self.graphs: dict[int, Value] = {}
+        self.pairs: dict[tuple, Value] = {}  # arguments that are features of sources and of destinations
         self._origins: dict[int, Call] = {}
         self._relations: dict[tuple, Value] = {}
         self._arrays: dict[int, dict] = {}
@@ -126,10 +127,12 @@ class Translator:
         read[Role.EDGE_TYPES] = self._edge_numbers
         for argument, value in bound.arguments.items():
             role = layer.arguments[argument]
-            if role in read:
+            if role is Role.FEATURES and isinstance(value, tuple) and value in self.pairs:
+                bound.arguments[argument] = self.pairs[value]
+            elif role in read:
                 bound.arguments[argument] = mapped(value, lambda leaf, make=read[role]: make(leaf, call))
-            elif role is Role.CHOICE and any(isinstance(leaf, TensorRef) for leaf in leaves(value)):
-                self.fail(call, f"{name} ({type(layer).__name__}) with a tensor for {argument}")
+            elif isinstance(value, TensorRef):  # the layer says why it takes none
+                bound.arguments[argument] = self.form(value)
         result = self.recorder.layer(name, layer, bound, self._inside(call))
         return tuple(map(Floats, result)) if isinstance(result, tuple) else Floats(result)
 

@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from ...config import QuantConfig
-from ..last_call import remember
 from .calls import SITE_NAMES
-from .hook import current_module, patched, scope
+from .hook import patched, scope
+from .last_call import Remembered
 from .site import Shape, Site
 
 _SITE = rf"((?:{'|'.join(sorted(set(SITE_NAMES.values())))})_\d+)\.(\w+)\."
@@ -28,7 +28,7 @@ class Hook:
     config: QuantConfig
 
 
-class Hooked(nn.Module):
+class Hooked(Remembered):
     """Mixin of the classes that :func:`hook` makes: what a module's forward passes over edges is coded.
 
     The class is named as the module's own, which it derives from. Copies and pickles find that one by its name.
@@ -42,8 +42,6 @@ class Hooked(nn.Module):
         """Nothing: a class that counts its subclasses is not to see this one."""
 
     def __call__(self, *args, **kwargs):
-        if current_module() is None:
-            remember(self, args, kwargs)
         with patched(), scope(self):
             return super().__call__(*args, **kwargs)
 

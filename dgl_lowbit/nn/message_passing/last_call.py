@@ -12,6 +12,8 @@ import torch
 from dgl import DGLGraph
 from torch import nn
 
+from .hook import current_module
+
 _MOST_BYTES = 4 << 20  # of what is kept alive for a model
 _calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
 
@@ -20,6 +22,15 @@ def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
     """Note that ``module`` is called with ``args`` and ``kwargs``."""
     size = sum(_bytes(leaf) for leaf in _leaves((args, kwargs)))
     _calls[module] = (args, kwargs) if size <= _MOST_BYTES else _map((args, kwargs), _weakly)
+
+
+class Remembered(nn.Module):
+    """Mixin of modules of which it is known what they were last called with, by a caller outside of models of ours."""
+
+    def __call__(self, *args, **kwargs):
+        if current_module() is None:
+            remember(self, args, kwargs)
+        return super().__call__(*args, **kwargs)
 
 
 def recall(module: nn.Module) -> tuple[tuple, dict] | None:
