@@ -83,7 +83,8 @@ class PartlyPacked(nn.Module):
         content = {"version": VERSION, "packed": self.packed_parts, "reasons": self.float_parts}
         arrays = {f"state/{name}": value.contiguous() for name, value in self.model.state_dict().items()}
         for name in self.packed_parts:
-            data = self.model.get_submodule(name).packed.to_bytes()
+            layer: Any = self.model.get_submodule(name)
+            data = layer.packed.to_bytes()
             arrays[f"packed/{name}"] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
         return replace_file(path, safetensors.torch.save(arrays, {FORMAT: json.dumps(content, sort_keys=True)}))
 
@@ -164,7 +165,7 @@ def _pack(layer: nn.Module, packed: PackedModel) -> None:
 
 
 @functools.cache
-def _packed_class(own: type[nn.Module]) -> type[nn.Module]:
+def _packed_class(own: Any) -> Any:
     names: dict[str, Any] = {key: getattr(own, key) for key in ("__module__", "__qualname__")}
     forward = {"forward": _PackedLayer.forward}
     return types.new_class(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import nn
 
 from numba_kernels import Plan
 
@@ -77,7 +78,7 @@ class Recorder:
         return result
 
     @contextmanager
-    def at(self, where: str, quantizers: Mapping) -> Iterator[None]:
+    def at(self, where: str, quantizers: nn.ModuleDict) -> Iterator[None]:
         """Name what is recorded, for errors and what runs in float32: a layer or a call site, and its quantisers."""
         outside = self._where, self._layer_quantizers
         self._where, self._layer_quantizers = where, quantizers.items()

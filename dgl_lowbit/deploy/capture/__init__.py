@@ -48,14 +48,14 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
     arguments, optional = with_optional(model, args, kwargs)
     kept = graphs_of_modules(model)
     first, _ = record(model, *split(model, arguments))
-    refusal = None
+    refusal = FreezeError()
     for grown in _growths([*arguments.values(), *(graph for _, graph in kept)]):
         larger = grown(arguments)
         try:
             recording, output = _again(model, kept, grown, larger, first)
             break
         except FreezeError as error:
-            refusal = refusal or error
+            refusal = refusal if refusal.args else error
     else:
         raise refusal
     own = {".".join(map(str, path[1:])): graph for path, graph in kept}
@@ -69,7 +69,7 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
 
 
 def _growths(values):
-    """Ways to a larger example: what rows of tensors are is not clear where sizes are equal, nor if graphs are batches."""
+    """Ways to a larger example: where sizes are equal, what the rows of tensors are is not clear, nor what is a batch."""
     for batched in (True, False):
         grown = Grown(values, (), batched)
         yield grown

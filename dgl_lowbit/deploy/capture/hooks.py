@@ -195,7 +195,7 @@ def _inside(captures, name, original):
         finally:
             captures.pop()
         inner.recording.output = inner.references(result)
-        captures[-1].inner.append(inner.recording)
+        captures[-1].applied.append(inner.recording)
         return result
 
     return staticmethod(apply)

@@ -87,7 +87,7 @@ class Capture(TorchFunctionMode):
         self._data: set[int] = set()  # numbers of what depends on arguments
         self._unread: dict[int, tuple] = {}  # arguments by identity
         self._count = 0
-        self.inner: list[Recording] = []  # of what the layer that is being called applies
+        self.applied: list[Recording] = []  # of what the layer that is being called applies
 
     def inside(self, x: torch.Tensor) -> Capture:
         """A capture for what is done to ``x`` within a call."""
@@ -202,7 +202,7 @@ class Capture(TorchFunctionMode):
         if self.depth:
             return function()
         inputs = self.references((args, kwargs))
-        self.depth, self.inner = self.depth + 1, []
+        self.depth, self.applied = self.depth + 1, []
         try:
             output = function()
         finally:
@@ -229,7 +229,7 @@ class Capture(TorchFunctionMode):
             out = mapped(others[0], made)
         if refs:
             args, kwargs = inputs
-            self.recording.calls.append(Call(name, args, kwargs, out, line(), owner, self.inner if owner else []))
+            self.recording.calls.append(Call(name, args, kwargs, out, line(), owner, self.applied if owner else []))
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -159,8 +159,8 @@ class Translator:
         return self.edge_weight(leaf, call) if isinstance(leaf, TensorRef) else leaf
 
     # -- what is known of a tensor ----------------------------------------------------------------------
-    def form(self, leaf: Any) -> Form | None:
-        """What a leaf of a call's arguments is, if it is a tensor."""
+    def form(self, leaf: Any) -> Any:
+        """What a leaf of a call's arguments is, a :data:`~.forms.Form`, if it is a tensor; else None."""
         return self.forms[leaf.number] if isinstance(leaf, TensorRef) else None
 
     def shape(self, ref: TensorRef) -> tuple:
