@@ -207,7 +207,7 @@ class Run:
         scratch = _scratch.take(program.scratch_size * (numba.config.NUMBA_NUM_THREADS if is_shared else 1))
         most = max(self.stage_rows, default=0)
         for calls, first, stop in assembled.segments():
-            self._call(assembled, calls)
+            self._call(assembled, calls, threads)
             if first == stop:
                 continue
             program.fill_in(self)
@@ -224,7 +224,7 @@ class Run:
         if assembled.called_with:
             raise GraphError("features that array functions read as they are do not come in batches; call the model.")
         for calls, first, stop in assembled.segments():
-            self._call(assembled, calls)
+            self._call(assembled, calls, threads)
             for number in range(first, stop):
                 yield from self._in_batches(assembled, number, batch_size, threads)
 
@@ -245,9 +245,9 @@ class Run:
                 self._launch(assembled, number, start, stop, scratch)
             yield
 
-    def _call(self, assembled, calls):
-        for stage in calls:
-            self.arrays_made.call(stage, self, assembled.program, self.arena)
+    def _call(self, assembled, steps, threads):
+        for step in steps:
+            self.arrays_made.take(step, self, assembled.program, self.arena, threads)
 
     def _launch(self, assembled, number, low, high, scratch):
         """One stage on all threads."""
