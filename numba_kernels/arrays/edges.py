@@ -10,7 +10,7 @@ import numpy as np
 
 from .indexing import checked_index
 from .kinds import ARRAY, GRAPH, choice
-from .promotion import refuse_integers
+from .promotion import floats, refuse_integers
 from .registry import function
 from .segments import REDUCES, reduce_segments
 
@@ -66,7 +66,7 @@ def edge_softmax(graph, input, norm_by="dst"):
 def edge_dot(graph, lhs, rhs, lhs_target="u", rhs_target="v"):
     take = {"u": take_source, "v": take_destination, "e": lambda graph, x: _checked_rows(x, graph.num_edges, "edges")}
     one, two = take[lhs_target](graph, lhs), take[rhs_target](graph, rhs)
-    return np.sum(one * two, axis=-1, keepdims=True, dtype=np.float64)
+    return np.einsum("...d,...d->...", *floats(*np.broadcast_arrays(one, two)))[..., None]
 
 
 @function(graph=GRAPH)

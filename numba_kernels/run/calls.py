@@ -98,11 +98,17 @@ class _Reader:
         self._arrays, self._names, self._step, self._run = arrays, op.names, step, run
         self._program, self._arena = program, arena
         self.graphs, self.lent = run.graphs, []
+        self._read = {}
 
     def constant(self, name) -> np.ndarray:
         return self._arrays.constants[name]
 
     def array(self, value) -> np.ndarray:
+        if value not in self._read:
+            self._read[value] = self._find(value)
+        return self._read[value]
+
+    def _find(self, value):
         run = self._run
         if value not in self._names:
             if value not in run.weights:

@@ -18,7 +18,7 @@ from ..arrays.rows import RULES, is_by_rows
 from ..graph import Graph
 from ..plan.ops.call import data_of
 
-BLOCK_EDGES = 4096
+BLOCK_EDGES = 8192
 TAKES = ("take_source", "take_destination", "edge_dot")
 
 
@@ -103,7 +103,7 @@ class EdgeGroup:
         if not isinstance(graph, Graph) or graph.num_edges == 0:
             raise NotByRowsError
         first, *others = blocks_of(graph)
-        chunks, results = self._of_block(first, readers), {}
+        chunks, results = self._of_block(first, readers, is_checked=True), {}
         for value in needed:
             rows = graph.num_edges if value in self.by_edge else graph.num_dst
             results[value] = np.empty((rows, *chunks[value].shape[1:]), chunks[value].dtype)
@@ -121,8 +121,8 @@ class EdgeGroup:
                 store(block, self._of_block(block, readers))
         return results
 
-    def _of_block(self, block, readers):
-        """All results on the edges of a block."""
+    def _of_block(self, block, readers, is_checked=False):
+        """All results on the edges of a block; whether rows are enough is checked of one block, as all are alike."""
         chunks = {}
         for op, reader in zip(self.ops, readers):
             function = FUNCTIONS[op.spec["function"]]
@@ -130,7 +130,7 @@ class EdgeGroup:
             if function.name in RULES:
                 rows = [chunks[value] for value in data_of(op.spec) if value in self.by_edge]
                 args, rows = _in_block(args, rows, block)
-                if not is_by_rows(function.name, args, kwargs, rows):
+                if is_checked and not is_by_rows(function.name, args, kwargs, rows):
                     raise NotByRowsError
             (chunk,) = function(*args, **kwargs)
             if op.writes[0] in self.by_edge and (chunk.ndim == 0 or len(chunk) != block.num_edges):
