@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..arrays import as_array
 from ..graph import GraphError
 from ..plan.resolve import Op, whole
 from .edge_space import EdgeGroup, NotByRowsError, grouped
@@ -113,7 +114,7 @@ class _Reader:
         if value not in self._names:
             if value not in run.weights:
                 raise GraphError("the model computes with edge weights; pass them.")
-            return np.asarray(run.weights[value])
+            return as_array(run.weights[value])
         name = self._names[value]
         for arrays in (self._arrays.made, run.arrays, run.outputs):
             if whole(name) in arrays:

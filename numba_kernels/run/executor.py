@@ -191,7 +191,7 @@ class Run:
                 raise GraphError(f"out must have shape {shape}, got {out.shape}.")
             self.outputs[value] = aligned_empty(shape, np.float32) if out is None else out
         self.output_at = {value: address_of(array) for value, array in self.outputs.items()}
-        self.inputs = {}
+        self.inputs, self.out = {}, out
         assembled.faults[:] = 0
 
     def address(self, value) -> int:
@@ -266,10 +266,19 @@ class Run:
         """A value that is returned, or the first rows of it, as an array of its own."""
         rows = None if size is None else self.sizes[size]
         if value in self.arrays_made.made:
-            return np.array(self.arrays_made.made[value])
+            array = self.arrays_made.made[value]
+            return np.array(array) if self.out is None else _written(self.out, array)
         if value in self.arrays:
             return np.array(self.arrays[value][:rows], np.float32)
         return self.outputs[value][:rows]
+
+
+def _written(out, array):
+    """``out`` with the numbers of an array."""
+    if (array.shape, array.dtype) != (out.shape, out.dtype):
+        raise GraphError(f"out must be {array.dtype} of shape {array.shape}, got {out.dtype} {out.shape}.")
+    np.copyto(out, array)
+    return out
 
 
 def names_of(plan: Plan) -> dict:

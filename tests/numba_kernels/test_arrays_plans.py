@@ -176,7 +176,8 @@ def test_edge_weights_and_graphs_are_read(rng):
     model = model_of(plan, ("graph", "edge_weight"), scores)
     model.plan.inputs[1]["optional"] = True
     graph, weight = draw_graph(rng, 5, 5, 12, edge_ids=rng.permutation(12)), rng.normal(size=12).astype(np.float32)
-    assert_equals_twin(model, graph, weight)
+    for weights in (weight, rng.integers(-5, 6, 12).astype(np.int8), weight.astype(np.float64)):
+        assert_equals_twin(model, graph, weights)
     with pytest.raises(GraphError, match="computes with edge weights; pass them"):
         model(graph, None)
     with pytest.raises(GraphError, match="reads one graph here, got one of several edge types"):
@@ -198,6 +199,18 @@ def test_features_that_functions_read_do_not_come_in_batches(rng):
     model = model_of(plan, ("features",), call(plan, "neg", {"value": 0}))
     with pytest.raises(GraphError, match="features that array functions read as they are do not come in batches"):
         model.inference(rng.normal(size=(9, 6)), batch_size=4)
+
+
+def test_results_of_functions_are_written_where_asked(rng):
+    plan = PlanBuilder()
+    product = plan.linear(plan.quantize(0, per_row(2, rng), 6), rng, 6, 4, 2)
+    model = model_of(plan, ("features",), call(plan, "neg", {"value": product}))
+    x, out = rng.normal(size=(9, 6)).astype(np.float32), np.empty((9, 4), np.float32)
+    (got,) = model.inference(x, batch_size=4, out=out)
+    assert got is out
+    np.testing.assert_array_equal(out, model(x)[0])
+    with pytest.raises(GraphError, match=r"out must be float32 of shape \(9, 4\), got float32 \(8, 4\)"):
+        model.inference(x, out=out[:8])
 
 
 def test_threads_give_the_same(mixed, rng, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...arrays import FUNCTIONS
+from ...arrays import FUNCTIONS, as_array
 from ...arrays.kinds import is_reference
 from ...graph import GraphError
 from ..sizes import check_size, is_whole, measure, single
@@ -109,8 +109,11 @@ class _Given:
     """What the twin reads."""
 
     def __init__(self, plan, given):
-        self.constant, self.array = plan.arrays.__getitem__, given.__getitem__
+        self.constant, self._given = plan.arrays.__getitem__, given
         self.graphs = {value: given[value] for value in given if plan.kinds[value] == "graph"}
+
+    def array(self, value):
+        return as_array(self._given[value])
 
     def shape(self, value):
         return self.array(value).shape
