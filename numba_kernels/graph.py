@@ -123,6 +123,11 @@ class Graph:
         return self._arrays["edges"]
 
     @property
+    def targets(self) -> np.ndarray:
+        """The row that reductions by destination make of each edge, (E,) int64, in the order of edge ids."""
+        return self.edges[1]
+
+    @property
     def edges_by_source(self) -> tuple[np.ndarray, np.ndarray]:
         """Ids of edges in the order of their sources, and where those of each source begin, (N_src + 1,)."""
         if "by source" not in self._arrays:

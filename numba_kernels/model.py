@@ -31,7 +31,8 @@ class PackedModel:
     Call it as the model it was frozen from: ``packed(graph, feat)``. A graph is a
     :class:`~numba_kernels.graph.Graph`, a scipy.sparse matrix or a pair (indptr, indices) of in-neighbours, or a list
     of them where the model takes blocks, or a dict of them by (source type, edge type, destination type); features are
-    float arrays, (N, width), or a pair of them, or a dict of them by node type.
+    float arrays, (N, width), or a pair of them, or a dict of them by node type. Where the model takes arrays of any
+    dimensions, numbers are read as float32, int64 or bool.
 
     Parameters
     ----------
@@ -53,7 +54,8 @@ class PackedModel:
         Returns
         -------
         numpy.ndarray, or a tuple or dict of them
-            float32, (N_dst, width) or (N_dst, heads, width), as the frozen model's.
+            float32, (N_dst, width) or (N_dst, heads, width), as the frozen model's. What array functions make may have
+            any dimensions, and be int64 or bool.
 
         Raises
         ------

@@ -4,7 +4,18 @@ They are named after torch's, take what those take and agree with them in shapes
 results; those of graphs are named after DGL's. Importing this registers them all.
 """
 
-from . import activations, cells, edges, elementwise, indexing, norms, products, reductions, shapes  # noqa: F401
+from . import (  # noqa: F401
+    activations,
+    cells,
+    convolutions,
+    edges,
+    elementwise,
+    indexing,
+    norms,
+    products,
+    reductions,
+    shapes,
+)
 from .registry import FUNCTIONS, ArrayFunction, as_array
 
 __all__ = ["FUNCTIONS", "ArrayFunction", "as_array"]

@@ -16,8 +16,16 @@ __all__ = ["log_softmax", "softmax"]
 _ONE = np.float32(1)
 
 
-def _expm1_below_0(x):
-    return np.expm1(np.minimum(x, 0))
+def _joined(below, x):
+    """``below``, which is overwritten, where x is negative and it 0 elsewhere; x where that is positive."""
+    return np.add(below, np.maximum(x, np.float32(0)), out=below)
+
+
+def _exp_below(x, alpha, width=_ONE):
+    """α · (e^(x / width) − 1) where x is negative, 0 elsewhere."""
+    result = np.minimum(x, np.float32(0))
+    np.exp(result if width == 1 else np.divide(result, width, out=result), out=result)
+    return np.multiply(np.subtract(result, _ONE, out=result), np.float32(alpha), out=result)
 
 
 @function(input=ARRAY)
@@ -33,7 +41,8 @@ def relu6(input):
 @function(input=ARRAY, negative_slope=NUMBER)
 def leaky_relu(input, negative_slope=0.01):
     x = floats(input)
-    return np.where(x > 0, x, np.float32(negative_slope) * x)
+    below = np.minimum(x, np.float32(0))
+    return _joined(np.multiply(below, np.float32(negative_slope), out=below), x)
 
 
 @function(input=ARRAY, weight=ARRAY)
@@ -46,20 +55,20 @@ def prelu(input, weight):
 @function(input=ARRAY, alpha=NUMBER)
 def elu(input, alpha=1.0):
     x = floats(input)
-    return np.where(x > 0, x, np.float32(alpha) * _expm1_below_0(x))
+    return _joined(_exp_below(x, alpha), x)
 
 
 @function(input=ARRAY)
 def selu(input):
     x = floats(input)
     alpha, scale = np.float32(1.6732632423543772848170429916717), np.float32(1.0507009873554804934193349852946)
-    return scale * np.where(x > 0, x, alpha * _expm1_below_0(x))
+    return scale * _joined(_exp_below(x, alpha), x)
 
 
 @function(input=ARRAY, alpha=NUMBER)
 def celu(input, alpha=1.0):
     x, alpha = floats(input), np.float32(alpha)
-    return np.where(x > 0, x, alpha * _expm1_below_0(x / alpha))
+    return _joined(_exp_below(x, alpha, alpha), x)
 
 
 @function(input=ARRAY, approximate=choice("none", "tanh"))
@@ -73,9 +82,9 @@ def gelu(input, *, approximate="none"):
 
 @function(input=ARRAY)
 def sigmoid(input):
-    x = floats(input)
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, _ONE, small) / (_ONE + small)
+    result = np.negative(floats(input), out=np.empty(input.shape, np.float32))
+    np.add(np.exp(result, out=result), _ONE, out=result)  # infinite at worst, whose reciprocal is 0
+    return np.reciprocal(result, out=result)
 
 
 @function(input=ARRAY)

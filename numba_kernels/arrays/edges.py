@@ -8,29 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import Graph
 from .indexing import checked_index
 from .kinds import ARRAY, GRAPH, choice
-from .promotion import refuse_integers
+from .promotion import floats, refuse_integers
 from .registry import function
+from .segments import REDUCES, reduce_segments
 
-REDUCES = ("sum", "mean", "max", "min")
 _REDUCE = choice(*REDUCES)
 _ENDS = choice("dst", "src")
-_UFUNCS = {"sum": np.add, "mean": np.add, "max": np.maximum, "min": np.minimum}
-
-
-def _by_segments(values: np.ndarray, starts: np.ndarray, reduce: str) -> np.ndarray:
-    """``values[starts[n]:starts[n + 1]]`` reduced over rows, for each n; 0 for those of none."""
-    counts = np.diff(starts)
-    wide = np.float64 if values.dtype.kind == "f" and reduce in ("sum", "mean") else values.dtype
-    result = np.zeros((len(counts), *values.shape[1:]), wide)
-    filled = np.flatnonzero(counts)
-    if len(filled):
-        result[filled] = _UFUNCS[reduce].reduceat(values.astype(wide, copy=False), starts[:-1][filled], axis=0)
-    if reduce == "mean":
-        result /= np.maximum(counts, 1).reshape(-1, *[1] * (values.ndim - 1))
-    return result.astype(values.dtype, copy=False)
 
 
 def _checked_rows(array, rows: int, what: str) -> np.ndarray:
@@ -39,14 +24,13 @@ def _checked_rows(array, rows: int, what: str) -> np.ndarray:
     return array
 
 
-def _by_node(graph: Graph, end: str):
-    """Edge ids in the order of the nodes at one end, and where each node's begin."""
-    return (graph.edge_ids, graph.indptr) if end == "dst" else graph.edges_by_source
+def _take(array, index):
+    return np.take(array, index, axis=0, mode="clip")  # indices are the graph's, which are checked
 
 
 def _reduced(graph, values, reduce, end):
-    order, starts = _by_node(graph, end)
-    return _by_segments(values if order is None else values[order], starts, reduce)
+    order, starts = (graph.edge_ids, graph.indptr) if end == "dst" else graph.edges_by_source
+    return reduce_segments(values, starts, reduce, order)
 
 
 @function(graph=GRAPH)
@@ -56,12 +40,12 @@ def edges(graph):
 
 @function(graph=GRAPH, input=ARRAY)
 def take_source(graph, input):
-    return _checked_rows(input, graph.num_src, "source nodes")[graph.edges[0]]
+    return _take(_checked_rows(input, graph.num_src, "source nodes"), graph.edges[0])
 
 
 @function(graph=GRAPH, input=ARRAY)
 def take_destination(graph, input):
-    return _checked_rows(input, graph.num_dst, "destination nodes")[graph.edges[1]]
+    return _take(_checked_rows(input, graph.num_dst, "destination nodes"), graph.edges[1])
 
 
 @function(graph=GRAPH, input=ARRAY, reduce=_REDUCE)
@@ -73,16 +57,16 @@ def reduce_edges(graph, input, reduce):
 @function(graph=GRAPH, input=ARRAY, norm_by=_ENDS)
 def edge_softmax(graph, input, norm_by="dst"):
     scores = refuse_integers("edge_softmax", _checked_rows(input, graph.num_edges, "edges"))
-    nodes = graph.edges[1 if norm_by == "dst" else 0]
-    powers = np.exp(scores - _reduced(graph, scores, "max", norm_by)[nodes])
-    return powers / _reduced(graph, powers, "sum", norm_by)[nodes]
+    nodes = graph.targets if norm_by == "dst" else graph.edges[0]
+    powers = np.exp(scores - _take(_reduced(graph, scores, "max", norm_by), nodes))
+    return powers / _take(_reduced(graph, powers, "sum", norm_by), nodes)
 
 
 @function(graph=GRAPH, lhs=ARRAY, rhs=ARRAY, lhs_target=choice("u", "v", "e"), rhs_target=choice("u", "v", "e"))
 def edge_dot(graph, lhs, rhs, lhs_target="u", rhs_target="v"):
     take = {"u": take_source, "v": take_destination, "e": lambda graph, x: _checked_rows(x, graph.num_edges, "edges")}
     one, two = take[lhs_target](graph, lhs), take[rhs_target](graph, rhs)
-    return np.sum(one * two, axis=-1, keepdims=True, dtype=np.float64)
+    return np.einsum("...d,...d->...", *floats(*np.broadcast_arrays(one, two)))[..., None]
 
 
 @function(graph=GRAPH)
@@ -110,7 +94,9 @@ def batch_num_edges(graph):
 def segment_reduce(seglen, input, reduce="sum"):
     lengths = checked_index(seglen, len(input) + 1).reshape(-1)
     _checked_rows(input, int(lengths.sum()), "numbers of all segments")
-    return _by_segments(input, np.concatenate([[0], np.cumsum(lengths)]), reduce)
+    if reduce == "mean":
+        refuse_integers("a mean", input)
+    return reduce_segments(input, np.concatenate([[0], np.cumsum(lengths)]), reduce)
 
 
 @function(seglen=ARRAY, input=ARRAY)

@@ -117,6 +117,13 @@ def diagonal(input, offset=0, dim1=0, dim2=1):
     return np.diagonal(input, offset, dim1, dim2)
 
 
+@function(input=ARRAY, diagonal=INT)
+def diag(input, diagonal=0):
+    if input.ndim not in (1, 2):
+        raise ValueError("diag is of one or two dimensions")
+    return np.diag(input, diagonal)
+
+
 # -- joins and parts --------------------------------------------------------------------------------------------------
 @function(tensors=ARRAYS, dim=INT)
 def cat(tensors, dim=0):

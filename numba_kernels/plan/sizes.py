@@ -53,7 +53,7 @@ def single(graph) -> Graph:
     GraphError
         Otherwise.
     """
-    if not isinstance(graph, Graph):
+    if isinstance(graph, (dict, list)):
         what = "one of several edge types" if isinstance(graph, dict) else f"a list of {len(graph)}"
         raise GraphError(f"the model reads one graph here, got {what}.")
     return graph

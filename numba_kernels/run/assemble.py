@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import Callable
 
@@ -11,7 +10,7 @@ import numpy as np
 from ..plan.resolve import whole
 from ..plan.schedule import Schedule
 from .assembly import Assembly
-from .calls import call_stage
+from .calls import steps_of
 from .places import Floats
 from .program import Program, build
 from .stage import Costs, StageAssembler
@@ -31,7 +30,7 @@ class Assembled:
     read_out: list[set]  # a stage: those that it reads out
     faults: np.ndarray  # of what is ``checked``, int32: 1 where numbers are not finite
     checked: list  # features, and matrices that array functions make
-    calls: dict  # number of a stage → stages of array functions that must come before it
+    calls: dict  # number of a stage → steps of array functions that must come before it
     called_with: set  # features that array functions read
 
     def segments(self):
@@ -50,15 +49,17 @@ def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = No
     made = [op.writes[0] for stage in schedule.stages for op in stage.ops if op.name == "matrix"]
     checked = [*run.arrays, *made]
     faults = np.zeros(len(checked), np.int32)
-    programs, costs, reads, read_out, calls = [], [], [], [], defaultdict(list)
+    programs, costs, reads, read_out, calls, between = [], [], [], [], {}, []
     for n, value in enumerate(checked):
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
         address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
         values[value] = Floats(address, columns, assembly.at(faults[n:]))
     for number, stage in enumerate(schedule.stages):
         if stage.rows is None:
-            calls[len(programs)].append(call_stage(schedule, number, values, assembly))
+            between.append(number)
             continue
+        if between:
+            calls[len(programs)], between = steps_of(schedule, between, values, assembly), []
         assembler = StageAssembler(assembly, stage, values, run.sparse)
         assembler.assemble()
         for program, cost in (*assembler.before, (assembler.program, assembler.costs)):
@@ -70,10 +71,12 @@ def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = No
             if value not in checked:
                 assembly.give_back(value)
                 del values[value]
+    if between:
+        calls[len(programs)] = steps_of(schedule, between, values, assembly)
     program = build(programs, assembly.references, assembly.alive)
     results = [(whole(value), None if whole(value) == value else assembly.size_of(schedule.rows[value]))
                for value in schedule.outputs]  # fmt: skip
     shared = assembly.buffers, assembly.checks, assembly.outputs
     called_with = {value for stage in schedule.stages if stage.rows is None
                    for op in stage.ops for value in map(whole, op.reads)} & features  # fmt: skip
-    return Assembled(program, costs, *shared, results, reads, read_out, faults, checked, dict(calls), called_with)
+    return Assembled(program, costs, *shared, results, reads, read_out, faults, checked, calls, called_with)

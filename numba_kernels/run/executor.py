@@ -191,7 +191,7 @@ class Run:
                 raise GraphError(f"out must have shape {shape}, got {out.shape}.")
             self.outputs[value] = aligned_empty(shape, np.float32) if out is None else out
         self.output_at = {value: address_of(array) for value, array in self.outputs.items()}
-        self.inputs = {}
+        self.inputs, self.out = {}, out
         assembled.faults[:] = 0
 
     def address(self, value) -> int:
@@ -207,7 +207,7 @@ class Run:
         scratch = _scratch.take(program.scratch_size * (numba.config.NUMBA_NUM_THREADS if is_shared else 1))
         most = max(self.stage_rows, default=0)
         for calls, first, stop in assembled.segments():
-            self._call(assembled, calls)
+            self._call(assembled, calls, threads)
             if first == stop:
                 continue
             program.fill_in(self)
@@ -224,7 +224,7 @@ class Run:
         if assembled.called_with:
             raise GraphError("features that array functions read as they are do not come in batches; call the model.")
         for calls, first, stop in assembled.segments():
-            self._call(assembled, calls)
+            self._call(assembled, calls, threads)
             for number in range(first, stop):
                 yield from self._in_batches(assembled, number, batch_size, threads)
 
@@ -245,9 +245,9 @@ class Run:
                 self._launch(assembled, number, start, stop, scratch)
             yield
 
-    def _call(self, assembled, calls):
-        for stage in calls:
-            self.arrays_made.call(stage, self, assembled.program, self.arena)
+    def _call(self, assembled, steps, threads):
+        for step in steps:
+            self.arrays_made.take(step, self, assembled.program, self.arena, threads)
 
     def _launch(self, assembled, number, low, high, scratch):
         """One stage on all threads."""
@@ -266,10 +266,19 @@ class Run:
         """A value that is returned, or the first rows of it, as an array of its own."""
         rows = None if size is None else self.sizes[size]
         if value in self.arrays_made.made:
-            return np.array(self.arrays_made.made[value])
+            array = self.arrays_made.made[value]
+            return np.array(array) if self.out is None else _written(self.out, array)
         if value in self.arrays:
             return np.array(self.arrays[value][:rows], np.float32)
         return self.outputs[value][:rows]
+
+
+def _written(out, array):
+    """``out`` with the numbers of an array."""
+    if (array.shape, array.dtype) != (out.shape, out.dtype):
+        raise GraphError(f"out must be {array.dtype} of shape {array.shape}, got {out.dtype} {out.shape}.")
+    np.copyto(out, array)
+    return out
 
 
 def names_of(plan: Plan) -> dict:

@@ -1,4 +1,4 @@
-"""Products, distances, norms and recurrent cells against torch."""
+"""Products, distances, norms, convolutions and recurrent cells against torch."""
 
 import numpy as np
 import pytest
@@ -81,6 +81,23 @@ def test_norms():
         assert_agrees("normalize", F.normalize, x, *args)
     with pytest.raises(GraphError, match=r"the last dimensions are not \(6,\)"):
         FUNCTIONS["layer_norm"](x, 6)
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_convolutions_and_pooling(dims):
+    x, weight, bias = floats(3, 4, *[9, 7][:dims]), floats(6, 4, *[3, 2][:dims], seed=1), floats(6)
+    name = f"conv{dims}d"
+    function = getattr(F, name)
+    assert_agrees(name, function, x, weight, bias, **LOOSE)
+    assert_agrees(name, function, x, weight, None, 2, 1, **LOOSE)
+    assert_agrees(name, function, x, weight, bias, [1, 2][:dims], [2, 0][:dims], [2, 1][:dims], **LOOSE)
+    assert_agrees(name, function, x, weight[:, :2], bias, groups=2, **LOOSE)
+    pool = f"max_pool{dims}d"
+    for args in ((2,), (3, 1), (3, 2, 1), ([2, 3][:dims],)):
+        assert_agrees(pool, getattr(F, pool), x, *args)
+    for function, args in ((name, (x, weight, None, 0)), (pool, (x, 99)), (pool, (x, 2, None, 0, 1, True))):
+        with pytest.raises(GraphError, match=rf"{function}\(float32 \(3, 4, .* cannot be computed"):
+            FUNCTIONS[function](*args)
 
 
 @pytest.mark.parametrize(("name", "gates"), [("gru", 3), ("lstm", 4), ("rnn_tanh", 1), ("rnn_relu", 1)])

@@ -40,6 +40,8 @@ def test_views():
     assert_agrees("narrow", T.narrow, x, 1, 2, 3)
     assert_agrees("select", T.select, x, 1, -2)
     assert_agrees("diagonal", T.diagonal, x, 1)
+    assert_agrees("diag", torch.diag, floats(3), -1)
+    assert_agrees("diag", torch.diag, floats(3, 4), 1)
     assert_agrees("expand", T.expand, floats(4, 1), 2, -1, 3)
     with pytest.raises(GraphError, match=r"reshape\(float32 \(4, 6, 5\), 7, -1\) cannot be computed"):
         FUNCTIONS["reshape"](x, 7, -1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...arrays import FUNCTIONS
+from ...arrays import FUNCTIONS, as_array
 from ...arrays.kinds import is_reference
 from ...graph import GraphError
 from ..sizes import check_size, is_whole, measure, single
@@ -41,12 +41,14 @@ class Call(Operation):
 
     def resolve(self, resolver, op):
         names = {value: resolver.one(value) for value in op["in"] if resolver.plan.kinds[value] in _MATRICES}
-        data, rows = _data_of(op), resolver.rows
+        data, rows = data_of(op), resolver.rows
         # Of matrices rows and columns are known, so that what is read for its shape only need not be made.
         reads = [value for value, name in names.items() if value in data or rows[name] is None]
         resolver.call(op, names, reads, written(op))
 
-    def run(self, op, reader):
+    def arguments(self, op: dict, reader) -> tuple[list, dict]:
+        """What the function is called with."""
+
         def value_of(tree):
             if isinstance(tree, list):
                 return [value_of(part) for part in tree]
@@ -59,8 +61,11 @@ class Call(Operation):
                 return measure(target, reader.graphs.__getitem__, reader.shape)
             return slice(*map(value_of, target)) if kind == "slice" else reader.constant(target)
 
-        kwargs = {name: value_of(tree) for name, tree in op["kwargs"].items()}
-        results = FUNCTIONS[op["function"]](*map(value_of, op["args"]), **kwargs)
+        return [*map(value_of, op["args"])], {name: value_of(tree) for name, tree in op["kwargs"].items()}
+
+    def run(self, op, reader):
+        args, kwargs = self.arguments(op, reader)
+        results = FUNCTIONS[op["function"]](*args, **kwargs)
         if len(results) != len(written(op)):
             raise GraphError(f"{op['function']} gave {len(results)} arrays where {len(written(op))} are expected.")
         return results
@@ -104,8 +109,11 @@ class _Given:
     """What the twin reads."""
 
     def __init__(self, plan, given):
-        self.constant, self.array = plan.arrays.__getitem__, given.__getitem__
+        self.constant, self._given = plan.arrays.__getitem__, given
         self.graphs = {value: given[value] for value in given if plan.kinds[value] == "graph"}
+
+    def array(self, value):
+        return as_array(self._given[value])
 
     def shape(self, value):
         return self.array(value).shape
@@ -129,7 +137,7 @@ def written(op: dict) -> list:
     return op["out"] if isinstance(op["out"], list) else [op["out"]]
 
 
-def _data_of(op: dict) -> list:
+def data_of(op: dict) -> list:
     """Values that a call reads for more than their shape."""
     found = []
 
