@@ -45,7 +45,8 @@ class Call:
     original : callable
         DGL's function, of the operands alone: ``call.original(*call.operands)`` is what would have run.
     details : mapping
-        Other arguments by name: ``targets`` of ``sddmm``, ``norm_by``, ``eids``, ``offsets``, ``seglen``, ``func`` ….
+        Other arguments by name: ``targets`` of ``sddmm``; ``norm_by``, ``eids``; ``offsets``; ``types``, the number of
+        the matrix of each row of a product (and ``seglen``, or ``rows``: which rows); ``func``.
     module : torch.nn.Module or None
         Innermost low-bit module whose forward makes the call.
     name : str or None
@@ -107,12 +108,18 @@ def _coded_in_segments(call, attention):
     return {} if call.details["softmax"] else {"messages": (0,)}
 
 
+def _coded_in_product(call, attention):
+    return {"inputs": (0,), "weights": (1,)}
+
+
 _CODED: dict[str, Callable] = {
     "spmm": _coded_in_sum,
     "spmm_hetero": _coded_in_sum,
     "sddmm": _coded_on_edges,
     "sddmm_hetero": _coded_on_edges,
     "segment_reduce": _coded_in_segments,
+    "segment_mm": _coded_in_product,
+    "gather_mm": _coded_in_product,
 }
 
 
@@ -170,12 +177,13 @@ def _is_part_of_softmax():
 
 def _segment_mm(original, A, B, seglen_A):
     run = lambda A, B: original(A, B, seglen_A)  # noqa: E731
-    return {"operands": (A, B), "original": run, "details": {"seglen": seglen_A}}
+    types = torch.arange(len(B), device=B.device).repeat_interleave(torch.as_tensor(seglen_A, device=B.device))
+    return {"operands": (A, B), "original": run, "details": {"seglen": seglen_A, "types": types}}
 
 
 def _gather_mm(original, A, B, idx_A=None, idx_B=None):
     run = lambda A, B: original(A, B, idx_A, idx_B)  # noqa: E731
-    return {"operands": (A, B), "original": run, "details": {"idx_a": idx_A, "idx_b": idx_B}}
+    return {"operands": (A, B), "original": run, "details": {"rows": idx_A, "types": idx_B}}
 
 
 def _udf_reduce(original, graph, func, msgdata, **options):
