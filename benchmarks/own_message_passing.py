@@ -33,7 +33,7 @@ class OwnGCN(nn.Module):
 
     def forward(self, graph, feat):
         with graph.local_scope():
-            norm = graph.in_degrees().clamp(min=1).float().rsqrt().unsqueeze(-1)
+            norm = graph.in_degrees().clamp(min=1).float().sqrt().reciprocal().unsqueeze(-1)
             graph.ndata["h"] = self.linear(feat) * norm
             graph.update_all(fn.copy_u("h", "m"), fn.sum("m", "h"))
             return graph.ndata["h"] * norm + self.bias
