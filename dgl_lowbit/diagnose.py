@@ -13,6 +13,7 @@ from torch import nn
 from .config import COMPONENTS, QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize
 from .nn import LowBitLayer
+from .nn.message_passing import Site
 from .quant import Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.sparse import SparseFeatures
@@ -68,7 +69,7 @@ def diagnose(model: nn.Module, *args, **kwargs) -> list[dict]:
 
 @torch.no_grad()
 def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metric: Callable | None = None, **kwargs):
-    """What each layer alone costs: a float model with one layer low-bit at a time, calibrated, not trained.
+    """What each layer alone costs: a float model with one layer, or call site, low-bit at a time, calibrated only.
 
     Parameters
     ----------
@@ -84,8 +85,8 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
     Returns
     -------
     list of dict
-        ``layer`` (its name), ``snr`` (of the model's output, against float32, in dB) and ``change`` (of the metric,
-        where there is one), the layer that costs most first.
+        ``layer`` (its name, or the call site's), ``snr`` (of the model's output, against float32, in dB) and ``change``
+        (of the metric, where there is one), the layer that costs most first.
 
     Raises
     ------
@@ -104,12 +105,13 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
     floats = replace(config, bits=32, states=32, outputs=32, overrides={}, ends=None, **off)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FloatModuleWarning)
-        layers = [name for name, m in quantize(model, config).named_modules() if isinstance(m, LowBitLayer)]
+        low_bit = quantize(model, config, *args, **kwargs)
+        layers = [name for name, m in low_bit.named_modules() if isinstance(m, (LowBitLayer, Site))]
         with evaluating(model):
             expected = model(*args, **kwargs)
         rows = []
         for name in layers:
-            alone = quantize(model, replace(floats, overrides={name: config.bits}))
+            alone = quantize(model, replace(floats, overrides={name: config.bits}), *args, **kwargs)
             output = calibrate(alone, *args, **kwargs).eval()(*args, **kwargs)
             row = {"layer": name, "snr": _snr(_flat(expected), _flat(output))}
             rows.append(row if metric is None else {**row, "change": float(metric(output)) - float(metric(expected))})

@@ -118,7 +118,7 @@ def fit(
 
     float_epochs = epochs if float_epochs is None else float_epochs
     teacher_history = stage("float32", model, teacher, float_epochs) if float_epochs else History()
-    low_bit = quantize(model, config)
+    low_bit = quantize(model, config, whole_graph(graph, options.get("sampler")), graph.ndata["feat"])
     history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs)
     return Fitted(low_bit, model, history, teacher_history)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from dgl.base import ALL
 from dgl.ops import segment
 
 from .site import Site
@@ -45,7 +46,8 @@ class Call:
     original : callable
         DGL's function, of the operands alone: ``call.original(*call.operands)`` is what would have run.
     details : mapping
-        Other arguments by name: ``targets`` of ``sddmm``, ``norm_by``, ``eids``, ``offsets``, ``seglen``, ``func`` ….
+        Other arguments by name: ``targets`` of ``sddmm``; ``norm_by``, ``eids``; ``offsets``; ``types``, the number of
+        the matrix of each row of a product (and ``seglen``, or ``rows``: which rows); ``func``.
     module : torch.nn.Module or None
         Innermost low-bit module whose forward makes the call.
     name : str or None
@@ -103,11 +105,17 @@ def _coded_on_edges(call, attention):
     return {"scores": (0,) if call.op == "div" else (0, 1)}  # a divisor that rounds to 0 would divide by it
 
 
+def _coded_in_product(call, attention):
+    return {"inputs": (0,), "weights": (1,)}
+
+
 _CODED: dict[str, Callable] = {
     "spmm": _coded_in_sum,
     "spmm_hetero": _coded_in_sum,
     "sddmm": _coded_on_edges,
     "sddmm_hetero": _coded_on_edges,
+    "segment_mm": _coded_in_product,
+    "gather_mm": _coded_in_product,
 }
 
 
@@ -118,41 +126,53 @@ def read(kind: str, original: Callable, *args, **kwargs) -> dict[str, Any]:
 
 
 def _spmm(original, gidx, op, reduce_op, lhs_data, rhs_data):
-    run = lambda lhs, rhs: original(gidx, op, reduce_op, lhs, rhs)  # noqa: E731
-    return {"graph": gidx, "op": op, "reduce": reduce_op, "operands": (lhs_data, rhs_data), "original": run}
+    return {
+        "graph": gidx, "op": op, "reduce": reduce_op, "operands": (lhs_data, rhs_data),
+        "original": lambda lhs, rhs: original(gidx, op, reduce_op, lhs, rhs),
+    }  # fmt: skip
 
 
 def _spmm_hetero(original, g, op, reduce_op, lhs_len, *data):
-    run = lambda lhs, rhs: original(g, op, reduce_op, lhs_len, *lhs, *rhs)  # noqa: E731
-    return {"graph": g, "op": op, "reduce": reduce_op, "operands": (data[:lhs_len], data[lhs_len:]), "original": run}
+    return {
+        "graph": g, "op": op, "reduce": reduce_op, "operands": (data[:lhs_len], data[lhs_len:]),
+        "original": lambda lhs, rhs: original(g, op, reduce_op, lhs_len, *lhs, *rhs),
+    }  # fmt: skip
 
 
 def _sddmm(original, gidx, op, lhs_data, rhs_data, lhs_target="u", rhs_target="v"):
-    run = lambda lhs, rhs: original(gidx, op, lhs, rhs, lhs_target, rhs_target)  # noqa: E731
-    details = {"targets": (lhs_target, rhs_target)}
-    return {"graph": gidx, "op": op, "operands": (lhs_data, rhs_data), "original": run, "details": details}
+    return {
+        "graph": gidx, "op": op, "operands": (lhs_data, rhs_data), "details": {"targets": (lhs_target, rhs_target)},
+        "original": lambda lhs, rhs: original(gidx, op, lhs, rhs, lhs_target, rhs_target),
+    }  # fmt: skip
 
 
 def _sddmm_hetero(original, g, op, lhs_len, lhs_target="u", rhs_target="v", *data):
-    run = lambda lhs, rhs: original(g, op, lhs_len, lhs_target, rhs_target, *lhs, *rhs)  # noqa: E731
-    details = {"targets": (lhs_target, rhs_target)}
-    return {"graph": g, "op": op, "operands": (data[:lhs_len], data[lhs_len:]), "original": run, "details": details}
+    return {
+        "graph": g, "op": op, "operands": (data[:lhs_len], data[lhs_len:]),
+        "details": {"targets": (lhs_target, rhs_target)},
+        "original": lambda lhs, rhs: original(g, op, lhs_len, lhs_target, rhs_target, *lhs, *rhs),
+    }  # fmt: skip
 
 
-def _edge_softmax(original, gidx, logits, **options):
-    run = lambda logits: original(gidx, logits, **options)  # noqa: E731
-    return {"graph": gidx, "operands": (logits,), "original": run, "details": options}
+def _edge_softmax(original, gidx, logits, eids=ALL, norm_by="dst"):
+    return {
+        "graph": gidx, "operands": (logits,), "details": {"eids": eids, "norm_by": norm_by},
+        "original": lambda logits: original(gidx, logits, eids, norm_by),
+    }  # fmt: skip
 
 
 def _edge_softmax_hetero(original, gidx, eids, norm_by, *logits):
-    run = lambda logits: original(gidx, eids, norm_by, *logits)  # noqa: E731
-    return {"graph": gidx, "operands": (logits,), "original": run, "details": {"eids": eids, "norm_by": norm_by}}
+    return {
+        "graph": gidx, "operands": (logits,), "details": {"eids": eids, "norm_by": norm_by},
+        "original": lambda logits: original(gidx, eids, norm_by, *logits),
+    }  # fmt: skip
 
 
 def _segment_reduce(original, op, x, offsets):
-    run = lambda x: original(op, x, offsets)  # noqa: E731
-    details = {"offsets": offsets, "softmax": _is_part_of_softmax()}
-    return {"reduce": op, "operands": (x,), "original": run, "details": details}
+    return {
+        "reduce": op, "operands": (x,), "details": {"offsets": offsets, "softmax": _is_part_of_softmax()},
+        "original": lambda x: original(op, x, offsets),
+    }  # fmt: skip
 
 
 def _is_part_of_softmax():
@@ -164,18 +184,25 @@ def _is_part_of_softmax():
 
 
 def _segment_mm(original, A, B, seglen_A):
-    run = lambda A, B: original(A, B, seglen_A)  # noqa: E731
-    return {"operands": (A, B), "original": run, "details": {"seglen": seglen_A}}
+    types = torch.arange(len(B), device=B.device).repeat_interleave(torch.as_tensor(seglen_A, device=B.device))
+    return {
+        "operands": (A, B), "details": {"seglen": seglen_A, "types": types},
+        "original": lambda A, B: original(A, B, seglen_A),
+    }  # fmt: skip
 
 
 def _gather_mm(original, A, B, idx_A=None, idx_B=None):
-    run = lambda A, B: original(A, B, idx_A, idx_B)  # noqa: E731
-    return {"operands": (A, B), "original": run, "details": {"idx_a": idx_A, "idx_b": idx_B}}
+    return {
+        "operands": (A, B), "details": {"rows": idx_A, "types": idx_B},
+        "original": lambda A, B: original(A, B, idx_A, idx_B),
+    }  # fmt: skip
 
 
 def _udf_reduce(original, graph, func, msgdata, **options):
-    run = lambda msgdata: original(graph, func, msgdata, **options)  # noqa: E731
-    return {"graph": graph, "operands": (msgdata,), "original": run, "details": {"func": func, **options}}
+    return {
+        "graph": graph, "operands": (msgdata,), "details": {"func": func, **options},
+        "original": lambda msgdata: original(graph, func, msgdata, **options),
+    }  # fmt: skip
 
 
 _READERS: dict[str, Callable] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .calls import SITE_NAMES, Call, coded, tensors_of
-from .fake_quantise import common_channels, is_low_bit
+from .fake_quantise import channels_of, is_low_bit
 from .hook import current_module, handling
 from .hooked import Hooked
 from .site import Shape
@@ -20,7 +22,8 @@ _KEEPING = {
     "permute", "contiguous", "clone", "detach", "__getitem__", "mul", "div", "true_divide", "expand", "repeat", "cat",
     "stack", "chunk", "split", "unbind", "mean", "sum", "to", "float",
 }  # fmt: skip
-_SPARSE_PRODUCTS = {"mm", "spmm", "matmul", "__matmul__", "__rmatmul__", "addmm", "bmm", "mv", "sum"}
+# How names of products with sparse matrices end: torch.sparse.mm, torch.addmm, ``matrix @ rows`` ….
+_PRODUCTS = ("mm", "matmul", "mv", "sum")
 
 
 @dataclass
@@ -70,7 +73,7 @@ class _Discover(TorchFunctionMode):
             known = sites.setdefault(call.name, {})
             for component, numbers in groups.items():
                 tensors = [x for number in numbers for x in tensors_of(call.operands[number])]
-                shape = Shape(common_channels(call, tensors), call.is_plain_sum)
+                shape = Shape(channels_of(call, component, tensors), call.is_plain_sum)
                 known[component] = shape if known.get(component, shape) == shape else Shape(None, False)
                 self.found.devices[call.module] = tensors[0].device
         return call.original(*call.operands)
@@ -90,8 +93,13 @@ class _Discover(TorchFunctionMode):
             self._note_float(call.module, f"sums of {name}")
         return call.original(*call.operands)
 
+    def note_sparse(self):
+        """Note a product with a sparse matrix of torch or dgl.sparse."""
+        self._note_float(current_module(), "sparse products")
+
     def _note_float(self, module, what):
-        self.found.floats.setdefault(module, set()).add(what)
+        if isinstance(module, Hooked):
+            self.found.floats.setdefault(module, set()).add(what)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -99,9 +107,8 @@ class _Discover(TorchFunctionMode):
         inputs = [x for arg in args for x in (arg if isinstance(arg, (tuple, list)) else [arg])]
         if name in _KEEPING and any(map(_is_attention, inputs)):
             _mark(result)
-        module = current_module()
-        if module is not None and name in _SPARSE_PRODUCTS and any(map(_is_sparse, inputs)):
-            self._note_float(module, "sparse products")
+        if name.strip("_").endswith(_PRODUCTS) and any(map(_is_sparse, inputs)):
+            self.note_sparse()
         return result
 
 
@@ -124,9 +131,29 @@ def _is_sparse(x):
     return isinstance(x, torch.Tensor) and x.layout is not torch.strided
 
 
+@contextmanager
+def _watching_dgl_sparse(note):
+    """``note()`` is called with each product of a matrix of dgl.sparse, where that is in use."""
+    if "dgl.sparse" not in sys.modules:
+        yield
+        return
+    operations = torch.ops.dgl_sparse
+    original = operations.spmm
+
+    def spmm(*args):
+        note()
+        return original(*args)
+
+    setattr(operations, "spmm", spmm)  # noqa: B010
+    try:
+        yield
+    finally:
+        setattr(operations, "spmm", original)  # noqa: B010
+
+
 def discover(model: nn.Module, args: tuple, kwargs: dict) -> Found:
     """What hooked modules of ``model`` pass over edges when it is called with ``args`` and ``kwargs``."""
     handler = _Discover()
-    with torch.no_grad(), handling(handler), handler:
+    with torch.no_grad(), handling(handler), handler, _watching_dgl_sparse(handler.note_sparse):
         model(*args, **kwargs)
     return handler.found

@@ -9,7 +9,7 @@ import torch
 from dgl import DGLError
 
 from ...quant import NotCalibratedError
-from .calls import SITE_NAMES, Call, coded, tensors_of
+from .calls import Call, coded, tensors_of
 
 
 class FakeQuantise:
@@ -17,66 +17,108 @@ class FakeQuantise:
 
     As in our layers sums run over centred codes, so that they are exact in float32, as they are in packed integers:
     where every operand has a scale for all its rows, DGL's function of the codes times the scales is its function of
-    the values.
+    the values. Each method takes a :class:`Call` and returns what DGL's function gives for the values that the codes
+    of the operands stand for.
+
+    Raises
+    ------
+    NotCalibratedError
+        By each method, when the call has no quantisers yet.
+    DGLError
+        For NaN or infinity in what is coded.
     """
 
-    def __call__(self, call: Call):
-        """What DGL's function gives for the values that the codes of the operands stand for.
-
-        Raises
-        ------
-        NotCalibratedError
-            When the call has no quantisers yet.
-        DGLError
-            For NaN or infinity in what is coded.
-        """
-        groups = coded(call, attention=call.site is not None and "attention" in call.site)
-        if not groups or not is_low_bit(call):
+    def sum(self, call: Call):
+        """Any call whose operands are coded with a scale for all rows."""
+        groups = groups_of(call)
+        if not groups:
             return call.original(*call.operands)
-        if call.site is None or groups.keys() - call.site.keys():
-            raise NotCalibratedError(_unknown(call))
+        site: Any = call.site
         operands, scales = list(call.operands), [1.0] * len(call.operands)
         for component, numbers in groups.items():
-            quantizer: Any = call.site[component]
-            if quantizer.format.is_float:
-                continue
             parts = [x for number in numbers for x in tensors_of(operands[number])]
-            _check_finite(call, component, parts)
-            codes, scale = split_together(quantizer, parts, common_channels(call, parts) is not None)
+            codes, scale = _split_together(site[component], parts, channels_of(call, component, parts))
             left = iter(codes)
             for number in numbers:
-                operands[number] = _like(operands[number], left)
-                scales[number] = scale
-        with torch.autocast(_device_of(call).type, enabled=False):
-            return _scaled(call, call.original(*operands), scales)
+                operands[number], scales[number] = _like(operands[number], left), scale
+        with _float32(parts[0]):
+            result = call.original(*operands)
+        scale = scales[0] if call.op in ("add", "sub") else math.prod(scales)
+
+        def scaled(part):  # a type that nothing is sent to has nothing
+            return part if part is None or not part.numel() else (part * scale).to(parts[0].dtype)
+
+        return tuple(map(scaled, result)) if isinstance(result, tuple) else scaled(result)
+
+    def product(self, call: Call):
+        """Rows times the matrix of their type: rows have a scale each, matrices one for each of their columns."""
+        if not groups_of(call):
+            return call.original(*call.operands)
+        site: Any = call.site
+        (rows, matrices), types = call.operands, call.details["types"]
+        count, width, out = matrices.shape
+        centered, row_scale = site["inputs"].split(rows.float())
+        flat = matrices.float().transpose(0, 1).reshape(width, count * out)
+        codes, scale = site["weights"].split(flat)
+        with _float32(rows):
+            result = call.original(centered, codes.view(width, count, out).transpose(0, 1).contiguous())
+        if row_scale.dim() and call.details.get("rows") is not None:
+            row_scale = row_scale[call.details["rows"]]
+        return (result * row_scale * scale.expand(1, count * out).view(count, out)[types]).to(rows.dtype)
+
+    spmm = spmm_hetero = sddmm = sddmm_hetero = segment_reduce = sum
+    edge_softmax = edge_softmax_hetero = udf_reduce = sum
+    segment_mm = gather_mm = product
 
 
-for _kind in SITE_NAMES:
-    setattr(FakeQuantise, _kind, FakeQuantise.__call__)
+def groups_of(call: Call) -> dict[str, tuple[int, ...]]:
+    """What is coded of a call of a low-bit module, as :func:`coded` says, once it is known that it can be."""
+    groups = coded(call, attention=call.site is not None and "attention" in call.site) if is_low_bit(call) else {}
+    if groups and (call.site is None or groups.keys() - call.site.keys()):
+        raise NotCalibratedError(_unknown(call))
+    for component, numbers in groups.items():
+        _check(call, component, [x for number in numbers for x in tensors_of(call.operands[number])])
+    return groups
+
+
+def _check(call, component, tensors):
+    """Raise DGLError for NaN, infinity, or another width than the site was made for."""
+    for x in tensors:
+        if not torch.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
+            raise DGLError(f"{_where(call)} got NaN or infinity in its {component}; clean it before quantising.")
+    quantizer, channels = call.site[component], channels_of(call, component, tensors)
+    if quantizer.granularity == "channel" and quantizer.channels != channels:
+        shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+        raise DGLError(
+            f"{_where(call)} was made for {component} of {quantizer.channels} channels, got shapes {shapes}. Calls are "
+            "counted from the start of a forward: one that makes other calls than the example's finds other quantisers."
+        )
 
 
 def is_low_bit(call: Call) -> bool:
     """Whether the call's module codes what it passes."""
     hook = getattr(call.module, "lowbit_hook", None)
-    return hook is not None and not hook.config.is_float
+    return hook is not None and not hook.is_float
 
 
-def common_channels(call: Call, tensors: list[torch.Tensor]) -> int | None:
-    """Channels of rows that are coded together: the product of their trailing dimensions.
+def channels_of(call: Call, component: str, tensors: list[torch.Tensor]) -> int | None:
+    """Channels of what is coded together: the product of trailing dimensions, or the columns of all types' matrices.
 
-    None where one scale must serve all: their widths differ, or products are summed over channels.
+    None where one scale must serve all: rows differ in width, or products are summed over channels.
     """
+    if component == "weights":
+        return tensors[0].shape[0] * tensors[0].shape[2]
     shapes = {tuple(x.shape[1:]) for x in tensors}
     return None if call.op == "dot" or len(shapes) > 1 else math.prod(shapes.pop())
 
 
-def split_together(quantizer, tensors, by_channel):
+def _split_together(quantizer, tensors, channels):
     """Centred codes of each of ``tensors`` and their common scale, which broadcasts against their rows."""
-    rows = [(x.reshape(len(x), math.prod(x.shape[1:])) if by_channel else x.reshape(-1, 1)).float() for x in tensors]
+    rows = [x.float().reshape(*((-1, 1) if channels is None else (len(x), channels))) for x in tensors]
     centered, scale = quantizer.split(torch.cat(rows) if len(rows) > 1 else rows[0])
-    parts = centered.split([len(part) for part in rows])
-    scale = scale.reshape(tensors[0].shape[1:]) if scale.numel() > 1 else scale.reshape(())
-    return [part.view(x.shape) for part, x in zip(parts, tensors)], scale
+    codes = centered.split([len(part) for part in rows])
+    scale = scale.reshape(tensors[0].shape[1:] if scale.numel() > 1 else ())
+    return [part.view(x.shape) for part, x in zip(codes, tensors)], scale
 
 
 def _like(operand, parts):
@@ -86,23 +128,9 @@ def _like(operand, parts):
     return tuple(None if part is None else next(parts) for part in operand)
 
 
-def _scaled(call, result, scales):
-    """``result`` of the codes as that of the values, in the dtype of the operands."""
-    scale = math.prod(scales) if call.op not in ("add", "sub") else scales[0]
-    dtype = tensors_of(call.operands[0] if call.operands[0] is not None else call.operands[1])[0].dtype
-    if isinstance(result, tuple):
-        return tuple(part if part is None else (part * scale).to(dtype) for part in result)
-    return (result * scale).to(dtype)
-
-
-def _device_of(call):
-    return next(x for operand in call.operands for x in tensors_of(operand)).device
-
-
-def _check_finite(call, component, tensors):
-    for x in tensors:
-        if not torch.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
-            raise DGLError(f"{_where(call)} got NaN or infinity in its {component}; clean it before quantising.")
+def _float32(x):
+    """Codes are summed as they are, whatever the precision a caller has asked for."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def _where(call):

@@ -27,6 +27,11 @@ class Hook:
     name: str
     config: QuantConfig
 
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing that the module passes is coded."""
+        return self.config.is_float and not self.config.overrides
+
 
 class Hooked(Remembered):
     """Mixin of the classes that :func:`hook` makes: what a module's forward passes over edges is coded.

@@ -24,6 +24,15 @@ class Site(nn.ModuleDict):
     kind, and the number of the call, of any kind, since the module's forward was entered. ``state_dict``,
     :func:`dgl_lowbit.diagnose`, :func:`dgl_lowbit.sensitivity` and ``QuantConfig.overrides`` so name a quantiser
     ``"conv1.update_all_0.messages"``.
+
+    Products by type (``dgl.ops.segment_mm``, ``gather_mm``) have "inputs" and "weights".
+
+    Notes
+    -----
+    Calls are told apart by their number alone. A forward that leaves some out, as for edge types without edges in a
+    batch, must make them in the order of the example, or hold each in a module of its own. What
+    ``torch.utils.checkpoint`` computes anew must be a module too, not a function that calls DGL: a module's forward
+    counts from 0 again.
     """
 
     @classmethod
