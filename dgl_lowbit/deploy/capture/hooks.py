@@ -148,23 +148,31 @@ class _Recording(FakeQuantise):
     def __init__(self, captures):
         self.captures = captures
 
-    def __call__(self, call):
-        capture, run = self.captures[-1], super().__call__
+    def record(self, call, run):
+        """Record ``run(call)``."""
+        capture = self.captures[-1]
         if capture.depth:
             return run(call)
         if call.kind == "udf_reduce":
             name = getattr(call.details["func"], "__name__", "a function")
             raise FreezeError(
-                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it "
-                "with dgl.function (sum, mean, max, min) or edge_softmax."
+                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it with "
+                "dgl.function (sum, mean, max, min) or edge_softmax."
             )
         graph = None if call.graph is None else capture.index(call.graph)
-        more = [call.details[name] for name in ("offsets", "seglen", "idx_a", "idx_b") if name in call.details]
+        more = [call.details[name] for name in _TENSORS.get(call.kind, ())]
         return capture.call(call.kind, lambda: run(call), (graph, *call.operands, *more), {}, owner=call)
 
 
+def _recorded(kind):
+    run = getattr(FakeQuantise, kind)
+    return lambda self, call: self.record(call, functools.partial(run, self))
+
+
+# What calls read besides their operands.
+_TENSORS = {"segment_reduce": ("offsets",), "segment_mm": ("seglen",), "gather_mm": ("rows", "types")}
 for _kind in SITE_NAMES:
-    setattr(_Recording, _kind, _Recording.__call__)
+    setattr(_Recording, _kind, _recorded(_kind))
 
 
 # -- layers ---------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ..capture.recording import Size, TensorRef
+from .forms import Constant
 
 # By the name of the function, without underscores.
 NAMES = {
@@ -170,14 +171,25 @@ def _segment_reduce(t, call, graph, x, offsets):
 
 @array_rule("segment_mm")
 def _segment_mm(t, call, graph, x, weight, seglen):
-    return t.array_function("segment_mm", t.argument(x, call), t.argument(weight, call), t.argument(seglen, call))
+    return t.array_function("segment_mm", *_factors(t, call, x, weight), t.argument(seglen, call))
 
 
 @array_rule("gather_mm")
-def _gather_mm(t, call, graph, x, weight, idx_a=None, idx_b=None):
-    x = t.argument(x, call)
-    x = x if idx_a is None else t.array_function("index_select", x, 0, t.argument(idx_a, call))
-    return t.array_function("gather_mm", x, t.argument(weight, call), t.argument(idx_b, call))
+def _gather_mm(t, call, graph, x, weight, rows=None, types=None):
+    x, weight = _factors(t, call, x, weight)
+    x = x if rows is None else t.array_function("index_select", x, 0, t.argument(rows, call))
+    return t.array_function("gather_mm", x, weight, t.argument(types, call))
+
+
+def _factors(t, call, x, weight):
+    """Rows and matrices by type, rounded to the grids of the call's quantisers."""
+    site, matrices = call.owner.site, t.form(weight)
+    if site is None or "inputs" not in site or not isinstance(matrices, Constant):
+        return t.argument(x, call), t.argument(weight, call)
+    count, width, out = matrices.tensor.shape
+    centered, scale = site["weights"].split(matrices.tensor.float().transpose(0, 1).reshape(width, count * out))
+    rounded = (centered * scale).view(width, count, out).transpose(0, 1)
+    return t.rounded(x, call, site["inputs"]), {"array": t.recorder.constants.array(rounded)}
 
 
 @array_rule("multi_head_attention_forward")
