@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..config import QuantConfig
+from ..quant.precision import converted, floating_tensor, keep_float32, no_autocast
 from .arguments import Role, roles
 from .ops import TorchOps
 
@@ -54,6 +55,10 @@ class LowBitLayer(nn.Module):
     ``forward`` is made of these: the parent's as long as the layer is not low-bit, else ``validate`` and ``compute``.
     :func:`dgl_lowbit.freeze` records the same ``compute``. A layer without a float class computes by ``compute`` alone,
     low-bit or not.
+
+    A low-bit layer computes in float32, in which sums of codes are exact: its parameters stay float32 when the model is
+    cast (``model.half()``), ``torch.autocast`` does not reach into it, and features of another precision are converted.
+    What it returns has the precision of the features, under autocast float32.
 
     Parameters
     ----------
@@ -108,6 +113,10 @@ class LowBitLayer(nn.Module):
                 }
             ).to(reference.device)
             self.quantizers.train(self.training)
+            self.float()
+
+    def _apply(self, fn, *args, **kwargs):
+        return super()._apply(keep_float32(fn) if self.is_low_bit else fn, *args, **kwargs)
 
     @property
     def is_low_bit(self) -> bool:
@@ -159,8 +168,13 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
     def forward(self, *args, **kwargs):
         if self.float_class is not None and not self.is_low_bit:
             return super(LowBitLayer, self).forward(*args, **kwargs)
-        self.validate(*args, **kwargs)
-        return self.compute(TorchOps(), *args, **kwargs)
+        given = floating_tensor((args, kwargs))
+        with no_autocast(torch.device("cpu") if given is None else given.device) as autocast:
+            if self.is_low_bit or autocast:
+                args, kwargs = converted((args, kwargs), torch.float32)
+            self.validate(*args, **kwargs)
+            output = self.compute(TorchOps(), *args, **kwargs)
+        return output if given is None or autocast else converted(output, given.dtype)
 
     forward.__doc__, forward.__module__ = compute.__doc__, compute.__module__
     forward.__qualname__ = f"{layer_class.__qualname__}.forward"
