@@ -12,6 +12,7 @@ from torch import nn
 from ..config import QuantConfig
 from ..quant.precision import converted, floating_tensor, keep_float32, no_autocast
 from .arguments import Role, roles
+from .checks import check_is_graph
 from .ops import TorchOps
 
 Layer = TypeVar("Layer", bound="LowBitLayer")
@@ -158,11 +159,11 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
     compute = layer_class.compute
     signature = inspect.signature(compute)
     this, _, *parameters = signature.parameters.values()
-    names, declared = {parameter.name for parameter in parameters}, set(layer_class.arguments)
-    if names != declared:
+    names, declared = [parameter.name for parameter in parameters], set(layer_class.arguments)
+    if set(names) != declared:
         raise TypeError(
             f"{layer_class.__name__}.arguments must give a Role to each argument of compute after ops; missing are "
-            f"{sorted(names - declared)}, unknown {sorted(declared - names)}."
+            f"{sorted(set(names) - declared)}, unknown {sorted(declared - set(names))}."
         )
 
     def forward(self, *args, **kwargs):
@@ -172,6 +173,9 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
         with no_autocast(torch.device("cpu") if given is None else given.device) as autocast:
             if self.is_low_bit or autocast:
                 args, kwargs = converted((args, kwargs), torch.float32)
+            for name, value in {**dict(zip(names, args)), **kwargs}.items():
+                if self.arguments.get(name) is Role.GRAPH:
+                    check_is_graph(value, type(self).__name__)
             self.validate(*args, **kwargs)
             output = self.compute(TorchOps(), *args, **kwargs)
         return output if given is None or autocast else converted(output, given.dtype)
