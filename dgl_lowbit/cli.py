@@ -69,7 +69,11 @@ def _parser():
     train.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
     train.add_argument("--seed", default=0, type=int, help="default: 0")
     train.add_argument("--output", default=".", metavar="DIR", help="default: the current folder")
-    train.add_argument("--resume", action="store_true", help="go on where an interrupted run with this DIR stopped")
+    onto_a_run = train.add_mutually_exclusive_group()
+    onto_a_run.add_argument(
+        "--resume", action="store_true", help="go on where an interrupted run with this DIR stopped"
+    )
+    onto_a_run.add_argument("--overwrite", action="store_true", help="replace what a run with this DIR kept")
     train.add_argument(
         "--plot", action="store_true", help="draw the course of the training into DIR (needs matplotlib)"
     )
@@ -207,7 +211,7 @@ def _train(options):
         from .training.plots import plot_history  # before the work: matplotlib may be missing
     rows, diagnosis, history, stem = train_and_keep(
         options.graph, options.model, options.bits, options.states, options.epochs, options.seed, options.output,
-        options.resume, progress=not options.quiet,
+        options.resume, options.overwrite, progress=not options.quiet,
     )  # fmt: skip
     print(table(["model", "test accuracy", "file"], rows))
     print("\n" + format_diagnosis(diagnosis))

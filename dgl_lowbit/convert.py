@@ -14,6 +14,7 @@ from .config import QuantConfig
 from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
 from .nn.message_passing.last_call import remember
+from .nn.wrappers import check_model
 from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.format import FLOAT_BITS
@@ -35,7 +36,9 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     """A low-bit copy of ``model``: its DGL convolutions and linear layers become low-bit subclasses of themselves.
 
     Weights, names, hooks, training mode and the class of everything else are kept; ``model`` is left as it is.
-    Layers are matched by their exact class, so subclasses with a forward of their own keep it.
+    Layers are matched by their exact class, so subclasses with a forward of their own keep it. A layer in several
+    places stays one layer, and goes by the first of its names; layers of a kind that share their weights share the
+    quantisers of these.
 
     What other modules pass over edges is made low-bit where DGL runs it, however it is written: ``update_all``,
     ``apply_edges``, functions of ``dgl.ops``, readouts, DGL's other layers. Their classes become subclasses of
@@ -61,7 +64,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     Raises
     ------
     ValueError
-        When ``model`` is not a module, is low-bit already, or holds nothing that can be made low-bit.
+        When ``model`` is not a module or wraps one, is low-bit already, or holds nothing that can be made low-bit.
 
     Warns
     -----
@@ -77,8 +80,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     ['dgl_lowbit.nn.graphconv', 'dgl_lowbit.nn.sageconv']
     """
     config = QuantConfig() if config is None else config
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"quantize expects a torch.nn.Module, got {type(model).__name__}.")
+    check_model(model, "quantize")
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
     for name, module in model.named_modules():
@@ -88,7 +90,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     model = copy.deepcopy(model)
     converted: dict[str, lowbit_nn.LowBitLayer] = {}
     left: list[str] = []
-    _convert(model, "", converted, left)
+    _convert(model, "", converted, left, set())
     for name, module in model.named_modules():
         is_root = module is model and not isinstance(module, lowbit_nn.LowBitLayer)
         if is_root or _passes_messages(module):  # of the root it is known what it was called with
@@ -106,6 +108,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     for name, module in converted.items():
         module.configure(configs[name])
     found.make_sites()
+    _share_quantizers_of_tied_weights(converted.values())
     _warn_of_float(left, found)
     return model
 
@@ -136,8 +139,14 @@ def convertible() -> str:
     return ", ".join(sorted({cls.__name__ for cls in LAYERS.values()} | {"DeepGraphConv", "SMPConv"}))
 
 
-def _convert(module, name, converted, left):
-    """Give the layers in ``module`` their low-bit classes; ``converted`` are they by name, ``left`` what is not one."""
+def _convert(module, name, converted, left, met):
+    """Give the layers in ``module`` their low-bit classes; ``converted`` are they by name, ``left`` what is not one.
+
+    A module in several places, in ``met`` from the second on, goes by its first name.
+    """
+    if module in met:
+        return
+    met.add(module)
     if type(module) in LAYERS:
         module.__class__ = LAYERS[type(module)]
     is_layer = isinstance(module, lowbit_nn.LowBitLayer)
@@ -152,11 +161,33 @@ def _convert(module, name, converted, left):
             return
     for child_name, child in module.named_children():
         if not is_layer or child_name in module.inner:
-            _convert(child, f"{name}.{child_name}" if name else child_name, converted, left)
+            _convert(child, f"{name}.{child_name}" if name else child_name, converted, left, met)
+
+
+def _share_quantizers_of_tied_weights(layers):
+    """Let layers of one kind whose weights are the same parameters have one quantiser for them: one set of codes."""
+    owners: dict[tuple, lowbit_nn.LowBitLayer] = {}
+    for layer in layers:
+        weights = tuple(id(parameter) for _, parameter in _own_weights(layer))
+        if not weights or not layer.is_low_bit:
+            continue
+        owner = owners.setdefault((type(layer), weights), layer)
+        operands = owner.all_operands()
+        for name, operand in layer.all_operands().items():
+            if operand.component == "weights" and operands.get(name) == operand:
+                ours, theirs = layer.quantizers[name], owner.quantizers[name]
+                if ours.number_format() == theirs.number_format():
+                    layer.quantizers[name] = theirs
+
+
+def _own_weights(layer):
+    return [(n, p) for n, p in layer.named_parameters() if p.dim() > 1 and not n.startswith("quantizers.")]
 
 
 @torch.no_grad()
-def calibrate(model: nn.Module, *args, observer: str = "error", percentile: float = 99.9, **kwargs) -> nn.Module:
+def calibrate(
+    model: nn.Module, *args, observer: str = "error", percentile: float = 99.9, process_group=None, **kwargs
+) -> nn.Module:
     """Set every range from one evaluation pass over data, in layer order, without training.
 
     Each quantiser searches its range on the tensor it meets, downstream of the quantisers before it.
@@ -174,6 +205,10 @@ def calibrate(model: nn.Module, *args, observer: str = "error", percentile: floa
         percentile of the magnitudes (as arXiv:2008.05000).
     percentile : float
         Of the magnitudes, from 0 to 100.
+    process_group : torch.distributed.ProcessGroup, optional
+        Processes that each call this with data of their own, through the same layers, and get the same ranges: those of
+        the data of all (for ranges of channels each holds all of them at a time). ``torch.distributed.group.WORLD`` are
+        all processes. Default: ranges of this process's data.
 
     Returns
     -------
@@ -183,14 +218,15 @@ def calibrate(model: nn.Module, *args, observer: str = "error", percentile: floa
     Raises
     ------
     ValueError
-        When the model has no quantisers, or for an unknown observer.
+        When the model has no quantisers or is wrapped, or for an unknown observer.
 
     Warns
     -----
     FloatModuleWarning
         As :func:`quantize`, of what calls over edges are seen here first.
     """
-    chosen = Observer(observer, percentile)
+    check_model(model, "calibrate")
+    chosen = Observer(observer, percentile, process_group)
     _make_sites(model, args, kwargs)
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     if not quantizers:

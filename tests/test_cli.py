@@ -54,8 +54,18 @@ def test_train_keeps_what_it_made_and_resumes(capsys, tmp_path):
     (tmp_path / f"{stem}.safetensors").unlink()
     assert main([*arguments, "--resume"]) == 0 and capsys.readouterr().out == out
     assert (tmp_path / f"{stem}.safetensors").read_bytes() == packed
-    assert main([*arguments, "--resume", "--seed", "1"]) == 2
-    assert "belongs to another run" in capsys.readouterr().err
+    for other in (["--seed", "1"], ["--states", "8"]):
+        assert main([*arguments, "--resume", *other]) == 2
+        assert "belongs to another run" in capsys.readouterr().err
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert f"holds a run already ({stem}-training.pt, {stem}.pt, {stem}.safetensors); pass --resume to go on" in error
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    with pytest.raises(SystemExit):
+        main([*arguments, "--resume", "--overwrite"])
+    assert "not allowed with" in capsys.readouterr().err
+    assert main([*arguments, "--overwrite"]) == 0 and capsys.readouterr().out == out
     assert main(["export", str(tmp_path / f"{stem}.pt"), "--output", str(tmp_path / "x.safetensors")]) == 0
 
 

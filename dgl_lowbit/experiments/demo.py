@@ -82,7 +82,9 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
     }
 
 
-def train_and_keep(graph_name, model_name, bits, states, epochs, seed, output, resume=False, progress=True):
+def train_and_keep(
+    graph_name, model_name, bits, states, epochs, seed, output, resume=False, overwrite=False, progress=True
+):
     """Fit one model at one width and keep it; see ``dgl-lowbit train``.
 
     Returns
@@ -90,15 +92,24 @@ def train_and_keep(graph_name, model_name, bits, states, epochs, seed, output, r
     tuple
         Rows of the result's table, those of :func:`dgl_lowbit.diagnose`, the low-bit stage's History, and the path of
         the files without ending.
+
+    Raises
+    ------
+    ValueError
+        Where a run has kept files there already and neither ``resume`` nor ``overwrite`` is set; when it is resumed and
+        was another run.
     """
+    stem = Path(output) / f"{graph_name}-{model_name}-int{bits}"
+    state = stem.with_name(f"{stem.name}-training.pt")
+    kept = [path.name for path in (state, stem.with_suffix(".pt"), stem.with_suffix(".safetensors")) if path.exists()]
+    if kept and not (resume or overwrite):
+        raise ValueError(f"{output} holds a run already ({', '.join(kept)}); pass --resume to go on, or --overwrite.")
     graph = dgl.add_self_loop(load_graph(graph_name, seed))
     config, recipe = QuantConfig(bits, states=states), recipe_of(model_name)
-    folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = folder / f"{graph_name}-{model_name}-int{bits}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
     fitted = fit(
         build(model_name, graph, seed), graph, config, teacher=recipe.train_teacher(graph, seed, epochs), epochs=epochs,
-        seed=seed, checkpoint=folder / f"{stem.name}-training.pt", resume=resume, progress=progress, **recipe.options(),
+        seed=seed, checkpoint=state, resume=resume, progress=progress, **recipe.options(),
     )  # fmt: skip
     info, packed = {"graph": graph_name, "seed": seed, "self_loops": True}, freeze(fitted.model)
     packed.info.update(info)

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from ..config import QuantConfig
+from ..quant.precision import converted, floating_tensor, keep_float32, no_autocast
 from .arguments import Role, roles
+from .checks import check_is_graph
 from .message_passing.hook import scope
 from .message_passing.last_call import Remembered
 from .ops import TorchOps
@@ -56,6 +58,10 @@ class LowBitLayer(Remembered):
     ``forward`` is made of these: the parent's as long as the layer is not low-bit, else ``validate`` and ``compute``.
     :func:`dgl_lowbit.freeze` records the same ``compute``. A layer without a float class computes by ``compute`` alone,
     low-bit or not.
+
+    A low-bit layer computes in float32, in which sums of codes are exact: its parameters stay float32 when the model is
+    cast (``model.half()``), ``torch.autocast`` does not reach into it, and features of another precision are converted.
+    What it returns has the precision of the features, under autocast float32.
 
     Parameters
     ----------
@@ -110,6 +116,10 @@ class LowBitLayer(Remembered):
                 }
             ).to(reference.device)
             self.quantizers.train(self.training)
+            self.float()
+
+    def _apply(self, fn, *args, **kwargs):
+        return super()._apply(keep_float32(fn) if self.is_low_bit else fn, *args, **kwargs)
 
     @property
     def is_low_bit(self) -> bool:
@@ -151,19 +161,27 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
     compute = layer_class.compute
     signature = inspect.signature(compute)
     this, _, *parameters = signature.parameters.values()
-    names, declared = {parameter.name for parameter in parameters}, set(layer_class.arguments)
-    if names != declared:
+    names, declared = [parameter.name for parameter in parameters], set(layer_class.arguments)
+    if set(names) != declared:
         raise TypeError(
             f"{layer_class.__name__}.arguments must give a Role to each argument of compute after ops; missing are "
-            f"{sorted(names - declared)}, unknown {sorted(declared - names)}."
+            f"{sorted(set(names) - declared)}, unknown {sorted(declared - set(names))}."
         )
 
     def forward(self, *args, **kwargs):
         with scope(self):  # what the layer passes over edges is its own affair, not that of the module around it
             if self.float_class is not None and not self.is_low_bit:
                 return super(LowBitLayer, self).forward(*args, **kwargs)
-            self.validate(*args, **kwargs)
-            return self.compute(TorchOps(), *args, **kwargs)
+            given = floating_tensor((args, kwargs))
+            with no_autocast(torch.device("cpu") if given is None else given.device) as autocast:
+                if self.is_low_bit or autocast:
+                    args, kwargs = converted((args, kwargs), torch.float32)
+                for name, value in {**dict(zip(names, args)), **kwargs}.items():
+                    if self.arguments.get(name) is Role.GRAPH:
+                        check_is_graph(value, type(self).__name__)
+                self.validate(*args, **kwargs)
+                output = self.compute(TorchOps(), *args, **kwargs)
+            return output if given is None or autocast else converted(output, given.dtype)
 
     forward.__doc__, forward.__module__ = compute.__doc__, compute.__module__
     forward.__qualname__ = f"{layer_class.__qualname__}.forward"

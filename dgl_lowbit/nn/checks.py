@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dgl
 import torch
 from dgl import DGLError
 from torch import nn
@@ -9,11 +10,17 @@ from torch import nn
 from ..quant.sparse import SparseFeatures
 
 
-def check_features(layer: nn.Module, feat, width: int | None, rows: int, what: str = "feat", of: str = "nodes") -> None:
+def check_features(
+    layer: nn.Module, feat, width: int | None, rows: int | None, what: str = "feat", of: str = "nodes"
+) -> None:
     """Raise DGLError unless ``feat`` is a finite float tensor of ``rows`` vectors of ``width`` (None: any)."""
     name = type(layer).__name__
     if not isinstance(feat, (torch.Tensor, SparseFeatures)):
-        raise DGLError(f"{name} expects {what} as a torch.Tensor, got {type(feat).__name__}.")
+        raise DGLError(
+            f"{name} expects {what} as a torch.Tensor, got {type(feat).__name__}; pass {as_tensor(feat, what)}."
+        )
+    if isinstance(feat, torch.Tensor) and feat.layout != torch.strided:
+        raise DGLError(f"{name} expects {what} dense, got {feat.layout}; pass {what}.to_dense().")
     if not feat.is_floating_point():
         raise DGLError(f"{name} expects {what} in floating point, got {feat.dtype}; pass {what}.float().")
     if feat.dim() < 2 or feat.shape[-1] != (width or feat.shape[-1]):
@@ -21,7 +28,7 @@ def check_features(layer: nn.Module, feat, width: int | None, rows: int, what: s
             f"{name} expects {what} of width {width or 'at least 1'}, got shape {tuple(feat.shape)}; "
             "build the layer for that width or pass other features."
         )
-    if feat.shape[0] != rows:
+    if rows is not None and feat.shape[0] != rows:
         raise DGLError(
             f"{name} expects {what} with a row for each of {rows} {of}, got {feat.shape[0]} rows; "
             "pass the features of this graph."
@@ -30,6 +37,31 @@ def check_features(layer: nn.Module, feat, width: int | None, rows: int, what: s
     # One pass: a sum is finite unless a term is not, or (rarely) the sum overflows.
     if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
         raise DGLError(f"{name} got NaN or infinity in {what}; clean it before quantising.")
+
+
+def as_tensor(value: object, name: str) -> str:
+    """The code that makes a tensor of ``value``, an argument called ``name``."""
+    if hasattr(value, "toarray"):  # of scipy
+        return f"torch.from_numpy({name}.toarray()).float()"
+    return f"torch.as_tensor({name}, dtype=torch.float32)"
+
+
+def check_is_graph(graph: object, where: str, error: type[Exception] = DGLError) -> None:
+    """Raise ``error``, saying ``where``, unless ``graph`` is a DGLGraph; an adjacency matrix gets the code for one."""
+    if isinstance(graph, dgl.DGLGraph):
+        return
+    kind = type(graph).__name__
+    instead = "pass a DGLGraph"
+    if isinstance(graph, torch.Tensor):
+        kind = f"a {'sparse' if graph.layout != torch.strided else 'dense'} {kind}"
+        instead = "write dgl.graph(tuple(adj.to_sparse_coo().coalesce().indices()), num_nodes=len(adj))"
+    elif hasattr(graph, "tocoo"):  # of scipy
+        instead = "write dgl.from_scipy(adj)"
+    elif hasattr(graph, "coo") and hasattr(graph, "nnz"):  # of dgl.sparse
+        instead = "write dgl.graph(adj.coo(), num_nodes=adj.shape[0])"
+    elif isinstance(graph, (list, tuple)):
+        instead = "pass one of them, or dgl.batch(graphs)"
+    raise error(f"{where} expects a DGLGraph, got {kind}; {instead}.")
 
 
 def check_graph(layer: nn.Module, graph, allow_zero_in_degree: bool) -> None:
@@ -46,6 +78,11 @@ def check_edge_weight(layer: nn.Module, graph, edge_weight) -> None:
     """Raise DGLError unless ``edge_weight`` is None or holds one finite number for each edge."""
     if edge_weight is None:
         return
+    if not isinstance(edge_weight, torch.Tensor):
+        raise DGLError(
+            f"{type(layer).__name__} expects edge_weight as a torch.Tensor, got {type(edge_weight).__name__}; pass "
+            f"{as_tensor(edge_weight, 'edge_weight')}."
+        )
     shape = tuple(edge_weight.shape)
     if shape not in ((graph.num_edges(),), (graph.num_edges(), 1)):
         raise DGLError(f"{type(layer).__name__} expects edge_weight of shape ({graph.num_edges()},), got {shape}.")

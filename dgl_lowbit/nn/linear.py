@@ -41,7 +41,7 @@ class Linear(LowBitLayer, nn.Linear):
         }
 
     def validate(self, input):
-        check_features(self, input, self.in_features, len(input), what="input")
+        check_features(self, input, self.in_features, None, what="input")
 
     def compute(self, ops, input):
         """Shapes: input (N, *, in_features) float, output (N, *, out_features).

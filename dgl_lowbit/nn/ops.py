@@ -27,7 +27,11 @@ class Quantized(NamedTuple):
 
 
 class TorchOps:
-    """The operations :class:`dgl_lowbit.nn.Ops`, run: fake-quantised, differentiable, through DGL's message passing."""
+    """The operations :class:`dgl_lowbit.nn.Ops`, run: fake-quantised, differentiable, through DGL's message passing.
+
+    They write to ``graph.local_var()``, never to the caller's frames: DGL 1.x's ``local_scope`` leaves what was written
+    where an error is raised in it.
+    """
 
     @staticmethod
     def source(feat):
@@ -83,27 +87,26 @@ class TorchOps:
     @staticmethod
     def reduce(graph, codes, edge_weight, reducer, scaled=True):
         messages = codes.centered * codes.scale if scaled else codes.centered
-        with graph.local_scope():
-            graph.srcdata["h"] = messages
-            message = fn.copy_u("h", "m")
-            if edge_weight is not None:
-                graph.edata["w"] = edge_weight
-                message = fn.u_mul_e("h", "w", "m")
-            if graph.num_edges() == 0:
-                return messages.new_zeros(graph.num_dst_nodes(), *messages.shape[1:])
-            graph.update_all(message, reducer)
-            return graph.dstdata["neigh"]
+        if graph.num_edges() == 0:
+            return messages.new_zeros(graph.num_dst_nodes(), *messages.shape[1:])
+        graph, message = graph.local_var(), fn.copy_u("h", "m")
+        graph.srcdata["h"] = messages
+        if edge_weight is not None:
+            graph.edata["w"] = edge_weight
+            message = fn.u_mul_e("h", "w", "m")
+        graph.update_all(message, reducer)
+        return graph.dstdata["neigh"]
 
     @staticmethod
     def aggregate_edges(graph, codes, edge_codes):
         if graph.num_edges() == 0:
             return codes.centered.new_zeros(graph.num_dst_nodes(), codes.centered.shape[1])
-        with graph.local_scope():
-            graph.srcdata["h"], graph.edata["e"] = codes.centered, edge_codes.centered
-            graph.apply_edges(fn.u_add_e("h", "e", "m"))
-            graph.edata["m"] = F.relu(graph.edata["m"])
-            graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
-            return graph.dstdata["neigh"] * codes.scale
+        graph = graph.local_var()
+        graph.srcdata["h"], graph.edata["e"] = codes.centered, edge_codes.centered
+        graph.apply_edges(fn.u_add_e("h", "e", "m"))
+        graph.edata["m"] = F.relu(graph.edata["m"])
+        graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
+        return graph.dstdata["neigh"] * codes.scale
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         products = TypedProducts(codes, weight_quantizer, weights)
@@ -135,7 +138,8 @@ class TorchOps:
     @staticmethod
     def kept(holder, name, make):
         if getattr(holder, name) is None:
-            setattr(holder, name, make().detach())
+            with torch.no_grad():  # recomputed by checkpointing, a forward meets what the first has kept
+                setattr(holder, name, make())
         return getattr(holder, name)
 
     # -- attention --------------------------------------------------------------------------------------
@@ -147,12 +151,12 @@ class TorchOps:
     def attention(graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
         if graph.num_edges() == 0:  # nothing to quantise, but a range to be known
             return Quantized(*quantizer.split(vector.new_ones(1, vector.shape[-2], 1))).rows(slice(0, 0))
-        with graph.local_scope():
-            graph.srcdata["l"] = _by_head(left.centered * left.scale, vector)
-            graph.dstdata["r"] = _by_head(right.centered * right.scale, vector)
-            graph.apply_edges(fn.u_add_v("l", "r", "e"))
-            score = (F.leaky_relu(graph.edata["e"], slope) * vector).sum(-1, keepdim=True)
-            weights = drop(edge_softmax(graph, score))
+        graph = graph.local_var()
+        graph.srcdata["l"] = _by_head(left.centered * left.scale, vector)
+        graph.dstdata["r"] = _by_head(right.centered * right.scale, vector)
+        graph.apply_edges(fn.u_add_v("l", "r", "e"))
+        score = (F.leaky_relu(graph.edata["e"], slope) * vector).sum(-1, keepdim=True)
+        weights = drop(edge_softmax(graph, score))
         if edge_weight is not None:
             weights = weights * edge_weight.view(-1, 1, 1)
         return Quantized(*quantizer.split(weights))
@@ -162,12 +166,11 @@ class TorchOps:
         heads, width = attention.centered.shape[1], codes.centered.shape[1]
         if graph.num_edges() == 0:
             return codes.centered.new_zeros(graph.num_dst_nodes(), width)
-        with graph.local_scope():
-            graph.srcdata["h"] = codes.centered.view(-1, heads, width // heads)
-            graph.edata["a"] = attention.centered
-            graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
-            total = graph.dstdata["neigh"].reshape(-1, width)
-        return total * (attention.scale * codes.scale)
+        graph = graph.local_var()
+        graph.srcdata["h"] = codes.centered.view(-1, heads, width // heads)
+        graph.edata["a"] = attention.centered
+        graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
+        return graph.dstdata["neigh"].reshape(-1, width) * (attention.scale * codes.scale)
 
     @staticmethod
     def split_heads(x, heads):

@@ -127,7 +127,7 @@ class SMPConv(Propagation):
     def _descend(self, ops, send, step, h, received, moved):
         """From h to ``moved``, and down the gradient of the step's bound."""
         control = self.controls[step]
-        pull = 2 * self.eta * control.multiplier.force.item()
+        pull = 2 * self.eta * control.force_on(h)
         if control.is_watching or pull > 0:
             _, change = send(moved, step, "corrections")
             # F̂ − pull·(Δ − ÃΔ), with Δ = F̂ − F and ÃΔ = ÃF̂ − ÃF

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Callable
 
-from .base import NotCalibratedError, Observer, Quantizer
+from .base import Quantizer
 from .format import FLOAT_BITS, SUPPORTED_BITS, QFormat, QParams
+from .observer import NotCalibratedError, Observer
 from .qlr import QLRQuantizer, alpha_candidates
 from .truncation import TruncationQuantizer, skewness
 

@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
 from numba_kernels.spec import FixedGrid, GridSpec
 
 from .format import QFormat, QParams
+from .observer import DRIFTING, UNCALIBRATED, NotCalibratedError, Observer, number_of_processes
+from .precision import converted
+from .recompute import Remembered, is_recomputing
 from .sparse import SparseFeatures
-from .state import OptionalState
+from .state import FormattedState
 from .ste import centered_codes, encode
 
 GRANULARITIES = ("tensor", "channel", "row", "shift")
-# Values looked at when a range is searched; larger tensors are sampled in even strides.
-_SAMPLE = 1 << 20
 # Step of training up to which a range that was not calibrated is taken anew from time to time.
 _LAST_STEP = 32
-UNCALIBRATED = (
-    "a quantiser has no range yet; run dgl_lowbit.calibrate(model, graph, feat) "
-    "or train for a step before evaluating or freezing."
-)
 
 
-@dataclass(frozen=True)
-class Observer:
-    """How a range is taken from values.
-
-    Parameters
-    ----------
-    kind : {"error", "minmax", "percentile"}
-        What minimises the error of representation; the extremes; or a percentile of the magnitudes.
-    percentile : float
-        From 0 to 100.
-
-    Raises
-    ------
-    ValueError
-        For another kind or percentile.
-    """
-
-    kind: str = "error"
-    percentile: float = 99.9
-
-    def __post_init__(self):
-        if self.kind not in ("error", "minmax", "percentile"):
-            raise ValueError(f"observer must be 'error', 'minmax' or 'percentile', got {self.kind!r}.")
-        if not 0 < self.percentile <= 100:
-            raise ValueError(f"percentile must be above 0 and at most 100, got {self.percentile!r}.")
-
-
-class NotCalibratedError(RuntimeError):
-    """A quantiser was used before it saw any data to take its range from."""
-
-
-class Quantizer(OptionalState):
-    """Base of the quantisers: maps float32 tensors to codes and back.
+class Quantizer(FormattedState):
+    """Base of the quantisers: maps tensors, in float32, to codes and back.
 
     The same object serves training (:meth:`fake_quantize`, :meth:`split`) and export (:meth:`codes`,
     :meth:`dequantize`, :meth:`export`); ``fake_quantize(x)`` equals ``dequantize(codes(x))`` bit for bit.
@@ -114,9 +80,21 @@ class Quantizer(OptionalState):
         self.clip_gradient = clip_gradient
         self.observing, self.observer = False, Observer()
         self._steps = None  # of training from a range that was not calibrated, as long as it is followed
+        self._remembered = Remembered()  # ranges of the forwards in which they were followed
         self.watch = None  # called with what is coded: (quantizer, x, params)
         self.register_buffer("calibrated", torch.tensor(False))
         self.register_buffer("width", torch.tensor(channels or 0))
+
+    def number_format(self):
+        """What codes and ranges are read with; a subclass adds what it is given beyond bits and granularity."""
+        return {"quantizer": type(self).__name__, "bits": self.format.bits, "granularity": self.granularity}
+
+    def progress(self):
+        """Steps of training in which the range has been followed, or None."""
+        return self._steps
+
+    def resume_progress(self, progress):
+        self._steps = progress
 
     @property
     def is_observed(self) -> bool:
@@ -185,12 +163,14 @@ class Quantizer(OptionalState):
         """
         if self.format.is_float:
             return x, torch.ones((), device=x.device)
-        params = self._ready(x, observed)
-        if self.watch is not None:
-            self.watch(self, x, params)
-        if isinstance(x, SparseFeatures):
-            return self._split_sparse(x, params)
-        return centered_codes(x, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
+        x = converted(x, torch.float32)
+        with self.as_first_met(x):
+            params = self._ready(x, observed)
+            if self.watch is not None:
+                self.watch(self, x, params)
+            if isinstance(x, SparseFeatures):
+                return self._split_sparse(x, params)
+            return centered_codes(x, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
 
     def _split_sparse(self, x, params):
         zero = torch.zeros(1, device=x.device)
@@ -222,6 +202,7 @@ class Quantizer(OptionalState):
         """
         if self.format.is_float:
             raise ValueError("a quantiser of 32 bits is off and has no codes; set bits to 8 or fewer.")
+        x = converted(x, torch.float32)
         return encode(x, params or self._ready(x), self.format.qmax).to(torch.uint8)
 
     @torch.no_grad()
@@ -252,23 +233,30 @@ class Quantizer(OptionalState):
         """
         if self.format.is_float:
             return
-        x = x.detach()
+        is_channel = self.granularity == "channel"
+        along = 1 if is_channel and self.axis % x.dim() == 0 else 0
+        x = self.observer.seen(converted(x.detach(), torch.float32), along, whole=is_channel)
         if x.numel() == 0:
             raise ValueError("cannot take a range from an empty tensor; calibrate on a graph with nodes.")
         if not torch.isfinite(x.values if isinstance(x, SparseFeatures) else x).all():
             raise ValueError("cannot take a range from a tensor with NaN or infinity; clean the features.")
-        self._search(_sample(x) if self.granularity != "channel" else x)
+        self._search(x)
         self.width.fill_(x.shape[-1] if x.dim() else 1)
         self.calibrated.fill_(True)
 
     def _ready(self, x, observed=None):
-        if x.numel() == 0 and observed is None:  # a batch without nodes of a type: nothing to code, nothing to learn
-            return self.qparams(x)
-        if self.observing:
+        # A batch without nodes of a type has nothing to code and nothing to learn from, unless others have.
+        is_empty = x.numel() == 0 and observed is None
+        if self.observing and not (is_empty and self.observer.process_group is None):
             self.observe(x if observed is None else observed())
             self._steps = None
+        elif is_empty:
+            pass
         elif self.training:
-            self._follow(x, observed)
+            if not is_recomputing() and not self._meets_again(x):
+                was_moving = self.is_moving
+                self._follow(x, observed)
+                self._remember(x, was_moving or self.is_moving)
         elif not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
         return self.qparams(x)
@@ -280,17 +268,48 @@ class Quantizer(OptionalState):
         if self._steps is not None:
             self._steps += 1
             if self._steps & (self._steps - 1) == 0:
+                if number_of_processes() > 1:
+                    raise NotCalibratedError(DRIFTING.format(number_of_processes()))
                 self.observe(x if observed is None else observed())
             if self._steps >= _LAST_STEP:
                 self._steps = None
 
+    @property
+    def is_moving(self) -> bool:
+        """Whether a forward in training may change the range."""
+        return self._steps is not None
+
+    def _meets_again(self, x):
+        """Whether this is no new step but another use of a tensor, as of weights that two layers share."""
+        used = self._remembered.of(x) if self.is_moving else None
+        return used is not None and all(map(torch.equal, used, self._tensors()))
+
+    def _remember(self, x, is_moving):
+        if is_moving:
+            self._remembered.add(x, [tensor.detach().clone() for tensor in self._tensors()])
+        else:
+            self._remembered.clear()
+
+    @contextmanager
+    def as_first_met(self, x) -> Iterator[None]:
+        """With the range that the first forward had on ``x``, where checkpointing computes it again."""
+        first = self._remembered.of(x) if is_recomputing() else None
+        if first is None:
+            yield
+            return
+        own = [tensor.data for tensor in self._tensors()]
+        try:
+            self._set(first)
+            yield
+        finally:
+            self._set(own)
+
+    def _tensors(self):
+        return [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+
+    def _set(self, values):
+        for tensor, value in zip(self._tensors(), values):
+            tensor.data = value
+
     def extra_repr(self):
         return f"bits={self.format.bits}, granularity={self.granularity!r}"
-
-
-def _sample(x):
-    if isinstance(x, SparseFeatures):
-        return x[:: -(-x.numel() // _SAMPLE)].to_dense()
-    rows = x.reshape(-1, x.shape[-1]) if x.dim() else x.reshape(1, 1)
-    stride = -(-rows.numel() // _SAMPLE)
-    return rows[::stride]

@@ -9,8 +9,10 @@ from torch import nn
 
 from numba_kernels.spec import MOST_HALVINGS, SMALLEST_SCALE, GridSpec, RowGrid, ShiftGrid
 
-from .base import UNCALIBRATED, NotCalibratedError, Quantizer
+from .base import Quantizer
 from .format import QParams
+from .observer import UNCALIBRATED, NotCalibratedError
+from .precision import converted
 
 GRIDS = ("auto", "affine", "half")
 # Magnitudes whose percentile is taken; of more, as many are looked at.
@@ -86,6 +88,9 @@ class QLRQuantizer(Quantizer):
         # The grid that [α·m, α·M] is divided into; truncation keeps the top levels of a finer one.
         self._range_qmax = self.format.qmax
 
+    def number_format(self):
+        return {**super().number_format(), "grid": self.grid}
+
     @property
     def alpha(self) -> torch.Tensor:
         return self.log_alpha.exp()
@@ -110,11 +115,17 @@ class QLRQuantizer(Quantizer):
 
     def split(self, x, observed=None):
         """With a shift per row its power of two goes with the codes: sums of those are what the scale multiplies."""
-        centered, scale = super().split(x, observed)
         if self.granularity != "shift" or self.format.is_float:
-            return centered, scale
-        base = self._common_params().scale
+            return super().split(x, observed)
+        x = converted(x, torch.float32)
+        with self.as_first_met(x):
+            centered, scale = super().split(x, observed)
+            base = self._common_params().scale
         return centered * (scale / base).detach(), base
+
+    @property
+    def is_moving(self):
+        return self.granularity == "shift" or super().is_moving
 
     @property
     def _reach(self):

@@ -53,6 +53,9 @@ class TruncationQuantizer(QLRQuantizer):
         self._range_qmax = _FINE_QMAX
         self.register_buffer("skew", torch.zeros(()))
 
+    def number_format(self):
+        return {**super().number_format(), "skew_aware": self.skew_aware}
+
     def _grid_params(self, low, high):
         fine = super()._grid_params(low, high)
         divisor = _FINE_QMAX / self.format.qmax

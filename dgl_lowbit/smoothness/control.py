@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import dgl
 import torch
 
+from ..quant.recompute import Remembered, is_recomputing
 from ..quant.state import OptionalState
 from .energy import collapse_gauge, dirichlet_energy
 from .multiplier import DifferentialMultiplier
@@ -97,6 +98,7 @@ class SmoothnessControl(OptionalState):
             self.register_buffer(name, torch.zeros(count))
         self.watching = None  # "measure" or "settle": what an evaluation pass is for
         self._penalty = None
+        self._remembered = Remembered()  # forces of the latest forwards in training
 
     @property
     def in_forward(self) -> bool:
@@ -112,7 +114,15 @@ class SmoothnessControl(OptionalState):
     @property
     def step_size(self) -> float:
         """1 / (1 + Σ λ) over the relations; 1 where the control does not act in the forward."""
-        return 1 / (1 + self.multiplier.force.sum().item()) if self.in_forward else 1.0
+        return self._step_under(self.multiplier.force.sum().item())
+
+    def _step_under(self, force):
+        return 1 / (1 + force) if self.in_forward else 1.0
+
+    def force_on(self, before: torch.Tensor) -> float:
+        """Σ λ as a forward from ``before`` meets it: the first forward's, where checkpointing computes it again."""
+        first = self._remembered.of(before) if is_recomputing() else None
+        return self.multiplier.force.sum().item() if first is None else first
 
     def step_towards(self, graph, before, target) -> float:
         """The step a layer is to take from ``before`` to ``target`` on a homogeneous graph, after watching it."""
@@ -131,11 +141,15 @@ class SmoothnessControl(OptionalState):
         """
         if not relations:
             return self.step_size
+        start = next(iter(relations.values())).before
+        start = start[0] if isinstance(start, tuple) else start
+        if is_recomputing() and self.acts != "loss":
+            return self._step_under(self.force_on(start))
         values = {}
         with torch.set_grad_enabled(self.acts == "loss" and self.training and torch.is_grad_enabled()):
             for number, relation in relations.items():
                 values[number] = dirichlet_energy(relation.graph, relation.change())
-        step = self._measure(relations, {number: value.detach() for number, value in values.items()})
+        step = self._measure(start, relations, {number: value.detach() for number, value in values.items()})
         if self.acts == "loss" and self.training:
             gap = {n: value / self.bound[n] - 1 for n, value in values.items()}
             multiplier, damping = self.multiplier.multiplier, self.multiplier.damping
@@ -146,7 +160,7 @@ class SmoothnessControl(OptionalState):
         return step
 
     @torch.no_grad()
-    def _measure(self, relations, values):
+    def _measure(self, start, relations, values):
         numbers = list(relations)
         for number, relation in relations.items():
             energy = dirichlet_energy(relation.graph, relation.before)
@@ -158,7 +172,9 @@ class SmoothnessControl(OptionalState):
         whole = torch.stack([values[n] for n in numbers]).to(self.value)
         if self.watching == "settle" or (self.acts == "projection" and self.training):
             self._project((whole / self.bound[numbers]).sqrt() - 1, numbers)
-        step = self.step_size
+        force = self.multiplier.force.sum().item()
+        self._remembered.add(start, force)
+        step = self._step_under(force)
         self.value.copy_(self.bound)  # relations without edges here leave their multipliers alone
         self.value[numbers] = whole * step**2  # tr(ΔᵀLΔ) of a step s along Δ is s² of the whole
         if self.training and self.watching is None and self.acts in ("step", "gradient"):
@@ -196,7 +212,7 @@ class SmoothnessControl(OptionalState):
             step = self._watch_relations(graph.is_block, {0: (graph, before, before, output, output)})
         mixed = _mix(step, before, output)
         quantizers = getattr(layer, "quantizers", {})
-        return quantizers["states"](mixed) if "states" in quantizers else mixed
+        return quantizers["states"](mixed).to(mixed.dtype) if "states" in quantizers else mixed
 
     def _over_types(self, graph, feats, outputs):
         """Of a layer over node types: a bound for each edge type both of whose ends it computes, and one step."""

@@ -6,6 +6,7 @@ import dgl.function as fn
 import torch
 
 from ..quant.evaluation import aside
+from ..quant.precision import no_autocast, widened
 
 
 @aside()
@@ -22,7 +23,7 @@ def dirichlet_energy(graph, feat) -> torch.Tensor:
     graph : DGLGraph
         N nodes and one type of edges; bipartite and blocks take a pair of features.
     feat : torch.Tensor or pair of torch.Tensor
-        Shape (N, D), float; a pair (source, destination) of (N_src, D) and (N_dst, D).
+        Shape (N, D), float, in less than 32 bits widened; a pair (source, destination) of (N_src, D) and (N_dst, D).
 
     Returns
     -------
@@ -36,8 +37,9 @@ def dirichlet_energy(graph, feat) -> torch.Tensor:
     >>> dirichlet_energy(g, torch.tensor([[1.0], [-1.0]])).item()
     4.0
     """
-    source, target = feat if isinstance(feat, tuple) else (feat, feat)
-    with graph.local_scope():
+    source, target = map(widened, feat if isinstance(feat, tuple) else (feat, feat))
+    graph = graph.local_var()
+    with no_autocast(source.device):
         out_degrees, in_degrees = graph.out_degrees().to(source), graph.in_degrees().to(target)
         source = source / out_degrees.clamp(min=1).sqrt_().unsqueeze(-1)
         target = target / in_degrees.clamp(min=1).sqrt_().unsqueeze(-1)
@@ -70,11 +72,12 @@ def collapse_gauge(graph, feat: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         Scalar in [0, 1]; 0 for F = 0.
     """
+    feat = widened(feat)
     roots = graph.in_degrees().to(feat.dtype).clamp_(min=1).sqrt_().unsqueeze(-1)
     mean = feat.mean(0)
     rest, bent = feat - mean, roots - roots.mean()
     inside = len(feat) * mean.square().sum()
     if bent.square().sum() > 1e-9 * len(feat):  # nodes are of more than one degree
-        inside = inside + (bent.T @ rest).square().sum() / bent.square().sum()
+        inside = inside + (bent * rest).sum(0).square().sum() / bent.square().sum()
     total = feat.square().sum()
     return torch.where(total > 0, 1 - inside / total, torch.zeros_like(total)).clamp(0, 1)

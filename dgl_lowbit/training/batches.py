@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 import dgl
 import torch
 
-_NEEDED = ("feat", "label", "train_mask", "val_mask", "test_mask")
+from ..nn.checks import check_is_graph
+
+_MASKS = ("train_mask", "val_mask", "test_mask")
+_NEEDED = ("feat", "label", *_MASKS)
 # Share of non-zeros up to which a product over them is faster than a dense one.
 _SPARSE_UP_TO = 0.4
 
@@ -23,13 +26,45 @@ class Batch(NamedTuple):
 
 
 def check_graph(graph: dgl.DGLGraph) -> None:
-    """Raise ValueError unless ``graph.ndata`` has what training reads."""
+    """Raise ValueError unless ``graph`` is a DGLGraph of one node type whose ``ndata`` has what training reads."""
+    check_is_graph(graph, "training", ValueError)
+    if len(graph.ntypes) > 1:
+        raise ValueError(f"training reads graphs of one node type, got {graph.ntypes}; train with a loop of your own.")
     missing = [key for key in _NEEDED if key not in graph.ndata]
     if missing:
-        raise ValueError(f"graph.ndata lacks {', '.join(missing)}; load_graph shows what fit needs.")
-    for key in ("train_mask", "val_mask", "test_mask"):
-        if graph.ndata[key].dtype != torch.bool or not graph.ndata[key].any():
-            raise ValueError(f"graph.ndata[{key!r}] must be a bool mask with at least one node.")
+        raise ValueError(
+            f"graph.ndata lacks {', '.join(missing)}; it is to hold features 'feat' (N, D), classes 'label' (N,), and "
+            "bool masks (N,) of the nodes to train, validate and test on."
+        )
+    feat, label = graph.ndata["feat"], graph.ndata["label"]
+    if not feat.is_floating_point():
+        raise _unfit("feat", "in floating point", feat.dtype, ".float()")
+    for key in _MASKS:
+        mask = graph.ndata[key]
+        if mask.dtype != torch.bool:
+            raise _unfit(key, "a bool mask", mask.dtype, ".bool()")
+        if mask.dim() != 1:
+            raise _unfit(key, "a mask of shape (N,)", f"shape {tuple(mask.shape)}", "[:, 0], one of its splits")
+        if not mask.any():
+            raise ValueError(f"graph.ndata[{key!r}] must hold at least one node.")
+    if label.dim() != 1:
+        is_column = label.shape[1:].numel() == 1
+        raise _unfit(
+            "label", "of shape (N,)", f"shape {tuple(label.shape)}", ".flatten()" if is_column else ".argmax(1)"
+        )
+    if label.dtype != torch.int64:
+        raise _unfit("label", "of whole numbers, int64", label.dtype, ".long()")
+    lowest = int(label[graph.ndata["train_mask"] | graph.ndata["val_mask"] | graph.ndata["test_mask"]].min())
+    if lowest < 0:
+        raise ValueError(
+            f"graph.ndata['label'] must be a class from 0 on wherever a mask is set, got {lowest}; take nodes without "
+            "a class out of the masks."
+        )
+
+
+def _unfit(key, expected, got, instead):
+    name = f"graph.ndata[{key!r}]"
+    return ValueError(f"{name} must be {expected}, got {got}; write {name} = {name}{instead}.")
 
 
 def whole_graph(graph: dgl.DGLGraph, sampler) -> Any:

@@ -14,12 +14,14 @@ from tqdm import tqdm
 
 from ..config import QuantConfig
 from ..convert import calibrate, quantize
+from ..nn.wrappers import check_model
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
 from ..quant.sparse import SparseFeatures
 from ..smoothness import SmoothnessRegularizer
 from .batches import batches, check_graph, mostly_zero, whole_graph
 from .history import History
+from .identity import identity_of
 from .resume import Checkpoint
 
 
@@ -106,6 +108,8 @@ def fit(
     ValueError
         As for :func:`train` and :func:`quantize`; when ``checkpoint`` belongs to another run.
     """
+    check_model(model, "fit")
+    check_graph(graph)
     label = progress if isinstance(progress, str) else "training"
     saved = Checkpoint(checkpoint, resume)
     bits = "low-bit" if config is None else f"INT{config.bits}"
@@ -180,7 +184,7 @@ def train(
     checkpoint : path, optional
         File that holds the state of the run, replaced whole every ten epochs and at the end.
     resume : bool
-        Continue from ``checkpoint`` if there is one.
+        Continue from ``checkpoint`` if there is one, of the same settings, config, graph and teacher.
     progress : bool or str
         Whether to show a progress bar with loss and validation accuracy, and its label.
 
@@ -194,6 +198,7 @@ def train(
         When the graph lacks features, labels or masks, ``epochs`` is not positive, the loss is not finite, or
         ``checkpoint`` belongs to another run.
     """
+    check_model(model, "train")
     check_graph(graph)
     if epochs < 1 or (patience is not None and patience < 1):
         raise ValueError(f"epochs and patience must be at least 1, got {epochs!r} and {patience!r}.")
@@ -210,6 +215,8 @@ def train(
             "patience": patience, "batch_size": batch_size, "sampler": type(sampler).__name__, "seed": seed,
         }  # fmt: skip
         slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")
+        if slot.is_kept:
+            settings.update(identity_of(model, graph, teacher, transform=transform, blocks=sampler))
         slot.restore(run, settings)
         label = progress if isinstance(progress, str) else "training"
         first = len(run.history.epochs)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from .identity import differences
+
 _FORMAT = "dgl-lowbit training"
 _EVERY = 10
 
@@ -61,6 +63,11 @@ class Stage:
     def __init__(self, checkpoint: Checkpoint, name: str):
         self.checkpoint, self.name = checkpoint, name
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is a file to keep it in."""
+        return self.checkpoint.path is not None
+
     def restore(self, run, settings: dict) -> None:
         """Bring ``run`` to where the checkpoint is, if it has this stage.
 
@@ -72,8 +79,8 @@ class Stage:
         saved = self.checkpoint.stages.get(self.name)
         if saved is None:
             return
-        other = [f"{key} was {saved['settings'].get(key)!r}, is {value!r}" for key, value in settings.items()
-                 if saved["settings"].get(key) != value]  # fmt: skip
+        known = {key: value for key, value in settings.items() if key in saved["settings"]}  # to the version that saved
+        other = [text for key, value in known.items() for text in differences(saved["settings"][key], value, key)]
         if other:
             raise ValueError(f"{self.checkpoint.path} belongs to another run: {'; '.join(other)}.")
         try:
@@ -86,7 +93,7 @@ class Stage:
 
     def save(self, run, settings: dict, last: bool) -> None:
         """Write the run's state, every ten epochs and at the ``last``."""
-        if self.checkpoint.path is None or not (last or len(run.history.epochs) % _EVERY == 0):
+        if not self.is_kept or not (last or len(run.history.epochs) % _EVERY == 0):
             return
         self.checkpoint.stages[self.name] = {
             "settings": settings,

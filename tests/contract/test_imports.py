@@ -24,7 +24,7 @@ ALLOWED = {
     "diagnose": {"config", "convert", "nn", "quant", "report"},
     "report": set(),
     "figures": {"deploy"},
-    "training": {"training", "config", "convert", "deploy", "figures", "quant", "smoothness"},
+    "training": {"training", "config", "convert", "deploy", "figures", "nn", "quant", "smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.

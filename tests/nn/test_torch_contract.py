@@ -161,9 +161,14 @@ def test_copies_pickles_and_checkpoints_give_the_same(name, bits):
     for other in others:
         assert same(other(*args), expected) and not other.training
         assert type(other) is type(layer) and other.state_dict().keys() == layer.state_dict().keys()
-    mine = {tensor.data_ptr() for tensor in layer.state_dict().values() if tensor.numel()}
+    mine = addresses(layer)
     for other in others:
-        assert not mine & {tensor.data_ptr() for tensor in other.state_dict().values() if tensor.numel()}
+        assert not mine & addresses(other)
+
+
+def addresses(layer):
+    """Where the parameters and buffers of a layer lie."""
+    return {tensor.data_ptr() for tensor in (*layer.parameters(), *layer.buffers()) if tensor.numel()}
 
 
 @every_layer

@@ -6,6 +6,7 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments.models import MODELS
 from dgl_lowbit.training import accuracy, distillation_loss, loop, parameter_groups, predict, train
+from dgl_lowbit.training.identity import identity_of
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,69 @@ def test_checkpoints_of_other_runs_are_refused(planted, tmp_path):
         train(build(), planted, epochs=2, resume=True, progress=False)
 
 
+def low_bit(**options):
+    return lowbit.quantize(build(), lowbit.QuantConfig(4, **options))
+
+
+def changed(graph, key, value=None):
+    """``graph`` with another edge, or with something else on its nodes."""
+    other = dgl.add_edges(graph, [0], [1]) if key == "edges" else graph.local_var()
+    if key != "edges":
+        other.ndata[key] = graph.ndata[key].roll(1, 0) if value is None else value
+    return other
+
+
+def drop(share):
+    return dgl.transforms.Compose([dgl.DropEdge(share), dgl.RemoveSelfLoop(), dgl.AddSelfLoop()])
+
+
+OTHER_RUNS = {
+    "bits": ({"model": lambda: low_bit(overrides={"layers.1.messages": 8})}, "config of layers.1 of messages was None"),
+    "granularity": (
+        {"model": lambda: low_bit(messages_granularity="tensor")},
+        "config of layers.0 of messages_granularity was None",
+    ),
+    "overrides": ({"model": lambda: low_bit(ends=8)}, "config of layers.0 of bits was 4, is 8; config of layers.1 of"),
+    "edges": ({"graph": lambda g: changed(g, "edges")}, "graph was '2708 nodes, .* edges, content .*', is '2708 nodes"),
+    **{key: ({"graph": lambda g, key=key: changed(g, key)}, "graph was") for key in ("feat", "label", "train_mask")},
+    "teacher": ({"teacher": lambda: build(seed=1)}, "teacher was 'GCN, state .*', is 'GCN, state"),
+    "architecture": ({"teacher": lambda: build("sage")}, "teacher was 'GCN, state .*', is '(?!GCN)"),
+    "no teacher": ({"teacher": lambda: None}, "teacher was 'GCN, state .*', is None"),
+    "transform": ({"transform": drop(0.2)}, r"transform was .*DropEdge\(p=0.1\).*, is .*DropEdge\(p=0.2\)"),
+}
+
+
+@pytest.mark.parametrize("what", OTHER_RUNS)
+def test_a_run_resumes_with_its_config_graph_and_teacher_only(what, planted, tmp_path):
+    path, (options, message) = tmp_path / "run.pt", OTHER_RUNS[what]
+
+    def run(graph=lambda g: g, model=low_bit, teacher=build, transform=None, **more):
+        settings = {"epochs": 1, "checkpoint": path, "progress": False, "transform": transform, **more}
+        return train(model(), graph(planted), teacher=teacher(), **settings)
+
+    first = {"transform": drop(0.1)} if what == "transform" else {}
+    history = run(**first)
+    assert run(**first, resume=True) == history
+    with pytest.raises(ValueError, match=f"run.pt belongs to another run: {message}"):
+        run(**{**first, **options}, resume=True)
+
+
+def test_a_run_of_an_earlier_version_resumes_by_the_settings_it_kept(planted, tmp_path):
+    path = tmp_path / "run.pt"
+    history = train(low_bit(), planted, epochs=1, checkpoint=path, progress=False)
+    content = torch.load(path, weights_only=True)
+    for key in ("config", "graph", "teacher", "transform", "blocks"):
+        del content["stages"]["train"]["settings"][key]
+    torch.save(content, path)
+    assert train(low_bit(), planted, epochs=1, checkpoint=path, resume=True, progress=False) == history
+
+
+def test_blocks_are_told_apart_by_their_sampler(planted):
+    samplers = [dgl.dataloading.NeighborSampler(fanouts) for fanouts in ([5, 5], [5, 5], [5, 9])]
+    one, same, other = (identity_of(build(), planted, None, blocks=sampler)["blocks"] for sampler in samplers)
+    assert one == same != other
+
+
 @pytest.mark.parametrize("bits", [pytest.param(32, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("name", [pytest.param("gcn", marks=pytest.mark.slow), "sage"])
 def test_sampled_blocks(name, bits, planted):
@@ -180,6 +244,65 @@ def test_losses_that_are_not_finite_stop_it(planted):
         train(build(), planted, lr=1e30, epochs=20, progress=False)
 
 
-def test_graphs_without_labels_are_refused():
-    with pytest.raises(ValueError, match="lacks feat, label, train_mask, val_mask, test_mask"):
-        train(MODELS["gcn"](3, 2), dgl.rand_graph(4, 4))
+def tiny(**data):
+    """A small graph that can be trained on, with other ``data`` on its nodes."""
+    graph, some = dgl.add_self_loop(dgl.rand_graph(6, 9)), torch.tensor([1, 0, 1, 0, 1, 0]).bool()
+    graph.ndata.update(feat=torch.rand(6, 3), label=torch.tensor([0, 1, 0, 1, 0, 1]))
+    graph.ndata.update(train_mask=some, val_mask=~some, test_mask=~some)
+    graph.ndata.update(data)
+    return graph
+
+
+def without(*keys):
+    graph = tiny()
+    for key in keys:
+        del graph.ndata[key]
+    return graph
+
+
+LABELS, EDGES = torch.tensor([0, 1, 0, 1, 0, 1]), torch.tensor([[0, 1], [1, 2]])
+ADJACENCY = torch.sparse_coo_tensor(EDGES, torch.ones(2), (3, 3), check_invariants=True)
+UNFIT = {
+    "no data": (lambda: dgl.rand_graph(4, 4), "lacks feat, label, train_mask, val_mask, test_mask; it is to hold"),
+    "no mask": (lambda: without("val_mask"), "lacks val_mask; it is to hold features .*, and bool masks"),
+    "bytes": (lambda: tiny(val_mask=torch.ones(6).byte()), r"must be a bool mask, got torch.uint8; write .*\.bool\(\)"),
+    "splits": (lambda: tiny(val_mask=torch.ones(6, 9).bool()), r"shape \(N,\), got shape \(6, 9\); write .*\[:, 0\]"),
+    "empty": (lambda: tiny(val_mask=torch.zeros(6).bool()), "'val_mask'\\] must hold at least one node"),
+    "column": (lambda: tiny(label=LABELS.view(6, 1)), r"shape \(N,\), got shape \(6, 1\); write .*\.flatten\(\)"),
+    "one-hot": (lambda: tiny(label=torch.eye(6)), r"shape \(N,\), got shape \(6, 6\); write .*\.argmax\(1\)"),
+    "int32": (lambda: tiny(label=LABELS.int()), r"int64, got torch.int32; write .* = .*\.long\(\)"),
+    "float labels": (lambda: tiny(label=LABELS.float()), r"int64, got torch.float32; write .* = .*\.long\(\)"),
+    "unlabelled": (lambda: tiny(label=LABELS - 1), "a class from 0 on wherever a mask is set, got -1"),
+    "whole features": (
+        lambda: tiny(feat=torch.ones(6, 3).long()),
+        r"floating point, got torch.int64; write .*float\(\)",
+    ),
+    "types": (lambda: dgl.heterograph({("a", "r", "b"): ([0], [0])}), r"one node type, got \['a', 'b'\]"),
+    "list": (lambda: [tiny(), tiny()], r"a DGLGraph, got list; pass one of them, or dgl.batch\(graphs\)"),
+    "name": (lambda: "cora", "a DGLGraph, got str; pass a DGLGraph"),
+    "scipy": (lambda: tiny().adj_external(scipy_fmt="csr"), r"got csr_.*; write dgl.from_scipy\(adj\)"),
+    "torch.sparse": (lambda: ADJACENCY, r"got a sparse Tensor; write dgl.graph\(tuple\(adj.to_sparse_coo"),
+    "csr": (lambda: ADJACENCY.to_sparse_csr(), r"got a sparse Tensor; write dgl.graph\(tuple\(adj.to_sparse_coo"),
+    "dense": (lambda: ADJACENCY.to_dense(), r"got a dense Tensor; write dgl.graph\(tuple\(adj.to_sparse_coo"),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_data_that_do_not_fit_are_refused_with_what_to_write(what):
+    make, message = UNFIT[what]
+    graph = make()
+    for function in (train, lowbit.fit):
+        with pytest.raises(ValueError, match=message):
+            function(MODELS["gcn"](3, 2), graph)
+
+
+def test_what_is_said_to_be_written_gives_the_graph():
+    for adj in (ADJACENCY, ADJACENCY.to_sparse_csr(), ADJACENCY.to_dense()):
+        graph = dgl.graph(tuple(adj.to_sparse_coo().coalesce().indices()), num_nodes=len(adj))
+        assert torch.equal(torch.stack(graph.edges()), EDGES) and graph.num_nodes() == 3
+
+
+def test_wrapped_models_are_sent_back(planted):
+    for function in (train, lowbit.fit):
+        with pytest.raises(ValueError, match="expects the model itself, got AveragedModel, .*; pass model.module"):
+            function(torch.optim.swa_utils.AveragedModel(build()), planted)

@@ -1,0 +1,64 @@
+"""What tells one run of training from another, in words that a checkpoint keeps."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import dgl
+import torch
+from torch import nn
+
+from ..nn import LowBitLayer
+
+
+def identity_of(model: nn.Module, graph: dgl.DGLGraph, teacher: nn.Module | None, **others: Any) -> dict[str, Any]:
+    """Plain values by name: the config of each low-bit layer, the graph with its data, the teacher with its state.
+
+    ``others`` are objects that take part, as samplers and transforms, described by what they are made of.
+    """
+    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LowBitLayer)}
+    edges = [part for kind in graph.canonical_etypes for part in graph.edges(order="eid", etype=kind)]
+    data = [graph.ndata[name] for name in ("feat", "label", "train_mask", "val_mask", "test_mask")]
+    state = {} if teacher is None else teacher.state_dict()
+    return {
+        "config": {name: layer.config.to_dict() for name, layer in layers.items() if layer.config is not None},
+        "graph": f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {_digest([*edges, *data])}",
+        "teacher": teacher and f"{type(teacher).__name__}, state {_digest([state[key] for key in sorted(state)])}",
+        **{name: _described(value) for name, value in others.items()},
+    }
+
+
+def differences(was: Any, now: Any, name: str) -> list[str]:
+    """How two values of a setting differ, one sentence each; of dicts entry by entry."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        keys = [*now, *(key for key in was if key not in now)]
+        return [text for key in keys for text in differences(was.get(key), now.get(key), f"{name} of {key}")]
+    return [] if was == now else [f"{name} was {was!r}, is {now!r}"]
+
+
+def _digest(tensors):
+    digest = hashlib.blake2b(digest_size=6)
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def _described(value):
+    """The name of a function or class, with the plain values and lists that an object is made of."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_described(part) for part in value]
+    if hasattr(value, "__qualname__"):
+        return value.__qualname__
+    made_of = {
+        name: _described(part)
+        for name, part in getattr(value, "__dict__", {}).items()
+        if isinstance(part, (*_PLAIN, list, tuple)) and not name.startswith("_")
+    }
+    return f"{type(value).__name__}({', '.join(f'{name}={part}' for name, part in made_of.items())})"
