@@ -195,13 +195,13 @@ class QuantConfig:
             fitting: list[tuple[str, str | None]] = [
                 (name, None) for name in names if fnmatch.fnmatchcase(name, pattern)
             ]
-            head, _, tail = pattern.rpartition(".")
-            component = tail if tail in COMPONENTS else f"{tail}s"
+            layer, _, last = pattern.rpartition(".")
+            component = last if last in COMPONENTS else f"{last}s"
             if component in COMPONENTS and not fitting:
                 fitting = [
                     (name, component)
                     for name in names
-                    if fnmatch.fnmatchcase(name, head) and component in components[name]
+                    if fnmatch.fnmatchcase(name, layer) and component in components[name]
                 ]
             if not fitting:
                 known = [*names, *(f"{name}.{part}".lstrip(".") for name in names for part in components[name])]

@@ -31,11 +31,11 @@ read_encode = reader(Encode)
 @kernel
 def row_grid(low, high, target, is_half):
     """Scale, zero point and offset of a row with extremes ``low`` and ``high``, as QLRQuantizer computes them."""
-    alpha, qmax, divisor, shift = (
+    alpha, qmax, divisor, added = (
         np.float32(target.alpha),
         np.float32(target.range_qmax),
         np.float32(target.divisor),
-        np.float32(target.shift),
+        np.float32(target.added),
     )
     low, high = alpha * low, alpha * high
     if is_half:
@@ -46,7 +46,7 @@ def row_grid(low, high, target, is_half):
         low, high = min(low, np.float32(0.0)), max(high, np.float32(0.0))
         scale = max((high - low) / qmax, SMALLEST_SCALE)
         zero = np.float32(np.rint(-low / scale))
-    return scale * divisor, zero / divisor, (zero + shift) / divisor
+    return scale * divisor, zero / divisor, (zero + added) / divisor
 
 
 @kernel
@@ -65,7 +65,7 @@ def encode_block(row, columns, block, target, factor, inverse, offset, step, lan
     zero = simd.to_f32(none)
     top, norm = simd.fill(zero, np.float32(target.top)), simd.fill(zero, factor)
     packed = simd.to_i32(none)
-    shift = 0
+    bit = 0
     c = block
     while c < columns:
         y = simd.multiply(simd.load(zero, row, c), norm)
@@ -74,8 +74,8 @@ def encode_block(row, columns, block, target, factor, inverse, offset, step, lan
         code = simd.rounded_bits(simd.minimum(simd.maximum(y, zero), top))
         if c + lanes > columns:
             code = simd.first_lanes(code, columns - c)
-        packed = simd.bits_or(packed, simd.shift_left(code, shift))
-        shift += target.bits
+        packed = simd.bits_or(packed, simd.shift_left(code, bit))
+        bit += target.bits
         c += target.width
     return simd.low_bytes(packed)
 
@@ -95,19 +95,19 @@ def find_grid(row, columns, factor, target, is_half, base, i, grid):
 
 @kernel
 def find_shift(row, columns, factor, target, base, i):
-    """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and weight."""
+    """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and power."""
     low, high = row_extremes(row, columns)
-    reach, power, weight = max(abs(low * factor), abs(high * factor)), np.float32(1.0), np.int32(1 << MOST_HALVINGS)
+    reach, halved, power = max(abs(low * factor), abs(high * factor)), np.float32(1.0), np.int32(1 << MOST_HALVINGS)
     half = np.float32(target.alpha)
     for _ in range(MOST_HALVINGS):
         half *= np.float32(0.5)
         if reach <= half:
-            power *= np.float32(2.0)
-            weight >>= 1
-    simd.f32_at(base + target.scale)[i] = np.float32(target.divisor) / power
-    simd.f32_at(base + target.zero)[i] = np.float32(target.shift)
-    simd.i8_at(base + target.weights)[i] = np.int8(weight)
-    return power
+            halved *= np.float32(2.0)
+            power >>= 1
+    simd.f32_at(base + target.scale)[i] = np.float32(target.divisor) / halved
+    simd.f32_at(base + target.zero)[i] = np.float32(target.added)
+    simd.i8_at(base + target.powers)[i] = np.int8(power)
+    return halved
 
 
 @instruction(Encode, product((STATIC, ROW_AFFINE, ROW_HALF, SHIFT), _NONE))

@@ -75,10 +75,10 @@ def _moment(row, columns, mean):
 
 
 @kernel
-def _scaled(row, to, columns, shift, factor):
-    """to ← (row − shift) · factor."""
+def _scaled(row, to, columns, middle, factor):
+    """to ← (row − middle) · factor."""
     for c in range(columns):
-        to[c] = (row[c] - shift) * factor
+        to[c] = (row[c] - middle) * factor
 
 
 @kernel

@@ -41,7 +41,7 @@ class Schedule:
 
 
 def _readers(ops):
-    """Operations by what they read, a head also by what it is part of."""
+    """Operations by what they read, the first rows of a value also by what they are part of."""
     readers = defaultdict(list)
     for op in ops:
         for value in op.reads:

@@ -80,10 +80,10 @@ class Executor:
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
         graphs, types = given["graph"], given["edge_types"]
-        weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
+        edge_weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
         for op in self._before:
-            OPERATIONS[op["op"]].prepare(op, graphs, weights, types)
-        return Run(given["features"], graphs, weights, self._times, self._multiplied)
+            OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
+        return Run(given["features"], graphs, edge_weights, self._times, self._multiplied)
 
     def _refuse_faults(self, run, assembled):
         if assembled.faults.any():
@@ -96,8 +96,8 @@ class Executor:
         if key in self._programs:
             self._programs.move_to_end(key)
             return self._programs[key]
-        planned = schedule(*resolve(self.plan, run.shapes, run.graphs, run.weights))
-        assembled = assemble(planned, self.plan, self._kept, run)
+        scheduled = schedule(*resolve(self.plan, run.shapes, run.graphs, run.edge_weights))
+        assembled = assemble(scheduled, self.plan, self._kept, run)
         while len(self._programs) >= _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
         self._programs[key] = assembled
@@ -111,7 +111,7 @@ class Run:
     ----------
     features : dict
         Arrays, or pairs of them, by value.
-    graphs, weights : dict
+    graphs, edge_weights : dict
         Graphs and edge weights by value.
     times : iterable of int
         By what numbers of rows may be multiplied.
@@ -119,8 +119,8 @@ class Run:
         Features whose codes are multiplied, which pays to look up where most of them are 0.
     """
 
-    def __init__(self, features: dict, graphs: dict, weights: dict, times=(), multiplied=()):
-        self.graphs, self.weights = graphs, weights
+    def __init__(self, features: dict, graphs: dict, edge_weights: dict, times=(), multiplied=()):
+        self.graphs, self.edge_weights = graphs, edge_weights
         self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
         self.shapes, self.arrays = {}, {}
         for value, given in features.items():
@@ -146,17 +146,17 @@ class Run:
             for value, graph in self.single.items()
         )
         widths = tuple((value, array.shape[1]) for value, array in self.arrays.items())
-        weights = tuple((value, self.kind_of(value)) for value in self.weights)
+        weights = tuple((value, self.kind_of(value)) for value in self.edge_weights)
         return tuple(map(sizes.index, sizes)), widths, frozenset(self.sparse), graphs, weights
 
     def kind_of(self, weight) -> str:
         """How edge weights are summed: as "int8" or "float32"."""
-        return "int8" if getattr(self.weights[weight], "dtype", None) == np.int8 else "float32"
+        return "int8" if getattr(self.edge_weights[weight], "dtype", None) == np.int8 else "float32"
 
-    def edge_weights(self, graph, weight) -> np.ndarray:
+    def ordered_weights(self, graph, weight) -> np.ndarray:
         """Edge weights in the order of a graph's indices."""
         if (graph, weight) not in self._ordered_weights:
-            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.weights[weight])
+            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.edge_weights[weight])
         return self._ordered_weights[graph, weight]
 
     def rows(self, size) -> int:

@@ -188,14 +188,14 @@ class StageAssembler:
         return assembly.reference(owner, lambda run: run.buffers[number])
 
     @property
-    def weight_kinds(self) -> dict:
+    def edge_weight_kinds(self) -> dict:
         """Of edge weights that are given: "int8" or "float32"."""
-        return self.assembly.weight_kinds
+        return self.assembly.edge_weight_kinds
 
     def edge_weight(self, graph, weight):
         """Where edge weights stand, in the order of a graph's indices."""
         return self.assembly.reference(
-            ("weight", graph, weight), lambda run: address_of(run.edge_weights(graph, weight))
+            ("weight", graph, weight), lambda run: address_of(run.ordered_weights(graph, weight))
         )
 
     def check(self, graph, refuse: Callable) -> None:
@@ -206,7 +206,7 @@ class StageAssembler:
         """As :meth:`check`, of numbers up to ``most`` times the largest of edge weights: ``refuse(graph, bound)``."""
 
         def checked(run):
-            largest = int(np.abs(run.edge_weights(graph, weight).astype(np.int16)).max(initial=1))
+            largest = int(np.abs(run.ordered_weights(graph, weight).astype(np.int16)).max(initial=1))
             refuse(run.graphs[graph], most * largest)
 
         self.assembly.checks.append(checked)
