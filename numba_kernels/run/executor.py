@@ -86,7 +86,7 @@ class Executor:
         return Run(given["features"], graphs, edge_weights, self._times, self._multiplied)
 
     def _refuse_faults(self, run, assembled):
-        if assembled.faults.any():
+        if any(assembled.faults.tolist()):
             value = list(run.arrays)[int(assembled.faults.argmax())]
             name = self._names[value[0] if isinstance(value, tuple) else value]
             raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
