@@ -81,9 +81,9 @@ class Places:
         floats = self.values[whole(value)]
         return Matrix(floats.address, floats.stride, floats.flag), floats.stride
 
-    def new_floats(self, value) -> Matrix:
-        """Memory for floats needed beyond this stage."""
-        columns, rows = self.schedule.columns[value], self.stage.rows
+    def new_floats(self, value) -> tuple[Matrix, Any]:
+        """Memory for floats needed beyond this stage, and for how many rows, as a field."""
+        columns, rows = self.schedule.columns[value], self.schedule.rows_beyond(value)
         if value in self.schedule.kept:
             stride = columns
             address, stream = self.assembler.output(value)
@@ -91,7 +91,7 @@ class Places:
             stride = -(-columns // 16) * 16
             address, stream = self.assembler.memory(value, "rows", rows, 4 * stride)
         self.values[value] = Floats(address, stride)
-        return Matrix(address, stride, stream)
+        return Matrix(address, stride, stream), self.assembler.rows(rows)
 
     # -- codes ------------------------------------------------------------------------------------------
     def new_codes(self, value, grid: Grid):

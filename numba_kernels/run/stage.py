@@ -61,8 +61,8 @@ class StageAssembler:
             op.operation.emit(self, op)
             for value in op.writes:
                 if value in self.slots and not self.assembly.schedule.stays(value):
-                    matrix = self.places.new_floats(value)
-                    self.add(store, (), Store(self.at_slot(self.slots[value]), matrix.stride, matrix))
+                    matrix, rows = self.places.new_floats(value)
+                    self.add(store, (), Store(self.at_slot(self.slots[value]), matrix.stride, matrix, rows))
             for value in {*op.reads, *op.writes}:
                 if self.last_use.get(value, -1) <= self.position and value in self.slots:
                     self.release(value)
@@ -210,6 +210,11 @@ class StageAssembler:
             refuse(run.graphs[graph], most * largest)
 
         self.assembly.checks.append(checked)
+
+    def rows(self, rows: int):
+        """A number of rows as a field."""
+        size = self.assembly.size_of(rows)
+        return self.assembly.reference(("rows", size), lambda run: run.sizes[size])
 
     def memory(self, owner, name, rows: int, row_bytes: int, first: int = 0, total: int | None = None):
         """Memory for a value beyond the stage, and whether it is written past the caches, as fields.
