@@ -51,7 +51,7 @@ def check_attend(graph, bits, heads, per_head, wide, rng, score_bits=8, slope=0.
     sizes=sizes,
     shape=st.tuples(st.integers(1, 20), st.integers(1, 9), st.booleans())
     if DRAWS_FROM_ALL
-    else st.sampled_from([(1, 9, True), (7, 5, False), (20, 9, True)]),
+    else st.sampled_from([(1, 9, True), (7, 5, False), (20, 9, False)]),
     seed=st.integers(0, 2**32),
 )
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])
@@ -69,7 +69,7 @@ def test_attention_of_more_edges_than_are_kept(heads, per_head, wide):
     rng, kept = np.random.default_rng(0), max(KEPT // heads // 4, 1) * 4
     degrees = [0, kept - 1, kept, kept + 1, 2 * kept, 2 * kept + 6, 3]
     graph = Graph(np.cumsum([0, *degrees]), rng.integers(50, size=sum(degrees)), num_src=50)
-    check_attend(graph, 4, heads, per_head, wide, rng)
+    check_attend(graph, 2, heads, per_head, wide, rng)
 
 
 @pytest.mark.parametrize("score_bits", [slow(1), 2, slow(4)])
@@ -81,10 +81,10 @@ def test_attention_of_scores_of_few_bits(score_bits, heads, per_head, wide):
     check_attend(draw_graph(rng, 60, 20, 300), 2, heads, per_head, wide, rng, score_bits, slope=-0.5)
 
 
-@pytest.mark.parametrize(("bits", "edges"), [(2, 0), (8, 0), (8, 1)])
-def test_attention_of_hardly_any_edges(bits, edges):
+@pytest.mark.parametrize(("bits", "edges", "per_head"), [(2, 0, 5), (8, 0, 16), (8, 1, 16)])
+def test_attention_of_hardly_any_edges(bits, edges, per_head):
     rng = np.random.default_rng(edges)
-    check_attend(draw_graph(rng, 9, 7, edges), bits, 2, 16, False, rng)
+    check_attend(draw_graph(rng, 9, 7, edges), bits, 2, per_head, False, rng)
 
 
 @pytest.mark.skipif(JIT_OFF, reason="slow without the compiler")
@@ -93,14 +93,14 @@ def test_attention_over_a_hub_is_summed_exactly():
     rng, degree = np.random.default_rng(0), 200_000
     graph = Graph([0, degree, degree + 2], rng.integers(1000, size=degree + 2), num_src=1000)
     builder, one = PlanBuilder(), {"bits": 8, "granularity": "tensor", "zero_point": 0.0, "offset": 0.0}
-    messages = builder.quantize(1, static(8, 20, rng, per_channel=True), 20)
+    messages = builder.quantize(1, static(8, 40, rng, per_channel=True), 40)
     left, right = (builder.quantize(v, {**one, "scale": 1.0}, 2) for v in (2, 3))
     vector = builder.store(np.float32([1, 0.5]))
     attention = {**one, "scale": 2.0**-24}
     out = builder.add("attend", 0, messages, left, right, heads=2, slope=0.2, vector=vector, quantizer=attention)
     model = builder.model(["graph", "features", "features", "features"], out)
     # Scores are equal, so that attention is 1 / degree on each edge.
-    features = normal(rng, 1000, 20), np.ones((1000, 2), np.float32), np.ones((2, 2), np.float32)
+    features = normal(rng, 1000, 40), np.ones((1000, 2), np.float32), np.ones((2, 2), np.float32)
     with pytest.raises(GraphError, match="overflows an int32 sum of codes times coded attention"):
         model(graph, *features)
     builder.ops[-1]["quantizer"]["scale"] = 1 / (degree * 40)
