@@ -70,17 +70,25 @@ class Graph:
             raise GraphError(f"from 0 to 2^31 − 1 source nodes fit an index, got {self.num_src}.")
         # Copies: what was checked cannot change any more.
         self.indptr, self._fetched = np.empty(self.num_dst + 1, np.int64), np.empty(self.num_edges + AHEAD, np.int32)
-        facts = np.zeros(3, np.int64)
-        fault = copy_edges(indptr, indices, self.num_src, self.indptr, self._fetched, facts)
+        ids, facts = _NO_IDS if edge_ids is None else _whole(edge_ids, "edge_ids"), np.zeros(3, np.int64)
+        self.edge_ids = None if edge_ids is None else np.empty(self.num_edges, np.int64)
+        if edge_ids is None or ids.shape == (self.num_edges,):
+            copies = self.indptr, self._fetched, ids if edge_ids is None else self.edge_ids
+            fault = copy_edges(indptr, indices, ids, self.num_src, *copies, facts)
+        else:
+            fault = _BAD_ID
         if fault == _BAD_INDPTR:
             raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
         if fault == _BAD_INDEX:
             raise GraphError(
                 f"indices must name one of {self.num_src} source nodes, got {indices.min()} … {indices.max()}."
             )
-        self.max_in_degree, self.num_hubs = int(facts[0]), int(facts[2])
-        self.has_zero_in_degree = bool(facts[1])
-        self.edge_ids = None if edge_ids is None else _edge_ids(edge_ids, self.num_edges)
+        if fault == _BAD_ID:
+            raise GraphError(
+                f"edge_ids must be the places of {self.num_edges} edges, from 0 on, got an array of shape {ids.shape}."
+            )
+        self.max_in_degree, zero_degrees, self.num_hubs = facts.tolist()
+        self.has_zero_in_degree = zero_degrees > 0
         self.is_block = is_block
         self.batch_starts = _batch_starts(batch_sizes, self.num_dst)
         self._arrays: dict[object, np.ndarray] = {}  # by what they are, kept as long as kernels may read them
@@ -271,12 +279,13 @@ def row_bounds(rows: int) -> np.ndarray:
     return np.linspace(0, rows, min(BLOCKS, max(rows, 1)) + 1).astype(np.int64)
 
 
-_BAD_INDPTR, _BAD_INDEX = 1, 2
+_BAD_INDPTR, _BAD_INDEX, _BAD_ID = 1, 2, 3
+_NO_IDS = np.empty(0, np.int64)
 
 
 @launcher
-def copy_edges(indptr, indices, num_src, new_indptr, new_indices, facts):
-    """Check compressed rows and copy them, in one pass; returns what is wrong, 0 for nothing.
+def copy_edges(indptr, indices, edge_ids, num_src, new_indptr, new_indices, new_ids, facts):
+    """Check compressed rows, and edge ids if there are any, and copy them; returns what is wrong, 0 for nothing.
 
     ``facts`` becomes the largest in-degree, the number of nodes of in-degree 0, and the number of hubs. Zeros follow
     the indices.
@@ -298,6 +307,11 @@ def copy_edges(indptr, indices, num_src, new_indptr, new_indices, facts):
             return _BAD_INDEX
         new_indices[e] = index
     new_indices[len(indices) :] = 0
+    for e in range(len(edge_ids)):
+        number = edge_ids[e]
+        if number < 0 or number >= len(edge_ids):
+            return _BAD_ID
+        new_ids[e] = number
     return 0
 
 
@@ -317,13 +331,6 @@ def _batch_starts(sizes, nodes):
     if sizes.ndim != 1 or (sizes < 0).any() or sizes.sum() != nodes:
         raise GraphError(f"batch_sizes must add up to {nodes} nodes, got {sizes.sum()} in {len(sizes)} graphs.")
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def _edge_ids(edge_ids, edges):
-    ids = np.array(_whole(edge_ids, "edge_ids"))
-    if ids.shape != (edges,) or (edges and (ids.min() < 0 or ids.max() >= edges)):
-        raise GraphError(f"edge_ids must be the places of {edges} edges, from 0 on, got an array of shape {ids.shape}.")
-    return ids
 
 
 def _whole(values, name):

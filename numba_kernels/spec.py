@@ -50,7 +50,7 @@ class CodedRows:
         """Scales in units, (rows,) int8."""
         return np.rint(self.scale[:, 0] / self.unit).astype(np.int8)
 
-    def head(self, rows: int) -> CodedRows:
+    def first(self, rows: int) -> CodedRows:
         """The first rows."""
         scale, zero = (part[:rows] if part.ndim == 2 else part for part in (self.scale, self.zero))
         return CodedRows(self.codes[:rows], scale, zero, self.unit)
@@ -174,28 +174,30 @@ class RowGrid(GridSpec):
     """A scale, zero point and offset a row, from its extremes times ``alpha``.
 
     The range is divided into ``range_qmax`` steps, from 0 at most to 0 at least, or, under ``half_grid``, symmetric
-    about 0 without a code for it; truncated codes keep every ``divisor``-th of them, after adding ``shift``.
+    about 0 without a code for it; truncated codes keep every ``divisor``-th of them, after adding ``added`` (in files
+    ``shift``).
     """
 
     alpha: float = 1.0
     half_grid: bool = False
     range_qmax: float = 1.0
     divisor: float = 1.0
-    shift: float = 0.0
+    added: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
-        for name in ("alpha", "range_qmax", "divisor", "shift"):
+        for name in ("alpha", "range_qmax", "divisor", "added"):
             _require(_is_number(getattr(self, name)), f"{name} is not a number: {getattr(self, name)!r}")
         _require(self.range_qmax > 0 and self.divisor > 0, "an empty grid: range_qmax and divisor must be positive")
         _require(isinstance(self.half_grid, bool), f"half_grid must be true or false, got {self.half_grid!r}")
 
     def to_json(self, numbers):
-        return {"bits": self.bits, "granularity": "row", **{name: getattr(self, name) for name in _KEYS["row"]}}
+        numbers = self.alpha, self.half_grid, self.range_qmax, self.divisor, self.added
+        return {"bits": self.bits, "granularity": "row", **dict(zip(_KEYS["row"], numbers))}
 
     def _scales(self, values):
-        names = ("alpha", "range_qmax", "divisor", "shift")
-        alpha, qmax, divisor, shift = (np.float32(getattr(self, name)) for name in names)
+        names = ("alpha", "range_qmax", "divisor", "added")
+        alpha, qmax, divisor, added = (np.float32(getattr(self, name)) for name in names)
         low, high = alpha * values.min(1, keepdims=True), alpha * values.max(1, keepdims=True)
         if self.half_grid:
             scale = np.maximum(abs(low), abs(high)) * (np.float32(2) / (qmax + np.float32(1)))
@@ -205,7 +207,7 @@ class RowGrid(GridSpec):
             low, high = np.minimum(low, np.float32(0)), np.maximum(high, np.float32(0))
             scale = np.maximum((high - low) / qmax, SMALLEST_SCALE)
             zero = np.rint(-low / scale)
-        return scale * divisor, zero / divisor, (zero + shift) / divisor, None
+        return scale * divisor, zero / divisor, (zero + added) / divisor, None
 
 
 _KEYS = {
@@ -231,7 +233,7 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
     _require(set(content) == {"bits", "granularity", *keys}, f"a {granularity} quantizer has {keys}, got {[*content]}")
     _require(isinstance(columns, int) and not isinstance(columns, bool) and columns > 0, f"{columns!r} columns")
     if granularity == "row":
-        return RowGrid(content["bits"], **{key: content[key] for key in keys})
+        return RowGrid(content["bits"], *(content[key] for key in keys))
     length = columns if granularity == "channel" else 1
     numbers = []
     for key in keys[:3]:

@@ -8,12 +8,12 @@ from dgl_lowbit.cli import main
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    assert main(["demo", "--epochs", "3", "--bits", "2", "--model", "smp", "--quiet", "--output", str(folder)]) == 0
+    assert main(["demo", "--epochs", "1", "--bits", "2", "--model", "smp", "--quiet", "--output", str(folder)]) == 0
     return folder
 
 
 def test_demo_prints_a_table(capsys):
-    assert main(["demo", "--epochs", "2", "--bits", "4,2", "--quiet", "--seeds", "2"]) == 0
+    assert main(["demo", "--epochs", "1", "--bits", "4,2", "--quiet", "--seeds", "2"]) == 0
     out = capsys.readouterr().out
     assert "gcn on planted, 2 seed(s)" in out
     rows = [line for line in out.splitlines() if line.startswith("|")]

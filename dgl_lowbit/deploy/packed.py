@@ -7,6 +7,8 @@ import functools
 import numpy as np
 import torch
 from dgl import DGLError, DGLGraph
+from dgl.heterograph_index import _CAPI_DGLHeteroGetAdj
+from torch.utils.dlpack import from_dlpack
 
 import numba_kernels
 
@@ -32,14 +34,16 @@ def _prepare(graph):
 
 def _prepare_type(graph, number, etype):
     try:
-        _, num_src, *edges = graph._graph.adjacency_matrix_tensors(number, True, "csr")
+        matrix = _CAPI_DGLHeteroGetAdj(graph._graph, number, True, "csr")
     except DGLError:  # the graph is restricted to formats that the in-neighbours cannot be read from
         return _prepare_type(graph.formats(["coo", "csr", "csc"]), number, etype)
-    indptr, indices, edge_ids = (part.numpy() if part.device.type == "cpu" else part.cpu().numpy() for part in edges)
+    # As adjacency_matrix_tensors does, without what takes most of its time for small graphs.
+    indptr, indices, edge_ids = (from_dlpack(matrix(part).to_dlpack()).cpu().numpy() for part in range(3))
     sizes = None
     if graph._batch_num_nodes is not None and not graph.is_block and graph.batch_size > 1:
         sizes = graph.batch_num_nodes(etype[2]).cpu().numpy()
-    return numba_kernels.Graph(indptr, indices, num_src, edge_ids if len(edge_ids) else None, graph.is_block, sizes)
+    edge_ids, num_src = edge_ids if len(edge_ids) else None, graph.num_src_nodes(etype[0])
+    return numba_kernels.Graph(indptr, indices, num_src, edge_ids, graph.is_block, sizes)
 
 
 class PackedModel(numba_kernels.PackedModel):
@@ -82,9 +86,7 @@ class PackedModel(numba_kernels.PackedModel):
 
     def _run(self, run, args, kwargs):
         kwargs = {**self.defaults, **kwargs, **self._frame_columns(args, kwargs)}
-        wants_tensor = any(
-            isinstance(part, torch.Tensor) for value in (*args, *kwargs.values()) for part in _parts(value)
-        )
+        wants_tensor = any(map(_holds_tensor, (*args, *kwargs.values())))
         try:
             result = run(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
         except numba_kernels.GraphError as error:
@@ -122,10 +124,10 @@ def frame_column(graph: DGLGraph, side: str, kind: str | list, key: str) -> torc
         ) from error
 
 
-def _parts(value):
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, (tuple, list)) else (value,)
+def _holds_tensor(value):
+    if isinstance(value, (tuple, list)):
+        return any(map(_holds_tensor, value))
+    return any(map(_holds_tensor, value.values())) if isinstance(value, dict) else isinstance(value, torch.Tensor)
 
 
 def _plain(value):
@@ -139,8 +141,7 @@ def _plain(value):
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided:
             raise DGLError(f"features must be a dense tensor, got layout {value.layout}; pass feat.to_dense().")
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)
     return value
 
 

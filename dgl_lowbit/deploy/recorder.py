@@ -226,9 +226,11 @@ class Recorder:
         stacked = replace(self._emit("stack", *messages), kind="codes", quantizer=messages[0].quantizer)
         return self.aggregate(by_type, stacked, edge_weight)
 
-    def maximum(self, graph, codes, edge_weight=None):
+    def largest(self, graph, codes, edge_weight=None):
         self._refuse_powers(codes)
         return self._emit("aggregate", graph, codes, edge_weight, None, reduce="max")
+
+    maximum = largest
 
     def reduce(self, graph, codes, edge_weight, reducer, scaled=True):
         self.fail("its aggregator is a recurrent network (lstm); mean, gcn and pool can be frozen.")

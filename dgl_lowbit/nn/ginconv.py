@@ -58,7 +58,7 @@ class GINConv(LowBitLayer, dgl.nn.GINConv):
         """
         messages = ops.quantize(self.quantizers["messages"], ops.source(feat))
         if self._aggregator_type == "max":
-            total = ops.maximum(graph, messages, edge_weight)
+            total = ops.largest(graph, messages, edge_weight)
         else:
             total = ops.aggregate(graph, messages, edge_weight)
             if self._aggregator_type == "mean":

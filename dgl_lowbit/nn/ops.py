@@ -81,8 +81,10 @@ class TorchOps:
             total = total + self_codes.centered
         return total * codes.scale
 
-    def maximum(self, graph, codes, edge_weight=None):
+    def largest(self, graph, codes, edge_weight=None):
         return self.reduce(graph, codes, edge_weight, fn.max("m", "neigh"))
+
+    maximum = largest
 
     @staticmethod
     def reduce(graph, codes, edge_weight, reducer, scaled=True):

@@ -46,8 +46,11 @@ class Ops(Protocol):
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None) -> Rows:
         """Sum of the codes of the in-neighbours (weighted, where weights are given) plus ``self_codes``."""
 
-    def maximum(self, graph, codes, edge_weight=None) -> Rows:
+    def largest(self, graph, codes, edge_weight=None) -> Rows:
         """Largest of the in-neighbours' values, 0 where there are none."""
+
+    def maximum(self, graph, codes, edge_weight=None) -> Rows:
+        """The former name of :meth:`largest`."""
 
     def reduce(self, graph, codes, edge_weight, reducer, scaled=True) -> Rows:
         """DGL's ``reducer`` from mailbox "m" to "neigh" over the in-neighbours' values (or centred codes)."""

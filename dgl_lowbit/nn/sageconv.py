@@ -111,7 +111,7 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
             feat = ops.activate(ops.bias(pooled, self.fc_pool.bias), F.relu)
         messages = ops.quantize(q["messages"], feat)
         if aggregator == "pool":
-            h = ops.maximum(graph, messages, edge_weight)
+            h = ops.largest(graph, messages, edge_weight)
         elif aggregator == "lstm":
             h = ops.reduce(graph, messages, edge_weight, self._lstm_reducer)
         else:

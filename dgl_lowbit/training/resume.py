@@ -46,8 +46,8 @@ class Checkpoint:
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is not a whole checkpoint of training ({type(error).__name__}).") from error
 
-    def stage(self, name: str) -> Stage:
-        return Stage(self, name)
+    def stage(self, name: str) -> SavedStage:
+        return SavedStage(self, name)
 
     def write(self):
         from ..deploy import replace_file
@@ -57,7 +57,7 @@ class Checkpoint:
         replace_file(self.path, buffer.getvalue())
 
 
-class Stage:
+class SavedStage:
     """One stage of a run in its checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, name: str):

@@ -33,16 +33,16 @@ def decode_rows(first, count, operand, columns, base, dst, stride):
         row = simd.f32_at(dst + 4 * r * stride)
         for block in range(0, operand.width, 16):
             x = simd.to_i32(simd.load(none, packed, block))
-            shift = 0
+            bit = 0
             c = block
             while c < columns:
-                code = simd.to_f32(simd.bits_and(simd.shift_right(x, shift), top))
+                code = simd.to_f32(simd.bits_and(simd.shift_right(x, bit), top))
                 if operand.per_row != 0:
                     s, z = simd.fill(lanes, scale[first + r]), simd.fill(lanes, zero[first + r])
                 else:
                     s, z = simd.load(lanes, scale, c), simd.load(lanes, zero, c)
                 simd.store(simd.multiply(simd.subtract(code, z), s), row, c)
-                shift += operand.bits
+                bit += operand.bits
                 c += operand.width
         if operand.per_row != 0:
             clear_from(row, columns)

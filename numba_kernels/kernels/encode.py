@@ -22,7 +22,7 @@ class Encode(NamedTuple):
     src: int  # in the scratch
     columns: int
     target: Target
-    grid: int  # in the scratch: room for 128 float32, a row's own inverse and offset as vectors
+    grids: int  # in the scratch: room for four float32 a row of the tile, of which its own scale is found
 
 
 read_encode = reader(Encode)
@@ -31,11 +31,11 @@ read_encode = reader(Encode)
 @kernel
 def row_grid(low, high, target, is_half):
     """Scale, zero point and offset of a row with extremes ``low`` and ``high``, as QLRQuantizer computes them."""
-    alpha, qmax, divisor, shift = (
+    alpha, qmax, divisor, added = (
         np.float32(target.alpha),
         np.float32(target.range_qmax),
         np.float32(target.divisor),
-        np.float32(target.shift),
+        np.float32(target.added),
     )
     low, high = alpha * low, alpha * high
     if is_half:
@@ -46,7 +46,7 @@ def row_grid(low, high, target, is_half):
         low, high = min(low, np.float32(0.0)), max(high, np.float32(0.0))
         scale = max((high - low) / qmax, SMALLEST_SCALE)
         zero = np.float32(np.rint(-low / scale))
-    return scale * divisor, zero / divisor, (zero + shift) / divisor
+    return scale * divisor, zero / divisor, (zero + added) / divisor
 
 
 @kernel
@@ -60,54 +60,70 @@ def row_extremes(row, columns):
 
 
 @kernel
-def encode_block(row, columns, block, target, factor, inverse, offset, step, lanes, none):
-    """Codes of one block of ``lanes`` bytes; ``none`` is a zero vector of its size."""
+def encode_block(row, columns, block, target, factor, inverse, offset, is_own, lanes, none):
+    """Codes of one block of ``lanes`` bytes; ``none`` is a zero vector of its size.
+
+    ``inverse`` and ``offset`` point to those of columns, or, under ``is_own``, to the row's.
+    """
     zero = simd.to_f32(none)
     top, norm = simd.fill(zero, np.float32(target.top)), simd.fill(zero, factor)
     packed = simd.to_i32(none)
-    shift = 0
+    own_inverse, own_offset = simd.fill(zero, inverse[0]), simd.fill(zero, offset[0])
+    bit = 0
     c = block
     while c < columns:
         y = simd.multiply(simd.load(zero, row, c), norm)
-        y = simd.multiply(y, simd.load(zero, inverse, c * step))
-        y = simd.add(y, simd.load(zero, offset, c * step))
+        y = simd.multiply(y, own_inverse if is_own else simd.load(zero, inverse, c))
+        y = simd.add(y, own_offset if is_own else simd.load(zero, offset, c))
         code = simd.rounded_bits(simd.minimum(simd.maximum(y, zero), top))
         if c + lanes > columns:
             code = simd.first_lanes(code, columns - c)
-        packed = simd.bits_or(packed, simd.shift_left(code, shift))
-        shift += target.bits
+        packed = simd.bits_or(packed, simd.shift_left(code, bit))
+        bit += target.bits
         c += target.width
     return simd.low_bytes(packed)
 
 
 @kernel
-def find_grid(row, columns, factor, target, is_half, base, i, grid):
-    """A row's own scale and zero point, written for row i, and at ``grid`` its inverse and offset as vectors."""
-    low, high = row_extremes(row, columns)
-    scale, zero, offset = row_grid(low * factor, high * factor, target, is_half)
-    simd.f32_at(base + target.scale)[i] = scale
-    simd.f32_at(base + target.zero)[i] = zero
-    lanes = simd.zeros_f32()
-    for c in range(0, 64, 16):
-        simd.store(simd.fill(lanes, np.float32(1.0) / scale), simd.f32_at(grid), c)
-        simd.store(simd.fill(lanes, offset), simd.f32_at(grid + 256), c)
+def factor_at(target, i):
+    """What row i is multiplied with before it is coded."""
+    return simd.f32_at(target.factor)[i] if target.factor != 0 else np.float32(1.0)
+
+
+@kernel
+def find_grids(src, stride, columns, start, count, target, is_half, base, first, inverses, offsets):
+    """Scales and zero points of ``count`` rows, written from row ``first`` on, and their inverses and offsets.
+
+    First come the extremes of all rows: divisions of one need not wait for those of another.
+    """
+    lows, highs = simd.f32_at(inverses + 8 * count), simd.f32_at(offsets + 8 * count)
+    for r in range(count):
+        low, high = row_extremes(simd.f32_at(src + 4 * r * stride), columns)
+        factor = factor_at(target, start + r)
+        lows[r], highs[r] = low * factor, high * factor
+    scales, zeros = simd.f32_at(base + target.scale), simd.f32_at(base + target.zero)
+    of_rows, offsets_of_rows = simd.f32_at(inverses), simd.f32_at(offsets)
+    for r in range(count):
+        scale, zero, offset = row_grid(lows[r], highs[r], target, is_half)
+        scales[first + r], zeros[first + r] = scale, zero
+        of_rows[r], offsets_of_rows[r] = np.float32(1.0) / scale, offset
 
 
 @kernel
 def find_shift(row, columns, factor, target, base, i):
-    """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and weight."""
+    """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and power."""
     low, high = row_extremes(row, columns)
-    reach, power, weight = max(abs(low * factor), abs(high * factor)), np.float32(1.0), np.int32(1 << MOST_HALVINGS)
+    reach, halved, power = max(abs(low * factor), abs(high * factor)), np.float32(1.0), np.int32(1 << MOST_HALVINGS)
     half = np.float32(target.alpha)
     for _ in range(MOST_HALVINGS):
         half *= np.float32(0.5)
         if reach <= half:
-            power *= np.float32(2.0)
-            weight >>= 1
-    simd.f32_at(base + target.scale)[i] = np.float32(target.divisor) / power
-    simd.f32_at(base + target.zero)[i] = np.float32(target.shift)
-    simd.i8_at(base + target.weights)[i] = np.int8(weight)
-    return power
+            halved *= np.float32(2.0)
+            power >>= 1
+    simd.f32_at(base + target.scale)[i] = np.float32(target.divisor) / halved
+    simd.f32_at(base + target.zero)[i] = np.float32(target.added)
+    simd.i8_at(base + target.powers)[i] = np.int8(power)
+    return halved
 
 
 @instruction(Encode, product((STATIC, ROW_AFFINE, ROW_HALF, SHIFT), _NONE))
@@ -117,21 +133,21 @@ def encode(mode, lanes):
 
     def run(at, start, count, base, stride):
         f = read_encode(at)
-        target, width, grid = f.target, f.target.width, base + f.grid
+        target, width = f.target, f.target.width
         local, first = (base, 0) if target.local != 0 else (0, start)  # factors are those of the nodes either way
-        inverse = simd.f32_at(grid if is_own else target.inverse)
-        offset = simd.f32_at(grid + 256 if is_own else target.offset)
+        inverse, offset, own = target.inverse, target.offset, 0
+        if is_own:
+            inverse, offset, own = base + f.grids, base + f.grids + 4 * count, 4
+            find_grids(base + f.src, stride, f.columns, start, count, target, is_half, local, first, inverse, offset)
         for r in range(count):
             row = simd.f32_at(base + f.src + 4 * r * stride)
             packed = simd.u8_at(local + target.packed + (first + r) * width)
-            factor = simd.f32_at(target.factor)[start + r] if target.factor != 0 else np.float32(1.0)
-            if is_own:
-                find_grid(row, f.columns, factor, target, is_half, local, first + r, grid)
+            grid = simd.f32_at(inverse + own * r), simd.f32_at(offset + own * r)
+            factor = factor_at(target, start + r)
             if is_shift:
                 factor *= find_shift(row, f.columns, factor, target, local, first + r)
             for block in range(0, width, lanes):
-                step = 0 if is_own else 1
-                codes = encode_block(row, f.columns, block, target, factor, inverse, offset, step, lanes, none())
+                codes = encode_block(row, f.columns, block, target, factor, *grid, is_own, lanes, none())
                 simd.store(codes, packed, block)
 
     return run

@@ -27,7 +27,7 @@ class Target(NamedTuple):
 
     codes = clamp(rint(src · factor · inverse + offset), 0, top), with ``inverse`` and ``offset`` fixed (STATIC) or
     found from the row's extremes (ROW_AFFINE, ROW_HALF), in which case ``scale`` and ``zero`` are written. In SHIFT
-    ``inverse`` is doubled as often as the row's extremes allow, and ``scale``, ``zero`` and ``weights`` are written.
+    ``inverse`` is doubled as often as the row's extremes allow, and ``scale``, ``zero`` and ``powers`` are written.
     """
 
     packed: int  # (rows, width) uint8
@@ -44,8 +44,8 @@ class Target(NamedTuple):
     alpha: float  # in SHIFT the range that is halved, times √2
     range_qmax: float
     divisor: float  # in SHIFT the common scale
-    shift: float  # in SHIFT the zero point
-    weights: int  # (rows,) int8, in SHIFT
+    added: float  # in SHIFT the zero point
+    powers: int  # (rows,) int8, in SHIFT: scales in units
 
 
 class Operand(NamedTuple):

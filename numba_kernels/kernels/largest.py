@@ -45,15 +45,15 @@ def largest_codes(packed, width, bits, indices, start, stop, columns, totals):
     none = simd.zeros16()
     top = (1 << bits) - 1
     for column in range(0, width, 16):
-        shift = 0
+        bit = 0
         c = column
         while c < columns:
             s = simd.zeros_i32()
             for e in range(start, stop):
                 x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
-                s = simd.maximum(s, simd.bits_and(simd.shift_right(x, shift), top))
+                s = simd.maximum(s, simd.bits_and(simd.shift_right(x, bit), top))
             simd.store(s, totals, c)
-            shift += bits
+            bit += bits
             c += width
 
 
@@ -63,7 +63,7 @@ def sum_edges(packed, width, bits, zero, indices, edge_packed, edge_ids, has_ids
     none = simd.zeros16()
     top = (1 << bits) - 1
     for column in range(0, width, 16):
-        shift = 0
+        bit = 0
         c = column
         while c < columns:
             s = simd.zeros_i32()
@@ -73,11 +73,11 @@ def sum_edges(packed, width, bits, zero, indices, edge_packed, edge_ids, has_ids
                 edge = np.int64(edge_ids[e]) if has_ids else e
                 x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
                 y = simd.to_i32(simd.load(none, edge_packed, edge * width + column))
-                x = simd.bits_and(simd.shift_right(x, shift), top)
-                x = simd.add(x, simd.bits_and(simd.shift_right(y, shift), top))
+                x = simd.bits_and(simd.shift_right(x, bit), top)
+                x = simd.add(x, simd.bits_and(simd.shift_right(y, bit), top))
                 s = simd.add(s, simd.maximum(simd.subtract(x, z), simd.zeros_i32()))
             simd.store(s, totals, c)
-            shift += bits
+            bit += bits
             c += width
 
 

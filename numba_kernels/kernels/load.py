@@ -20,11 +20,12 @@ class Load(NamedTuple):
 
 
 class Store(NamedTuple):
-    """rows ← src, past the caches where the matrix's flag says so."""
+    """The first of the rows ← src, past the caches where the matrix's flag says so."""
 
     src: int  # in the scratch
     columns: int
     matrix: Matrix
+    rows: int  # that are stored
 
 
 read_load, read_store = reader(Load), reader(Store)
@@ -68,9 +69,9 @@ def store():
         f = read_store(at)
         src, matrix, columns = base + f.src, f.matrix, f.columns
         lanes = simd.zeros_f32()
-        first, rows = matrix.address + 4 * start * matrix.stride, count
+        first, rows = matrix.address + 4 * start * matrix.stride, max(min(count, f.rows - start), 0)
         if matrix.stride == stride and columns == stride:
-            rows, columns = 1, count * columns
+            rows, columns = 1, rows * columns
         whole = columns // 16 * 16
         for r in range(rows):
             row, values = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(src + 4 * r * stride)

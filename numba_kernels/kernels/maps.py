@@ -75,10 +75,10 @@ def _moment(row, columns, mean):
 
 
 @kernel
-def _scaled(row, to, columns, shift, factor):
-    """to ← (row − shift) · factor."""
+def _scaled(row, to, columns, middle, factor):
+    """to ← (row − middle) · factor."""
     for c in range(columns):
-        to[c] = (row[c] - shift) * factor
+        to[c] = (row[c] - middle) * factor
 
 
 @kernel
@@ -87,8 +87,9 @@ def _standardise(row, to, columns, epsilon):
     for c in range(columns):
         mean += np.float64(row[c])
     mean /= columns
-    variance = _moment(row, columns, mean) / columns
-    _scaled(row, to, columns, np.float32(mean), np.float32(1.0 / np.sqrt(variance + np.float64(epsilon))))
+    factor = 1.0 / np.sqrt(_moment(row, columns, mean) / columns + np.float64(epsilon))
+    for c in range(columns):  # in float64, for numbers that differ little
+        to[c] = np.float32((np.float64(row[c]) - mean) * factor)
 
 
 @kernel

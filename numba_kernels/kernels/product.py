@@ -19,8 +19,8 @@ _GROUP = 8
 
 def center_codes(codes: np.ndarray) -> tuple[np.ndarray, int]:
     """Weight codes, uint8, as int8, and what was subtracted: they become about as far below 0 as above."""
-    shift = (int(codes.max(initial=0)) + 1) // 2
-    return (codes.astype(np.int16) - shift).astype(np.int8), shift
+    middle = (int(codes.max(initial=0)) + 1) // 2
+    return (codes.astype(np.int16) - middle).astype(np.int8), middle
 
 
 def tile_weight(codes: np.ndarray, form: str) -> np.ndarray:

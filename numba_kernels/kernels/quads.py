@@ -59,18 +59,18 @@ def column_of(column, per_head):
 
 
 def _multiplying(bits, is_signed):
-    """The function that adds words times codes, which stand in the byte from ``shift`` on, to sums."""
+    """The function that adds words times codes, which stand in the byte from ``bit`` on, to sums."""
     mask, dot = (1 << bits) - 1, simd.dot_quads if bits == 8 else simd.dot_small_quads
 
     @kernel
-    def add_signed(sums, x, shift, words):
-        return dot(sums, x if bits == 8 else simd.bits_and(simd.shift_right(x, shift), mask), words)
+    def add_signed(sums, x, bit, words):
+        return dot(sums, x if bits == 8 else simd.bits_and(simd.shift_right(x, bit), mask), words)
 
     @kernel
-    def add_unsigned(sums, x, shift, words):
+    def add_unsigned(sums, x, bit, words):
         if bits == 8:
             return dot(sums, words, simd.add(x, simd.fill(x, 128)))
-        return dot(sums, words, simd.bits_and(simd.shift_right(x, shift), mask))
+        return dot(sums, words, simd.bits_and(simd.shift_right(x, bit), mask))
 
     return add_signed if is_signed else add_unsigned
 
@@ -91,13 +91,13 @@ def weighing(bits: int, lanes: int, is_signed: bool, is_aligned: bool):
     # A block has up to four places of sixteen columns: parts of its bytes, planes of a part.
     places = [(place // planes * 16, place % planes) for place in range(min(lanes // 16 * planes, 4))]
     (_, part1, part2, part3), (_, plane1, plane2, plane3) = zip(*(places + [(0, 0)] * (4 - len(places))))
-    shift1, shift2, shift3, count = plane1 * bits, plane2 * bits, plane3 * bits, len(places)
+    bit1, bit2, bit3, count = plane1 * bits, plane2 * bits, plane3 * bits, len(places)
 
     @kernel
     def add_rows(packed, width, columns, per_head, indices, begin, quads, words, wide, totals):
         for block in range(0, min(width, columns), lanes):
             for plane in range(0, all_planes, 4):
-                c0, shift0 = block + plane * width, plane * bits
+                c0, bit0 = block + plane * width, plane * bits
                 c1, c2, c3 = c0 + part1 + plane1 * width, c0 + part2 + plane2 * width, c0 + part3 + plane3 * width
                 w0, w1 = place_of(c0, per_head), place_of(c1, per_head)
                 w2, w3 = place_of(c2, per_head), place_of(c3, per_head)
@@ -107,18 +107,18 @@ def weighing(bits: int, lanes: int, is_signed: bool, is_aligned: bool):
                     j0, j1 = np.int64(indices[e]) * width + block, np.int64(indices[e + 1]) * width + block
                     j2, j3 = np.int64(indices[e + 2]) * width + block, np.int64(indices[e + 3]) * width + block
                     x = side_by_side(packed, j0, j1, j2, j3)
-                    s0 = add(s0, x, shift0, weights(words, at + w0))
+                    s0 = add(s0, x, bit0, weights(words, at + w0))
                     if count > 1:
                         if part1 > 0:
                             x = side_by_side(packed, j0 + part1, j1 + part1, j2 + part1, j3 + part1)
-                        s1 = add(s1, x, shift0 + shift1, weights(words, at + w1))
+                        s1 = add(s1, x, bit0 + bit1, weights(words, at + w1))
                     if count > 2:
                         if part2 > 0:
                             x = side_by_side(packed, j0 + part2, j1 + part2, j2 + part2, j3 + part2)
-                        s2 = add(s2, x, shift0 + shift2, weights(words, at + w2))
+                        s2 = add(s2, x, bit0 + bit2, weights(words, at + w2))
                         if part3 > part2:
                             x = side_by_side(packed, j0 + part3, j1 + part3, j2 + part3, j3 + part3)
-                        s3 = add(s3, x, shift0 + shift3, weights(words, at + w3))
+                        s3 = add(s3, x, bit0 + bit3, weights(words, at + w3))
                 add_to(totals, c0, s0)
                 if count > 1:
                     add_to(totals, c1, s1)

@@ -73,18 +73,18 @@ def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop
     none = simd.zeros16()
     top = (1 << bits) - 1
     for column in range(0, width, 16):
-        shift = 0
+        bit = 0
         c = column
         while c < columns:
             s = simd.zeros_f32()
             z = simd.load(s, zero, c)
             for e in range(start, stop):
                 x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
-                x = simd.subtract(simd.to_f32(simd.bits_and(simd.shift_right(x, shift), top)), z)
+                x = simd.subtract(simd.to_f32(simd.bits_and(simd.shift_right(x, bit), top)), z)
                 s = simd.multiply_add(x, simd.fill(s, np.float32(weights[e])), s)
             s = simd.multiply_add(s, simd.load(s, scale, c), simd.load(s, row, c))
             simd.store(s, row, c)
-            shift += bits
+            bit += bits
             c += width
 
 

@@ -42,22 +42,22 @@ class Op:
 
 
 def whole(value):
-    """The value that a head, the first rows of it, is part of."""
-    return value[1] if isinstance(value, tuple) and value[0] == "head" else value
+    """The value that the first rows of it are part of."""
+    return value[1] if isinstance(value, tuple) and value[0] == "first" else value
 
 
-def resolve(plan: Plan, shapes: dict, graphs: dict, weights=(), arrays=None) -> tuple[list[Op], list, dict, dict]:
+def resolve(plan: Plan, shapes: dict, graphs: dict, edge_weights=(), arrays=None) -> tuple[list[Op], list, dict, dict]:
     """Operations of ``plan``, outputs, and columns and rows of values, for feature shapes and graphs by value.
 
-    ``shapes`` holds (rows, columns), or a pair of them for features given as (source, destination); ``weights`` the
-    values of edge weights that are given; ``arrays`` shapes of n-dimensional arrays.
+    ``shapes`` holds (rows, columns), or a pair of them for features given as (source, destination); ``edge_weights``
+    the values of those that are given; ``arrays`` shapes of n-dimensional arrays.
 
     Raises
     ------
     GraphError
         When rows or widths do not fit.
     """
-    return Resolver(plan, shapes, graphs, weights, arrays or {}).result()
+    return Resolver(plan, shapes, graphs, edge_weights, arrays or {}).result()
 
 
 class Resolver:
@@ -69,12 +69,12 @@ class Resolver:
         For each value of the plan its name here: itself, one it is another name of, or a pair of names.
     rows, columns : dict
         Of values by name.
-    weights : collection
-        Edge weights that are given.
+    edge_weights : collection
+        Those that are given.
     """
 
-    def __init__(self, plan, shapes, graphs, weights, arrays):
-        self.plan, self.graphs, self.weights, self.arrays = plan, graphs, weights, arrays
+    def __init__(self, plan, shapes, graphs, edge_weights, arrays):
+        self.plan, self.graphs, self.edge_weights, self.arrays = plan, graphs, edge_weights, arrays
         self.names, self.rows, self.columns, self.ops = {None: None}, {}, {}, []
         self.names.update({value: value for value in arrays})
         self.rows.update(dict.fromkeys(arrays))
@@ -123,16 +123,16 @@ class Resolver:
         name = self.one(value)
         return self.rows[name], self.columns[name]
 
-    def head(self, name, graph: Graph):
+    def first(self, name, graph: Graph):
         """The first rows of a value, those of a block's destinations."""
         if self.rows[name] < graph.num_dst:
             raise GraphError(
                 f"a block has its {graph.num_dst} destinations among its sources, of which there are "
                 f"{self.rows[name]} rows."
             )
-        head = ("head", name, graph.num_dst)
-        self.rows[head], self.columns[head] = graph.num_dst, self.columns[name]
-        return head
+        first = ("first", name, graph.num_dst)
+        self.rows[first], self.columns[first] = graph.num_dst, self.columns[name]
+        return first
 
     # -- what they expect -------------------------------------------------------------------------------
     def expect_width(self, name, columns: int) -> None:

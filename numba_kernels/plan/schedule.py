@@ -39,9 +39,15 @@ class Schedule:
         """Whether ``value`` is needed in its own stage only."""
         return value not in self.kept and self.read_in[value] <= {self.made_in[value]}
 
+    def rows_beyond(self, value) -> int:
+        """How many rows of ``value`` other stages read: all, or the first ones, those of a block's destinations."""
+        own = self.stages[self.made_in[value]].ops
+        read = {name for op in self.readers[value] if op not in own for name in op.reads if whole(name) == value}
+        return self.rows[read.pop() if len(read) == 1 and value not in self.kept else value]
+
 
 def _readers(ops):
-    """Operations by what they read, a head also by what it is part of."""
+    """Operations by what they read, the first rows of a value also by what they are part of."""
     readers = defaultdict(list)
     for op in ops:
         for value in op.reads:

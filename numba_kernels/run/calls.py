@@ -112,9 +112,9 @@ class _Reader:
     def _find(self, value):
         run = self._run
         if value not in self._names:
-            if value not in run.weights:
+            if value not in run.edge_weights:
                 raise GraphError("the model computes with edge weights; pass them.")
-            return as_array(run.weights[value])
+            return as_array(run.edge_weights[value])
         name = self._names[value]
         for arrays in (self._arrays.made, run.arrays, run.outputs):
             if whole(name) in arrays:

@@ -84,14 +84,14 @@ class Executor:
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
         graphs, types = given["graph"], given["edge_types"]
-        weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
+        edge_weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
         for op in self._before:
-            OPERATIONS[op["op"]].prepare(op, graphs, weights, types)
+            OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
         arrays = Arrays(given["array"], self.plan.arrays)
-        return Run(given["features"], graphs, weights, self._times, self._multiplied, arrays, self._matrices)
+        return Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices)
 
     def _refuse_faults(self, assembled):
-        if assembled.faults.any():
+        if any(assembled.faults.tolist()):
             value = assembled.checked[int(assembled.faults.argmax())]
             name = self._names[value[0] if isinstance(value, tuple) else value]
             raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
@@ -101,7 +101,7 @@ class Executor:
         if key in self._programs:
             self._programs.move_to_end(key)
             return self._programs[key]
-        planned = schedule(*resolve(self.plan, run.shapes, run.graphs, run.weights, run.array_shapes))
+        planned = schedule(*resolve(self.plan, run.shapes, run.graphs, run.edge_weights, run.array_shapes))
         assembled = assemble(planned, self.plan, self._kept, run)
         while len(self._programs) >= _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
@@ -116,7 +116,7 @@ class Run:
     ----------
     features : dict
         Arrays, or pairs of them, by value.
-    graphs, weights : dict
+    graphs, edge_weights : dict
         Graphs and edge weights by value.
     times : iterable of int
         By what numbers of rows may be multiplied.
@@ -128,8 +128,8 @@ class Run:
         Rows, as sizes of the plan, of matrices made of arrays.
     """
 
-    def __init__(self, features, graphs, weights, times=(), multiplied=(), arrays=None, matrices=()):
-        self.graphs, self.weights, self.arrays_made = graphs, weights, arrays or Arrays({}, {})
+    def __init__(self, features, graphs, edge_weights, times=(), multiplied=(), arrays=None, matrices=()):
+        self.graphs, self.edge_weights, self.arrays_made = graphs, edge_weights, arrays or Arrays({}, {})
         self.array_shapes = {value: array.shape for value, array in self.arrays_made.made.items()}
         self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
         self.shapes, self.arrays = {}, {}
@@ -156,17 +156,17 @@ class Run:
             for value, graph in self.single.items()
         )
         widths = tuple((value, array.shape[1]) for value, array in self.arrays.items())
-        weights = tuple((value, self.kind_of(value)) for value in self.weights)
+        weights = tuple((value, self.kind_of(value)) for value in self.edge_weights)
         return tuple(map(sizes.index, sizes)), widths, frozenset(self.sparse), graphs, weights
 
     def kind_of(self, weight) -> str:
         """How edge weights are summed: as "int8" or "float32"."""
-        return "int8" if getattr(self.weights[weight], "dtype", None) == np.int8 else "float32"
+        return "int8" if getattr(self.edge_weights[weight], "dtype", None) == np.int8 else "float32"
 
-    def edge_weights(self, graph, weight) -> np.ndarray:
+    def ordered_weights(self, graph, weight) -> np.ndarray:
         """Edge weights in the order of a graph's indices."""
         if (graph, weight) not in self._ordered_weights:
-            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.weights[weight])
+            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.edge_weights[weight])
         return self._ordered_weights[graph, weight]
 
     def rows(self, size) -> int:

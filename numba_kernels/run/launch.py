@@ -18,9 +18,9 @@ def run_block(stage, block, low, high, base):
     for start in range(max(bounds[block], low), stop, rows):
         count, at = min(rows, stop - start), first
         while at < last:
-            head = simd.i64_at(at)
-            call(head[0], at + HEADER_BYTES, start, count, base, stride)
-            at += head[1]
+            header = simd.i64_at(at)
+            call(header[0], at + HEADER_BYTES, start, count, base, stride)
+            at += header[1]
 
 
 @launcher

@@ -66,7 +66,7 @@ class Grid:
         self.per_row = type(spec) is not FixedGrid
         if isinstance(spec, RowGrid):
             self.mode = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
-            ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.shift
+            ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.added
             self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
         else:
             self.mode, ranges = fields.STATIC, (0.0, 0.0, 0.0, 0.0)
@@ -106,7 +106,7 @@ class Codes:
     grid: Grid
     scale: np.ndarray  # (rows,) float32, or padded per column
     zero: np.ndarray
-    weights: np.ndarray | None = None  # (rows,) int8: a row's power of two, where the grid has them
+    powers: np.ndarray | None = None  # (rows,) int8: scales in units, powers of two, where the grid has them
 
     def __post_init__(self):
         packed, rows = self.packed, len(self.packed)
@@ -117,8 +117,13 @@ class Codes:
         length = rows if self.grid.per_row else padded(self.grid.columns)
         if any(part.dtype != np.float32 or part.shape != (length,) for part in (self.scale, self.zero)):
             raise ValueError(f"expected scale and zero point as float32 of length {length}.")
-        if self.is_shifted and (self.weights is None or self.weights.dtype != np.int8 or len(self.weights) != rows):
-            raise ValueError(f"expected weights as int8 of length {rows}.")
+        if self.is_shifted and (self.powers is None or self.powers.dtype != np.int8 or len(self.powers) != rows):
+            raise ValueError(f"expected powers as int8 of length {rows}.")
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """The former name of ``powers``."""
+        return self.powers
 
     @property
     def is_shifted(self) -> bool:
@@ -154,14 +159,14 @@ class Weight:
         _check_finite(scale, zero_point)
         self.inputs, self.columns = codes.shape
         self.top, self._tiles = int(codes.max(initial=0)), {}
-        self._codes, shift = center_codes(codes)
+        self._codes, middle = center_codes(codes)
         self.scale = pad(scale, self.columns)
-        self.zero = pad(np.asarray(zero_point, np.float32).astype(np.float64) - shift, self.columns, np.float64)
+        self.zero = pad(np.asarray(zero_point, np.float32).astype(np.float64) - middle, self.columns, np.float64)
         self.sums = pad(self._codes.sum(axis=0, dtype=np.int64), self.columns, np.float64)
         self.twice_zero, self.twice_sums = 0, None
         # 4 Σ (q_x − z_x) (q_w − z_w), with |q_x|, |z_x| ≤ 255
         zero = self.zero[0]
-        is_small = 4.0 * self.inputs * 510 * (shift + abs(zero)) < 2**31
+        is_small = 4.0 * self.inputs * 510 * (middle + abs(zero)) < 2**31
         if is_small and 2 * zero == np.rint(2 * zero) and (self.zero[: self.columns] == zero).all():
             self.twice_zero, self.twice_sums = int(2 * zero), (2 * self.sums).astype(np.int32)
 

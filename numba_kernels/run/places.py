@@ -30,7 +30,7 @@ class CodesAt:
     packed: Any
     scale: Any
     zero: Any
-    weights: Any = 0  # of powers of two a row
+    powers: Any = 0  # a row's
 
     @property
     def is_shifted(self) -> bool:
@@ -40,15 +40,15 @@ class CodesAt:
 
 def place_of(codes: Codes) -> CodesAt:
     """Where arrays stand that live as long as what reads them."""
-    weights = 0 if codes.weights is None else codes.weights.ctypes.data
-    return CodesAt(codes.grid, codes.packed.ctypes.data, codes.scale.ctypes.data, codes.zero.ctypes.data, weights)
+    powers = 0 if codes.powers is None else codes.powers.ctypes.data
+    return CodesAt(codes.grid, codes.packed.ctypes.data, codes.scale.ctypes.data, codes.zero.ctypes.data, powers)
 
 
 def empty_codes(rows: int, grid: Grid) -> Codes:
     """Room for codes on a grid."""
     scale, zero = (aligned_empty((rows,), np.float32) for _ in range(2)) if grid.per_row else (grid.scale, grid.zero)
-    weights = aligned_empty((rows,), np.int8) if grid.mode == SHIFT else None
-    return Codes(aligned_empty((rows, grid.width), np.uint8), grid, scale, zero, weights)
+    powers = aligned_empty((rows,), np.int8) if grid.mode == SHIFT else None
+    return Codes(aligned_empty((rows, grid.width), np.uint8), grid, scale, zero, powers)
 
 
 class Places:
@@ -69,7 +69,7 @@ class Places:
     def __init__(self, schedule, stage, assembler, values, sparse):
         self.schedule, self.stage, self.assembler = schedule, stage, assembler
         self.values, self.sparse = values, sparse
-        self.local, self.local_weights = {}, {}  # codes that never leave the tile: their operands, and powers of two
+        self.local, self.local_powers = {}, {}  # codes that never leave the tile: their operands, and powers of two
 
     def codes(self, value) -> CodesAt:
         """Codes that stand in memory."""
@@ -81,9 +81,9 @@ class Places:
         floats = self.values[whole(value)]
         return Matrix(floats.address, floats.stride, floats.flag), floats.stride
 
-    def new_floats(self, value) -> Matrix:
-        """Memory for floats needed beyond this stage."""
-        columns, rows = self.schedule.columns[value], self.stage.rows
+    def new_floats(self, value) -> tuple[Matrix, Any]:
+        """Memory for floats needed beyond this stage, and for how many rows, as a field."""
+        columns, rows = self.schedule.columns[value], self.schedule.rows_beyond(value)
         if value in self.schedule.kept:
             stride = columns
             address, stream = self.assembler.output(value)
@@ -91,7 +91,7 @@ class Places:
             stride = -(-columns // 16) * 16
             address, stream = self.assembler.memory(value, "rows", rows, 4 * stride)
         self.values[value] = Floats(address, stride)
-        return Matrix(address, stride, stream)
+        return Matrix(address, stride, stream), self.assembler.rows(rows)
 
     # -- codes ------------------------------------------------------------------------------------------
     def new_codes(self, value, grid: Grid):
@@ -114,11 +114,11 @@ class Places:
         if grid.per_row:
             scale, zero = area(("scale", value), 4), area(("zero", value), 4)
         self.local[value] = Operand(packed, grid.width, grid.bits, 1, int(grid.per_row), scale, zero)
-        self.local_weights[value] = area(("weights", value), 1) if grid.mode == SHIFT else 0
+        self.local_powers[value] = area(("powers", value), 1) if grid.mode == SHIFT else 0
 
     def _in_memory(self, value, grid, rows, first=0, total=None):
         """Room for ``rows``, those from ``first`` on of ``total`` where they are part of a stack."""
-        at, weights = self.assembler.at, 0
+        at, powers = self.assembler.at, 0
 
         def memory(name, row_bytes):
             return self.assembler.memory(value, name, rows, row_bytes, first, total)[0]
@@ -127,8 +127,8 @@ class Places:
         if grid.per_row:
             scale, zero = memory("scale", 4), memory("zero", 4)
         if grid.mode == SHIFT:
-            weights = memory("weights", 1)
-        return CodesAt(grid, packed, scale, zero, weights)
+            powers = memory("powers", 1)
+        return CodesAt(grid, packed, scale, zero, powers)
 
     def _part_of(self, stack, value, grid):
         """The rows for ``value`` among those of the stack that it is part of."""
@@ -157,15 +157,15 @@ class Places:
         at = self.assembler.at
         if value in self.local:
             packed, width, bits, local, _, scale, zero = self.local[value]
-            weights = self.local_weights[value]
+            powers = self.local_powers[value]
         elif value in self.values:
             packed, width, bits, local, _, scale, zero = self.operand(value)
-            weights = self.values[value].weights
+            powers = self.values[value].powers
         else:
-            packed, width, bits, local, weights = 0, grid.width, grid.bits, 0, 0
+            packed, width, bits, local, powers = 0, grid.width, grid.bits, 0, 0
             scale, zero = at(grid.scale), at(grid.zero)
-        alpha, range_qmax, divisor, shift = grid.ranges
+        alpha, range_qmax, divisor, added = grid.ranges
         return Target(
             packed, width, bits, grid.top, local, scale, zero, factor, grid.mode, at(grid.inverse), at(grid.offset),
-            alpha, range_qmax, divisor, shift, weights,
+            alpha, range_qmax, divisor, added, powers,
         )  # fmt: skip

@@ -61,8 +61,8 @@ class StageAssembler:
             op.operation.emit(self, op)
             for value in op.writes:
                 if value in self.slots and not self.assembly.schedule.stays(value):
-                    matrix = self.places.new_floats(value)
-                    self.add(store, (), Store(self.at_slot(self.slots[value]), matrix.stride, matrix))
+                    matrix, rows = self.places.new_floats(value)
+                    self.add(store, (), Store(self.at_slot(self.slots[value]), matrix.stride, matrix, rows))
             for value in {*op.reads, *op.writes}:
                 if self.last_use.get(value, -1) <= self.position and value in self.slots:
                     self.release(value)
@@ -188,14 +188,14 @@ class StageAssembler:
         return assembly.reference(owner, lambda run: run.buffers[number])
 
     @property
-    def weight_kinds(self) -> dict:
+    def edge_weight_kinds(self) -> dict:
         """Of edge weights that are given: "int8" or "float32"."""
-        return self.assembly.weight_kinds
+        return self.assembly.edge_weight_kinds
 
     def edge_weight(self, graph, weight):
         """Where edge weights stand, in the order of a graph's indices."""
         return self.assembly.reference(
-            ("weight", graph, weight), lambda run: address_of(run.edge_weights(graph, weight))
+            ("weight", graph, weight), lambda run: address_of(run.ordered_weights(graph, weight))
         )
 
     def check(self, graph, refuse: Callable) -> None:
@@ -206,10 +206,15 @@ class StageAssembler:
         """As :meth:`check`, of numbers up to ``most`` times the largest of edge weights: ``refuse(graph, bound)``."""
 
         def checked(run):
-            largest = int(np.abs(run.edge_weights(graph, weight).astype(np.int16)).max(initial=1))
+            largest = int(np.abs(run.ordered_weights(graph, weight).astype(np.int16)).max(initial=1))
             refuse(run.graphs[graph], most * largest)
 
         self.assembly.checks.append(checked)
+
+    def rows(self, rows: int):
+        """A number of rows as a field."""
+        size = self.assembly.size_of(rows)
+        return self.assembly.reference(("rows", size), lambda run: run.sizes[size])
 
     def memory(self, owner, name, rows: int, row_bytes: int, first: int = 0, total: int | None = None):
         """Memory for a value beyond the stage, and whether it is written past the caches, as fields.

@@ -24,6 +24,10 @@ def draw_graph(rng, num_src, num_dst, edges, hub=False, **options):
     return Graph(indptr, rng.integers(num_src, size=edges), num_src=num_src, **options)
 
 
+def normal(rng, rows, columns):
+    return rng.normal(size=(rows, columns)).astype(np.float32)
+
+
 def static(bits, columns, rng, per_channel):
     size = columns if per_channel else 1
     return {

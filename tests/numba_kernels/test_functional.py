@@ -172,3 +172,8 @@ def test_an_arena_is_used_again_and_shrinks_when_little_of_it_is_needed():
 def test_limits_are_measured():
     assert 1e8 < limits.memory_bandwidth() < 1e13
     assert 1e8 < limits.integer_peak() < 1e14
+
+
+def test_codes_have_their_powers_under_the_former_name_too():
+    codes = nk.quantize(np.array([[8.0], [1.0]], np.float32), nk.Grid(1, 4, scale=1.0, reach=8.0))
+    assert codes.powers.tolist() == [64, 8] and codes.weights is codes.powers

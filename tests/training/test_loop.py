@@ -5,7 +5,7 @@ import torch
 import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments.models import MODELS
-from dgl_lowbit.training import accuracy, distillation_loss, loop, parameter_groups, predict, train
+from dgl_lowbit.training import accuracy, distillation_loss, loop, parameter_groups, predict, resume, train
 from dgl_lowbit.training.identity import identity_of
 
 
@@ -33,10 +33,10 @@ def test_fit_keeps_the_best_validation_epoch_and_repeats(planted):
 def test_a_student_learns_from_its_teacher_and_freezes(name, planted):
     torch.manual_seed(0)
     teacher = MODELS[name](1433, 7, hidden=16, dropout=0.2, **({"num_layers": 6} if name == "deep" else {}))
-    train(teacher, planted, epochs=40, progress=False)
+    train(teacher, planted, epochs=25, progress=False)
     student = lowbit.quantize(teacher, lowbit.QuantConfig(4))
     ranges = {n: p.clone() for n, p in student.named_parameters() if "log_alpha" in n}
-    train(student, planted, teacher=teacher, epochs=15, progress=False)
+    train(student, planted, teacher=teacher, epochs=8, progress=False)
     assert any(not torch.equal(p, ranges[n]) for n, p in student.named_parameters() if n in ranges)
     logits = predict(student, planted)
     assert accuracy(logits, planted) > accuracy(predict(teacher, planted), planted) - 0.06
@@ -65,14 +65,14 @@ def build(name="gcn", seed=0, **options):
 
 
 def test_fit_is_a_float_stage_and_a_low_bit_one_taught_by_it(planted):
-    fitted = lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=15, float_epochs=40, progress=False)
-    assert len(fitted.teacher_history.epochs) == 40 and len(fitted.history.epochs) == 15
+    fitted = lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=3, float_epochs=5, progress=False)
+    assert len(fitted.teacher_history.epochs) == 5 and len(fitted.history.epochs) == 3
     assert accuracy(predict(fitted.model, planted), planted) == fitted.history.best["test_accuracy"]
     assert accuracy(predict(fitted.teacher, planted), planted) == fitted.teacher_history.best["test_accuracy"]
     by_hand = build()
-    train(by_hand, planted, epochs=40, progress=False)
+    train(by_hand, planted, epochs=5, progress=False)
     student = lowbit.quantize(by_hand, lowbit.QuantConfig(2))
-    assert train(student, planted, teacher=by_hand, epochs=15, progress=False) == fitted.history
+    assert train(student, planted, teacher=by_hand, epochs=3, progress=False) == fitted.history
 
 
 class Interrupt(BaseException):
@@ -82,15 +82,16 @@ class Interrupt(BaseException):
 @pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_interrupted_fit_resumes_to_the_same_result(stage, planted, tmp_path, monkeypatch):
     def run(**options):
-        return lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=14, progress=False, **options)
+        return lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=4, progress=False, **options)
 
+    monkeypatch.setattr(resume, "_EVERY", 2)
     expected, path = run(), tmp_path / "run.pt"
     original, seen = loop._Run.epoch, []
 
     def interrupted(self, number):
-        if number == 13 and len(seen) == stage:
+        if number == 3 and len(seen) == stage:
             raise Interrupt
-        seen.extend([0] * (number == 13))
+        seen.extend([0] * (number == 3))
         return original(self, number)
 
     with monkeypatch.context() as patch:
@@ -187,7 +188,7 @@ def test_blocks_are_told_apart_by_their_sampler(planted):
 def test_sampled_blocks(name, bits, planted):
     sampler = dgl.dataloading.NeighborSampler([5, 5])
     fitted = lowbit.fit(
-        build(name), planted, lowbit.QuantConfig(bits), epochs=15, sampler=sampler, batch_size=60, progress=False
+        build(name), planted, lowbit.QuantConfig(bits), epochs=8, sampler=sampler, batch_size=60, progress=False
     )
     assert fitted.history.best["val_accuracy"] > 0.35  # one in seven by chance
     seen = loop._Run(fitted.model, planted, 0.5, None, sampler, 60, None, 0)
@@ -229,13 +230,13 @@ def test_patience_transform_and_the_global_generator(planted):
 
 def test_training_raises_the_multipliers_of_bounds(planted):
     model = build("smp", threshold=1e-3)
-    history = train(model, planted, epochs=6, progress=False)
+    history = train(model, planted, epochs=4, progress=False)
     first = [epoch["smoothness"][0]["multiplier"] for epoch in history.epochs]
     assert first == sorted(first) and first[-1] > first[0]
 
 
 def test_history_plots(planted, tmp_path):
-    history = train(build("smp"), planted, epochs=3, progress=False)
+    history = train(build("smp"), planted, epochs=2, progress=False)
     assert history.plot(tmp_path / "history.png").stat().st_size > 1000
 
 

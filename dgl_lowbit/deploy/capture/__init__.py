@@ -69,7 +69,7 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
 
 
 def _growths(values):
-    """Ways to a larger example: where sizes are equal, what the rows of tensors are is not clear, nor what is a batch."""
+    """Ways to a larger example: where sizes are equal it is not clear what rows are of, nor which graphs are batches."""
     for batched in (True, False):
         grown = Grown(values, (), batched)
         yield grown
@@ -87,8 +87,8 @@ def _again(model, kept, grown, larger, first):
         except Exception as error:
             raise FreezeError(
                 f"{type(model).__name__}.forward runs on the example, but not on the same graph taken twice, the rows "
-                f"of its features repeated: {error} A model is frozen for graphs of every size; where it keeps a tensor "
-                "with a row for each node, pass that as an argument."
+                f"of its features repeated: {error} A model is frozen for graphs of every size; where it keeps a "
+                "tensor with a row for each node, pass that as an argument."
             ) from error
     return generalised(first, second), output
 

@@ -156,8 +156,8 @@ class _Recording(FakeQuantise):
         if call.kind == "udf_reduce":
             name = getattr(call.details["func"], "__name__", "a function")
             raise FreezeError(
-                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it with "
-                "dgl.function (sum, mean, max, min) or edge_softmax."
+                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it "
+                "with dgl.function (sum, mean, max, min) or edge_softmax."
             )
         graph = None if call.graph is None else capture.index(call.graph)
         more = [call.details[name] for name in _TENSORS.get(call.kind, ())]

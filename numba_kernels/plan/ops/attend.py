@@ -48,7 +48,7 @@ class AttendNeighbours(Operation):
         width, top, scale = left.grid.columns, grid.top, float(grid.scale[0])
         stage.check(graph, lambda graph: refuse_overflow(graph, codes.grid.top, top, scale))
         vector = stage.padded(op.spec["out"], op.spec["vector"], width)
-        weights = Attention(heads, width, vector, np.float32(op.spec["slope"]), top, scale, math.lcm(16, heads))
+        softmax = Attention(heads, width, vector, np.float32(op.spec["slope"]), top, scale, math.lcm(16, heads))
         slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
         sizes = sizes_of_scratch(codes.grid.width * 8 // codes.grid.bits, width, heads)
         scratch = Scratch(*(stage.area(name, size) for name, size in sizes._asdict().items()))
@@ -58,7 +58,7 @@ class AttendNeighbours(Operation):
             heads == 1 or op.columns // heads % 16 == 0,
         )
         variant = codes.grid.bits, lanes, left.grid.bits, width > heads, is_aligned
-        stage.add(attention, variant, Attend(slot, op.columns, edges_of(stage, graph), *operands, weights, scratch))
+        stage.add(attention, variant, Attend(slot, op.columns, edges_of(stage, graph), *operands, softmax, scratch))
         stage.costs_edges(graph, codes.grid, times=10)
 
     def reference(self, plan, op, graph, codes, left, right):

@@ -22,7 +22,7 @@ class Degree(Operation):
 
     def resolve(self, resolver, op):
         value, graph = resolver.one(op["in"][0]), resolver.graph(op["in"][1])
-        if len(op["in"]) > 2 and op["in"][2] in resolver.weights:
+        if len(op["in"]) > 2 and op["in"][2] in resolver.edge_weights:
             resolver.names[op["out"]] = value
             return
         side, expected = ("source", graph.num_src) if op["side"] == "out" else ("destination", graph.num_dst)

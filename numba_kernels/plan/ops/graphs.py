@@ -1,4 +1,4 @@
-"""Operations on graphs and weights, done before any stage."""
+"""Operations on graphs and edge weights, done before any stage."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .registry import Operation, operation
 class _Before(Operation):
     is_before = True
 
-    def prepare(self, op, graphs, weights, types):
+    def prepare(self, op, graphs, edge_weights, types):
         graphs[op["out"]] = self.reference(None, op, *(graphs.get(v, types.get(v)) for v in op["in"]))
 
 
@@ -72,10 +72,10 @@ class EdgeNorm(_Before):
         plan.expect(edge_weight, "edge_weight")
         plan.define(op["out"], "edge_weight", None)
 
-    def prepare(self, op, graphs, weights, types):
+    def prepare(self, op, graphs, edge_weights, types):
         graph, weight = op["in"]
-        if weight in weights:
-            weights[op["out"]] = graphs[graph].normed(weights[weight])
+        if weight in edge_weights:
+            edge_weights[op["out"]] = graphs[graph].normed(edge_weights[weight])
 
     def reference(self, plan, op, graph, weights):
         return None if weights is None else graph.normed(weights)
@@ -88,7 +88,7 @@ class CheckInDegrees(_Before):
     def check(self, plan, op, graph):
         plan.expect(graph, "graph")
 
-    def prepare(self, op, graphs, weights, types):
+    def prepare(self, op, graphs, edge_weights, types):
         if getattr(graphs[op["in"][0]], "has_zero_in_degree", False):
             raise GraphError(
                 "There are 0-in-degree nodes in the graph, whose output would be invalid. Add self-loops with "

@@ -62,7 +62,7 @@ class Aggregate(Operation):
     def emit(self, stage, op):
         value, own = op.reads
         graph, _, weight, _ = op.spec["in"]
-        kind = stage.weight_kinds.get(weight)
+        kind = stage.edge_weight_kinds.get(weight)
         codes = stage.places.codes(value)
         own = None if own is None else stage.places.codes(own)
         if op.spec.get("reduce") == "max":
@@ -75,8 +75,8 @@ class Aggregate(Operation):
             self._emit_weighted(stage, op, codes, own, graph, weight, kind)
         elif codes.is_shifted:
             stage.check(graph, lambda graph, most=codes.grid.top << MOST_HALVINGS: refuse_overflow(graph, most))
-            own_fields = (0, 0) if own is None else (own.packed, own.weights)
-            self._emit_products(stage, op, codes, True, codes.weights, *own_fields)
+            own_fields = (0, 0) if own is None else (own.packed, own.powers)
+            self._emit_products(stage, op, codes, True, codes.powers, *own_fields)
         else:
             stage.check(graph, lambda graph, most=codes.grid.top: refuse_overflow(graph, most))
             self._emit_plain(stage, op, codes, own, graph)

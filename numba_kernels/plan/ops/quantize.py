@@ -16,7 +16,7 @@ def _emit_codes(stage, out, slot, columns, factor=0):
     stage.places.new_codes(out, stage.grid(out))
     target = stage.places.target(out, stage.grid(out), factor)
     variant = target.mode, min(target.width, 64)
-    stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, stage.area("grid", 512)))
+    stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, stage.area_of_rows("grids", 16)))
 
 
 @operation("quantize")

@@ -17,8 +17,8 @@ class Operation:
     gathers : tuple of int, or None
         Which of the values it reads are read at rows of other nodes, and so must be complete; None for all of them.
     is_before : bool
-        Whether it works on graphs and weights only, before any stage; then :meth:`prepare` stands for :meth:`resolve`
-        and :meth:`emit`.
+        Whether it works on graphs and edge weights only, before any stage; then :meth:`prepare` stands for
+        :meth:`resolve` and :meth:`emit`.
     """
 
     name = ""
@@ -36,7 +36,7 @@ class Operation:
         """
         resolver.row_by_row(op)
 
-    def prepare(self, op: dict, graphs: dict, weights: dict, types: dict) -> None:
+    def prepare(self, op: dict, graphs: dict, edge_weights: dict, types: dict) -> None:
         """Make a graph or edge weights of others."""
         raise NotImplementedError
 

@@ -36,7 +36,7 @@ class Destination(_View):
         if resolver.is_pair(name):
             name = name[1]
         elif graph.is_block and resolver.rows[name] != graph.num_dst:
-            name = resolver.head(name, graph)
+            name = resolver.first(name, graph)
         resolver.names[op["out"]] = name
 
     def reference(self, plan, op, value, graph):
@@ -44,4 +44,4 @@ class Destination(_View):
             return value[1]
         if not graph.is_block:
             return value
-        return value.head(graph.num_dst) if isinstance(value, CodedRows) else value[: graph.num_dst]
+        return value.first(graph.num_dst) if isinstance(value, CodedRows) else value[: graph.num_dst]

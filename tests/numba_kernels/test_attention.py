@@ -1,0 +1,122 @@
+"""Sums weighted with attention, against their NumPy twin."""
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from numba_kernels import Graph, GraphError, reference
+from numba_kernels.kernels.attend import KEPT
+
+from .plans import (
+    DRAWS_FROM_ALL,
+    EXAMPLES,
+    JIT_OFF,
+    PlanBuilder,
+    draw_graph,
+    normal,
+    sizes,
+    static,
+)
+
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
+def check_attend(graph, bits, heads, per_head, wide, rng, score_bits=8, slope=0.2):
+    builder, columns, width = PlanBuilder(), heads * per_head, heads * (3 if wide else 1)
+    messages = builder.quantize(1, static(bits, columns, rng, per_channel=True), columns)
+    scores = [static(score_bits, width, rng, per_channel=wide) for _ in range(2)]
+    left, right = (builder.quantize(v, grid, width) for v, grid in zip((2, 3), scores))
+    attention = {"bits": 8, "granularity": "tensor", "scale": 1 / 255, "zero_point": 0.0, "offset": 0.0}
+    vector = builder.store(rng.normal(size=width).astype(np.float32)) if width > 1 else 1.0
+    spec = {"heads": heads, "slope": slope, "vector": vector, "quantizer": attention}
+    out = builder.add("attend", 0, messages, left, right, **spec)
+    model = builder.model(["graph", "features", "features", "features"], out)
+    shapes = (graph.num_src, columns), (graph.num_src, width), (graph.num_dst, width)
+    features = [normal(rng, *shape) for shape in shapes]
+    values = reference.run(model.plan, dict(enumerate((graph, *features))))
+    (got,) = model(graph, *features)
+    # Where attention falls on the edge between two codes, exponentials that round differently may take either.
+    step = np.abs(values[messages].values()).max(initial=0) / 255
+    difference = np.abs(got - values[out])
+    assert difference.max(initial=0) <= 1.01 * step * max(graph.max_in_degree, 1) + 1e-5
+    assert difference.size < 500 or (difference > 1e-5).mean() < 0.01
+    assert np.array_equal(model(graph, *features)[0], got)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(
+    sizes=sizes,
+    shape=st.tuples(st.integers(1, 20), st.integers(1, 9), st.booleans())
+    if DRAWS_FROM_ALL
+    else st.sampled_from([(1, 9, True), (7, 5, False), (20, 9, False)]),
+    seed=st.integers(0, 2**32),
+)
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_attend(bits, sizes, shape, seed):
+    """Of heads, columns of each, and whether their scores have several too."""
+    rng = np.random.default_rng(seed)
+    check_attend(draw_graph(rng, *sizes), bits, *shape, rng)
+
+
+@pytest.mark.parametrize(
+    ("heads", "per_head", "wide"),
+    [(8, 8, False), slow(3, 20, True), slow(40, 2, False), slow(300, 1, False)],
+)
+def test_attention_of_more_edges_than_are_kept(heads, per_head, wide):
+    rng, kept = np.random.default_rng(0), max(KEPT // heads // 4, 1) * 4
+    degrees = [0, kept - 1, kept, kept + 1, 2 * kept, 2 * kept + 6, 3]
+    graph = Graph(np.cumsum([0, *degrees]), rng.integers(50, size=sum(degrees)), num_src=50)
+    check_attend(graph, 2, heads, per_head, wide, rng)
+
+
+@pytest.mark.parametrize("score_bits", [slow(1), 2, slow(4)])
+@pytest.mark.parametrize(
+    ("heads", "per_head", "wide"), [(1, 40, True), slow(20, 3, False), slow(48, 16, True), slow(5, 48, False)]
+)
+def test_attention_of_scores_of_few_bits(score_bits, heads, per_head, wide):
+    rng = np.random.default_rng(score_bits)
+    check_attend(draw_graph(rng, 60, 20, 300), 2, heads, per_head, wide, rng, score_bits, slope=-0.5)
+
+
+@pytest.mark.parametrize(("bits", "edges", "per_head"), [(2, 0, 5), (8, 0, 16), (8, 1, 16)])
+def test_attention_of_hardly_any_edges(bits, edges, per_head):
+    rng = np.random.default_rng(edges)
+    check_attend(draw_graph(rng, 9, 7, edges), bits, 2, per_head, False, rng)
+
+
+@pytest.mark.skipif(JIT_OFF, reason="slow without the compiler")
+def test_attention_over_a_hub_is_summed_exactly():
+    """A node of more in-neighbours than 255 times a code an edge allowed; its attention adds up to 1."""
+    rng, degree = np.random.default_rng(0), 200_000
+    graph = Graph([0, degree, degree + 2], rng.integers(1000, size=degree + 2), num_src=1000)
+    builder, one = PlanBuilder(), {"bits": 8, "granularity": "tensor", "zero_point": 0.0, "offset": 0.0}
+    messages = builder.quantize(1, static(8, 40, rng, per_channel=True), 40)
+    left, right = (builder.quantize(v, {**one, "scale": 1.0}, 2) for v in (2, 3))
+    vector = builder.store(np.float32([1, 0.5]))
+    attention = {**one, "scale": 2.0**-24}
+    out = builder.add("attend", 0, messages, left, right, heads=2, slope=0.2, vector=vector, quantizer=attention)
+    model = builder.model(["graph", "features", "features", "features"], out)
+    # Scores are equal, so that attention is 1 / degree on each edge.
+    features = normal(rng, 1000, 40), np.ones((1000, 2), np.float32), np.ones((2, 2), np.float32)
+    with pytest.raises(GraphError, match="overflows an int32 sum of codes times coded attention"):
+        model(graph, *features)
+    builder.ops[-1]["quantizer"]["scale"] = 1 / (degree * 40)
+    model = builder.model(["graph", "features", "features", "features"], out)
+    (got,) = model(graph, *features)
+    expected = reference.run(model.plan, dict(enumerate((graph, *features))))[out]
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_attention_of_one_neighbour_is_one():
+    rng, builder = np.random.default_rng(0), PlanBuilder()
+    graph = Graph([0, 1, 2], [1, 0])
+    messages = builder.quantize(1, static(4, 6, rng, per_channel=False), 6)
+    left, right = (builder.quantize(v, static(8, 2, rng, per_channel=False), 2) for v in (2, 3))
+    spec = {"bits": 8, "granularity": "tensor", "scale": 1 / 255, "zero_point": 0.0, "offset": 0.0}
+    out = builder.add("attend", 0, messages, left, right, heads=2, slope=0.2, vector=1.0, quantizer=spec)
+    model = builder.model(["graph", "features", "features", "features"], out, builder.add("dequantize", messages))
+    sums, values = model(graph, normal(rng, 2, 6), normal(rng, 2, 2), normal(rng, 2, 2))
+    np.testing.assert_allclose(sums, values[::-1], rtol=1e-6)
