@@ -8,6 +8,7 @@ of their own; where one ends it or takes too long, the next case goes on in anot
 
 import argparse
 import json
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -50,10 +51,18 @@ def _print(cases, verdicts):
     counts = {name: [verdicts[case.name]["outcome"] for case in group] for name, group in groups.items()}
     rows = [[f"{outcome}: {said}", *(c.count(outcome) for c in counts.values())] for outcome, said in OUTCOMES.items()]
     print(table(["outcome", *counts], [*rows, ["cases", *map(len, counts.values())]]), end="\n\n")
+    causes: dict = {}
     for case in cases:
-        verdict = verdicts[case.name]
-        if verdict["reason"]:
-            print(f"{case.name}: {verdict['outcome']} ({verdict['step']}): {verdict['reason']}")
+        if verdicts[case.name]["reason"]:
+            causes.setdefault(_cause(verdicts[case.name]), []).append(case.name)
+    for cause, names in sorted(causes.items(), key=lambda item: -len(item[1])):
+        print(f"{len(names)} x {cause}", *(f"    {name}: {verdicts[name]['reason']}" for name in names), sep="\n")
+
+
+def _cause(verdict):
+    """A verdict's reason without the names, numbers and lines that only this case has."""
+    reason = re.sub(r" at /.*$| \[\w+\.py:\d+\]", "", verdict["reason"])
+    return f"{verdict['outcome']} ({verdict['step']}): " + re.sub(r"\b\w+(?=\.forward)|\d+", "…", reason)
 
 
 def main():

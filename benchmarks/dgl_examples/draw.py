@@ -8,6 +8,8 @@ import dgl
 import numpy as np
 import torch
 
+ENDS = (("user", "follows", "user"), ("user", "clicks", "item"), ("item", "clicked-by", "user"))
+
 
 class Draw:
     """Draws graphs of about ``nodes`` nodes, and what lies on them.
@@ -85,11 +87,14 @@ class Draw:
         graph.edata["norm"] = self.positive(graph.num_edges(), 1)
         return graph
 
-    def hetero(self, **columns) -> dgl.DGLGraph:
-        """Users who follow users and click items; ``columns`` are widths of node features."""
-        sizes = {"user": self.nodes, "item": self.nodes + 11}
+    def hetero(self, ends=ENDS, **columns) -> dgl.DGLGraph:
+        """By default, users who follow users and click items; ``columns`` are widths of node features.
+
+        ``ends`` are canonical edge types; a type and one that leads back have different edges.
+        """
+        types = dict.fromkeys(end for source, _, destination in ends for end in (source, destination))
+        sizes = {ntype: self.nodes + 11 * i for i, ntype in enumerate(types)}
         edges = {}
-        ends = [("user", "follows", "user"), ("user", "clicks", "item"), ("item", "clicked-by", "user")]
         for source, relation, destination in ends:
             count = 3 * sizes[destination]
             pairs = self._random(relation).choice(sizes[source] * sizes[destination], count, replace=False)

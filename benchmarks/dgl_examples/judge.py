@@ -70,7 +70,7 @@ def _float_model(case, checkout):
 
 
 def _freeze(case, model):
-    step, called = "quantize", False
+    step, called, cause = "quantize", False, ""
     try:
         low_bit = _call(lowbit.quantize, case, model, (model, lowbit.QuantConfig(8)))
         step = "calibrate"
@@ -79,24 +79,26 @@ def _freeze(case, model):
         step = "trained forward"
         trained = [_run(low_bit, case, second) for second in (False, True)]
         to_float = compare(_run(model, case, False), trained[0])[1]
-        step, outcome, reason = "freeze", "whole", ""
+        step, outcome = "freeze", "whole"
         try:
             packed = _call(lowbit.freeze, case, low_bit, (low_bit,))
         except lowbit.FreezeError as error:
-            outcome, reason, step = "part", _words(error), "freeze in part"
+            outcome, cause, step = "part", _words(error), "freeze in part"
             packed = _call(lowbit.freeze, case, low_bit, (low_bit,), partial=True)
         results = []
         for second, expected in enumerate(trained):
             step, called = f"{outcome}, called on the {('first', 'second')[second]} graph", True
             results.append(compare(expected, _run(packed, case, bool(second))))
     except Exception as error:
-        return Verdict("refused" if _refusal(error) and not called else "crash", step, _words(error))
+        words = _words(error)
+        reason = words if cause in ("", words) else f"{words} | whole: {cause}"
+        return Verdict("refused" if _refusal(error) and not called else "crash", step, reason)
     equal, difference = min(e for e, _ in results), max(d for _, d in results)
     if equal < EQUAL:
         again = compare(trained[0], _run(low_bit, case, False, seed=9))[0] < EQUAL
         reason = "the forward is random" if again else f"equal {results[0][0]:.1%} and {results[1][0]:.1%}"
         return Verdict("wrong", outcome, reason, equal, difference, to_float)
-    return Verdict(outcome, "freeze" if reason else "", reason, equal, difference, to_float)
+    return Verdict(outcome, "freeze" if cause else "", cause, equal, difference, to_float)
 
 
 def _call(function, case, holder, first, **options):

@@ -43,6 +43,7 @@ class Processes:
                     verdict = "its process ended"
                 lost = verdict if isinstance(verdict, str) else ""
                 verdicts[left.pop(0)] = {"outcome": "crash", "step": "", "reason": lost} if lost else verdict
+            process.join(0 if lost else 10)
             process.kill()
             process.join()
         return verdicts
@@ -50,6 +51,7 @@ class Processes:
 
 def _work(sender, checkout, names):
     torch.set_num_threads(1)
+    sys.stdout = sys.stderr  # models may print
     cases = {case.name: case for case in CASES}
     for name in names:
         sender.send(judge(cases[name], checkout))

@@ -2,6 +2,9 @@
 
 from .attention import CASES as ATTENTION
 from .convolutions import CASES as CONVOLUTIONS
+from .examined_graphs import CASES as EXAMINED_GRAPHS
+from .examined_nodes import CASES as EXAMINED_NODES
+from .examined_types import CASES as EXAMINED_TYPES
 from .graphs import CASES as GRAPHS
 from .relations import CASES as RELATIONS
 from .sampled import CASES as SAMPLED
@@ -12,4 +15,10 @@ DEVELOPED_ON = [
     *("mixhop", "model_zoo/citation_network", "monet", "ogb/ogbn-arxiv", "ogb/ogbn-products", "pinsage", "rgcn"),
     *("rgcn-hetero", "sagpool", "sign", "tagcn", "vgae"),
 ]
-CASES = sorted([*CONVOLUTIONS, *ATTENTION, *SAMPLED, *RELATIONS, *GRAPHS], key=lambda case: case.file)
+CASES = sorted(
+    [
+        *(*ATTENTION, *CONVOLUTIONS, *GRAPHS, *RELATIONS, *SAMPLED),
+        *(*EXAMINED_GRAPHS, *EXAMINED_NODES, *EXAMINED_TYPES),
+    ],
+    key=lambda case: case.file,
+)
