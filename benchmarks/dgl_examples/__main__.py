@@ -11,12 +11,13 @@ import json
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from dgl_examples.cases import CASES, DEVELOPED_ON
-from dgl_examples.judge import OUTCOMES
+from dgl_examples.judge import OUTCOMES, judge_named
 from dgl_examples.processes import Processes
 
 from dgl_lowbit.report import table
@@ -79,7 +80,7 @@ def main():
     missing = sorted({case.file for case in cases if not (checkout / case.file).is_file()})
     if missing:
         raise SystemExit(f"{checkout} holds no {missing[0]}; expected DGL's examples/pytorch at v1.1.3.")
-    processes = Processes(checkout, options.limit)
+    processes = Processes(partial(judge_named, checkout), options.limit, [judge_named.__module__])
     files = [[case.name for case in group] for _, group in groupby(cases, key=lambda case: case.file)]
     verdicts = {}
     with ThreadPoolExecutor(options.jobs) as threads:

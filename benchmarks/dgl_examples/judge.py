@@ -16,6 +16,7 @@ from torch import nn
 import dgl_lowbit as lowbit
 
 from .case import Case, Example
+from .cases import CASES
 from .loading import load
 
 OUTCOMES = {
@@ -42,6 +43,12 @@ class Verdict:
     difference: float | None = None
     to_float: float | None = None
     seconds: float = 0.0
+
+
+def judge_named(checkout, name: str) -> dict:
+    """The verdict on the case of that name, on one thread."""
+    torch.set_num_threads(1)
+    return judge(next(case for case in CASES if case.name == name), checkout)
 
 
 def judge(case: Case, checkout) -> dict:

@@ -30,7 +30,6 @@ def load(checkout, file, constants):
     while (root / "__init__.py").exists():
         root = root.parent
     if _Stubs not in sys.meta_path:
-        sys.dont_write_bytecode = True
         sys.meta_path.append(_Stubs)
         sys.path_hooks.insert(0, lambda folder: _finder(folder, checkout, constants))
         sys.path[:0] = [str(root), str(root.parent)]
@@ -53,7 +52,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
     given: Mapping = MappingProxyType({})
 
     def path_stats(self, path):
-        raise OSError("no compiled file is read")
+        raise OSError("no compiled file is read or written")
 
     def exec_module(self, module):
         vars(module).update(self.given)

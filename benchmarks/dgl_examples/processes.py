@@ -1,38 +1,35 @@
-"""Cases judged in processes of their own."""
+"""Judgements in processes of their own."""
 
 import multiprocessing
 import os
 import sys
 
-import torch
-
-from .cases import CASES
-from .judge import judge
-
 
 class Processes:
-    """Forked from one that has imported the package.
+    """Forked from one that has imported what is slow to import.
 
     Parameters
     ----------
-    checkout : path
-        Of DGL's ``examples/pytorch``.
+    judge : function of str
+        Gives the verdict on a case, a dict; importable by name.
     limit : float
         Seconds for one case.
+    preload : list of str
+        Modules to import before forking.
     """
 
-    def __init__(self, checkout, limit: float):
+    def __init__(self, judge, limit: float, preload: list):
         os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the server imports before it is told the path
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([__name__])
-        self.checkout, self.limit = checkout, limit
+        self.context.set_forkserver_preload(preload)
+        self.function, self.limit = judge, limit
 
     def judge(self, names: list) -> dict:
-        """Verdicts by name on cases of one file; where one ends its process, the next go on in another."""
+        """Verdicts by name, one after another in one process; where one ends it, the next go on in another."""
         verdicts, left = {}, list(names)
         while left:
             receiver, sender = self.context.Pipe(duplex=False)
-            process = self.context.Process(target=_work, args=(sender, self.checkout, left))
+            process = self.context.Process(target=_work, args=(sender, self.function, left))
             process.start()
             sender.close()
             lost = ""
@@ -49,9 +46,7 @@ class Processes:
         return verdicts
 
 
-def _work(sender, checkout, names):
-    torch.set_num_threads(1)
+def _work(sender, function, names):
     sys.stdout = sys.stderr  # models may print
-    cases = {case.name: case for case in CASES}
     for name in names:
-        sender.send(judge(cases[name], checkout))
+        sender.send(function(name))

@@ -4,6 +4,7 @@ from .attention import CASES as ATTENTION
 from .convolutions import CASES as CONVOLUTIONS
 from .examined_graphs import CASES as EXAMINED_GRAPHS
 from .examined_nodes import CASES as EXAMINED_NODES
+from .examined_others import CASES as EXAMINED_OTHERS
 from .examined_types import CASES as EXAMINED_TYPES
 from .graphs import CASES as GRAPHS
 from .relations import CASES as RELATIONS
@@ -18,7 +19,7 @@ DEVELOPED_ON = [
 CASES = sorted(
     [
         *(*ATTENTION, *CONVOLUTIONS, *GRAPHS, *RELATIONS, *SAMPLED),
-        *(*EXAMINED_GRAPHS, *EXAMINED_NODES, *EXAMINED_TYPES),
+        *(*EXAMINED_GRAPHS, *EXAMINED_NODES, *EXAMINED_OTHERS, *EXAMINED_TYPES),
     ],
     key=lambda case: case.file,
 )

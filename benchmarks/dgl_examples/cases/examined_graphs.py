@@ -51,7 +51,7 @@ def _two_views(d):
     return batch, batch.clone(), feat, d.positive(batch.num_edges()), ids
 
 
-def _labelled(d):
+def labelled(d):
     batch = d.batch()
     return batch, d.integers(9, batch.num_nodes())
 
@@ -96,10 +96,10 @@ CASES = [
     Case("mvgrl/graph/model.py", "GCN", (FEATS, HIDDEN, 3, "none"), _weighted),
     Case("mvgrl/graph/model.py", "MVGRL", (FEATS, HIDDEN, 2), _two_views),
     Case("ogb/directional_GSN/main.py", "DGNNet", (HIDDEN, 512, 0.2, 2), _directed),
-    Case("ogb/ngnn_seal/models.py", "DGCNN", (HIDDEN, 2, 9, 12), _labelled),
-    Case("seal/model.py", "GCN", (2, HIDDEN), _labelled),
-    Case("seal/model.py", "GCN", (2, HIDDEN, "sage"), _labelled, variant="sage"),
-    Case("seal/model.py", "DGCNN", (2, HIDDEN, 12), _labelled),
+    Case("ogb/ngnn_seal/models.py", "DGCNN", (HIDDEN, 2, 9, 12), labelled),
+    Case("seal/model.py", "GCN", (2, HIDDEN), labelled),
+    Case("seal/model.py", "GCN", (2, HIDDEN, "sage"), labelled, variant="sage"),
+    Case("seal/model.py", "DGCNN", (2, HIDDEN, 12), labelled),
     Case(f"{PCQM}/conv.py", "GINConv", (FEATS,), _embedded),
     Case(f"{PCQM}/conv.py", "GCNConv", (FEATS,), _embedded),
     *[
