@@ -63,7 +63,8 @@ def _print(cases, verdicts):
 def _cause(verdict):
     """A verdict's reason without the names, numbers and lines that only this case has."""
     reason = re.sub(r" at /.*$| \[\w+\.py:\d+\]", "", verdict["reason"])
-    return f"{verdict['outcome']} ({verdict['step']}): " + re.sub(r"\b\w+(?=\.forward)|\d+", "…", reason)
+    reason = re.sub(r"\([^()]*\)|\[[^][]*\]|\b\w+(?=\.forward)|\d+|(?<=and )\S*(?= is missing)", "…", reason)
+    return f"{verdict['outcome']} ({verdict['step']}): {reason[:200]}"
 
 
 def main():

@@ -61,6 +61,7 @@ GRAPH = {"example": lambda d: (d.graph(), d.feat(6)), "constants": {"width": 8}}
 def checkout(tmp_path, monkeypatch):
     for name in ("path", "path_hooks", "meta_path"):
         monkeypatch.setattr(sys, name, list(getattr(sys, name)))
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "gcn"
     folder.mkdir()
