@@ -28,8 +28,8 @@ OUTCOMES = {
     "broken": "the float model does not run: the case's own fault",
 }
 TIES = 1e-5  # relative: below it, two scores count as equal
-NEAR = 0.02  # of the largest value: for outputs that have no argmax
-EQUAL = 0.999
+NEAR = 0.02  # relative: as far as a code that is rounded the other way may lead
+EQUAL = 0.999  # share of rows with the same choice, and of values that are near
 
 
 @dataclass
@@ -139,9 +139,10 @@ def _randomise(model):
 
 
 def compare(expected, actual) -> tuple[float, float]:
-    """The share of equal rows (argmax over the last axis, ties counting as equal) and the largest relative difference.
+    """The share of what is equal, and the largest difference relative to the largest value.
 
-    What is of integers, or one wide, is compared value by value.
+    Equal are rows of the same argmax over the last axis, ties included, and values that are near; the least share
+    counts. Integers are equal or not.
     """
     shares, differences = [1.0], [0.0]
     expected, actual = list(_tensors(expected)), list(_tensors(actual))
