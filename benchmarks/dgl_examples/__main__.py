@@ -73,7 +73,7 @@ def main():
     parser.add_argument("--only", metavar="NAMES", help="folders, files or cases, by commas")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--limit", type=float, default=120, metavar="SECONDS", help="for one case")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="verdicts with their reasons")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="verdicts with their reasons, as they come")
     options = parser.parse_args()
     inner = options.checkout / "examples" / "pytorch"
     checkout = inner if inner.is_dir() else options.checkout
@@ -89,9 +89,9 @@ def main():
             verdicts.update(result)
             for name, verdict in result.items():
                 print(f"{verdict['outcome']:8} {name}", file=sys.stderr)
+            if options.json:
+                options.json.write_text(json.dumps(verdicts, indent=1))
     _print(cases, verdicts)
-    if options.json:
-        options.json.write_text(json.dumps(verdicts, indent=1))
 
 
 if __name__ == "__main__":
