@@ -160,7 +160,8 @@ def _pack(layer: nn.Module, packed: PackedModel) -> None:
         module._modules.pop("quantizers", None)
         module._modules.pop("smoothness", None)
         module._forward_hooks.clear()
-    layer.__class__ = _packed_class(type(layer))
+    own: Any = type(layer)
+    layer.__class__ = _packed_class(own)
     vars(layer)["packed"] = packed
 
 

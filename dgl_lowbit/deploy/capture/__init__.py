@@ -69,7 +69,7 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
 
 
 def _growths(values):
-    """Ways to a larger example: where sizes are equal it is not clear what rows are of, nor which graphs are batches."""
+    """Ways to a larger example: where sizes are equal it is not clear what rows are of, nor what is a batch."""
     for batched in (True, False):
         grown = Grown(values, (), batched)
         yield grown
