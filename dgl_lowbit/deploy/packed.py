@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from dgl import DGLError, DGLGraph
 from dgl.heterograph_index import _CAPI_DGLHeteroGetAdj
+from torch import nn
 from torch.utils.dlpack import from_dlpack
 
 import numba_kernels
@@ -46,10 +47,11 @@ def _prepare_type(graph, number, etype):
     return numba_kernels.Graph(indptr, indices, num_src, edge_ids, graph.is_block, sizes)
 
 
-class PackedModel(numba_kernels.PackedModel):
+class PackedModel(numba_kernels.PackedModel, nn.Module):
     """A frozen low-bit model on DGL graphs and torch tensors.
 
-    As :class:`numba_kernels.PackedModel`, and graphs may be a ``DGLGraph``, a DGL block or a list of blocks, features
+    As :class:`numba_kernels.PackedModel`, and a ``torch.nn.Module`` without parameters, so that code which evaluates the
+    model it was frozen from runs unchanged. Graphs may be a ``DGLGraph``, a DGL block or a list of blocks, features
     and edge weights tensors. The result is a tensor if any argument is one, else an array.
 
     Attributes
@@ -59,8 +61,10 @@ class PackedModel(numba_kernels.PackedModel):
     """
 
     def __init__(self, plan, info=None, threads=None):
-        super().__init__(plan, info, threads)
+        nn.Module.__init__(self)
+        numba_kernels.PackedModel.__init__(self, plan, info, threads)
         self.defaults: dict[str, DGLGraph] = {}
+        self.training = False
 
     def __call__(self, *args, **kwargs):
         """Run the model, as :meth:`numba_kernels.PackedModel.__call__`.
@@ -71,6 +75,44 @@ class PackedModel(numba_kernels.PackedModel):
             When graph and features do not fit each other or the model.
         """
         return self._run(super().__call__, args, kwargs)
+
+    forward = __call__
+
+    def train(self, mode: bool = True) -> PackedModel:
+        """Nothing: a packed model is always in evaluation mode, so that loops that switch modes run as they are."""
+        return self
+
+    def to(self, *args, **kwargs) -> PackedModel:
+        """The model itself, for the CPU and float32.
+
+        Raises
+        ------
+        ValueError
+            For other devices and types: kernels run on the CPU, on codes.
+        """
+        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
+        if (device is not None and device.type != "cpu") or dtype not in (None, torch.float32):
+            raise ValueError(f"a packed model runs on the CPU and returns float32, got {device or dtype}.")
+        return self
+
+    def _apply(self, fn, recurse=True):
+        """What ``float()``, ``cpu()`` and their like come to: tried on a tensor, as the model has no parameters."""
+        found = fn(torch.zeros(1))
+        return self.to(found.device, found.dtype)
+
+    def state_dict(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+        """The arrays of the plan, copied; :meth:`save` writes the whole model."""
+        return {name: torch.from_numpy(np.array(array)) for name, array in self.plan.arrays.items()}
+
+    def load_state_dict(self, state_dict, strict=True, assign=False):
+        """Refused: codes fit no plan but their own.
+
+        Raises
+        ------
+        ValueError
+            Always; says to load a file instead.
+        """
+        raise ValueError("a packed model takes no state; dgl_lowbit.load reads what save wrote.")
 
     def inference(self, *args, batch_size: int = 4096, out=None, **kwargs):
         """Run the model layer by layer, as :meth:`numba_kernels.PackedModel.inference`; ``out`` may be a tensor.
