@@ -7,9 +7,13 @@ import inspect
 import dgl
 from torch import nn
 
+from numba_kernels import PlanError
+
 from .. import nn as lowbit_nn
 from .._version import __version__
+from ..nn.message_passing import Site
 from ..nn.message_passing.last_call import recall
+from ..nn.wrappers import check_model
 from ..quant import NotCalibratedError, Quantizer
 from ..quant.evaluation import evaluating
 from .capture import capture, layer_calls
@@ -63,8 +67,9 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
         model = Stages(model)
     if not isinstance(model, nn.Module):
         raise ValueError(f"freeze expects a torch.nn.Module or a list of them, got {type(model).__name__}.")
+    check_model(model, "freeze")
     layers = {name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit}
-    if not layers:
+    if not layers and not any(isinstance(module, Site) for module in model.modules()):
         raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
     _refuse_hooks(model)
     args, kwargs = _example(model, example, kwargs)
@@ -85,6 +90,8 @@ def _freeze_whole(model, layers, args, kwargs):
             plan, parts = _written(model, captured)
     except NotCalibratedError as error:
         raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
+    except PlanError as error:
+        raise FreezeError(f"{type(model).__name__} cannot be frozen: {error}") from error
     bits = {name: layer.config.to_dict() for name, layer in layers.items() if layer.config}
     info = {"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits}
     if parts:

@@ -50,8 +50,8 @@ def _prepare_type(graph, number, etype):
 class PackedModel(numba_kernels.PackedModel, nn.Module):
     """A frozen low-bit model on DGL graphs and torch tensors.
 
-    As :class:`numba_kernels.PackedModel`, and a ``torch.nn.Module`` without parameters, so that code which evaluates the
-    model it was frozen from runs unchanged. Graphs may be a ``DGLGraph``, a DGL block or a list of blocks, features
+    As :class:`numba_kernels.PackedModel`, and a ``torch.nn.Module`` without parameters, so that code which evaluates
+    the model it was frozen from runs unchanged. Graphs may be a ``DGLGraph``, a DGL block or a list of blocks, features
     and edge weights tensors. The result is a tensor if any argument is one, else an array.
 
     Attributes
@@ -128,7 +128,10 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
 
     def _run(self, run, args, kwargs):
         kwargs = {**self.defaults, **kwargs, **self._frame_columns(args, kwargs)}
-        wants_tensor = any(map(_holds_tensor, (*args, *kwargs.values())))
+        given = (*args, *kwargs.values())
+        wants_tensor = any(_holds(part, torch.Tensor) for part in given) or (
+            any(_holds(part, DGLGraph) for part in given) and not any(_holds(part, np.ndarray) for part in given)
+        )
         try:
             result = run(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
         except numba_kernels.GraphError as error:
@@ -141,7 +144,10 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         given, columns = {**self.defaults, **dict(zip(names, args)), **kwargs}, {}
         for entry in self.plan.inputs:
             if "frame" in entry and entry["name"] not in given:
-                graph, (side, kind, key) = given.get(entry["frame"][0]), entry["frame"][1:]
+                (name, *keys), side, kind, key = entry["frame"]
+                graph = given.get(name)
+                for place in keys:
+                    graph = graph[place]
                 if isinstance(graph, DGLGraph):
                     columns[entry["name"]] = frame_column(graph, side, kind, key)
         return columns
@@ -166,10 +172,10 @@ def frame_column(graph: DGLGraph, side: str, kind: str | list, key: str) -> torc
         ) from error
 
 
-def _holds_tensor(value):
-    if isinstance(value, (tuple, list)):
-        return any(map(_holds_tensor, value))
-    return any(map(_holds_tensor, value.values())) if isinstance(value, dict) else isinstance(value, torch.Tensor)
+def _holds(value, kind):
+    """Whether an argument is of a kind, or one of its parts is."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return isinstance(value, kind) or any(_holds(part, kind) for part in parts)
 
 
 def _plain(value):

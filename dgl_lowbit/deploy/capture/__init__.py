@@ -11,7 +11,7 @@ from torch import nn
 
 from ..errors import FreezeError
 from .arguments import bound_arguments, dense, distinct, graphs_of_modules, split
-from .grow import Grown
+from .grow import Grown, Growth
 from .optional import with_optional
 from .recording import Recording
 from .run import layer_calls, record
@@ -70,11 +70,11 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
 
 def _growths(values):
     """Ways to a larger example: where sizes are equal it is not clear what rows are of, nor what is a batch."""
-    for batched in (True, False):
-        grown = Grown(values, (), batched)
+    for how in (Growth(), Growth(batched=False), Growth(more_edges=False), Growth(batched=False, more_nodes=False)):
+        grown = Grown(values, (), how)
         yield grown
         for choices in itertools.islice(itertools.product(*map(range, grown.ambiguous)), 1, _MOST_CHOICES):
-            yield Grown(values, choices, batched)
+            yield Grown(values, choices, how)
 
 
 def _again(model, kept, grown, larger, first):

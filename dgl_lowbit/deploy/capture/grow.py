@@ -9,10 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import dgl
 import torch
+
+
+class Growth(NamedTuple):
+    """Ways to make a graph larger: as a batch of copies or one graph, with more edges besides, with as many nodes."""
+
+    batched: bool = True
+    more_edges: bool = True
+    more_nodes: bool = True
 
 
 class Grown:
@@ -25,8 +33,8 @@ class Grown:
         edges of a type, or graphs in a batch.
     choices : sequence of int
         For each tensor whose rows may be several of these, which of them it is. Default: the first.
-    batched : bool
-        Whether a graph taken twice is a batch of two, or one graph.
+    how : Growth
+        What else there is to choose.
 
     Attributes
     ----------
@@ -34,9 +42,9 @@ class Grown:
         How many there are to choose from, for each such tensor that was grown.
     """
 
-    def __init__(self, values: list[Any], choices: Sequence[int] = (), batched: bool = True):
+    def __init__(self, values: list[Any], choices: Sequence[int] = (), how: Growth | None = None):
         self.ambiguous: list[int] = []
-        self._choices, self._batched = choices, batched
+        self._choices, self._how = choices, how or Growth()
         self._graphs: dict[int, Any] = {}
         self._rows: list[tuple[str, int, torch.Tensor]] = []  # type, how many there were, which of them there are now
         self._extra = 0
@@ -52,7 +60,7 @@ class Grown:
         if isinstance(value, dgl.DGLGraph):
             self._graph(value)
         elif isinstance(value, (list, tuple)):
-            if len(value) > 1 and all(isinstance(part, dgl.DGLGraph) and part.is_block for part in value):
+            if len(value) > 1 and _is_chain(value):
                 self._blocks(value)
             for part in value:
                 self._find_graphs(part)
@@ -84,7 +92,7 @@ class Grown:
             return tensor[several[self._choices[place] if place < len(self._choices) else 0]]
         if several:
             return tensor[several[0]]
-        if tensor.is_floating_point() or len(tensor) < 2:
+        if len(tensor) < 2 or (tensor.is_floating_point() and self._graphs):
             return tensor
         return torch.cat([tensor, tensor])
 
@@ -95,7 +103,7 @@ class Grown:
         if graph.is_block:
             self._blocks([graph])
             return
-        copies = _copies(graph)
+        copies = _copies(graph) if self._how.more_nodes else dict.fromkeys(graph.ntypes, 1)
         places = {
             ntype: [
                 torch.arange(graph.num_nodes(ntype)) + copy * graph.num_nodes(ntype) for copy in range(copies[ntype])
@@ -108,7 +116,7 @@ class Grown:
         node_rows = {ntype: torch.arange(graph.num_nodes(ntype)).repeat(copies[ntype]) for ntype in graph.ntypes}
         for ntype, rows in node_rows.items():
             _index_frame(graph.nodes[ntype].data, grown.nodes[ntype].data, rows)
-        if len(set(copies.values())) == 1 and (self._batched or graph.batch_size > 1):
+        if len(set(copies.values())) == 1 and (self._how.batched or graph.batch_size > 1):
             times = copies[graph.ntypes[0]]
             grown.set_batch_num_nodes({t: graph.batch_num_nodes(t).repeat(times) for t in graph.ntypes})
             grown.set_batch_num_edges(
@@ -170,7 +178,7 @@ class Grown:
             u = torch.cat([sources[min(copy, len(sources) - 1)][source.long()] for copy in range(len(own))])
             v = torch.cat([places[destination.long()] for places in own])
             rows = torch.arange(len(source)).repeat(len(own))
-            if len(source):
+            if len(source) and self._how.more_edges:
                 self._extra += 1
                 u, v, rows = (torch.cat([part, part[-1:].repeat(self._extra)]) for part in (u, v, rows))
             edges[etype], edge_rows[etype] = (u, v), rows
@@ -185,6 +193,16 @@ class Grown:
         self._rows += [(ntype, of_sources(ntype), rows) for ntype, rows in source_rows.items()]
         self._rows += [(ntype, of_destinations(ntype), rows) for ntype, rows in own_rows.items()]
         self._rows += [(etype[1], graph.num_edges(etype), rows) for etype, rows in edge_rows.items()]
+
+
+def _is_chain(values):
+    """Whether these are the blocks of one batch, the sources of each the destinations of the one before."""
+    blocks = all(isinstance(value, dgl.DGLGraph) and value.is_block for value in values)
+    return blocks and all(
+        before.num_dst_nodes(ntype) == after.num_src_nodes(ntype)
+        for before, after in zip(values, values[1:])
+        for ntype in set(before.dsttypes) & set(after.srctypes)
+    )
 
 
 def _twice(count):

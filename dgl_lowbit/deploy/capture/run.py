@@ -15,11 +15,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode, resolve_name
 
+from ...nn.message_passing.last_call import with_own_frames
 from ..errors import FreezeError
 from .arguments import graphs_of_modules, named_arguments
 from .hooks import noted_calls, recorded_calls
 from .lines import LIBRARIES, caller, line
-from .recording import Call, GraphRef, Input, Recording, TensorRef, mapped
+from .recording import Call, GraphRef, Input, Recording, TensorRef, leaves, mapped
 
 # They say something of a tensor, and make none.
 _QUESTIONS = {
@@ -36,6 +37,8 @@ _QUESTIONS = {
     ),
     *("is_signed", "is_pinned", "is_set_to", "untyped_storage", "has_names", "is_tensor", "is_same_size"),
 }
+# Of these, what gives one number: if it follows from the graph alone, runs on other graphs are held to it.
+_NUMBERS = {"__bool__", "__int__", "__float__", "__index__", "item"}
 # They hand numbers to Python, where nothing can follow them.
 _TO_PYTHON = {
     *("item", "tolist", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__", "equal", "allclose"),
@@ -52,6 +55,7 @@ def record(model: nn.Module, args: tuple, kwargs: dict) -> tuple[Recording, Any]
         Names the line that hands numbers to Python, draws random numbers, or changes what is read under another name.
     """
     capture = Capture()
+    args, kwargs = with_own_frames((args, kwargs))
     arguments = named_arguments(model, args, kwargs)
     capture.declare(arguments + graphs_of_modules(model))
     names = {id(module): name for name, module in model.named_modules()}
@@ -85,6 +89,7 @@ class Capture(TorchFunctionMode):
         self._storages: dict[int, set[int]] = {}  # identities of what shows the same memory
         self._stale: set[int] = set()  # tensors that were changed under another name
         self._data: set[int] = set()  # numbers of what depends on arguments
+        self._fed: set[int] = set()  # of these what depends on more than graphs
         self._unread: dict[int, tuple] = {}  # arguments by identity
         self._count = 0
         self.applied: list[Recording] = []  # of what the layer that is being called applies
@@ -112,7 +117,7 @@ class Capture(TorchFunctionMode):
             self.recording.inputs.append(Input(path, ref))
             self.declare([((*path, "frame", *place), column) for place, column in frame_columns(graph)])
 
-    def new(self, tensor: torch.Tensor, depends: bool) -> TensorRef:
+    def new(self, tensor: torch.Tensor, depends: bool, is_fed: bool = False) -> TensorRef:
         """A reference for a tensor that was just made or changed."""
         ref = self._known[id(tensor)] = TensorRef(self._count)
         self._count += 1
@@ -120,6 +125,8 @@ class Capture(TorchFunctionMode):
         self.recording.shapes[ref.number], self.recording.dtypes[ref.number] = tensor.shape, tensor.dtype
         if depends:
             self._data.add(ref.number)
+        if is_fed:
+            self._fed.add(ref.number)
         return ref
 
     def _follow(self, tensor):
@@ -145,7 +152,7 @@ class Capture(TorchFunctionMode):
             )
         if id(tensor) not in self._known:
             path = self._unread.get(id(tensor))
-            ref = self.new(tensor, depends=path is not None)
+            ref = self.new(tensor, path is not None, path is not None)
             if path is None:
                 self._alive.append(tensor)
                 self.recording.constants[ref.number] = tensor.detach().clone()
@@ -190,11 +197,11 @@ class Capture(TorchFunctionMode):
             return self.tensor(leaf)
         return self.graph(leaf) if isinstance(leaf, dgl.DGLGraph) else leaf
 
-    def depends(self, tree: Any) -> bool:
-        """Whether something in a tree of references follows from the arguments."""
-        found: list[bool] = []
-        mapped(tree, lambda leaf: found.append(isinstance(leaf, GraphRef) or getattr(leaf, "number", -1) in self._data))
-        return any(found)
+    def depends(self, tree: Any, numbers: set[int] | None = None) -> bool:
+        """Whether something in a tree of references follows from the arguments, or is among ``numbers``."""
+        if numbers is not None:
+            return any(getattr(leaf, "number", -1) in numbers for leaf in leaves(tree))
+        return any(isinstance(leaf, GraphRef) or getattr(leaf, "number", -1) in self._data for leaf in leaves(tree))
 
     # -- calls ------------------------------------------------------------------------------------------
     def call(self, name: str, function: Any, args: tuple, kwargs: dict, owner: Any = None) -> Any:
@@ -211,14 +218,14 @@ class Capture(TorchFunctionMode):
         return output
 
     def _write(self, name, inputs, output, changed, owner=None):
-        depends = self.depends(inputs)
+        depends, is_fed = self.depends(inputs), self.depends(inputs, self._fed)
         refs: list[Any] = []
 
         def made(leaf):
             if isinstance(leaf, dgl.DGLGraph):
                 refs.append(self.graph(leaf))
             elif isinstance(leaf, torch.Tensor):
-                refs.append(self.new(leaf, depends))
+                refs.append(self.new(leaf, depends, is_fed))
                 if not depends:
                     self.recording.constants[refs[-1].number] = leaf.detach().clone()
             return refs[-1] if isinstance(leaf, (torch.Tensor, dgl.DGLGraph)) else leaf
@@ -264,13 +271,17 @@ class Capture(TorchFunctionMode):
 
     def _to_python(self, name, function, args, kwargs):
         inputs = self.references((tuple(args), dict(kwargs)))
-        frame = caller()
-        if self.depends(inputs) and not frame.startswith(LIBRARIES):
-            raise FreezeError(
-                f"{name} hands numbers that follow from the arguments to Python{line()}, where nothing can follow "
-                "them; write it with tensors (torch.where for a choice)."
-            )
-        return function(*args, **kwargs)
+        if not self.depends(inputs) or caller().startswith(LIBRARIES):
+            return function(*args, **kwargs)
+        if name in _NUMBERS and not self.depends(inputs, self._fed):
+            number = function(*args, **kwargs)
+            ((ref, *_), _) = inputs
+            self.recording.calls.append(Call("require", (ref, number), {}, None, line()))
+            return number
+        raise FreezeError(
+            f"{name} hands numbers that follow from the arguments to Python{line()}, where nothing can follow them; "
+            "write it with tensors (torch.where for a choice)."
+        )
 
 
 def frame_columns(graph):

@@ -97,7 +97,8 @@ class _Pair:
 
     def _size(self, one: int, other: int, near: tuple, call: Call | None = None) -> Size | None:
         """The size that is ``one`` in the first run and ``other`` in the second, of what is known before ``call``."""
-        until = min((ref.number for ref in leaves(call.out)), default=0) if call else math.inf
+        made = [] if call is None else [ref.number for ref in leaves(call.out) if ref is not None]
+        until = min(made, default=math.inf)
         known = [*self._rows(near), *self._graphs(until), *self._rows(e.ref for e in self.first.inputs)]
         for size, a, b in known:
             if (a, b) == (one, other):

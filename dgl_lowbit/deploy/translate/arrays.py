@@ -100,11 +100,11 @@ def _transposed(t, call, x):
     return t.array_function("transpose", t.argument(x, call), -2, -1)
 
 
-@array_rule("new_zeros", "new_ones", "new_empty", "zeros", "ones", "empty")
+@array_rule("new", "new_zeros", "new_ones", "new_empty", "zeros", "ones", "empty")
 def _made(t, call, *args, size=None, dtype=None, **ignored):
-    sizes = list(args[1:] if call.name.startswith("new_") else args) if size is None else [size]
+    sizes = list(args[1:] if call.name.startswith("new") else args) if size is None else [size]
     sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    name = call.name.replace("new_", "").replace("empty", "zeros")
+    name = "ones" if call.name.endswith("ones") else "zeros"
     shape = [t.encoded(size, call) for size in sizes]
     return t.array_function(name, shape, dtype=DTYPES[t.recording.dtypes[call.out.number]])
 
@@ -128,6 +128,26 @@ def _filled(t, call, x, value=0):
 @array_rule("copy")
 def _copied(t, call, x, source, non_blocking=False):
     return t.array_function("expand_as", t.argument(source, call), t.argument(x, call))
+
+
+@array_rule("norm")
+def _norm(t, call, x, p="fro", dim=None, keepdim=False, dtype=None):
+    return t.array_function("norm", t.argument(x, call), 2 if p in ("fro", None) else p, t.encoded(dim, call), keepdim)
+
+
+@array_rule("nonzero")
+def _nonzero(t, call, x, as_tuple=False):
+    places = t.array_function("nonzero", t.argument(x, call))
+    if not as_tuple:
+        return places
+    return [t.array_function("getitem", places, [{"slice": [None, None, None]}, k]) for k in range(len(call.out))]
+
+
+@array_rule("diag")
+def _diagonal(t, call, x, diagonal=0):
+    if len(t.shape(x)) != 2:
+        return None
+    return t.array_function("diagonal", t.argument(x, call), diagonal)
 
 
 @array_rule("embedding")

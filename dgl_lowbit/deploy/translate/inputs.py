@@ -26,10 +26,10 @@ def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, op
     for entry in recording.inputs:
         if entry.ref not in read:
             continue
-        if isinstance(entry.path[0], nn.Module):
-            kept.append(entry)
-        elif "frame" in entry.path:
+        if "frame" in entry.path:
             frames.append(entry)
+        elif isinstance(entry.path[0], nn.Module):
+            kept.append(entry)
         else:
             by_name.setdefault(entry.path[0], []).append(entry)
     for name, parameter in inspect.signature(model.forward).parameters.items():
@@ -41,21 +41,20 @@ def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, op
     for name, entries in by_name.items():
         _declare(translator, name, entries, False)
     for entry in kept:
-        translator.graphs[entry.ref.number] = translator.recorder.input(kept_name(entry), "graph")
+        translator.graphs[entry.ref.number] = translator.recorder.input(kept_name(entry.path), "graph")
     for entry in frames:
-        if not isinstance(entry.path[0], str) or entry.path[1] != "frame":
-            raise FreezeError(
-                f"{frame_name(entry.path)} is read of a graph in a list or module; pass it as an argument."
-            )
+        place = entry.path.index("frame")
+        side, kind, key = entry.path[place + 1 :]
+        is_kept = isinstance(entry.path[0], nn.Module)
+        graph = [kept_name(entry.path[:place])] if is_kept else list(entry.path[:place])
         _declare_tensor(translator, frame_name(entry.path), entry, (), False)
-        side, kind, key = entry.path[2:]
-        translator.recorder.inputs[-1]["frame"] = [entry.path[0], side, list(kind) if side == "edge" else kind, key]
+        translator.recorder.inputs[-1]["frame"] = [graph, side, list(kind) if side == "edge" else kind, key]
     return kept
 
 
-def kept_name(entry: Input) -> str:
+def kept_name(path: Sequence) -> str:
     """What an input is called that a module keeps: the attribute."""
-    return ".".join(map(str, entry.path[1:]))
+    return ".".join(map(str, path[1:]))
 
 
 def frame_name(path: Sequence) -> str:

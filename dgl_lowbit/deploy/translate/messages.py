@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 
-from dgl.base import is_all
+from dgl.base import ALL, is_all
 
 from ...nn.message_passing import coded
 from ..capture.recording import TensorRef
+from .arrays import array_rule
 from .forms import Batch, Floats, Scores
 from .rules import rule
 
@@ -22,10 +23,13 @@ _ENDS = {"u": "take_source", "v": "take_destination", 0: "take_source", 2: "take
 def _spmm(t, call, graph, left, right):
     of = call.owner
     fused = _sum_of_codes(t, call, graph, left, right) if of.site is not None and "messages" in of.site else None
-    if fused is not None:
-        return Floats(fused)
+    return None if fused is None else Floats(fused)
+
+
+@array_rule("spmm")
+def _sum_of_messages(t, call, graph, left, right):
     messages = _at_edges(t, call, graph, left, right, ("u", "e"))
-    return t.result(t.array_function("reduce_edges", t.graph(graph), messages, of.reduce))
+    return t.array_function("reduce_edges", t.graph(graph), messages, call.owner.reduce)
 
 
 def _sum_of_codes(t, call, graph, left, right):
@@ -95,18 +99,28 @@ def _sddmm(t, call, graph, left, right):
             with t.recorder.at(_name(of), of.site):
                 codes = [t.recorder.quantize(of.site["scores"], t.floats(ref, call)) for ref in (left, right)]
             return Scores(graph, *codes)
-    return t.result(_at_edges(t, call, graph, left, right, ends))
+    return None
+
+
+@array_rule("sddmm")
+def _edge_values(t, call, graph, left, right):
+    return _at_edges(t, call, graph, left, right, call.owner.details["targets"])
 
 
 @rule("edge_softmax")
 def _edge_softmax(t, call, graph, logits):
-    of, form = call.owner, t.form(logits)
-    by = of.details.get("norm_by", "dst")
-    if not is_all(of.details.get("eids", "__ALL__")):
-        t.fail(call, "an edge softmax over some of the edges")
-    if isinstance(form, Scores) and by == "dst" and form.graph == graph:
+    form, details = t.form(logits), call.owner.details
+    if isinstance(form, Scores) and details.get("norm_by", "dst") == "dst" and form.graph == graph:
         return Scores(graph, form.left, form.right, form.slope, are_normalised=True)
-    return t.result(t.array_function("edge_softmax", t.graph(graph), t.argument(logits, call), by))
+    return None
+
+
+@array_rule("edge_softmax")
+def _softmax_of_edges(t, call, graph, logits):
+    details = call.owner.details
+    if not is_all(details.get("eids", ALL)):
+        t.fail(call, "an edge softmax over some of the edges")
+    return t.array_function("edge_softmax", t.graph(graph), t.argument(logits, call), details.get("norm_by", "dst"))
 
 
 # -- readouts -------------------------------------------------------------------------------------------

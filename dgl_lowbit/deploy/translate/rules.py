@@ -317,6 +317,14 @@ def _first_rows(t, x, index):
     return Floats(t.recorder.destination(t.form(x).value, t.graph_of(stop))) if plain else None
 
 
+@rule("require")
+def _require(t, call, x, number):
+    """What forward has asked of a graph holds on others too."""
+    line = str(call.line or "")
+    t.array_function("require", t.argument(x, call), t.encoded(number, call), line.strip())
+    return ()
+
+
 @rule("relation")
 def _relation(t, call, graph, etype):
     return t.recorder.relation(t.graphs[graph.number], etype)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from numba_kernels.arrays import FUNCTIONS
 
+from ...nn import Linear
 from ...nn.arguments import Role
 from ..capture.recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped
 from ..errors import FreezeError
@@ -75,7 +77,8 @@ class Translator:
         wanted, read = set(leaves(self.recording.output)), set()
         for number, call in reversed(list(enumerate(self.recording.calls))):
             made = {leaf for leaf in leaves(call.out) if isinstance(leaf, (TensorRef, GraphRef))}
-            if made & wanted and any(leaf.number not in self.recording.constants for leaf in made):
+            is_read = made & wanted and any(leaf.number not in self.recording.constants for leaf in made)
+            if is_read or call.name == "require":
                 read.add(number)
                 arguments = leaves((call.args, call.kwargs))
                 wanted |= {
@@ -121,6 +124,8 @@ class Translator:
     # -- layers -----------------------------------------------------------------------------------------
     def _layer(self, call):
         name, layer = call.owner
+        if isinstance(layer, Linear) and isinstance(call.args[0], TensorRef) and len(self.shape(call.args[0])) != 2:
+            return self._linear(call, call.args[0])
         signature = inspect.signature(layer.forward)
         bound = signature.bind(*call.args, **call.kwargs)
         read = {Role.GRAPH: self._graph_argument, Role.FEATURES: self._features, Role.EDGE_WEIGHT: self._edge_numbers}
@@ -131,10 +136,35 @@ class Translator:
                 bound.arguments[argument] = self.pairs[value]
             elif role in read:
                 bound.arguments[argument] = mapped(value, lambda leaf, make=read[role]: make(leaf, call))
-            elif isinstance(value, TensorRef):  # the layer says why it takes none
-                bound.arguments[argument] = self.form(value)
+            elif isinstance(value, TensorRef):  # the layer says why it takes none but constants
+                form = self.form(value)
+                bound.arguments[argument] = form.tensor if isinstance(form, Constant) else form
         result = self.recorder.layer(name, layer, bound, self._inside(call))
         return tuple(map(Floats, result)) if isinstance(result, tuple) else Floats(result)
+
+    def _linear(self, call, ref):
+        """A linear layer on rows of several dimensions: on the rows of the last."""
+        name, layer = call.owner
+        *leading, width = self.shape(ref)
+        rows = self.product(leading, call)
+        flat = self.array_function("reshape", self.argument(ref, call), [-1, width])
+        x = self.recorder.matrix(flat, rows, width, 0)
+        bound = inspect.signature(layer.forward).bind(x)
+        result = self.recorder.layer(name, layer, bound, self._inside(call))
+        last = self.shape(call.out)[-1]
+        shape = [self.encoded(size, call) for size in leading] if len(leading) > 1 else [-1]
+        return self.result(self.array_function("reshape", {"value": result.number}, [*shape, last]))
+
+    def product(self, sizes, call):
+        """The product of sizes, of which one may be no plain number."""
+        varying = [size for size in sizes if isinstance(size, Size)]
+        plain = math.prod(size for size in sizes if not isinstance(size, Size))
+        if not varying:
+            return plain
+        if len(varying) > 1:
+            self.fail(call, f"{call.name} of rows in several dimensions whose sizes vary")
+        size = varying[0]
+        return self.size(replace(size, times=size.times * plain, plus=size.plus * plain), call)
 
     def _inside(self, call):
         """Writes what a layer applies to tensors, in the order in which it does."""
@@ -216,19 +246,16 @@ class Translator:
 
     def rounded(self, ref: TensorRef, call: Call, quantizer: Any) -> dict:
         """A tensor rounded to a quantiser's grid, as an argument of an array function."""
-        columns = int(quantizer.width)
-        width = math.prod(size for size in self.shape(ref)[1:])
+        columns, shape = int(quantizer.width), self.shape(ref)
+        width = math.prod(shape[1:]) if not any(isinstance(size, Size) for size in shape[1:]) else None
         if self.has_columns(ref) and columns == width:
             return self.reshaped(self.recorder.requantize(quantizer, self.floats(ref, call)), ref)
-        rows = self.size(self.shape(ref)[0], call)
-        rows = (
-            rows * (width // columns)
-            if isinstance(rows, int)
-            else {**rows, "times": rows.get("times", 1) * (width // columns)}
-        )
+        if width is None or width % columns:
+            self.fail(call, f"{call.name} of codes of a tensor whose width varies")
         flat = self.array_function("reshape", self.argument(ref, call), [-1, columns])
+        rows = self.product((shape[0], width // columns), call)
         value = self.recorder.requantize(quantizer, self.recorder.matrix(flat, rows, columns, 0))
-        return self.array_function("reshape", {"value": value.number}, [-1, *self.shape(ref)[1:]])
+        return self.array_function("reshape", {"value": value.number}, [-1, *shape[1:]])
 
     def is_edge_weight(self, ref: TensorRef) -> bool:
         """Whether kernels take a tensor for the weights of edges."""

@@ -14,6 +14,7 @@ from .calls import SITE_NAMES, Call, coded, tensors_of
 from .fake_quantise import channels_of, is_low_bit
 from .hook import current_module, handling
 from .hooked import Hooked
+from .last_call import with_own_frames
 from .site import Shape
 
 # What leaves the weights of an edge softmax weights: their shape, scale and order may change.
@@ -155,5 +156,6 @@ def discover(model: nn.Module, args: tuple, kwargs: dict) -> Found:
     """What hooked modules of ``model`` pass over edges when it is called with ``args`` and ``kwargs``."""
     handler = _Discover()
     with torch.no_grad(), handling(handler), handler, _watching_dgl_sparse(handler.note_sparse):
+        args, kwargs = with_own_frames((args, kwargs))
         model(*args, **kwargs)
     return handler.found

@@ -41,6 +41,11 @@ def recall(module: nn.Module) -> tuple[tuple, dict] | None:
     return _map(call, lambda leaf: leaf() if isinstance(leaf, weakref.ref) else leaf)
 
 
+def with_own_frames(tree: Any) -> Any:
+    """``tree`` with graphs whose frames are copies: what a forward writes or takes out there is not the caller's."""
+    return _map(tree, lambda leaf: leaf.local_var() if isinstance(leaf, DGLGraph) else leaf)
+
+
 def _map(tree, function):
     if isinstance(tree, (tuple, list)):
         parts = [_map(part, function) for part in tree]
