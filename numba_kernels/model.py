@@ -138,8 +138,9 @@ class PackedModel:
         self._executor.release()
 
     def _bind(self, args, kwargs):
-        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs))
-        unknown = [name for name in kwargs if name not in names[len(args) :]]
+        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs if "frame" not in entry))
+        by_keyword = [entry["name"] for entry in self.plan.inputs if "frame" in entry]
+        unknown = [name for name in kwargs if name not in (*names[len(args) :], *by_keyword)]
         if len(args) > len(names) or unknown:
             raise TypeError(f"the model takes ({', '.join(names)}), got {len(args)} positional and {list(kwargs)}.")
         given = {**dict(zip(names, args)), **kwargs}

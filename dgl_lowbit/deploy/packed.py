@@ -91,8 +91,10 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
             For other devices and types: kernels run on the CPU, on codes.
         """
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-        if (device is not None and device.type != "cpu") or dtype not in (None, torch.float32):
-            raise ValueError(f"a packed model runs on the CPU and returns float32, got {device or dtype}.")
+        elsewhere = device is not None and device.type != "cpu"
+        if elsewhere or dtype not in (None, torch.float32):
+            got = device if elsewhere else dtype
+            raise ValueError(f"a packed model runs on the CPU and returns float32, got {got}.")
         return self
 
     def _apply(self, fn, recurse=True):
@@ -140,7 +142,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
 
     def _frame_columns(self, args, kwargs):
         """What the model reads in the frames of graphs that are given, by the names of its inputs."""
-        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs))
+        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs if "frame" not in entry))
         given, columns = {**self.defaults, **dict(zip(names, args)), **kwargs}, {}
         for entry in self.plan.inputs:
             if "frame" in entry and entry["name"] not in given:

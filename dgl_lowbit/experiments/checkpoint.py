@@ -6,6 +6,7 @@ import io
 import pickle
 from pathlib import Path
 
+import dgl
 import torch
 from torch import nn
 
@@ -13,6 +14,7 @@ from numba_kernels.files import replace_file
 
 from ..config import QuantConfig
 from ..convert import quantize
+from ..nn.message_passing.last_call import remember
 from .models import MODELS
 
 _FORMAT = "dgl-lowbit checkpoint"
@@ -62,4 +64,11 @@ def load_checkpoint(path) -> tuple[nn.Module, dict]:
         model.load_state_dict(content["state"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a whole dgl-lowbit checkpoint ({type(error).__name__}).") from error
+    remember(model, _ring(content["shape"][0]), {})
     return model.eval(), content["info"]
+
+
+def _ring(in_feats: int) -> tuple:
+    """A graph and features to show what the model is called with: freezing it needs an example."""
+    nodes = torch.arange(16)
+    return dgl.add_self_loop(dgl.graph((nodes, nodes.roll(1)))), torch.ones(16, in_feats)

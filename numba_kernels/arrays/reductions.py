@@ -166,5 +166,5 @@ def log_softmax(input, dim, dtype=None):
 @function(input=ARRAY, expected=NUMBER | BOOL, where=STRING)
 def require(input, expected, where):
     if input.size != 1 or input.reshape(()) != expected:
-        raise ValueError(f"the model was frozen for graphs for which {where} gives {expected}, here it is {input}")
+        raise ValueError(f"the model was frozen for graphs where ({where}) meets {expected}, here it meets {input}")
     return input

@@ -120,7 +120,8 @@ class _Scheduler:
 
     def result(self):
         for op in self.ops:
-            if op.name in _CODED or not self.kept.isdisjoint(op.writes) or self._narrows(op):
+            is_check = op.spec.get("function") == "require"  # called for what it refuses, its result is not read
+            if op.name in _CODED or is_check or not self.kept.isdisjoint(op.writes) or self._narrows(op):
                 self._place(op, self._earliest(op, {}))
         order = {id(op): n for n, op in enumerate(self.ops)}
         for stage in self.stages:

@@ -50,8 +50,13 @@ class Line(NamedTuple):
     file: str
     number: int
 
+    @property
+    def code(self) -> str:
+        """What stands there."""
+        return linecache.getline(self.file, self.number).strip()
+
     def __str__(self):
-        return f" at {self.file}:{self.number} ({linecache.getline(self.file, self.number).strip()})"
+        return f" at {self.file}:{self.number} ({self.code})"
 
 
 @dataclass

@@ -33,11 +33,12 @@ def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, op
         else:
             by_name.setdefault(entry.path[0], []).append(entry)
     for name, parameter in inspect.signature(model.forward).parameters.items():
-        if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
-            if name in by_name:
-                _declare(translator, name, by_name.pop(name), name in optional)
-            else:
-                _declare_unread(translator, name, arguments[name])
+        several = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        for given in [one for one in arguments if one.startswith(f"{name}_")] if several else [name]:
+            if given in by_name:
+                _declare(translator, given, by_name.pop(given), given in optional)
+            elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                _declare_unread(translator, given, arguments[given])
     for name, entries in by_name.items():
         _declare(translator, name, entries, False)
     for entry in kept:

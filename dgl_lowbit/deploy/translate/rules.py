@@ -320,8 +320,8 @@ def _first_rows(t, x, index):
 @rule("require")
 def _require(t, call, x, number):
     """What forward has asked of a graph holds on others too."""
-    line = str(call.line or "")
-    t.array_function("require", t.argument(x, call), t.encoded(number, call), line.strip())
+    code = call.line.code if call.line else "forward"
+    t.array_function("require", t.argument(x, call), t.encoded(number, call), code)
     return ()
 
 

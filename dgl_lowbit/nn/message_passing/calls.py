@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from dgl.base import ALL
-from dgl.ops import segment
 
 from .site import Site
 
@@ -170,17 +168,9 @@ def _edge_softmax_hetero(original, gidx, eids, norm_by, *logits):
 
 def _segment_reduce(original, op, x, offsets):
     return {
-        "reduce": op, "operands": (x,), "details": {"offsets": offsets, "softmax": _is_part_of_softmax()},
+        "reduce": op, "operands": (x,), "details": {"offsets": offsets},
         "original": lambda x: original(op, x, offsets),
     }  # fmt: skip
-
-
-def _is_part_of_softmax():
-    """Whether segments are reduced for a softmax over them, whatever name a user has called that by."""
-    caller: Any = sys._getframe()
-    while caller is not None and caller.f_code is not segment.segment_reduce.__code__:
-        caller = caller.f_back
-    return caller is not None and caller.f_back.f_code is segment.segment_softmax.__code__
 
 
 def _segment_mm(original, A, B, seglen_A):

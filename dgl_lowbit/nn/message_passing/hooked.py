@@ -80,7 +80,7 @@ class Hooked(Remembered):
         found: dict[str, dict[str, Shape]] = {}
         for key, value in state_dict.items():
             match = re.match(re.escape(prefix) + _SITE, key)
-            if match:
+            if match and not key.endswith("_extra_state"):
                 shapes = found.setdefault(match[1], {})
                 known = shapes.get(match[2], Shape(None, True))
                 shapes[match[2]] = Shape(value.numel(), False) if value.dim() else known
