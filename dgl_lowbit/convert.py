@@ -13,7 +13,7 @@ from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
-from .nn.message_passing.last_call import remember
+from .nn.message_passing.last_call import remember, with_own_frames
 from .nn.wrappers import check_model
 from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
@@ -232,6 +232,7 @@ def calibrate(
     if not quantizers:
         raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
     remember(model, args, kwargs)
+    args, kwargs = with_own_frames((args, kwargs))
     with evaluating(model), observing(quantizers, observing=True, observer=chosen):
         model(*args, **kwargs)
     return model

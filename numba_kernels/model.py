@@ -165,7 +165,7 @@ class PackedModel:
         """The file's content; the same model always gives the same bytes."""
         content = {
             "format": FORMAT,
-            "version": self._version(),
+            "version": self._file_version(),
             "inputs": self.plan.inputs,
             "ops": self.plan.ops,
             "outputs": self.plan.outputs,
@@ -176,7 +176,7 @@ class PackedModel:
         metadata = {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))}
         return safetensors.numpy.save(self.plan.arrays, metadata)
 
-    def _version(self):
+    def _file_version(self):
         """The oldest version of the format that knows all operations of the plan."""
         names = {op["op"] for op in self.plan.ops} | {entry["kind"] for entry in self.plan.inputs}
         return max([version for version, added in _SINCE.items() if names & {*added}], default=OLDEST_VERSION)

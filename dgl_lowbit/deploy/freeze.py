@@ -97,7 +97,8 @@ def _freeze_whole(model, layers, args, kwargs):
     if parts:
         info["float32"] = parts
     packed = PackedModel(plan, info)
-    packed.defaults = captured.kept
+    names = {entry["name"] for entry in plan.inputs}
+    packed.defaults = {name: graph for name, graph in captured.kept.items() if name in names}
     check_equal(packed, captured)
     return packed
 
@@ -149,7 +150,10 @@ def _freeze_layers(model, layers, args, kwargs, reason):
             continue
         try:
             own = {inner: part for inner, part in layers.items() if inner == name or inner.startswith(f"{name}.")}
-            packed[name] = _freeze_whole(layer, own, *calls[name])
+            args, kwargs = calls[name]
+            if isinstance(layer, lowbit_nn.Linear):  # of rows, however many dimensions they stand in
+                args = tuple(x.reshape(-1, x.shape[-1]) for x in args)
+            packed[name] = _freeze_whole(layer, own, args, kwargs)
         except FreezeError as error:
             failed[name] = str(error).replace("the model (", f"{name} (", 1)
     if not packed:

@@ -102,7 +102,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         found = fn(torch.zeros(1))
         return self.to(found.device, found.dtype)
 
-    def state_dict(self, *args, **kwargs) -> dict[str, torch.Tensor]:
+    def state_dict(self, *args, **kwargs):
         """The arrays of the plan, copied; :meth:`save` writes the whole model."""
         return {name: torch.from_numpy(np.array(array)) for name, array in self.plan.arrays.items()}
 
@@ -198,4 +198,6 @@ def _plain(value):
 def _tensors(result):
     if isinstance(result, dict):
         return {key: _tensors(part) for key, part in result.items()}
-    return tuple(map(_tensors, result)) if isinstance(result, tuple) else torch.from_numpy(np.ascontiguousarray(result))
+    if isinstance(result, tuple):
+        return tuple(map(_tensors, result))
+    return torch.from_numpy(np.ascontiguousarray(result).reshape(result.shape))

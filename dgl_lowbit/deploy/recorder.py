@@ -321,7 +321,7 @@ class Recorder:
 
     def scale_by_degree(self, x, graph, side, power, plus=0, unless=None):
         inputs = [x, graph] if unless is None else [x, graph, unless]
-        return self._emit("degree", *inputs, side=side, power=power, plus=plus)
+        return replace(self._emit("degree", *inputs, side=side, power=power, plus=plus), heads=x.heads)
 
     # -- arrays -----------------------------------------------------------------------------------------
     def array_call(self, function: str, args: list, kwargs: dict, count: int) -> list[int]:

@@ -135,18 +135,18 @@ class Grown:
         """The blocks of one batch: the sources of one are the destinations of the one before it."""
         if any(id(block) in self._graphs for block in blocks):
             return
+        types = sorted({ntype for block in blocks for ntype in (*block.srctypes, *block.dsttypes)})
+        times = {ntype: 2 + place for place, ntype in enumerate(types)}
         after: dict[str, tuple[torch.Tensor, list]] = {}
         for block in reversed(blocks):
-            own = {ntype: after.get(ntype) or _twice(block.num_dst_nodes(ntype)) for ntype in block.dsttypes}
+            own = {t: after.get(t) or _repeated(block.num_dst_nodes(t), times[t]) for t in block.dsttypes}
             sources = {}
             for ntype in block.srctypes:
-                rows, places = own.get(
-                    ntype, (torch.empty(0, dtype=torch.long), [torch.empty(0, dtype=torch.long)] * 2)
-                )
+                rows, places = own.get(ntype) or _repeated(0, times[ntype])
                 first, count = len(places[0]), block.num_src_nodes(ntype)
-                rest, more = torch.arange(first, count), _twice(count - first)[1]
+                more_rows, more = _repeated(count - first, times[ntype])
                 sources[ntype] = (
-                    torch.cat([rows, rest, rest]),
+                    torch.cat([rows, first + more_rows]),
                     [torch.cat([place, new + len(rows)]) for place, new in zip(places, more)],
                 )
             edges, edge_rows = self._edges(
@@ -205,8 +205,9 @@ def _is_chain(values):
     )
 
 
-def _twice(count):
-    return torch.arange(count).repeat(2), [torch.arange(count), torch.arange(count) + count]
+def _repeated(count, times):
+    """Rows of so many nodes, ``times`` over, and where the nodes of each copy stand."""
+    return torch.arange(count).repeat(times), [torch.arange(count) + copy * count for copy in range(times)]
 
 
 def _copies(graph):

@@ -90,7 +90,8 @@ class _Pair:
                 if size is not None:
                     return size
             return self._fail(
-                f"is given {one!r}, on a larger graph {other!r}, which no size of the arguments explains,", call
+                f"is given {_short(one)}, on a larger graph {_short(other)}, which no size of the arguments explains,",
+                call,
             )
 
         return mapped(first, merged)
@@ -157,6 +158,11 @@ def _counts(graph, etype):
     if graph.is_block:
         return graph.num_src_nodes(source), graph.num_dst_nodes(destination), graph.num_edges(etype)
     return graph.num_nodes(source), graph.num_nodes(destination), graph.num_edges(etype)
+
+
+def _short(value):
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:36]} …"
 
 
 def _equal(one, other):

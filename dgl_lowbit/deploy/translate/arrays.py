@@ -130,6 +130,21 @@ def _copied(t, call, x, source, non_blocking=False):
     return t.array_function("expand_as", t.argument(source, call), t.argument(x, call))
 
 
+@array_rule("dropout", "feature_dropout", "alpha_dropout", "dropout1d")
+def _dropout(t, call, x, p=0.5, training=True):
+    return None if training and p else t.argument(x, call)
+
+
+@array_rule("detach", "contiguous", "data", "cpu")
+def _unchanged(t, call, x):
+    return t.argument(x, call)
+
+
+@array_rule("rrelu")
+def _random_relu(t, call, x, lower=1 / 8, upper=1 / 3, training=False):
+    return None if training else t.array_function("leaky_relu", t.argument(x, call), (lower + upper) / 2)
+
+
 @array_rule("norm")
 def _norm(t, call, x, p="fro", dim=None, keepdim=False, dtype=None):
     return t.array_function("norm", t.argument(x, call), 2 if p in ("fro", None) else p, t.encoded(dim, call), keepdim)

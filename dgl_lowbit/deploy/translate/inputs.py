@@ -91,6 +91,8 @@ def _declare_unread(translator, name, value):
 def _declare(translator, name, entries, optional):
     recorder = translator.recorder
     lists = [entry for entry in entries if isinstance(entry.ref, GraphRef) and len(entry.path) == 2]
+    if any(not isinstance(entry.path[1], int) for entry in lists):
+        raise FreezeError(f"{name} is a dict of graphs; pass a list of them, or one of several edge types.")
     if lists:
         graphs = recorder.input(name, "graph")
         for entry in lists:

@@ -11,7 +11,7 @@ import math
 from dgl.base import ALL, is_all
 
 from ...nn.message_passing import coded
-from ..capture.recording import TensorRef
+from ..capture.recording import Size, TensorRef
 from .arrays import array_rule
 from .forms import Batch, Floats, Scores
 from .rules import rule
@@ -28,7 +28,7 @@ def _spmm(t, call, graph, left, right):
 
 @array_rule("spmm")
 def _sum_of_messages(t, call, graph, left, right):
-    messages = _at_edges(t, call, graph, left, right, ("u", "e"))
+    messages = _at_edges(t, call, t.graph(graph), left, right, ("u", "e"))
     return t.array_function("reduce_edges", t.graph(graph), messages, call.owner.reduce)
 
 
@@ -63,25 +63,25 @@ def _operands(t, call, *refs):
     """The operands of a call as arguments of array functions, rounded to the grids that code them."""
     of = call.owner
     groups = {} if of.site is None else coded(of, "attention" in of.site)
-    component_of = {number: component for component, numbers in groups.items() for number in numbers}
-    return [
-        ref
-        if not isinstance(ref, TensorRef)
-        else t.rounded(ref, call, of.site[component_of[number]])
-        if number in component_of and not of.site[component_of[number]].format.is_float
-        else t.argument(ref, call)
-        for number, ref in enumerate(refs)
-    ]
+    quantizers = {number: of.site[component] for component, numbers in groups.items() for number in numbers}
+
+    def operand(number, ref):
+        quantizer = quantizers.get(number)
+        if not isinstance(ref, TensorRef) or quantizer is None or quantizer.format.is_float:
+            return t.encoded(ref, call)
+        return t.rounded(ref, call, quantizer)
+
+    return [operand(number, ref) for number, ref in enumerate(refs)]
 
 
-def _at_edges(t, call, graph, left, right, ends):
-    """What a function of two operands gives for every edge."""
+def _at_edges(t, call, edges, left, right, ends):
+    """What a function of two operands gives for every edge of ``edges``, a graph as an argument."""
     of, parts = call.owner, []
     for ref, operand, end, unread in zip(
         (left, right), _operands(t, call, left, right), ends, ("copy_rhs", "copy_lhs")
     ):
         if isinstance(ref, TensorRef) and of.op != unread:
-            parts.append(t.array_function(_ENDS[end], t.graph(graph), operand) if end in _ENDS else operand)
+            parts.append(t.array_function(_ENDS[end], edges, operand) if end in _ENDS else operand)
     if len(parts) == 1:
         return parts[0]
     if of.op == "dot":
@@ -104,7 +104,7 @@ def _sddmm(t, call, graph, left, right):
 
 @array_rule("sddmm")
 def _edge_values(t, call, graph, left, right):
-    return _at_edges(t, call, graph, left, right, call.owner.details["targets"])
+    return _at_edges(t, call, t.graph(graph), left, right, call.owner.details["targets"])
 
 
 @rule("edge_softmax")
@@ -121,6 +121,45 @@ def _softmax_of_edges(t, call, graph, logits):
     if not is_all(details.get("eids", ALL)):
         t.fail(call, "an edge softmax over some of the edges")
     return t.array_function("edge_softmax", t.graph(graph), t.argument(logits, call), details.get("norm_by", "dst"))
+
+
+# -- graphs of several edge types -----------------------------------------------------------------------
+@array_rule("spmm_hetero")
+def _sum_by_type(t, call, graph, left, right):
+    """For each node type the sum, or the largest, of what its edge types bring."""
+    of, whole, results = call.owner, t.recording.graphs[graph.number], {}
+    for number, etype in enumerate(whole.canonical_etypes):
+        source, _, target = (whole.get_ntype_id(part) if n != 1 else None for n, part in enumerate(etype))
+        messages = _of_type(t, call, graph, etype, left[source], right[number], ("u", "e"))
+        if messages is not None:
+            edges = {"value": t.graph_of(Size("edges", graph, etype=etype)).number}
+            reduced = t.array_function("reduce_edges", edges, messages, of.reduce)
+            together = {"sum": "add", "max": "maximum", "min": "minimum"}[of.reduce]
+            before = results.get(target)
+            results[target] = reduced if before is None else t.array_function(together, before, reduced)
+    return [results[number] for number, out in enumerate(call.out) if isinstance(out, TensorRef)]
+
+
+@array_rule("sddmm_hetero")
+def _edge_values_by_type(t, call, graph, left, right):
+    """For each edge type its values."""
+    whole, ends = t.recording.graphs[graph.number], call.owner.details["targets"]
+    values = []
+    for number, etype in enumerate(whole.canonical_etypes):
+        types = {"u": whole.get_ntype_id(etype[0]), "e": number, "v": whole.get_ntype_id(etype[2])}
+        one, other = (part[types[end]] if part else None for part, end in zip((left, right), ends))
+        values.append(_of_type(t, call, graph, etype, one, other, ends))
+    return [value for value, out in zip(values, call.out) if isinstance(out, TensorRef)]
+
+
+def _of_type(t, call, graph, etype, left, right, ends):
+    """The values of one type's edges; None where the type has no operands."""
+    of = call.owner
+    needed = [ref for ref, unread in ((left, "copy_rhs"), (right, "copy_lhs")) if of.op != unread]
+    if not all(isinstance(ref, TensorRef) for ref in needed):
+        return None
+    edges = {"value": t.graph_of(Size("edges", graph, etype=etype)).number}
+    return _at_edges(t, call, edges, left, right, ends)
 
 
 # -- readouts -------------------------------------------------------------------------------------------

@@ -247,10 +247,11 @@ class Translator:
     def rounded(self, ref: TensorRef, call: Call, quantizer: Any) -> dict:
         """A tensor rounded to a quantiser's grid, as an argument of an array function."""
         columns, shape = int(quantizer.width), self.shape(ref)
-        width = math.prod(shape[1:]) if not any(isinstance(size, Size) for size in shape[1:]) else None
+        varies = any(isinstance(size, Size) for size in shape[1:])
+        width = 0 if varies else math.prod(shape[1:])
         if self.has_columns(ref) and columns == width:
             return self.reshaped(self.recorder.requantize(quantizer, self.floats(ref, call)), ref)
-        if width is None or width % columns:
+        if varies or width % columns:
             self.fail(call, f"{call.name} of codes of a tensor whose width varies")
         flat = self.array_function("reshape", self.argument(ref, call), [-1, columns])
         rows = self.product((shape[0], width // columns), call)

@@ -39,8 +39,14 @@ class Degree(Operation):
 class _PerColumn(Operation):
     def check(self, plan, op, value):
         columns = plan.expect(value, "features", "float")
-        plan.numbers(op[self.name], (1, columns))
-        plan.define(op["out"], "float", columns)
+        numbers = plan.numbers(op[self.name], None if columns is None else (1, columns))
+        plan.define(op["out"], "float", len(numbers) if columns is None and len(numbers) > 1 else columns)
+
+    def resolve(self, resolver, op):
+        columns = resolver.plan.columns[op["out"]]
+        if columns is not None:
+            resolver.expect_width(resolver.one(op["in"][0]), columns)
+        resolver.row_by_row(op)
 
 
 @operation("scale")
