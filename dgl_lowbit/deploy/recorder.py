@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from numba_kernels import Plan
+from numba_kernels.spec import GridSpec
 
 from ..nn import LowBitLayer
 from ..nn.arguments import Role
@@ -158,6 +159,10 @@ class Recorder:
             return make(quantizer, *args)
         except NotImplementedError as error:
             return self.fail(str(error))
+
+    def grid(self, quantizer) -> GridSpec:
+        """The grid of a quantiser, or a refusal."""
+        return self._export(lambda own: own.export(), quantizer)
 
     # -- operations -------------------------------------------------------------------------------------
     def item(self, graphs, index):

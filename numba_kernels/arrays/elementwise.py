@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .kinds import ARRAY, BOOL, DTYPE, NUMBER, OPERAND, choice, optional
+from .kinds import ARRAY, BOOL, DTYPE, INT, NUMBER, OPERAND, choice, optional
 from .promotion import floats, promoted, refuse_integers
 from .registry import function, register
 
@@ -203,3 +203,18 @@ _ERF_OVER_X = np.polynomial.Chebyshev.interpolate(
 def erf(input):
     x = np.clip(floats(input).astype(np.float64), -_BEYOND, _BEYOND)
     return (x * _ERF_OVER_X(x * x)).astype(np.float32)
+
+
+@function(input=ARRAY, scale=OPERAND, zero_point=OPERAND, offset=OPERAND, top=INT)
+def fake_quantize(input, scale, zero_point, offset, top):
+    """The values of the codes 0 … top of numbers, as :class:`numba_kernels.spec.FixedGrid` codes them."""
+    scale, zero_point, offset = (np.asarray(numbers, np.float32) for numbers in (scale, zero_point, offset))
+    values = floats(input).astype(np.float32, copy=False) * (np.float32(1) / scale)
+    values += offset
+    if not np.isfinite(values.sum(dtype=np.float64)):
+        raise ValueError("numbers that are coded must be finite")
+    np.rint(values, out=values)
+    np.clip(values, np.float32(0), np.float32(top), out=values)
+    values -= zero_point
+    values *= scale
+    return values

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from numba_kernels import GraphError
 from numba_kernels.arrays import FUNCTIONS
+from numba_kernels.spec import FixedGrid
 
 from .arrays import assert_agrees, bools, floats, ints
 
@@ -165,3 +166,23 @@ def test_activations_with_parameters():
     assert_agrees("prelu", F.prelu, floats(2, 4, 3), floats(4))
     with pytest.raises(GraphError, match="glu halves dimension 0, which has 5"):
         FUNCTIONS["glu"](floats(5), 0)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_fake_quantize_gives_the_values_of_codes(bits):
+    rng = np.random.default_rng(bits)
+    values = rng.normal(size=(50, 6)).astype(np.float32)
+    grid = FixedGrid(bits, rng.uniform(0.1, 0.5, 6), rng.normal(size=6), rng.normal(size=6), 6)
+    codes = grid.code(values)
+    numbers = (grid.scale, grid.zero_point, grid.offset)
+    (got,) = FUNCTIONS["fake_quantize"](values, *numbers, grid.top)
+    np.testing.assert_array_equal(got, (codes.codes.astype(np.float32) - codes.zero) * codes.scale)
+    values[3, 2] = np.nan
+    with pytest.raises(GraphError, match="numbers that are coded must be finite"):
+        FUNCTIONS["fake_quantize"](values, *numbers, grid.top)
+
+
+def test_require_names_what_it_asks():
+    assert FUNCTIONS["require"](np.array(True), True, "any")[0]
+    with pytest.raises(GraphError, match=r"frozen for graphs where \(degree\) meets 3, here it meets 4"):
+        FUNCTIONS["require"](np.array(4), 3, "degree")

@@ -65,6 +65,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Ends:
+    """The nodes at one end of all edges, "source" or "destination", in the order of the edges."""
+
+    graph: GraphRef
+    which: str
+
+
+@dataclass(frozen=True)
 class Nowhere:
     """A mask that chooses nothing."""
 
@@ -80,4 +88,4 @@ class Scores:
     are_normalised: bool = False
 
 
-Form = Union[Floats, Array, EdgeNumbers, Constant, Degrees, Batch, Nowhere, Scores]
+Form = Union[Floats, Array, EdgeNumbers, Constant, Degrees, Batch, Ends, Nowhere, Scores]

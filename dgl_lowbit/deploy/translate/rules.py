@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..capture.recording import Size, TensorRef
-from .forms import Batch, Constant, Degrees, EdgeNumbers, Floats, Nowhere, Scores
+from .forms import Batch, Constant, Degrees, EdgeNumbers, Ends, Floats, Nowhere, Scores
 
 RULES: dict[str, Any] = {}
 
@@ -31,7 +31,7 @@ def _is_number(x):
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
-def _columns(t, x, like):
+def columns_of(t, x, like):
     """A constant as a number, or a tensor with a number for each column of ``like``; None if it is neither."""
     form = t.form(x)
     if _is_number(x):
@@ -75,7 +75,7 @@ def _affine(t, x, y, first, second):
     """first · x + second · y, of floats and a constant."""
     if not isinstance(t.form(x), Floats):
         return None
-    columns = _columns(t, y, x)
+    columns = columns_of(t, y, x)
     if columns is None:
         return None
     value = t.form(x).value if first == 1 else t.recorder.combine((first, t.form(x).value))
@@ -112,7 +112,7 @@ def _multiply(t, call, x, y):
         return _by_degrees(t, x, y, t.form(y))
     if _alike(t, x, y):
         return Floats(t.recorder.multiply(t.form(x).value, t.form(y).value))
-    columns = _columns(t, y, x)
+    columns = columns_of(t, y, x)
     if columns is None or (columns.dim() == 0 and columns == 0):
         return None
     if columns.dim() == 0:
@@ -132,7 +132,7 @@ def _divide(t, call, x, y, rounding_mode=None):
         return _by_degrees(t, x, y, t.form(y).to_power(-1)) if isinstance(t.form(x), Floats) else None
     if not isinstance(t.form(x), Floats):
         return None
-    columns = _columns(t, y, x)
+    columns = columns_of(t, y, x)
     if columns is None or not torch.isfinite(1 / columns).all():
         return None
     return _multiply_columns(t, x, 1 / columns)
@@ -283,7 +283,8 @@ def _sum(t, call, x, dim=None, keepdim=False, dtype=None):
     if not (isinstance(form, Floats) and form.value.heads and dim in (-1, 2, (-1,), [-1]) and dtype is None):
         return None
     _, heads, width = t.shape(x)
-    sums = t.recorder.head_sums(form.value, torch.ones(heads, width), heads)
+    value, vector = t.weighted(x) or (form.value, torch.ones(heads, width))
+    sums = t.recorder.head_sums(value, vector.reshape(heads, width), heads)
     return Floats(t.recorder.with_heads(sums, heads if keepdim else 0))
 
 
@@ -292,6 +293,8 @@ def _reshape(t, call, x, *args, **kwargs):
     """What changes the shape of rows alone, or chooses the first rows of a block."""
     if not isinstance(call.out, TensorRef) or not isinstance(x, TensorRef):
         return None
+    if call.name == "__getitem__" and isinstance(t.form(args[0]), Ends):
+        return _at_ends(t, call, x, 0, args[0])
     form, shape, result = t.form(x), t.shape(x), t.shape(call.out)
     if isinstance(form, Batch):
         return form if form.stage == "sizes" and [size for size in result if size != 1] == list(shape) else None
@@ -325,6 +328,27 @@ def _require(t, call, x, number):
     return ()
 
 
+@rule("edges")
+def _edges(t, call, graph, form="uv", order="eid"):
+    if form == "eid" or order not in ("eid", None):
+        return None
+    ends = [Ends(graph, "source"), Ends(graph, "destination")]
+    return (
+        ends
+        if form == "uv"
+        else [*ends, t.result(t.array_function("arange", {"size": t.size(Size("edges", graph), call)}))]
+    )
+
+
+@rule("index_select")
+def _at_ends(t, call, x, dim, index):
+    """Rows of nodes for each edge."""
+    ends = t.form(index)
+    if not isinstance(ends, Ends) or dim != 0:
+        return None
+    return t.result(t.array_function(f"take_{ends.which}", t.graph(ends.graph), t.argument(x, call)))
+
+
 @rule("relation")
 def _relation(t, call, graph, etype):
     return t.recorder.relation(t.graphs[graph.number], etype)
@@ -348,10 +372,10 @@ def _degrees(t, call, graph):
     return Degrees(graph, call.name[: -len("_degrees")])
 
 
-@rule("float", "to", "type", "type_as")
+@rule("float", "to", "type", "type_as", "long", "int")
 def _to(t, call, x, *args, **kwargs):
     form = t.form(x)
-    if isinstance(form, (Degrees, Batch)):
+    if isinstance(form, (Degrees, Batch, Ends)):
         return form
     same = t.recording.dtypes[x.number] == t.recording.dtypes[call.out.number]
     return form if same and form is not None else None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from numba_kernels.arrays import FUNCTIONS
+from numba_kernels.spec import FixedGrid
 
 from ...nn import Linear
 from ...nn.arguments import Role
@@ -23,7 +24,7 @@ from ..recorder import Recorder
 from ..values import Value
 from .arrays import ARRAY_RULES, DTYPES, IGNORED, NAMES
 from .forms import Array, Constant, EdgeNumbers, Floats, Form
-from .rules import RULES
+from .rules import RULES, columns_of
 
 _READ = (TensorRef, GraphRef, Size)
 
@@ -249,6 +250,10 @@ class Translator:
         columns, shape = int(quantizer.width), self.shape(ref)
         varies = any(isinstance(size, Size) for size in shape[1:])
         width = 0 if varies else math.prod(shape[1:])
+        if isinstance(self.form(ref), Array) and columns == width and not varies:
+            grid = self.recorder.grid(quantizer)
+            if isinstance(grid, FixedGrid):
+                return self._fake_quantized(self.argument(ref, call), grid, shape[1:])
         if self.has_columns(ref) and columns == width:
             return self.reshaped(self.recorder.requantize(quantizer, self.floats(ref, call)), ref)
         if varies or width % columns:
@@ -257,6 +262,13 @@ class Translator:
         rows = self.product((shape[0], width // columns), call)
         value = self.recorder.requantize(quantizer, self.recorder.matrix(flat, rows, columns, 0))
         return self.array_function("reshape", {"value": value.number}, [-1, *shape[1:]])
+
+    def _fake_quantized(self, argument, grid, shape):
+        numbers = [
+            {"array": self.recorder.constants.store(array.reshape(shape))} if len(array) > 1 else float(array[0])
+            for array in (grid.scale, grid.zero_point, grid.offset)
+        ]
+        return self.array_function("fake_quantize", argument, *numbers, grid.top)
 
     def is_edge_weight(self, ref: TensorRef) -> bool:
         """Whether kernels take a tensor for the weights of edges."""
@@ -270,6 +282,17 @@ class Translator:
             if isinstance(form, EdgeNumbers)
             else self.fail(call, f"{call.name} with edge weights that forward computes")
         )
+
+    def weighted(self, ref: TensorRef) -> tuple[Value, torch.Tensor] | None:
+        """The floats and numbers, one a column, that ``ref`` is the product of; None if it is no such product."""
+        call = self._origins.get(ref.number)
+        if call is None or function_name(call.name) != "mul" or call.kwargs:
+            return None
+        x, y = call.args if isinstance(self.form(call.args[0]), Floats) else call.args[::-1]
+        if not isinstance(self.form(x), Floats) or not isinstance(self.form(y), Constant):
+            return None
+        columns = columns_of(self, y, x)
+        return None if columns is None or columns.dim() == 0 else (self.form(x).value, columns)
 
     def mean_readout(self, ref: TensorRef) -> Form | None:
         """The mean over each graph of a batch of what ``ref`` is the sum of; None if it is no such sum."""
@@ -316,7 +339,9 @@ class Translator:
         if name not in FUNCTIONS:
             self.fail(call, name)
         args = [self.encoded(part, call) for part in call.args]
-        kwargs = {key: self.encoded(part, call) for key, part in call.kwargs.items() if key not in IGNORED}
+        known = FUNCTIONS[name].signature.parameters
+        asked = {key: part for key, part in call.kwargs.items() if key in known or part not in (None, False)}
+        kwargs = {key: self.encoded(part, call) for key, part in asked.items() if key not in IGNORED}
         fault = FUNCTIONS[name].fault(args, kwargs, self._refers)
         if fault is not None:
             self.fail(call, f"{name}, called so that {fault},")
