@@ -1,6 +1,6 @@
 """What a model computes, captured, as the plan of a packed model."""
 
-from . import messages  # noqa: F401  (its rules)
+from . import graphs, layers, messages  # noqa: F401  (their rules)
 from .inputs import declare_inputs, frame_name, kept_name
 from .translator import Translator
 

@@ -13,7 +13,7 @@ from dgl.base import ALL, is_all
 from ...nn.message_passing import coded
 from ..capture.recording import Size, TensorRef
 from .arrays import array_rule
-from .forms import Batch, Floats, Scores
+from .forms import Floats, Scores
 from .rules import rule
 
 _ENDS = {"u": "take_source", "v": "take_destination", 0: "take_source", 2: "take_destination"}
@@ -160,24 +160,3 @@ def _of_type(t, call, graph, etype, left, right, ends):
         return None
     edges = {"value": t.graph_of(Size("edges", graph, etype=etype)).number}
     return _at_edges(t, call, edges, left, right, ends)
-
-
-# -- readouts -------------------------------------------------------------------------------------------
-@rule("batch_num_nodes")
-def _batch(t, call, graph, ntype=None):
-    return Batch(graph) if ntype is None else None
-
-
-@rule("cumsum")
-def _offsets(t, call, x, dim=None, dtype=None):
-    form = t.form(x)
-    return Batch(form.graph, "offsets") if isinstance(form, Batch) and form.stage == "padded" else None
-
-
-@rule("segment_reduce")
-def _segment_reduce(t, call, graph, x, offsets):
-    of = call.owner
-    segments = t.form(offsets)
-    if isinstance(segments, Batch) and segments.stage == "offsets" and t.has_columns(x) and len(t.shape(x)) == 2:
-        return Floats(t.recorder.readout(t.graphs[segments.graph.number], t.floats(x, call), of.reduce))
-    return None

@@ -27,14 +27,15 @@ def rule(*names: str):
     return register
 
 
-def _is_number(x):
+def is_number(x) -> bool:
+    """Whether an argument is a finite number."""
     return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def columns_of(t, x, like):
     """A constant as a number, or a tensor with a number for each column of ``like``; None if it is neither."""
     form = t.form(x)
-    if _is_number(x):
+    if is_number(x):
         return torch.tensor(float(x))
     if not isinstance(form, Constant) or not form.tensor.is_floating_point():
         return None
@@ -60,7 +61,7 @@ def _alike(t, x, y):
 def _add(t, call, x, y, alpha=1):
     if isinstance(t.form(x), Degrees) or isinstance(t.form(y), Degrees):
         return _more_degrees(t, x, y, alpha)
-    if not _is_number(alpha):
+    if not is_number(alpha):
         return None
     if _alike(t, x, y):
         return Floats(t.recorder.combine((1.0, t.form(x).value), (alpha, t.form(y).value)))
@@ -90,7 +91,7 @@ def _more_degrees(t, x, y, alpha):
 
 @rule("sub")
 def _subtract(t, call, x, y, alpha=1):
-    if not _is_number(alpha):
+    if not is_number(alpha):
         return None
     if _alike(t, x, y):
         return Floats(t.recorder.combine((1.0, t.form(x).value), (-alpha, t.form(y).value)))
@@ -127,7 +128,7 @@ def _divide(t, call, x, y, rounding_mode=None):
     if isinstance(t.form(y), Batch):
         return t.mean_readout(x)
     if isinstance(t.form(y), Degrees):
-        if _is_number(x) and x == 1:
+        if is_number(x) and x == 1:
             return t.form(y).to_power(-1)
         return _by_degrees(t, x, y, t.form(y).to_power(-1)) if isinstance(t.form(x), Floats) else None
     if not isinstance(t.form(x), Floats):
@@ -257,6 +258,11 @@ def _layer_norm(t, call, x, normalized_shape, weight=None, bias=None, eps=1e-5):
     return Floats(value)
 
 
+def rows_at(t, call, x, ends):
+    """Rows of nodes for each edge."""
+    return t.result(t.array_function(f"take_{ends.which}", t.graph(ends.graph), t.argument(x, call)))
+
+
 # -- shapes ---------------------------------------------------------------------------------------------
 @rule("cat")
 def _cat(t, call, tensors, dim=0):
@@ -294,7 +300,7 @@ def _reshape(t, call, x, *args, **kwargs):
     if not isinstance(call.out, TensorRef) or not isinstance(x, TensorRef):
         return None
     if call.name == "__getitem__" and isinstance(t.form(args[0]), Ends):
-        return _at_ends(t, call, x, 0, args[0])
+        return rows_at(t, call, x, t.form(args[0]))
     form, shape, result = t.form(x), t.shape(x), t.shape(call.out)
     if isinstance(form, Batch):
         return form if form.stage == "sizes" and [size for size in result if size != 1] == list(shape) else None
@@ -320,40 +326,6 @@ def _first_rows(t, x, index):
     return Floats(t.recorder.destination(t.form(x).value, t.graph_of(stop))) if plain else None
 
 
-@rule("require")
-def _require(t, call, x, number):
-    """What forward has asked of a graph holds on others too."""
-    code = call.line.code if call.line else "forward"
-    t.array_function("require", t.argument(x, call), t.encoded(number, call), code)
-    return ()
-
-
-@rule("edges")
-def _edges(t, call, graph, form="uv", order="eid"):
-    if form == "eid" or order not in ("eid", None):
-        return None
-    ends = [Ends(graph, "source"), Ends(graph, "destination")]
-    return (
-        ends
-        if form == "uv"
-        else [*ends, t.result(t.array_function("arange", {"size": t.size(Size("edges", graph), call)}))]
-    )
-
-
-@rule("index_select")
-def _at_ends(t, call, x, dim, index):
-    """Rows of nodes for each edge."""
-    ends = t.form(index)
-    if not isinstance(ends, Ends) or dim != 0:
-        return None
-    return t.result(t.array_function(f"take_{ends.which}", t.graph(ends.graph), t.argument(x, call)))
-
-
-@rule("relation")
-def _relation(t, call, graph, etype):
-    return t.recorder.relation(t.graphs[graph.number], etype)
-
-
 @rule("isinf", "isnan")
 def _infinite(t, call, x):
     """Kernels make finite numbers: what replaces others leaves them."""
@@ -363,48 +335,3 @@ def _infinite(t, call, x):
 @rule("masked_fill")
 def _masked_fill(t, call, x, mask, value):
     return t.form(x) if isinstance(t.form(mask), Nowhere) else None
-
-
-# -- degrees --------------------------------------------------------------------------------------------
-@rule("in_degrees", "out_degrees")
-def _degrees(t, call, graph):
-    """Of all nodes."""
-    return Degrees(graph, call.name[: -len("_degrees")])
-
-
-@rule("float", "to", "type", "type_as", "long", "int")
-def _to(t, call, x, *args, **kwargs):
-    form = t.form(x)
-    if isinstance(form, (Degrees, Batch, Ends)):
-        return form
-    same = t.recording.dtypes[x.number] == t.recording.dtypes[call.out.number]
-    return form if same and form is not None else None
-
-
-@rule("clamp", "clamp_min")
-def _clamp(t, call, x, min=None, max=None):
-    form = t.form(x)
-    if isinstance(form, Batch):
-        return form if min == 1 else None
-    harmless = max is None or (isinstance(max, Size) and max.of == "edges")
-    if isinstance(form, Degrees) and form.power == 1 and min == 1 and harmless:
-        return Degrees(form.graph, form.side, form.plus, 1, is_clamped=True)
-    return None
-
-
-@rule("pow")
-def _power(t, call, x, exponent):
-    form = t.form(x)
-    return form.to_power(exponent) if isinstance(form, Degrees) and _is_number(exponent) and _safe(form) else None
-
-
-@rule("rsqrt", "sqrt", "reciprocal")
-def _root(t, call, x):
-    form = t.form(x)
-    power = {"rsqrt": -0.5, "sqrt": 0.5, "reciprocal": -1, "rtruediv": -1}[call.name.strip("_")]
-    return form.to_power(power) if isinstance(form, Degrees) and _safe(form) else None
-
-
-def _safe(degrees):
-    """Whether degrees of 0 count as 1, as kernels have it."""
-    return degrees.is_clamped or degrees.plus == 1

@@ -16,8 +16,6 @@ import torch
 from numba_kernels.arrays import FUNCTIONS
 from numba_kernels.spec import FixedGrid
 
-from ...nn import Linear
-from ...nn.arguments import Role
 from ..capture.recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped
 from ..errors import FreezeError
 from ..recorder import Recorder
@@ -91,9 +89,6 @@ class Translator:
         for leaf in leaves(call.out):
             if isinstance(leaf, TensorRef):
                 self._origins[leaf.number] = call
-        if call.name == "layer":
-            self._keep(call.out, self._layer(call))
-            return
         result = self._ruled(RULES, call)
         if result is None:
             for ref, argument in self._array_call(call).items():
@@ -121,73 +116,6 @@ class Translator:
         else:
             for ref, part in zip(leaves(out), result):
                 self.forms[ref.number] = part
-
-    # -- layers -----------------------------------------------------------------------------------------
-    def _layer(self, call):
-        name, layer = call.owner
-        if isinstance(layer, Linear) and isinstance(call.args[0], TensorRef) and len(self.shape(call.args[0])) != 2:
-            return self._linear(call, call.args[0])
-        signature = inspect.signature(layer.forward)
-        bound = signature.bind(*call.args, **call.kwargs)
-        read = {Role.GRAPH: self._graph_argument, Role.FEATURES: self._features, Role.EDGE_WEIGHT: self._edge_numbers}
-        read[Role.EDGE_TYPES] = self._edge_numbers
-        for argument, value in bound.arguments.items():
-            role = layer.arguments[argument]
-            if role is Role.FEATURES and isinstance(value, tuple) and value in self.pairs:
-                bound.arguments[argument] = self.pairs[value]
-            elif role in read:
-                bound.arguments[argument] = mapped(value, lambda leaf, make=read[role]: make(leaf, call))
-            elif isinstance(value, TensorRef):  # the layer says why it takes none but constants
-                form = self.form(value)
-                bound.arguments[argument] = form.tensor if isinstance(form, Constant) else form
-        result = self.recorder.layer(name, layer, bound, self._inside(call))
-        return tuple(map(Floats, result)) if isinstance(result, tuple) else Floats(result)
-
-    def _linear(self, call, ref):
-        """A linear layer on rows of several dimensions: on the rows of the last."""
-        name, layer = call.owner
-        *leading, width = self.shape(ref)
-        rows = self.product(leading, call)
-        flat = self.array_function("reshape", self.argument(ref, call), [-1, width])
-        x = self.recorder.matrix(flat, rows, width, 0)
-        bound = inspect.signature(layer.forward).bind(x)
-        result = self.recorder.layer(name, layer, bound, self._inside(call))
-        last = self.shape(call.out)[-1]
-        shape = [self.encoded(size, call) for size in leading] if len(leading) > 1 else [-1]
-        return self.result(self.array_function("reshape", {"value": result.number}, [*shape, last]))
-
-    def product(self, sizes, call):
-        """The product of sizes, of which one may be no plain number."""
-        varying = [size for size in sizes if isinstance(size, Size)]
-        plain = math.prod(size for size in sizes if not isinstance(size, Size))
-        if not varying:
-            return plain
-        if len(varying) > 1:
-            self.fail(call, f"{call.name} of rows in several dimensions whose sizes vary")
-        size = varying[0]
-        return self.size(replace(size, times=size.times * plain, plus=size.plus * plain), call)
-
-    def _inside(self, call):
-        """Writes what a layer applies to tensors, in the order in which it does."""
-        recordings = iter(call.inner)
-
-        def write(x: Value) -> Value:
-            recording = next(recordings)
-            inner = Translator(self.recorder, recording)
-            inner.forms.update({entry.ref.number: Floats(x) for entry in recording.inputs})
-            inner.run()
-            return inner.floats(recording.output, call)
-
-        return write
-
-    def _graph_argument(self, leaf, call):
-        return self.graphs[leaf.number] if isinstance(leaf, GraphRef) else leaf
-
-    def _features(self, leaf, call):
-        return self.floats(leaf, call) if isinstance(leaf, TensorRef) else leaf
-
-    def _edge_numbers(self, leaf, call):
-        return self.edge_weight(leaf, call) if isinstance(leaf, TensorRef) else leaf
 
     # -- what is known of a tensor ----------------------------------------------------------------------
     def form(self, leaf: Any) -> Any:
@@ -371,6 +299,17 @@ class Translator:
             return next(iter(tree))
         graphs = (*self.graphs.values(), *self._relations.values())
         return "graph" if any(tree["value"] == graph.number for graph in graphs) else "array"
+
+    def product(self, sizes, call):
+        """The product of sizes, of which one may be no plain number."""
+        varying = [size for size in sizes if isinstance(size, Size)]
+        plain = math.prod(size for size in sizes if not isinstance(size, Size))
+        if not varying:
+            return plain
+        if len(varying) > 1:
+            self.fail(call, f"{call.name} of rows in several dimensions whose sizes vary")
+        size = varying[0]
+        return self.size(replace(size, times=size.times * plain, plus=size.plus * plain), call)
 
     def size(self, size: Any, call: Call) -> Any:
         """A number of the recording as the plan has it."""
