@@ -15,6 +15,7 @@ from .grow import Grown, Growth
 from .optional import with_optional
 from .recording import Recording
 from .run import layer_calls, record
+from .shrink import Shrunk, is_large
 from .sizes import generalised
 
 _MOST_CHOICES = 16  # of what the rows of tensors are, where sizes are equal
@@ -45,8 +46,10 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
     """
     args, kwargs = distinct(dense(args), dense(kwargs))
     given = bound_arguments(model, args, kwargs)
-    arguments, optional = with_optional(model, args, kwargs)
     kept = graphs_of_modules(model)
+    if is_large([*given.values(), *(graph for _, graph in kept)]) and not kept:
+        args, kwargs = _smaller(model, args, kwargs, given)
+    arguments, optional = with_optional(model, args, kwargs)
     first, _ = record(model, *split(model, arguments))
     refusal = FreezeError()
     for grown in _growths([*arguments.values(), *(graph for _, graph in kept)]):
@@ -66,6 +69,17 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
             _, output = record(model, *split(model, larger))
     larger.update({name: grown(graph) for name, graph in own.items()})
     return Captured(recording, arguments, optional, own, larger, output)
+
+
+def _smaller(model, args, kwargs, given):
+    """A smaller example that the model runs on, or the one given."""
+    shrunk = Shrunk(list(given.values()))
+    less_args, less_kwargs = shrunk(args), shrunk(kwargs)
+    try:
+        record(model, less_args, less_kwargs)
+    except Exception:
+        return args, kwargs
+    return less_args, less_kwargs
 
 
 def _growths(values):

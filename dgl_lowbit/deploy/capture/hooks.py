@@ -55,12 +55,19 @@ def noted_calls(note: Callable) -> Iterator[None]:
 
 
 def _replace(stack, owner, name, function):
-    """Set an attribute until ``stack`` unwinds."""
+    """Let ``function`` stand for an attribute in this thread until ``stack`` unwinds."""
+    original, here = getattr(owner, name), threading.get_ident()
+    run = function.__func__ if isinstance(function, staticmethod) else function
+
+    @functools.wraps(original)
+    def dispatch(*args, **kwargs):
+        return (run if threading.get_ident() == here else original)(*args, **kwargs)
+
     if name in vars(owner):
         stack.callback(setattr, owner, name, vars(owner)[name])
     else:
         stack.callback(delattr, owner, name)
-    setattr(owner, name, function)
+    setattr(owner, name, staticmethod(dispatch) if isinstance(function, staticmethod) else dispatch)
 
 
 def _places(captures, names):
