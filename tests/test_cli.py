@@ -42,7 +42,7 @@ def test_saved_models_are_described_predicted_with_and_exported_again(made, caps
 
 
 def test_train_keeps_what_it_made_and_resumes(capsys, tmp_path):
-    arguments = ["train", "--epochs", "2", "--bits", "2", "--output", str(tmp_path), "--quiet", "--plot"]
+    arguments = ["train", "--epochs", "1", "--bits", "2", "--output", str(tmp_path), "--quiet", "--plot"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert "INT2, packed" in out and "layers.1.quantizers.messages" in out

@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from numba_kernels import Plan
+from numba_kernels.arrays import CHECKS
 from numba_kernels.spec import GridSpec
 
 from .constants import Constants
@@ -142,7 +143,7 @@ class Writer:
         read = list(dict.fromkeys(_values_of([args, list(kwargs.values())])))
         call = {"op": "call", "in": read, "out": out[0] if count == 1 else out, "function": function}
         self.ops.append({**call, "args": args, "kwargs": kwargs})
-        if function not in SHAPE_FUNCTIONS and function != "require":
+        if function not in SHAPE_FUNCTIONS and function not in CHECKS:
             self.float_parts.append(f"{self._where or 'forward'}: {function}")
         return out
 
@@ -169,7 +170,7 @@ def _read(ops, outputs):
     wanted, kept = set(outputs), []
     for op in reversed(ops):
         written = [value for value in (*_listed(op.get("out")), op.get("state")) if value is not None]
-        if not written or wanted.intersection(written) or op.get("function") == "require":
+        if not written or wanted.intersection(written) or op.get("function") in CHECKS:
             wanted.update(value for value in op["in"] if value is not None)
             wanted.update(_values_of({"size": op["rows"]}) if op["op"] == "matrix" else ())
             kept.append(op)

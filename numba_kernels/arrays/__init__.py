@@ -7,6 +7,7 @@ results; those of graphs are named after DGL's. Importing this registers them al
 from . import (  # noqa: F401
     activations,
     cells,
+    checks,
     convolutions,
     edges,
     elementwise,
@@ -16,6 +17,7 @@ from . import (  # noqa: F401
     reductions,
     shapes,
 )
+from .checks import CHECKS
 from .registry import FUNCTIONS, ArrayFunction, as_array
 
-__all__ = ["FUNCTIONS", "ArrayFunction", "as_array"]
+__all__ = ["CHECKS", "FUNCTIONS", "ArrayFunction", "as_array"]

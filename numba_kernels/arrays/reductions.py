@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .kinds import ARRAY, BOOL, DTYPE, INT, INTS, NUMBER, STRING, choice, optional
+from .kinds import ARRAY, BOOL, DTYPE, INT, INTS, NUMBER, choice, optional
 from .promotion import floats, refuse_integers
 from .registry import function, register
 
@@ -161,10 +161,3 @@ def log_softmax(input, dim, dtype=None):
     values = refuse_integers("log_softmax", input if dtype is None else input.astype(dtype))
     shifted = values - np.max(values, axis=dim, keepdims=True, initial=-np.inf)
     return shifted - np.log(np.sum(np.exp(shifted), axis=dim, keepdims=True))
-
-
-@function(input=ARRAY, expected=NUMBER | BOOL, where=STRING)
-def require(input, expected, where):
-    if input.size != 1 or input.reshape(()) != expected:
-        raise ValueError(f"the model was frozen for graphs where ({where}) meets {expected}, here it meets {input}")
-    return input

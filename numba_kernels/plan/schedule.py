@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from ..arrays import CHECKS
 from ..layout import row_bytes, storage_bits
 from .resolve import Op, whole
 
@@ -120,7 +121,7 @@ class _Scheduler:
 
     def result(self):
         for op in self.ops:
-            is_check = op.spec.get("function") == "require"  # called for what it refuses, its result is not read
+            is_check = op.spec.get("function") in CHECKS  # called for what it refuses, its result is not read
             if op.name in _CODED or is_check or not self.kept.isdisjoint(op.writes) or self._narrows(op):
                 self._place(op, self._earliest(op, {}))
         order = {id(op): n for n, op in enumerate(self.ops)}

@@ -143,7 +143,7 @@ OTHER_RUNS = {
         "config of layers.0 of messages_granularity was None",
     ),
     "overrides": ({"model": lambda: low_bit(ends=8)}, "config of layers.0 of bits was 4, is 8; config of layers.1 of"),
-    "edges": ({"graph": lambda g: changed(g, "edges")}, "graph was '2708 nodes, .* edges, content .*', is '2708 nodes"),
+    "edges": ({"graph": lambda g: changed(g, "edges")}, "graph was '400 nodes, .* edges, content .*', is '400 nodes"),
     **{key: ({"graph": lambda g, key=key: changed(g, key)}, "graph was") for key in ("feat", "label", "train_mask")},
     "teacher": ({"teacher": lambda: build(seed=1)}, "teacher was 'GCN, state .*', is 'GCN, state"),
     "architecture": ({"teacher": lambda: build("sage")}, "teacher was 'GCN, state .*', is '(?!GCN)"),
@@ -155,10 +155,11 @@ OTHER_RUNS = {
 @pytest.mark.parametrize("what", OTHER_RUNS)
 def test_a_run_resumes_with_its_config_graph_and_teacher_only(what, planted, tmp_path):
     path, (options, message) = tmp_path / "run.pt", OTHER_RUNS[what]
+    part = dgl.add_self_loop(dgl.remove_self_loop(dgl.node_subgraph(planted, range(400), store_ids=False)))
 
     def run(graph=lambda g: g, model=low_bit, teacher=build, transform=None, **more):
         settings = {"epochs": 1, "checkpoint": path, "progress": False, "transform": transform, **more}
-        return train(model(), graph(planted), teacher=teacher(), **settings)
+        return train(model(), graph(part), teacher=teacher(), **settings)
 
     first = {"transform": drop(0.1)} if what == "transform" else {}
     history = run(**first)

@@ -25,13 +25,15 @@ __all__ = ["Captured", "capture", "layer_calls"]
 class Captured(NamedTuple):
     """A generalised recording, the arguments it was made with, and those of a larger example with their result.
 
-    ``optional`` are names of arguments that may be left out, ``kept`` the graphs that modules keep, by name.
+    ``optional`` are names of arguments that may be left out, ``kept`` the graphs that modules keep, by name. The
+    recording is of graphs with as many nodes as the example alone where ``is_of_one_size``.
     """
 
     recording: Recording
     arguments: dict[str, Any]
     optional: set[str]
     kept: dict[str, Any]
+    is_of_one_size: bool
     larger: dict[str, Any]
     output: Any
 
@@ -68,7 +70,7 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
         with _replaced(kept, grown):
             _, output = record(model, *split(model, larger))
     larger.update({name: grown(graph) for name, graph in own.items()})
-    return Captured(recording, arguments, optional, own, larger, output)
+    return Captured(recording, arguments, optional, own, not grown.how.more_nodes, larger, output)
 
 
 def _smaller(model, args, kwargs, given):

@@ -44,7 +44,7 @@ class Grown:
 
     def __init__(self, values: list[Any], choices: Sequence[int] = (), how: Growth | None = None):
         self.ambiguous: list[int] = []
-        self._choices, self._how = choices, how or Growth()
+        self._choices, self.how = choices, how or Growth()
         self._graphs: dict[int, Any] = {}
         self._rows: list[tuple[str, int, torch.Tensor]] = []  # type, how many there were, which of them there are now
         self._extra = 0
@@ -103,7 +103,7 @@ class Grown:
         if graph.is_block:
             self._blocks([graph])
             return
-        copies = _copies(graph) if self._how.more_nodes else dict.fromkeys(graph.ntypes, 1)
+        copies = _copies(graph) if self.how.more_nodes else dict.fromkeys(graph.ntypes, 1)
         places = {
             ntype: [
                 torch.arange(graph.num_nodes(ntype)) + copy * graph.num_nodes(ntype) for copy in range(copies[ntype])
@@ -116,7 +116,7 @@ class Grown:
         node_rows = {ntype: torch.arange(graph.num_nodes(ntype)).repeat(copies[ntype]) for ntype in graph.ntypes}
         for ntype, rows in node_rows.items():
             _index_frame(graph.nodes[ntype].data, grown.nodes[ntype].data, rows)
-        if len(set(copies.values())) == 1 and (self._how.batched or graph.batch_size > 1):
+        if len(set(copies.values())) == 1 and (self.how.batched or graph.batch_size > 1):
             times = copies[graph.ntypes[0]]
             grown.set_batch_num_nodes({t: graph.batch_num_nodes(t).repeat(times) for t in graph.ntypes})
             grown.set_batch_num_edges(
@@ -178,7 +178,7 @@ class Grown:
             u = torch.cat([sources[min(copy, len(sources) - 1)][source.long()] for copy in range(len(own))])
             v = torch.cat([places[destination.long()] for places in own])
             rows = torch.arange(len(source)).repeat(len(own))
-            if len(source) and self._how.more_edges:
+            if len(source) and self.how.more_edges:
                 self._extra += 1
                 u, v, rows = (torch.cat([part, part[-1:].repeat(self._extra)]) for part in (u, v, rows))
             edges[etype], edge_rows[etype] = (u, v), rows

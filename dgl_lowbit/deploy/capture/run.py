@@ -183,8 +183,8 @@ class Capture(TorchFunctionMode):
         """The reference of the graph that has ``index`` inside."""
         if id(index) not in self._graphs:
             raise FreezeError(
-                f"message passing on a graph that forward makes itself{line()} cannot be frozen; make it outside and "
-                "pass it as an argument."
+                f"a graph that forward makes itself{line()} cannot be frozen; make it outside and pass it as an "
+                "argument."
             )
         return self._graphs[id(index)]
 
@@ -195,7 +195,7 @@ class Capture(TorchFunctionMode):
     def _reference(self, leaf):
         if isinstance(leaf, torch.Tensor):
             return self.tensor(leaf)
-        return self.graph(leaf) if isinstance(leaf, dgl.DGLGraph) else leaf
+        return self.index(leaf._graph) if isinstance(leaf, dgl.DGLGraph) else leaf
 
     def depends(self, tree: Any, numbers: set[int] | None = None) -> bool:
         """Whether something in a tree of references follows from the arguments, or is among ``numbers``."""

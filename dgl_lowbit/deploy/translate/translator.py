@@ -54,6 +54,18 @@ class Translator:
             if number in read:
                 self._call(call)
 
+    def require_sizes(self) -> None:
+        """Hold the graphs that are arguments to the numbers of nodes that they had in the recording."""
+        for entry in self.recording.inputs:
+            if entry.ref.number not in self.graphs:
+                continue
+            graph = self.recording.graphs[entry.ref.number]
+            for etype in graph.canonical_etypes:
+                single = None if len(graph.canonical_etypes) == 1 else etype
+                for of, ntype in (("src_nodes", etype[0]), ("dst_nodes", etype[2])):
+                    size = {"of": of, "graph": self.graph_of(Size(of, entry.ref, etype=single)).number}
+                    self.array_function("require_size", {"size": size}, graph.num_nodes(ntype), ntype)
+
     def outputs(self) -> Any:
         """The output as values of the plan."""
         given = {entry.ref for entry in self.recording.inputs}
