@@ -12,6 +12,7 @@ from .packed import PackedModel
 
 _MOST_ROWS_OFF = 0.1  # codes next to a rounding edge may fall on the other side of it, and their rows with them
 _TOLERANCE = 0.02
+_NOTHING = 1e-3
 
 
 def check_equal(packed: PackedModel, captured: Captured) -> None:
@@ -46,17 +47,18 @@ def _taken(packed, arguments):
 
 
 def share_off(found: np.ndarray, expected: np.ndarray) -> float:
-    """The share of rows in which two arrays differ by more than 2 % of the largest number of a typical row."""
+    """The share of rows in which two arrays differ by more than 2 % of the largest number of a typical row.
+
+    Typical are rows that are not next to nothing beside the largest.
+    """
     if expected.size == 0:
         return 0.0
-    found, expected = (
-        np.atleast_1d(part).astype(np.float64).reshape(max(len(np.atleast_1d(part)), 1), -1)
-        for part in (found, expected)
-    )
+    rows = [np.atleast_1d(part).astype(np.float64) for part in (found, expected)]
+    found, expected = (part.reshape(len(part), -1) for part in rows)
     both = np.isfinite(found) & np.isfinite(expected)
     same = (found == expected) | (np.isnan(found) & np.isnan(expected))
-    off = np.where(both, np.abs(np.where(both, found, 0) - np.where(both, expected, 0)), np.where(same, 0, np.inf)).max(
-        1
-    )
-    size = np.median(np.where(both, np.abs(expected), 0).max(1))
-    return float((off > _TOLERANCE * max(size, 1e-6)).mean())
+    difference = np.abs(np.where(both, found, 0) - np.where(both, expected, 0))
+    off = np.where(both, difference, np.where(same, 0, np.inf)).max(1)
+    largest = np.where(both, np.abs(expected), 0).max(1)
+    typical = largest[largest >= _NOTHING * largest.max()]
+    return float((off > _TOLERANCE * max(np.median(typical), 1e-6)).mean())

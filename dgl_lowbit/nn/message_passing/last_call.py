@@ -14,14 +14,16 @@ from torch import nn
 
 from .hook import current_module
 
-_MOST_BYTES = 4 << 20  # of what is kept alive for a model
+_MOST_BYTES = 16 << 20  # of what is kept alive for a model
 _calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
+_small_calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
 
 
 def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
     """Note that ``module`` is called with ``args`` and ``kwargs``."""
-    size = sum(_bytes(leaf) for leaf in _leaves((args, kwargs)))
-    _calls[module] = (args, kwargs) if size <= _MOST_BYTES else _map((args, kwargs), _weakly)
+    _calls[module] = _map((args, kwargs), _weakly)
+    if sum(_bytes(leaf) for leaf in _leaves((args, kwargs))) <= _MOST_BYTES:
+        _small_calls[module] = args, kwargs
 
 
 class Remembered(nn.Module):
@@ -34,10 +36,12 @@ class Remembered(nn.Module):
 
 
 def recall(module: nn.Module) -> tuple[tuple, dict] | None:
-    """The arguments that ``module`` was last called with, None where there was no call or they are gone."""
+    """What ``module`` was last called with, as far as it still is; None where there was no call, or nothing is left."""
     call = _calls.get(module)
-    if call is None or any(isinstance(leaf, weakref.ref) and leaf() is None for leaf in _leaves(call)):
+    if call is None:
         return None
+    if any(isinstance(leaf, weakref.ref) and leaf() is None for leaf in _leaves(call)):
+        return _small_calls.get(module)
     return _map(call, lambda leaf: leaf() if isinstance(leaf, weakref.ref) else leaf)
 
 
