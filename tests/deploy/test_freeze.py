@@ -97,6 +97,14 @@ def test_freezing_before_calibration_names_the_quantisers(graph, feat):
             lowbit.freeze(lowbit.quantize(TwoLayers()), *example)
 
 
+def test_what_a_model_was_last_called_with_is_its_example(graph, feat):
+    model = lowbit.quantize(TwoLayers(), lowbit.QuantConfig(4))
+    for _ in range(3):  # a loop of one's own, which sets the ranges
+        model(graph, feat).sum().backward()
+    packed = lowbit.freeze(model)
+    torch.testing.assert_close(packed(graph, feat), model.eval()(graph, feat).detach(), rtol=1e-5, atol=1e-5)
+
+
 def test_an_example_is_needed_once(model, graph, feat):
     fresh = lowbit.quantize(TwoLayers(), lowbit.QuantConfig(2))
     fresh.load_state_dict(model.state_dict())

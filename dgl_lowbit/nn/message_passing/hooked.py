@@ -13,8 +13,8 @@ from torch import nn
 
 from ...config import QuantConfig
 from .calls import SITE_NAMES
-from .hook import patched, scope
-from .last_call import Remembered
+from .hook import current_module, patched, scope
+from .last_call import remember
 from .site import Shape, Site
 
 _SITE = rf"((?:{'|'.join(sorted(set(SITE_NAMES.values())))})_\d+)\.(\w+)\."
@@ -33,7 +33,7 @@ class Hook:
         return self.config.is_float and not self.config.overrides
 
 
-class Hooked(Remembered):
+class Hooked(nn.Module):
     """Mixin of the classes that :func:`hook` makes: what a module's forward passes over edges is coded.
 
     The class is named as the module's own, which it derives from. Copies and pickles find that one by its name.
@@ -47,6 +47,8 @@ class Hooked(Remembered):
         """Nothing: a class that counts its subclasses is not to see this one."""
 
     def __call__(self, *args, **kwargs):
+        if current_module() is None:
+            remember(self, args, kwargs)
         with patched(), scope(self):
             return super().__call__(*args, **kwargs)
 
