@@ -41,14 +41,14 @@ class GAT(nn.Module):
         return self.conv2(graph, self.conv1(graph, feat).flatten(1)).mean(1)
 
 
-LEARNING_RATES = {GCN: 0.01, GAT: 0.005}
+LEARNING_RATES = {"GCN": 0.01, "GAT": 0.005}
 
 
 def train(model, graph, epochs):
     """Adam on the labelled nodes; returns test accuracy at the best validation accuracy, and leaves those weights."""
     feat, labels, masks = graph.ndata["feat"], graph.ndata["label"], [graph.ndata[f"{s}_mask"] for s in ("val", "test")]
     train_mask = graph.ndata["train_mask"]
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[type(model)], weight_decay=5e-4)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATES[type(model).__name__], weight_decay=5e-4)
     best = (-1.0, 0.0), None
     for _ in range(epochs):
         model.train()
