@@ -28,7 +28,7 @@ class Branching(nn.Module):
 def test_part_of_a_model_only_when_asked_for(graph, tmp_path):
     feat = features(graph, 12)
     model = calibrated(Branching(), graph, feat)
-    with pytest.raises(lowbit.FreezeError, match=r"__bool__ hands .*test_models.py:\d+ \(if h.sum\(\) > 1e9:\)"):
+    with pytest.raises(lowbit.FreezeError, match=r"__bool__ hands .*test_partial.py:\d+ \(if h.sum\(\) > 1e9:\)"):
         lowbit.freeze(model)
     with pytest.warns(
         lowbit.FloatModuleWarning, match="packed are conv, attention; in float32 run forward, recurrent, norm"
