@@ -58,9 +58,10 @@ def distinct(args: tuple, kwargs: dict) -> tuple[tuple, dict]:
 
     def once(leaf):
         if isinstance(leaf, (torch.Tensor, dgl.DGLGraph)):
-            if id(leaf) in seen:
+            known_by = id(leaf._graph if isinstance(leaf, dgl.DGLGraph) else leaf)
+            if known_by in seen:
                 return leaf.clone()
-            seen.add(id(leaf))
+            seen.add(known_by)
         return leaf
 
     return mapped(args, once), mapped(kwargs, once)
