@@ -79,7 +79,7 @@ def _smaller(model, args, kwargs, given):
     less_args, less_kwargs = shrunk(args), shrunk(kwargs)
     try:
         record(model, less_args, less_kwargs)
-    except Exception:
+    except Exception:  # it may want what a part of the graph is not: then all of it
         return args, kwargs
     return less_args, less_kwargs
 

@@ -37,7 +37,7 @@ def with_optional(model: nn.Module, args: tuple, kwargs: dict) -> tuple[dict[str
         try:
             plain = record(model, (), {**arguments, name: None})[0]
             weighted = record(model, (), {**arguments, name: weight})[0]
-        except Exception:
+        except Exception:  # it does not run with, or not without: then it is no choice
             continue
         if _same_course(plain, weighted, name):
             arguments[name] = weight

@@ -1,7 +1,7 @@
 """What a model computes, captured, as the plan of a packed model."""
 
 from . import graphs, layers, messages  # noqa: F401  (their rules)
-from .inputs import declare_inputs, frame_name, kept_name
+from .inputs import declare_inputs
 from .translator import Translator
 
-__all__ = ["Translator", "declare_inputs", "frame_name", "kept_name"]
+__all__ = ["Translator", "declare_inputs"]

@@ -48,7 +48,7 @@ def _degrees(t, call, graph):
 @rule("float", "to", "type", "type_as", "long", "int")
 def _to(t, call, x, *args, **kwargs):
     form = t.form(x)
-    if isinstance(form, (Degrees, Batch, Ends)):
+    if isinstance(form, (Batch, Ends)) or (isinstance(form, Degrees) and (form.power == 1 or t.is_float(call.out))):
         return form
     same = t.recording.dtypes[x.number] == t.recording.dtypes[call.out.number]
     return form if same and form is not None else None

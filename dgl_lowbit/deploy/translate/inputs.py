@@ -15,8 +15,8 @@ from .forms import Array, EdgeNumbers, Floats
 from .translator import Translator
 
 
-def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, optional: Collection = ()) -> list[Input]:
-    """Give the plan its inputs, in the order of ``model.forward``; returns those that modules keep, not arguments.
+def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, optional: Collection = ()) -> None:
+    """Give the plan its inputs, in the order of ``model.forward``; then what modules keep and graphs' frames hold.
 
     ``arguments`` are the example's by name; those in ``optional`` may be left out.
     """
@@ -50,7 +50,6 @@ def declare_inputs(translator: Translator, model: nn.Module, arguments: dict, op
         graph = [kept_name(entry.path[:place])] if is_kept else list(entry.path[:place])
         _declare_tensor(translator, frame_name(entry.path), entry, (), False)
         translator.recorder.inputs[-1]["frame"] = [graph, side, list(kind) if side == "edge" else kind, key]
-    return kept
 
 
 def kept_name(path: Sequence) -> str:

@@ -46,7 +46,7 @@ def _sum_of_codes(t, call, graph, left, right):
         x = t.floats(left, call)
         codes = t.recorder.quantize(of.site["messages"], x)
         if of.reduce == "max":
-            sums = t.recorder.maximum(edges, codes)
+            sums = t.recorder.largest(edges, codes)
         elif attends:
             attention = t.recorder.attention_of(weights, t.shape(right)[1], of.site["attention"])
             sums = t.recorder.attend(edges, codes, attention)
@@ -110,7 +110,8 @@ def _edge_values(t, call, graph, left, right):
 @rule("edge_softmax")
 def _edge_softmax(t, call, graph, logits):
     form, details = t.form(logits), call.owner.details
-    if isinstance(form, Scores) and details.get("norm_by", "dst") == "dst" and form.graph == graph:
+    plain = details.get("norm_by", "dst") == "dst" and is_all(details.get("eids", ALL))
+    if plain and isinstance(form, Scores) and form.graph == graph:
         return Scores(graph, form.left, form.right, form.slope, are_normalised=True)
     return None
 

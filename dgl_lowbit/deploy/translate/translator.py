@@ -287,7 +287,8 @@ class Translator:
             self.fail(call, f"{name}, called so that {fault},")
         return dict(zip(refs, self.array_functions(name, len(refs), *args, **kwargs)))
 
-    def encoded(self, tree, call):
+    def encoded(self, tree: Any, call: Call) -> Any:
+        """An argument of a recorded call as the plan has it, a tree of JSON values and references."""
         if isinstance(tree, TensorRef):
             return self.argument(tree, call)
         if isinstance(tree, GraphRef):
