@@ -1,5 +1,6 @@
 """Graphs and settings shared by all tests."""
 
+import functools
 import os
 import tempfile
 from collections import defaultdict
@@ -15,6 +16,8 @@ import dgl
 import pytest
 import torch
 
+from dgl_lowbit.experiments import data
+
 # Grids of more cases than these run in full under `-m "slow or random"`.
 SMALL_GRID = 8
 # Widths of codes that random tests leave to the full run.
@@ -22,7 +25,9 @@ RARE_BITS = (1, 4)
 
 
 def pytest_configure(config):
-    """Let random tests draw from everything where they are asked for by name."""
+    """Make warnings of ours errors, and let random tests draw from everything where they are asked for by name."""
+    # Named in setup.cfg, the warning would import the package before the environment above is set.
+    config.addinivalue_line("filterwarnings", "error::dgl_lowbit.FloatModuleWarning")
     if "or random" in config.option.markexpr:
         os.environ["DRAW_FROM_ALL"] = "1"
 
@@ -94,6 +99,14 @@ def any_graph(request):
 @pytest.fixture
 def graph():
     return homogeneous()
+
+
+@pytest.fixture(scope="module")
+def small_planted():
+    """Within a module of tests, the embedded graph of a fraction of its size."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "planted_graph", functools.partial(data.planted_graph, num_nodes=560))
+        yield
 
 
 def features(graph, width, seed=0):

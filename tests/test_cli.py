@@ -5,8 +5,11 @@ import pytest
 from dgl_lowbit.cli import main
 
 
+pytestmark = pytest.mark.usefixtures("small_planted")
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made(small_planted, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     assert main(["demo", "--epochs", "1", "--bits", "2", "--model", "smp", "--quiet", "--output", str(folder)]) == 0
     return folder
@@ -35,8 +38,8 @@ def test_saved_models_are_described_predicted_with_and_exported_again(made, caps
     assert main(["info", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["graph"] == "planted"
     assert main(["predict", str(file), "--output", str(tmp_path / "classes.txt")]) == 0
-    assert "planted: 2,708 nodes, test accuracy" in capsys.readouterr().out
-    assert len((tmp_path / "classes.txt").read_text().split()) == 2708
+    assert "planted: 560 nodes, test accuracy" in capsys.readouterr().out
+    assert len((tmp_path / "classes.txt").read_text().split()) == 560
     assert main(["export", str(checkpoint), "--output", str(tmp_path / "again.safetensors")]) == 0
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 

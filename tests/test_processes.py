@@ -1,5 +1,6 @@
 """Ranges in several processes."""
 
+import os
 import pytest
 import torch
 from torch import nn
@@ -112,3 +113,8 @@ def test_wrapped_models_are_sent_back(name):
 def test_lists_of_modules_are_sent_back():
     with pytest.raises(ValueError, match=r"got a list of them; pass torch.nn.ModuleList\(model\)"):
         lowbit.quantize([nn.Linear(2, 2)])
+
+
+@pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process has all cores")
+def test_tests_side_by_side_have_a_core_each():
+    assert torch.get_num_threads() == 1

@@ -17,7 +17,7 @@ WORDS_A_NODE, SHARE_OF_TOPIC = 18, 0.25
 WORDS_A_TOPIC = 120
 
 
-def planted_graph(seed: int = 0) -> dgl.DGLGraph:
+def planted_graph(seed: int = 0, num_nodes: int = NODES) -> dgl.DGLGraph:
     """A graph of Cora's size with planted communities, made on the spot from ``seed``.
 
     Nodes of a class link to each other more often than to others (stochastic block model of networkx), and share
@@ -26,21 +26,22 @@ def planted_graph(seed: int = 0) -> dgl.DGLGraph:
     Returns
     -------
     DGLGraph
-        2,708 nodes, about 12,000 directed edges; ``ndata["feat"]`` (2708, 1433) float32 and ``ndata["label"]`` int64.
+        ``num_nodes``, 2,708, nodes, about 12,000 directed edges; ``ndata["feat"]`` (N, 1433) float32 and
+        ``ndata["label"]`` (N,) int64.
     """
     rng = np.random.default_rng(seed)
-    sizes = [NODES // CLASSES + (c < NODES % CLASSES) for c in range(CLASSES)]
-    within, across = NEIGHBOURS_WITHIN * CLASSES / NODES, NEIGHBOURS_ACROSS * CLASSES / NODES / (CLASSES - 1)
+    sizes = [num_nodes // CLASSES + (c < num_nodes % CLASSES) for c in range(CLASSES)]
+    within, across = NEIGHBOURS_WITHIN * CLASSES / num_nodes, NEIGHBOURS_ACROSS * CLASSES / num_nodes / (CLASSES - 1)
     probabilities = np.full((CLASSES, CLASSES), across) + np.eye(CLASSES) * (within - across)
     network = nx.stochastic_block_model(sizes, probabilities.tolist(), seed=seed)
     edges = np.array(network.edges)
 
     labels = np.repeat(np.arange(CLASSES), sizes)
     words = _words(labels, rng)
-    order = rng.permutation(NODES)
+    order = rng.permutation(num_nodes)
     place = np.argsort(order)
     source, target = place[edges[:, 0]], place[edges[:, 1]]
-    graph = dgl.graph((np.concatenate([source, target]), np.concatenate([target, source])), num_nodes=NODES)
+    graph = dgl.graph((np.concatenate([source, target]), np.concatenate([target, source])), num_nodes=num_nodes)
     graph.ndata["feat"] = torch.from_numpy(words[order] / words[order].sum(1, keepdims=True))
     graph.ndata["label"] = torch.from_numpy(labels[order])
     return graph

@@ -11,7 +11,7 @@ from dgl_lowbit.experiments.bench import WORKS, work
 
 
 @pytest.fixture(scope="module", params=[("spmm", "gcn", "smp"), pytest.param(WORKS, marks=pytest.mark.slow)])
-def report(request):
+def report(request, small_planted):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(work.SYNTHETIC, "tiny", (60, 300))
         threads = torch.get_num_threads()

@@ -9,6 +9,8 @@ from dgl_lowbit.experiments.study.tables import violations
 from dgl_lowbit.experiments.study.task import run_task
 from dgl_lowbit.training import train
 
+pytestmark = pytest.mark.usefixtures("small_planted")
+
 SMALL = {"accuracy": ["--models", "smp", "--bits", "2", "--every-stage"], "depth": ["--depths", "4"]}
 
 SOME = {
@@ -22,7 +24,9 @@ def run(name, folder, *more):
     return main([*arguments, *SMALL.get(name, []), "--quiet", *more])
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "ablation" else name for name in STUDIES]
+)
 def test_studies_run_and_draw(name, tmp_path, capsys, monkeypatch):
     if name in SOME:
         make = STUDIES[name]
