@@ -4,7 +4,6 @@ import pytest
 
 from dgl_lowbit.cli import main
 
-
 pytestmark = pytest.mark.usefixtures("small_planted")
 
 

@@ -1,6 +1,7 @@
 """Ranges in several processes."""
 
 import os
+
 import pytest
 import torch
 from torch import nn
