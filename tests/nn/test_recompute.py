@@ -52,7 +52,7 @@ def agree(model, call, number=5, kinds=(True, False)):
     return all(len(got) == len(expected) and all(map(torch.equal, got, expected)) for got in others)
 
 
-@pytest.mark.parametrize("bits", [2, 8])
+@pytest.mark.parametrize("bits", [pytest.param(2, marks=pytest.mark.slow), 8])
 @pytest.mark.parametrize("name", [name for name, entry in LAYERS.items() if entry.row is not None])
 def test_every_layer_trains_as_without_checkpointing(name, bits):
     args, _ = arguments(name, graph_for(name))

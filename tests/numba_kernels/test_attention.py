@@ -54,7 +54,7 @@ def check_attend(graph, bits, heads, per_head, wide, rng, score_bits=8, slope=0.
     else st.sampled_from([(1, 9, True), (7, 5, False), (20, 9, False)]),
     seed=st.integers(0, 2**32),
 )
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", [slow(1), slow(2), slow(4), 8])
 def test_attend(bits, sizes, shape, seed):
     """Of heads, columns of each, and whether their scores have several too."""
     rng = np.random.default_rng(seed)

@@ -100,6 +100,7 @@ def test_home_is_used_where_nothing_else_is_said(tmp_path):
     assert files(tmp_path / ".cache" / "numba_kernels") or files(tmp_path / "Library")
 
 
+@pytest.mark.slow
 def test_warming_up_a_file_leaves_nothing_to_compile(tmp_path):
     import numpy as np
 
