@@ -1,4 +1,4 @@
-"""Packed-integer kernels for low-bit graph neural networks on CPUs; needs NumPy, Numba and safetensors only."""
+"""Packed-integer kernels for low-bit graph neural networks on CPUs; needs NumPy and Numba only."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .errors import LowBitError, ModelFileError
     from .functional import dequantize, gemm, quantize, spmm
     from .graph import Graph, GraphError
-    from .model import ModelFileError, PackedModel, load
+    from .model import PackedModel, load
     from .packing import pack, unpack
     from .plan import Plan, PlanError
     from .run.matrices import Codes, Grid, Weight
@@ -20,6 +21,7 @@ __all__ = [
     "Graph",
     "GraphError",
     "Grid",
+    "LowBitError",
     "ModelFileError",
     "PackedModel",
     "Plan",
@@ -38,9 +40,10 @@ __all__ = [
 
 # Loaded when first asked for, so that `numba_kernels.spec`, the number contract, can be read without Numba.
 _HOMES = {
+    "errors": ("LowBitError", "ModelFileError"),
     "functional": ("dequantize", "gemm", "quantize", "spmm"),
     "graph": ("Graph", "GraphError"),
-    "model": ("ModelFileError", "PackedModel", "load"),
+    "model": ("PackedModel", "load"),
     "packing": ("pack", "unpack"),
     "plan": ("Plan", "PlanError"),
     "run.matrices": ("Codes", "Grid", "Weight"),
@@ -48,7 +51,20 @@ _HOMES = {
     "warming": ("warm_up",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
-_MODULES = ("files", "functional", "graph", "kernels", "layout", "model", "packing", "plan", "reference", "run", "simd")
+_MODULES = (
+    "errors",
+    "files",
+    "functional",
+    "graph",
+    "kernels",
+    "layout",
+    "model",
+    "packing",
+    "plan",
+    "reference",
+    "run",
+    "simd",
+)
 
 
 def __getattr__(name):

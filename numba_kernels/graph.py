@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .errors import LowBitError
 from .jit import launcher
 from .layout import AHEAD
 
@@ -25,7 +26,7 @@ class Hubs(NamedTuple):
     stops: np.ndarray
 
 
-class GraphError(ValueError):
+class GraphError(LowBitError, ValueError):
     """A graph, or features that do not fit it."""
 
 
@@ -74,7 +75,7 @@ class Graph:
         self.edge_ids = None if edge_ids is None else np.empty(self.num_edges, np.int64)
         if edge_ids is None or ids.shape == (self.num_edges,):
             copies = self.indptr, self._fetched, ids if edge_ids is None else self.edge_ids
-            fault = copy_edges(indptr, indices, ids, self.num_src, *copies, facts)
+            fault = copy_edges(indptr, indices, ids, self.num_src, *copies, np.zeros(len(ids), np.bool_), facts)
         else:
             fault = _BAD_ID
         if fault == _BAD_INDPTR:
@@ -85,7 +86,8 @@ class Graph:
             )
         if fault == _BAD_ID:
             raise GraphError(
-                f"edge_ids must be the places of {self.num_edges} edges, from 0 on, got an array of shape {ids.shape}."
+                f"edge_ids must be the places of {self.num_edges} edges, from 0 on, each once, got an array of shape "
+                f"{ids.shape}."
             )
         self.max_in_degree, zero_degrees, self.num_hubs = facts.tolist()
         self.has_zero_in_degree = zero_degrees > 0
@@ -284,7 +286,7 @@ _NO_IDS = np.empty(0, np.int64)
 
 
 @launcher
-def copy_edges(indptr, indices, edge_ids, num_src, new_indptr, new_indices, new_ids, facts):
+def copy_edges(indptr, indices, edge_ids, num_src, new_indptr, new_indices, new_ids, seen, facts):
     """Check compressed rows, and edge ids if there are any, and copy them; returns what is wrong, 0 for nothing.
 
     ``facts`` becomes the largest in-degree, the number of nodes of in-degree 0, and the number of hubs. Zeros follow
@@ -309,8 +311,9 @@ def copy_edges(indptr, indices, edge_ids, num_src, new_indptr, new_indices, new_
     new_indices[len(indices) :] = 0
     for e in range(len(edge_ids)):
         number = edge_ids[e]
-        if number < 0 or number >= len(edge_ids):
+        if number < 0 or number >= len(edge_ids) or seen[number]:
             return _BAD_ID
+        seen[number] = True
         new_ids[e] = number
     return 0
 

@@ -10,6 +10,7 @@ import safetensors
 import safetensors.numpy
 
 from .arrays import as_array
+from .errors import ModelFileError
 from .files import replace_file
 from .graph import Graph, GraphError
 from .plan import Plan, PlanError
@@ -19,10 +20,6 @@ from .run.runtime import checked, launching
 FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 3, 2
 # What releases that read no newer than a version do not know: plans without it are written for them too.
 _SINCE = {3: ("call", "matrix", "array", "constant")}
-
-
-class ModelFileError(ValueError):
-    """A file that is not a packed model, or not a whole one."""
 
 
 class PackedModel:
@@ -129,7 +126,7 @@ class PackedModel:
             array.reshape(len(array), heads, array.shape[1] // heads) if heads else array
             for array, heads in zip(outputs, plan.heads)
         ]
-        if isinstance(plan.returns, list):
+        if isinstance(plan.returns, tuple):
             return dict(zip(plan.returns, outputs))
         return tuple(outputs) if plan.returns == "tuple" else outputs[0]
 
@@ -276,10 +273,24 @@ def _features(value, name):
 def _rows_of(value, name):
     if isinstance(value, tuple):
         return tuple(_rows_of(part, name) for part in value)
-    dtype = getattr(value, "dtype", None)
-    if getattr(dtype, "kind", None) != "f" or len(value.shape) != 2:
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    if getattr(dtype, "kind", None) != "f" or len(shape) != 2:
         raise GraphError(f"{name} must be a floating point array of shape (nodes, width), got {type(value).__name__}.")
-    return value
+    return _Rows(value)
+
+
+class _Rows:
+    """What gives float rows for slices, of a shape that is read once."""
+
+    def __init__(self, given):
+        self._given, self.shape = given, tuple(map(int, given.shape))
+        self.nbytes = 4 * self.shape[0] * self.shape[1]
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        return self._given[rows]
 
 
 def _array(value, name):

@@ -18,7 +18,7 @@ def run(plan: Plan, inputs: dict) -> dict:
         result = OPERATIONS[op["op"]].reference(plan, op, *(values[value] for value in op["in"]))
         if "state" in op:
             values[op["out"]], values[op["state"]] = result
-        elif isinstance(op.get("out"), list):
+        elif isinstance(op.get("out"), tuple):
             values.update(zip(op["out"], result))
         elif "out" in op:
             values[op["out"]] = result

@@ -22,6 +22,8 @@ from typing import Callable
 
 import numpy as np
 
+from .errors import LowBitError
+
 BITS = (1, 2, 3, 4, 8)
 # In "shift" a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
 MOST_HALVINGS = 6
@@ -29,7 +31,7 @@ MOST_HALVINGS = 6
 SMALLEST_SCALE = np.float32(2.0**-40)
 
 
-class SpecError(ValueError):
+class SpecError(LowBitError, ValueError):
     """Numbers that are no grid."""
 
 
@@ -61,10 +63,15 @@ def _require(condition, message):
         raise SpecError(message)
 
 
-def _is_number(value) -> bool:
+def is_number(value) -> bool:
+    """Whether a value is a number, finite in float32."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         return False
-    return bool(np.isfinite(np.float32(value)))
+    try:
+        with np.errstate(over="ignore"):
+            return bool(np.isfinite(np.float32(value)))
+    except OverflowError:  # of a whole number
+        return False
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,7 @@ class GridSpec:
     bits: int
 
     def __post_init__(self):
-        known = not isinstance(self.bits, bool) and self.bits in BITS
+        known = isinstance(self.bits, (int, np.integer)) and not isinstance(self.bits, bool) and self.bits in BITS
         _require(known, f"codes have {', '.join(map(str, BITS))} bits, got {self.bits!r}")
 
     @property
@@ -156,7 +163,7 @@ class ShiftGrid(FixedGrid):
     def __post_init__(self):
         super().__post_init__()
         _require(self.is_uniform, "reach goes with one scale for all columns")
-        _require(_is_number(self.reach) and self.reach >= 0, f"reach must not be negative, got {self.reach!r}")
+        _require(is_number(self.reach) and self.reach >= 0, f"reach must not be negative, got {self.reach!r}")
 
     def to_json(self, numbers):
         return {**super().to_json(numbers), "granularity": "shift", "reach": self.reach}
@@ -187,7 +194,7 @@ class RowGrid(GridSpec):
     def __post_init__(self):
         super().__post_init__()
         for name in ("alpha", "range_qmax", "divisor", "added"):
-            _require(_is_number(getattr(self, name)), f"{name} is not a number: {getattr(self, name)!r}")
+            _require(is_number(getattr(self, name)), f"{name} is not a number: {getattr(self, name)!r}")
         _require(self.range_qmax > 0 and self.divisor > 0, "an empty grid: range_qmax and divisor must be positive")
         _require(isinstance(self.half_grid, bool), f"half_grid must be true or false, got {self.half_grid!r}")
 
@@ -238,7 +245,7 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
     numbers = []
     for key in keys[:3]:
         value = content[key]
-        _require(isinstance(value, str) or _is_number(value), f"{key} is not a number: {value!r}")
+        _require(isinstance(value, str) or is_number(value), f"{key} is not a number: {value!r}")
         numbers.append(array(value) if isinstance(value, str) else np.array([value], np.float32))
         _require(numbers[-1].dtype == np.float32 and numbers[-1].ndim == 1, f"{key} must be float32 numbers")
     scale, zero_point, offset = numbers

@@ -147,7 +147,7 @@ def embedding(input, weight, padding_idx=None):
 @function(input=ARRAY, num_classes=INT)
 def one_hot(input, num_classes=-1):
     count = int(input.max(initial=-1)) + 1 if num_classes == -1 else num_classes
-    return np.eye(count, dtype=np.int64)[checked_index(input, count)]
+    return (checked_index(input, count)[..., None] == np.arange(count)).astype(np.int64)
 
 
 @function(input=ARRAY, mask=ARRAY)

@@ -47,7 +47,7 @@ def list_of(kind: Kind) -> Kind:
     """A list of what is of ``kind``."""
     return Kind(
         f"a list of {kind.words}",
-        lambda tree, refers: isinstance(tree, list) and all(kind.accepts(part, refers) for part in tree),
+        lambda tree, refers: isinstance(tree, (list, tuple)) and all(kind.accepts(part, refers) for part in tree),
     )
 
 

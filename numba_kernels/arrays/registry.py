@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Callable
 
 import numpy as np
 
 from ..graph import GraphError
 from .kinds import Kind
+from .room import elements
 
 FUNCTIONS: dict[str, ArrayFunction] = {}
 # What NumPy and the functions raise for arrays that do not fit.
@@ -45,10 +47,19 @@ class ArrayFunction:
         GraphError
             When the arguments do not fit each other; names the function and the shapes.
         """
+        return self.within(math.inf, args, kwargs)
+
+    def within(self, room: float, args, kwargs: dict) -> list[np.ndarray]:
+        """Call it, unless its results take more than ``room`` bytes: a GraphError, as of other faults."""
         try:
+            if 8 * elements(self.name, args, kwargs) > room:
+                raise MemoryError(f"it makes more than the {room:,.0f} bytes that the file and its arguments allow")
             with np.errstate(all="ignore"):
                 results = self.function(*args, **kwargs)
-            return [as_array(result) for result in (results if isinstance(results, (tuple, list)) else (results,))]
+            results = [as_array(result) for result in (results if isinstance(results, (tuple, list)) else (results,))]
+            if sum(result.nbytes for result in results) > room:
+                raise MemoryError(f"it made more than the {room:,.0f} bytes that the file and its arguments allow")
+            return results
         except _FAULTS as error:
             shapes = ", ".join(map(_described, (*args, *kwargs.values())))
             raise GraphError(f"{self.name}({shapes}) cannot be computed: {error}") from error

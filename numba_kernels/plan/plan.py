@@ -53,19 +53,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..errors import LowBitError
 from ..spec import GridSpec, SpecError, from_json
+from .attributes import ANY, BOOL, INDEX, LIST, STRING, VALUE, choice, fault, frozen, several
 from .ops import OPERATIONS
 
 INPUT_KINDS = ("features", "graph", "edge_weight", "edge_types", "array", "constant", "unused")
+_INPUT = {"name": STRING, "kind": choice(*INPUT_KINDS), "value": VALUE, "optional": BOOL}
+_INPUT_PARTS = {"key": STRING | INDEX, "frame": LIST, "constant": ANY}
+# What a frame is: the graph's name and places in it, side, node or edge type, key.
+_FRAME = (several(STRING | INDEX), choice("src", "dst", "edge"), STRING | several(STRING, 3), STRING)
+_DTYPES = tuple(map(np.dtype, (np.uint8, np.float32, np.int64, np.bool_)))
 
 
-class PlanError(ValueError):
+class PlanError(LowBitError, ValueError):
     """A plan that does not describe a runnable model."""
 
 
 @dataclass
 class Plan:
-    """A packed model's computation.
+    """A packed model's computation; what it is made of is copied, and does not change.
 
     Parameters
     ----------
@@ -96,13 +103,18 @@ class Plan:
     kinds: dict = field(default_factory=dict, repr=False)
     columns: dict = field(default_factory=dict, repr=False)
     grids: dict = field(default_factory=dict, repr=False)  # of values that are codes, or computed with coded numbers
+    makers: dict = field(default_factory=dict, repr=False)  # names of the operations that write values
+    stacked: set = field(default_factory=set, repr=False)
 
     def __post_init__(self):
         try:
+            self._parse()
             self._check()
+        except PlanError:
+            raise
         except SpecError as error:
             raise PlanError(f"the plan is malformed: {error}.") from error
-        except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
             raise PlanError(f"the plan is malformed: {error!r}.") from error
 
     # -- arrays -----------------------------------------------------------------------------------------
@@ -120,18 +132,43 @@ class Plan:
         return from_json(quantizer, columns, self.arrays.__getitem__)
 
     # -- checks -----------------------------------------------------------------------------------------
-    def _check(self):
-        self.heads = self.heads or [0] * len(self.outputs)
+    def _parse(self):
+        """Take frozen copies of all parts, of which nothing but the declared kinds is left."""
+        for name in ("inputs", "ops", "outputs", "returns", "heads"):
+            setattr(self, name, frozen(getattr(self, name)))
+        self.heads = self.heads or (0,) * len(self.outputs)
         for entry in self.inputs:
-            self.require(isinstance(entry["name"], str), f"{entry['name']!r} is no name of an input")
-            self.require(entry["kind"] in INPUT_KINDS, f"unknown input kind {entry['kind']!r}")
+            self.refuse(fault(entry, _INPUT, _INPUT_PARTS), "an input")
+            parts = entry.get("frame", ())
+            fits = len(parts) == len(_FRAME) and all(kind.accepts(part) for kind, part in zip(_FRAME, parts))
+            self.require(not parts or fits, f"frame {parts!r} of an input")
+            self.require(("constant" in entry) == (entry["kind"] == "constant"), "the constant of an input")
+        for op in self.ops:
+            self.require(isinstance(op, dict) and STRING.accepts(op["op"]), f"{op!r:.80} is no operation")
+            self.require(op["op"] in OPERATIONS, f"unknown operation {op['op']!r:.80}")
+            self.refuse(OPERATIONS[op["op"]].fault(op), op["op"])
+        values, heads = several(VALUE), several(INDEX)
+        self.require(values.accepts(self.outputs) and heads.accepts(self.heads), "outputs and heads are numbers")
+        keys = several(STRING, len(self.outputs)).accepts(self.returns) and len({*self.returns}) == len(self.returns)
+        self.require(keys or self.returns in ("value", "tuple"), f"returns {self.returns!r}")
+        self.arrays = {name: self._array(name, array) for name, array in self.arrays.items()}
+
+    def _array(self, name, array):
+        known = isinstance(name, str) and isinstance(array, np.ndarray) and array.dtype in _DTYPES
+        self.require(known, f"array {name!r} of {getattr(array, 'dtype', type(array).__name__)}")
+        array = np.ascontiguousarray(array).view()
+        array.flags.writeable = False
+        return array
+
+    def _check(self):
+        self._checking = "input"
+        for entry in self.inputs:
             self.define(entry["value"], entry["kind"], None)
         for op in self.ops:
-            self.require(op["op"] in OPERATIONS, f"unknown operation {op['op']!r}")
+            self._checking = op["op"]
             OPERATIONS[op["op"]].check(self, op, *op["in"])
         self.require(bool(self.outputs) and len(self.heads) == len(self.outputs), "no outputs")
-        keys = isinstance(self.returns, list) and len(self.returns) == len(self.outputs)
-        self.require(keys or self.returns == "tuple" or len(self.outputs) == 1, "outputs and what is returned differ")
+        self.require(self.returns != "value" or len(self.outputs) == 1, "outputs and what is returned differ")
         for value, heads in zip(self.outputs, self.heads):
             columns = self.expect(value, "float", "array")
             divides = columns is not None and heads > 0 and columns % heads == 0
@@ -143,16 +180,21 @@ class Plan:
         if not condition:
             raise PlanError(f"the plan is malformed: {message}.")
 
+    @classmethod
+    def refuse(cls, fault: str | None, what: str) -> None:
+        """Raise PlanError if there is a fault of something."""
+        cls.require(fault is None, f"{what}: {fault}")
+
     def define(self, value, kind: str, columns: int | None, grid: GridSpec | None = None) -> None:
         """Declare a value that an operation writes."""
-        self.require(isinstance(value, int) and value not in self.kinds, f"value {value!r} written twice")
-        self.kinds[value], self.columns[value] = kind, columns
+        self.require(value not in self.kinds, f"value {value!r} written twice")
+        self.kinds[value], self.columns[value], self.makers[value] = kind, columns, self._checking
         if grid is not None:
             self.grids[value] = grid
 
     def expect(self, value, *kinds: str) -> int | None:
         """Columns of a value, None where not known, that must be of one of ``kinds``."""
-        self.require(value in self.kinds, f"value {value!r} read before it is written")
+        self.require(type(value) is int and value in self.kinds, f"value {value!r} read before it is written")
         self.require(self.kinds[value] in kinds, f"value {value} is {self.kinds[value]}, not {' or '.join(kinds)}")
         return self.columns[value]
 

@@ -98,7 +98,7 @@ class _Reader:
     def __init__(self, arrays, op, step, run, program, arena):
         self._arrays, self._names, self._step, self._run = arrays, op.names, step, run
         self._program, self._arena = program, arena
-        self.graphs, self.lent = run.graphs, []
+        self.graphs, self.lent, self.room = run.graphs, [], run.room
         self._read = {}
 
     def constant(self, name) -> np.ndarray:

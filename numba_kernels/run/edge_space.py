@@ -72,7 +72,7 @@ class EdgeGroup:
 
     def takes(self, op) -> bool:
         """Whether a call can be part of the group, after those that are."""
-        if op.name != "call" or isinstance(op.spec["out"], list):
+        if op.name != "call" or isinstance(op.spec["out"], tuple):
             return False
         function, read = op.spec["function"], set(data_of(op.spec))
         if read & self.by_node:
@@ -132,7 +132,7 @@ class EdgeGroup:
                 args, rows = _in_block(args, rows, block)
                 if is_checked and not is_by_rows(function.name, args, kwargs, rows):
                     raise NotByRowsError
-            (chunk,) = function(*args, **kwargs)
+            (chunk,) = function.within(reader.room, args, kwargs)
             if op.writes[0] in self.by_edge and (chunk.ndim == 0 or len(chunk) != block.num_edges):
                 raise NotByRowsError
             chunks[op.writes[0]] = chunk

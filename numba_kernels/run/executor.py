@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import numba
@@ -18,6 +19,7 @@ from .assemble import Assembled, assemble
 from .calls import Arrays
 from .launch import run_parallel, run_serial
 from .memory import LINE, Arena, address_of, aligned_empty
+from .program import LEAST_TILE_ROWS
 from .runtime import using_threads
 
 # Programs kept for classes of shapes met.
@@ -27,6 +29,8 @@ _SHARED_FROM = 200_000
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1
 _SAMPLED_ROWS = 16
+# A run may take this many bytes, and as many times those of the plan's arrays and the arguments.
+_ROOM, _ROOM_TIMES = 1 << 28, 1024
 
 _scratch = Arena()  # of all executors: one of them launches at a time
 
@@ -45,6 +49,7 @@ class Executor:
         self._names = names_of(plan)
         self._multiplied = multiplied(plan)
         self._matrices = [op["rows"] for op in plan.ops if op["op"] == "matrix"]
+        self._nbytes = sum(array.nbytes for array in plan.arrays.values())
         self._times = sorted({len(op["in"]) for op in plan.ops if op["op"] == "stack"})
 
     def __getstate__(self):
@@ -85,10 +90,12 @@ class Executor:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
         graphs, types = given["graph"], given["edge_types"]
         edge_weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
+        room = _ROOM + _ROOM_TIMES * (self._nbytes + sum(map(_nbytes_of, inputs.values())))
         for op in self._before:
             OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
+            refuse_beyond(room, 8 * getattr(graphs.get(op.get("out")), "num_src", 0))
         arrays = Arrays(given["array"], self.plan.arrays)
-        return Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices)
+        return Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices, room)
 
     def _refuse_faults(self, assembled):
         if any(assembled.faults.tolist()):
@@ -101,7 +108,10 @@ class Executor:
         if key in self._programs:
             self._programs.move_to_end(key)
             return self._programs[key]
-        planned = schedule(*resolve(self.plan, run.shapes, run.graphs, run.edge_weights, run.array_shapes))
+        resolved = resolve(self.plan, run.shapes, run.graphs, run.edge_weights, run.array_shapes)
+        _, _, columns, _ = resolved
+        refuse_beyond(run.room, LEAST_TILE_ROWS * 4 * max(columns.values(), default=0))
+        planned = schedule(*resolved)
         assembled = assemble(planned, self.plan, self._kept, run)
         while len(self._programs) >= _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
@@ -126,9 +136,14 @@ class Run:
         The n-dimensional arrays that are given.
     matrices : list
         Rows, as sizes of the plan, of matrices made of arrays.
+    room : float
+        Bytes that it may take.
     """
 
-    def __init__(self, features, graphs, edge_weights, times=(), multiplied=(), arrays=None, matrices=()):
+    def __init__(
+        self, features, graphs, edge_weights, times=(), multiplied=(), arrays=None, matrices=(), room=math.inf
+    ):
+        self.room = room
         self.graphs, self.edge_weights, self.arrays_made = graphs, edge_weights, arrays or Arrays({}, {})
         self.array_shapes = {value: array.shape for value, array in self.arrays_made.made.items()}
         self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
@@ -182,6 +197,8 @@ class Run:
         for size, row_bytes in assembled.buffers:
             starts.append(end)
             end += -(-self.rows(size) * row_bytes // LINE) * LINE
+        outputs = sum(4 * self.sizes[size] * columns for size, columns in assembled.outputs.values())
+        refuse_beyond(self.room, end + outputs + assembled.program.scratch_size)
         self.arena, base = arena, arena.take(end)
         self.buffers = [base + start for start in starts]
         self.outputs = {}
@@ -238,7 +255,7 @@ class Run:
             stop = min(start + batch_size, self.stage_rows[number])
             self.inputs, read = dict.fromkeys(self.arrays, 0), []
             for value in assembled.reads[number]:
-                read.append(np.ascontiguousarray(self.arrays[value][start:stop], np.float32))
+                read.append(rows_of(self.arrays[value], start, stop))
                 self.inputs[value] = address_of(read[-1]) - start * read[-1].strides[0]
             program.fill_in(self)
             with using_threads(threads):
@@ -269,7 +286,7 @@ class Run:
             array = self.arrays_made.made[value]
             return np.array(array) if self.out is None else _written(self.out, array)
         if value in self.arrays:
-            return np.array(self.arrays[value][:rows], np.float32)
+            return np.array(rows_of(self.arrays[value], 0, len(self.arrays[value]) if rows is None else rows))
         return self.outputs[value][:rows]
 
 
@@ -279,6 +296,23 @@ def _written(out, array):
         raise GraphError(f"out must be {array.dtype} of shape {array.shape}, got {out.dtype} {out.shape}.")
     np.copyto(out, array)
     return out
+
+
+def refuse_beyond(room: float, nbytes: int) -> None:
+    """Raise GraphError where a run would take more bytes than it may."""
+    if nbytes > room:
+        raise GraphError(
+            f"the model asks for {nbytes:,} bytes; for these arguments a file of its size may ask for {room:,}."
+        )
+
+
+def _nbytes_of(argument) -> int:
+    """Bytes of an argument: arrays, graphs, and lists and dicts of them."""
+    if isinstance(argument, (tuple, list, dict)):
+        return sum(map(_nbytes_of, argument.values() if isinstance(argument, dict) else argument))
+    if hasattr(argument, "nbytes"):
+        return int(argument.nbytes)
+    return 0
 
 
 def names_of(plan: Plan) -> dict:
@@ -307,6 +341,22 @@ def multiplied(plan: Plan) -> set:
         if op["in"] and op["in"][0] in known:
             (coded if op["op"] == "quantize" else views)[op["out"]] = known[op["in"][0]]
     return {coded[op["in"][0]] for op in plan.ops if op["op"] == "linear" and op["in"][0] in coded}
+
+
+def rows_of(features, start: int, stop: int) -> np.ndarray:
+    """Some rows of what gives rows for slices, float32.
+
+    Raises
+    ------
+    GraphError
+        When it gives others than its shape says.
+    """
+    rows = np.ascontiguousarray(features[start:stop], np.float32)
+    if rows.shape != (stop - start, features.shape[1]):
+        raise GraphError(
+            f"features of shape {tuple(features.shape)} gave shape {rows.shape} for rows {start} to {stop}."
+        )
+    return rows
 
 
 def is_sparse(array) -> bool:

@@ -22,7 +22,7 @@ FIRST, LAST, BOUNDS, BLOCKS, TILE_ROWS, STRIDE, OWN_BOUNDS, ROWS = range(8)
 
 # Floats of a tile's widest slot: what stays in the fastest cache beside weights and codes.
 _TILE_FLOATS = 4096
-_MOST_ROWS, _ROW_GROUP = 64, 8
+_MOST_ROWS, LEAST_TILE_ROWS = 64, 8
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class StageProgram:
     def lay_out(self):
         """Rows of a tile, floats of a slot's row, bytes of scratch, and where slots and areas begin in it."""
         stride = padded(self.widest)
-        rows = min(max(_TILE_FLOATS // stride // _ROW_GROUP, 1) * _ROW_GROUP, _MOST_ROWS)
+        rows = min(max(_TILE_FLOATS // stride // LEAST_TILE_ROWS, 1) * LEAST_TILE_ROWS, _MOST_ROWS)
         sizes = {Slot(n): rows * stride * 4 for n in range(self.num_slots)}
         sizes.update({Area(name): size for name, size in self.areas.items()})
         for name, size in self.row_areas.items():

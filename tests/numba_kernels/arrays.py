@@ -73,6 +73,6 @@ def size_of(value, axis=0):
     return {"of": "rows", "value": value, "axis": axis}
 
 
-def model_of(plan, kinds, *outputs):
-    inputs = [{"name": f"x{v}", "kind": k, "value": v, "optional": False} for v, k in enumerate(kinds)]
+def model_of(plan, kinds, *outputs, optional=()):
+    inputs = [{"name": f"x{v}", "kind": k, "value": v, "optional": k in optional} for v, k in enumerate(kinds)]
     return PackedModel(Plan(inputs, plan.ops, list(outputs), plan.arrays, returns="tuple"))

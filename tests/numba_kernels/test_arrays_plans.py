@@ -173,8 +173,7 @@ def test_numbers_that_are_not_finite_are_refused_where_kernels_read_them(rng):
 def test_edge_weights_and_graphs_are_read(rng):
     plan = PlanBuilder()
     scores = call(plan, "edge_softmax", {"value": 0}, call_value(call(plan, "mul", {"value": 1}, 2.0)))
-    model = model_of(plan, ("graph", "edge_weight"), scores)
-    model.plan.inputs[1]["optional"] = True
+    model = model_of(plan, ("graph", "edge_weight"), scores, optional=("edge_weight",))
     graph, weight = draw_graph(rng, 5, 5, 12, edge_ids=rng.permutation(12)), rng.normal(size=12).astype(np.float32)
     for weights in (weight, rng.integers(-5, 6, 12).astype(np.int8), weight.astype(np.float64)):
         assert_equals_twin(model, graph, weights)

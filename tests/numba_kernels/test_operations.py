@@ -179,8 +179,11 @@ def plan_of(*ops, kinds=("features",)):
 @pytest.mark.parametrize(
     ("ops", "message"),
     [
-        ([{"op": "map", "in": [0], "out": 1, "function": "sin", "parameter": 0.0}], "function 'sin'"),
-        ([{"op": "map", "in": [0], "out": 1, "function": "elu", "parameter": float("nan")}], "not a number"),
+        ([{"op": "map", "in": [0], "out": 1, "function": "sin", "parameter": 0.0}], "function must be .* got 'sin'"),
+        (
+            [{"op": "map", "in": [0], "out": 1, "function": "elu", "parameter": float("nan")}],
+            "parameter must be a finite number",
+        ),
         ([{"op": "concat", "in": [], "out": 1}], "nothing to put side by side"),
         ([{"op": "multiply", "in": [], "out": 1}], "multiply of widths"),
         ([{"op": "head_mean", "in": [0], "out": 1, "heads": 2}], "heads of None columns"),

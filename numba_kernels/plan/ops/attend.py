@@ -10,11 +10,12 @@ from ...graph import GraphError
 from ...kernels.attend import Attend, Attention, Scratch, attention, sizes_of_scratch
 from ...kernels.quads import bytes_at_a_time
 from ...spec import FixedGrid
+from ..attributes import COUNT, DICT, NUMBER, NUMBERS
 from .neighbours import edges_of
 from .registry import Operation, operation
 
 
-@operation("attend")
+@operation("attend", heads=COUNT, slope=NUMBER, vector=NUMBERS, quantizer=DICT)
 class AttendNeighbours(Operation):
     """Sums of codes times coded softmax of Σ vector · LeakyReLU(source + destination), a head (arXiv:1710.10903)."""
 
@@ -26,9 +27,7 @@ class AttendNeighbours(Operation):
         plan.expect_columns(right, width, "codes")
         for value in (codes, left, right):
             plan.require(type(plan.grids[value]) is FixedGrid, "attention with other scales")
-        whole = isinstance(heads, int) and heads > 0 and columns % heads == width % heads == 0
-        plan.require(whole, f"{heads!r} heads")
-        plan.require(np.isfinite(np.float32(op["slope"])), "slope is not a number")
+        plan.require(columns % heads == width % heads == 0, f"{heads} heads")
         plan.numbers(op["vector"], (1, width))
         grid = plan.grid(op["quantizer"], 1)
         unsigned = type(grid) is FixedGrid and grid.zero_point[0] == grid.offset[0] == 0

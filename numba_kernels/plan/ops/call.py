@@ -6,11 +6,14 @@ read float matrices too, as arrays of two dimensions, and graphs, whose edges ar
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ...arrays import FUNCTIONS, as_array
 from ...arrays.kinds import is_reference
 from ...graph import GraphError
+from ..attributes import COUNT, DICT, LIST, STRING, VALUE, several, whole
 from ..sizes import check_size, is_whole, measure, single
 from .registry import Operation, operation
 
@@ -18,16 +21,15 @@ _MATRICES = ("array", "features", "float")
 _CONSTANTS = (np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.bool_))
 
 
-@operation("call")
+@operation("call", function=STRING, args=LIST, kwargs=DICT)
 class Call(Operation):
     """A function of :data:`numba_kernels.arrays.FUNCTIONS`; it may write several values."""
 
+    out = VALUE | several(VALUE)
     gathers = None
 
     def check(self, plan, op, *values):
-        known = isinstance(op["function"], str) and op["function"] in FUNCTIONS
-        plan.require(known, f"unknown array function {op['function']!r}")
-        plan.require(isinstance(op["args"], list) and isinstance(op["kwargs"], dict), "arguments of a call")
+        plan.require(op["function"] in FUNCTIONS, f"unknown array function {op['function']!r}")
         read = []
 
         def refers(tree):
@@ -35,7 +37,7 @@ class Call(Operation):
 
         fault = FUNCTIONS[op["function"]].fault(op["args"], op["kwargs"], refers)
         plan.require(fault is None, f"array function {op['function']}: {fault}")
-        plan.require(set(read) == set(op["in"]), f"{op['function']} reads {sorted(set(read))}, not {op['in']}")
+        plan.require(set(read) == set(op["in"]), f"{op['function']} reads {sorted(set(read))}, not {[*op['in']]}")
         for value in written(op):
             plan.define(value, "array", None)
 
@@ -50,7 +52,7 @@ class Call(Operation):
         """What the function is called with."""
 
         def value_of(tree):
-            if isinstance(tree, list):
+            if isinstance(tree, tuple):
                 return [value_of(part) for part in tree]
             if not isinstance(tree, dict):
                 return tree
@@ -65,17 +67,17 @@ class Call(Operation):
 
     def run(self, op, reader):
         args, kwargs = self.arguments(op, reader)
-        results = FUNCTIONS[op["function"]](*args, **kwargs)
+        results = FUNCTIONS[op["function"]].within(reader.room, args, kwargs)
         if len(results) != len(written(op)):
             raise GraphError(f"{op['function']} gave {len(results)} arrays where {len(written(op))} are expected.")
         return results
 
     def reference(self, plan, op, *values):
         results = self.run(op, _Given(plan, dict(zip(op["in"], values))))
-        return results if isinstance(op["out"], list) else results[0]
+        return results if isinstance(op["out"], tuple) else results[0]
 
 
-@operation("matrix")
+@operation("matrix", columns=COUNT, rows=whole(0) | DICT)
 class ToMatrix(Operation):
     """An array as a float32 matrix, its trailing dimensions side by side in a row."""
 
@@ -83,7 +85,6 @@ class ToMatrix(Operation):
 
     def check(self, plan, op, value):
         plan.expect(value, "array")
-        plan.require(is_whole(op["columns"]) and op["columns"] > 0, f"{op['columns']!r} columns of a matrix")
         size_of = check_size(plan, op["rows"])
         if size_of is not None and plan.kinds[size_of] != "graph":
             is_array = plan.kinds[size_of] == "array"
@@ -107,6 +108,8 @@ class ToMatrix(Operation):
 
 class _Given:
     """What the twin reads."""
+
+    room = math.inf
 
     def __init__(self, plan, given):
         self.constant, self._given = plan.arrays.__getitem__, given
@@ -134,7 +137,7 @@ def as_matrix(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 def written(op: dict) -> list:
     """The values that an operation of a plan writes first."""
-    return op["out"] if isinstance(op["out"], list) else [op["out"]]
+    return [*op["out"]] if isinstance(op["out"], tuple) else [op["out"]]
 
 
 def data_of(op: dict) -> list:
@@ -145,11 +148,11 @@ def data_of(op: dict) -> list:
         if isinstance(tree, dict):
             found.extend([tree["value"]] if "value" in tree else ())
             walk(tree.get("slice", ()))
-        elif isinstance(tree, (list, tuple)):
+        elif isinstance(tree, tuple):
             for part in tree:
                 walk(part)
 
-    walk([op["args"], list(op["kwargs"].values())])
+    walk((op["args"], *op["kwargs"].values()))
     return found
 
 
@@ -167,7 +170,7 @@ def _target(plan, tree, read):
         size_of = check_size(plan, target)
         read.extend([] if size_of is None else [size_of])
         return "size"
-    plan.require(isinstance(target, list) and len(target) == 3, "a slice has a start, a stop and a step")
+    plan.require(isinstance(target, tuple) and len(target) == 3, "a slice has a start, a stop and a step")
     for bound in target:
         is_size = is_reference(bound) and "size" in bound
         plan.require(bound is None or is_whole(bound) or is_size, f"{bound!r} bounds a slice")

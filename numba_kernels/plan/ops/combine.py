@@ -6,16 +6,15 @@ import numpy as np
 
 from ...kernels.maps import MAPS, Map, map
 from ...kernels.term import Pairwise, Place, Term, pairwise, place, term
+from ..attributes import NUMBER, choice, several
 from .registry import Operation, operation
 
 
-@operation("map")
+@operation("map", function=choice(*MAPS), parameter=NUMBER)
 class MapRows(Operation):
     """A function of numbers or of rows; its parameter is a slope, an exponential's factor, or an ε beside a divisor."""
 
     def check(self, plan, op, value):
-        plan.require(op["function"] in MAPS, f"function {op['function']!r}")
-        plan.require(np.isfinite(np.float32(op["parameter"])), "a parameter is not a number")
         plan.define(op["out"], "float", plan.expect(value, "features", "float"))
 
     def emit(self, stage, op):
@@ -112,15 +111,12 @@ class Multiply(_Pairwise):
         return np.multiply.reduce(values)
 
 
-@operation("combine")
+@operation("combine", coefficients=several(NUMBER))
 class Combine(Operation):
     """Σ coefficient · value."""
 
     def check(self, plan, op, *values):
         plan.require(len(values) == len(op["coefficients"]) > 0, "combine needs a coefficient a value")
-        for coefficient in op["coefficients"]:
-            is_number = isinstance(coefficient, (int, float)) and np.isfinite(np.float32(coefficient))
-            plan.require(is_number, f"{coefficient!r} is no coefficient")
         _check_alike(plan, op, values)
 
     def emit(self, stage, op):

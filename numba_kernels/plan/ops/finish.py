@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.finish import Finish, finish
+from ..attributes import NUMBERS, choice
 from .registry import Operation, operation
 
 
-@operation("degree")
+@operation("degree", side=choice("in", "out"), power=choice(-1, -1.0, -0.5, 0.5), plus=choice(0, 1))
 class Degree(Operation):
     """Rows times a power of (degree + plus); nothing where the edge weight is given."""
 
@@ -16,8 +17,6 @@ class Degree(Operation):
         plan.expect(graph, "graph")
         if edge_weight is not None:
             plan.expect(edge_weight, "edge_weight")
-        plan.require(op["side"] in ("in", "out"), f"side {op['side']!r}")
-        plan.require(op["power"] in (-1, -0.5, 0.5) and op["plus"] in (0, 1), "unknown degree norm")
         plan.define(op["out"], "float", plan.expect(value, "features", "float", "state"))
 
     def resolve(self, resolver, op):
@@ -49,7 +48,7 @@ class _PerColumn(Operation):
         resolver.row_by_row(op)
 
 
-@operation("scale")
+@operation("scale", scale=NUMBERS)
 class Scale(_PerColumn):
     """Columns times numbers."""
 
@@ -57,7 +56,7 @@ class Scale(_PerColumn):
         return values * plan.numbers(op["scale"], (1, values.shape[1]))
 
 
-@operation("bias")
+@operation("bias", bias=NUMBERS)
 class Bias(_PerColumn):
     """Columns plus numbers."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...graph import Graph, GraphError
+from ..attributes import COUNT, STRING, several, whole
 from .registry import Operation, operation
 
 
@@ -13,13 +14,12 @@ class _Before(Operation):
         graphs[op["out"]] = self.reference(None, op, *(graphs.get(v, types.get(v)) for v in op["in"]))
 
 
-@operation("item")
+@operation("item", index=whole(0))
 class Item(_Before):
     """One of a list of graphs."""
 
     def check(self, plan, op, graphs):
         plan.expect(graphs, "graph")
-        plan.require(isinstance(op["index"], int) and op["index"] >= 0, "item needs an index")
         plan.define(op["out"], "graph", None)
 
     def reference(self, plan, op, graphs):
@@ -30,13 +30,12 @@ class Item(_Before):
         return graphs[op["index"]]
 
 
-@operation("relation")
+@operation("relation", etype=several(STRING, 3))
 class Relation(_Before):
     """The edges of one type."""
 
     def check(self, plan, op, graph):
         plan.expect(graph, "graph")
-        plan.require(len(op["etype"]) == 3 and all(isinstance(part, str) for part in op["etype"]), "an edge type")
         plan.define(op["out"], "graph", None)
 
     def reference(self, plan, op, graph):
@@ -47,14 +46,13 @@ class Relation(_Before):
         return graph[etype]
 
 
-@operation("edges_by_type")
+@operation("edges_by_type", count=COUNT)
 class EdgesByType(_Before):
     """A graph with each source once for each edge type."""
 
     def check(self, plan, op, graph, types):
         plan.expect(graph, "graph")
         plan.expect(types, "edge_types")
-        plan.require(isinstance(op["count"], int) and op["count"] > 0, "edges_by_type needs a count")
         plan.define(op["out"], "graph", None)
 
     def reference(self, plan, op, graph, types):
@@ -84,6 +82,8 @@ class EdgeNorm(_Before):
 @operation("check_in_degrees")
 class CheckInDegrees(_Before):
     """Refuses graphs with nodes that receive nothing."""
+
+    out = None
 
     def check(self, plan, op, graph):
         plan.expect(graph, "graph")

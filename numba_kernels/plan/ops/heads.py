@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ...kernels.heads import Heads, heads
+from ..attributes import COUNT, NUMBERS
 from .registry import Operation, operation
 
 
 class _Heads(Operation):
     def check(self, plan, op, value):
         columns, number = plan.expect(value, "features", "float"), op["heads"]
-        whole = isinstance(number, int) and number > 0 and columns is not None and columns % number == 0
+        whole = columns is not None and columns % number == 0
         plan.require(whole, f"{number!r} heads of {columns} columns")
         plan.define(op["out"], "float", self.width(columns, number))
 
@@ -22,7 +23,7 @@ class _Heads(Operation):
         stage.add(heads, (), Heads(slot, source, op.columns, step, numbers, jump, vector))
 
 
-@operation("head_sums")
+@operation("head_sums", heads=COUNT, vector=NUMBERS)
 class HeadSums(_Heads):
     """A number a head: the sum of its columns times a vector."""
 
@@ -45,7 +46,7 @@ class HeadSums(_Heads):
         return weighted.reshape(len(values), op["heads"], values.shape[1] // op["heads"]).sum(-1)
 
 
-@operation("head_mean")
+@operation("head_mean", heads=COUNT)
 class HeadMean(_Heads):
     """The mean over heads."""
 

@@ -9,10 +9,13 @@ from ...kernels.product import Product, multiply
 from ...layout import dense_bytes, padded
 from ...packing import unpack
 from ...simd import form_of
+from ..attributes import COUNT, NUMBERS, STRING, choice, record, several
 from .registry import Operation, each_part, operation
 
+_WEIGHT = record(bits=choice(1, 2, 4, 8), shape=several(COUNT, 2), codes=STRING, scale=NUMBERS, zero_point=NUMBERS)
 
-@operation("linear")
+
+@operation("linear", weight=_WEIGHT)
 class Linear(Operation):
     """Codes, (rows, K), times a weight of shape (K, M), M rows of K codes packed without padding."""
 
@@ -21,7 +24,6 @@ class Linear(Operation):
         K, M = weight["shape"]
         plan.expect_columns(value, K, "codes")
         plan.require(not is_per_channel(plan, value), "inputs with a scale per channel cannot be multiplied")
-        plan.require(min(K, M) > 0 and weight["bits"] in (1, 2, 4, 8), "a weight of no size or unknown bits")
         codes = plan.arrays[weight["codes"]]
         fits = codes.dtype == np.uint8 and codes.shape == (M, dense_bytes(K, weight["bits"]))
         plan.require(fits, "weight codes do not fit")

@@ -12,6 +12,7 @@ from ...kernels.largest import GatherEdges, Largest, gather_edges, largest
 from ...kernels.weighted import EDGES, GatherFloats, GatherProducts, gather_floats, gather_products
 from ...layout import AHEAD
 from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, RowGrid, ShiftGrid
+from ..attributes import choice
 from .registry import Operation, operation
 
 
@@ -31,7 +32,7 @@ def bytes_at_a_time(grid) -> int:
     return 0 if grid.columns <= 16 and grid.bits < 8 else min(grid.width, 64)
 
 
-@operation("aggregate")
+@operation("aggregate", optional={"reduce": choice("sum", "max")})
 class Aggregate(Operation):
     """The sum, or the maximum, of codes of the in-neighbours; sums may be weighted, or take a row's own code along."""
 
@@ -41,7 +42,6 @@ class Aggregate(Operation):
         plan.expect(graph, "graph")
         columns, grid, reduce = plan.expect(codes, "codes"), plan.grids[codes], op.get("reduce", "sum")
         plan.require(not isinstance(grid, RowGrid), "messages with a scale per row cannot be summed as codes")
-        plan.require(reduce in ("sum", "max"), f"reduction {reduce!r}")
         if reduce == "max":
             plan.require(own is None and not isinstance(grid, ShiftGrid), "no maximum of these")
         if edge_weight is not None:

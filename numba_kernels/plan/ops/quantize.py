@@ -8,6 +8,7 @@ from ...kernels.decode import Decode, decode
 from ...kernels.encode import Encode, encode
 from ...kernels.term import Term, term
 from ...spec import CodedRows, RowGrid
+from ..attributes import COUNT, DICT, VALUE
 from .registry import Operation, each_part, operation
 
 
@@ -19,7 +20,7 @@ def _emit_codes(stage, out, slot, columns, factor=0):
     stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, stage.area_of_rows("grids", 16)))
 
 
-@operation("quantize")
+@operation("quantize", quantizer=DICT, columns=COUNT)
 class Quantize(Operation):
     """Codes of floats on a grid."""
 
@@ -45,7 +46,7 @@ class Quantize(Operation):
         return plan.grids[op["out"]].code(values)
 
 
-@operation("delta")
+@operation("delta", quantizer=DICT, columns=COUNT, state=VALUE)
 class Delta(Operation):
     """Codes of what changed against a state, and the state they lead to."""
 
@@ -113,14 +114,19 @@ class Dequantize(Operation):
 
 @operation("stack")
 class Stack(Operation):
-    """Codes of one quantizer, one below the other."""
+    """Codes of one quantizer, one below the other; they are made where they stand, each in one stack."""
 
     def check(self, plan, op, *values):
+        plan.require(len(values) > 0, "nothing to stack")
         columns, first = plan.expect(values[0], "codes"), plan.grids[values[0]]
         for value in values:
             plan.expect_columns(value, columns, "codes")
             plan.require(plan.grids[value] == first and not isinstance(first, RowGrid), "other grids are stacked")
+        made_here = all(plan.makers[value] in ("quantize", "delta") for value in values)
+        plan.require(made_here, "only codes that quantize or delta made are stacked")
         plan.require(len(set(values)) == len(values), "a value is stacked on itself")
+        plan.require(plan.stacked.isdisjoint(values), "a value is stacked twice")
+        plan.stacked.update(values)
         plan.define(op["out"], "codes", columns, first)
 
     def resolve(self, resolver, op):

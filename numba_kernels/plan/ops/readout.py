@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.readout import REDUCTIONS, Readout, readout
+from ..attributes import choice
 from .registry import Operation, operation
 
 
-@operation("readout")
+@operation("readout", reduce=choice(*REDUCTIONS))
 class ReadOut(Operation):
     """Sums, means or maxima over the nodes of each graph of a batch."""
 
@@ -16,7 +17,6 @@ class ReadOut(Operation):
 
     def check(self, plan, op, graph, value):
         plan.expect(graph, "graph")
-        plan.require(op["reduce"] in REDUCTIONS, f"reduction {op['reduce']!r}")
         plan.define(op["out"], "float", plan.expect(value, "features", "float"))
 
     def resolve(self, resolver, op):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..attributes import NONE, STRING, VALUE, Kind, fault, several
+
 OPERATIONS: dict[str, Operation] = {}
 
 
@@ -14,6 +16,10 @@ class Operation:
 
     Attributes
     ----------
+    attributes, optional : dict of str to Kind
+        What the plan says of it beside ``op``, ``in`` and ``out``; the latter may be left out.
+    out : Kind, or None
+        What it writes: a value, several, or nothing.
     gathers : tuple of int, or None
         Which of the values it reads are read at rows of other nodes, and so must be complete; None for all of them.
     is_before : bool
@@ -22,8 +28,16 @@ class Operation:
     """
 
     name = ""
+    attributes: dict[str, Kind]
+    optional: dict[str, Kind]
+    out: Kind | None = VALUE
     gathers: tuple | None = ()
     is_before = False
+
+    def fault(self, op: dict) -> str | None:
+        """What is wrong with the keys of ``op`` and the kinds of their values, None if nothing."""
+        known = {"op": STRING, "in": _READS, **({} if self.out is None else {"out": self.out}), **self.attributes}
+        return fault(op, known, self.optional)
 
     def check(self, plan, op: dict, *values) -> None:
         """Raise PlanError unless ``op`` can run on ``values``; declare what it writes (``plan.define``)."""
@@ -57,11 +71,14 @@ class Operation:
         raise NotImplementedError
 
 
-def operation(name: str):
-    """Class decorator: register an operation under its name in plans."""
+_READS = several(VALUE | NONE)
+
+
+def operation(name: str, optional: dict[str, Kind] | None = None, **attributes: Kind):
+    """Class decorator: register an operation under its name in plans, with what they say of it."""
 
     def register(kind: type[Operation]) -> type[Operation]:
-        kind.name = name
+        kind.name, kind.attributes, kind.optional = name, attributes, optional or {}
         OPERATIONS[name] = kind()
         return kind
 

@@ -7,11 +7,8 @@ from .registry import Operation, operation
 
 
 class _View(Operation):
-    def check(self, plan, op, value, *graph):
-        columns = plan.expect(value, "features", "float", "codes")
-        for other in graph:
-            plan.expect(other, "graph")
-        kind = plan.kinds[value]
+    def check(self, plan, op, value):
+        columns, kind = plan.expect(value, "features", "float", "codes"), plan.kinds[value]
         plan.define(op["out"], "float" if kind == "features" else kind, columns, plan.grids.get(value))
 
 
@@ -30,6 +27,10 @@ class Source(_View):
 @operation("destination")
 class Destination(_View):
     """The second of a pair; on a block, the first rows."""
+
+    def check(self, plan, op, value, graph):
+        plan.expect(graph, "graph")
+        super().check(plan, op, value)
 
     def resolve(self, resolver, op):
         name, graph = resolver.names[op["in"][0]], resolver.graph(op["in"][1])

@@ -1,0 +1,127 @@
+"""What attributes of operations and inputs may be, and their frozen form.
+
+A plan reads its operations once: every key is declared, every value is of its declared kind, and what comes of it does
+not change any more, so that what is checked is what runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable
+
+from ..spec import is_number
+
+# JSON that is nested more deeply is no plan.
+_DEEPEST = 32
+_MOST = 2**31 - 1
+
+
+class Frozen(dict):
+    """A dict that does not change.
+
+    >>> frozen({"in": [1, None], "weight": {"bits": 2}})
+    {'in': (1, None), 'weight': {'bits': 2}}
+    """
+
+    def _refuse(self, *args, **kwargs):
+        raise TypeError("a plan does not change; make another of copies of its parts.")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self):
+        return Frozen, (dict(self),)
+
+
+def frozen(tree, depth: int = 0):
+    """A copy of JSON values in which lists are tuples and dicts are Frozen.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no JSON, or nested more than 32 times.
+    """
+    if depth > _DEEPEST:
+        raise ValueError(f"values are nested more than {_DEEPEST} times")
+    if isinstance(tree, dict):
+        if not all(isinstance(key, str) for key in tree):
+            raise TypeError(f"keys are strings, got {[*tree]}")
+        return Frozen({key: frozen(part, depth + 1) for key, part in tree.items()})
+    if isinstance(tree, (list, tuple)):
+        return tuple(frozen(part, depth + 1) for part in tree)
+    if tree is not None and type(tree) not in (bool, int, float, str):
+        raise TypeError(f"expected JSON values, got {type(tree).__name__}")
+    return tree
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of value: its name in messages, and whether a value is of it."""
+
+    words: str
+    accepts: Callable
+
+    def __or__(self, other: Kind) -> Kind:
+        words, either = f"{self.words} or {other.words}", (self.accepts, other.accepts)
+        return Kind(words, lambda value: any(accepts(value) for accepts in either))
+
+
+def whole(least: int) -> Kind:
+    """Whole numbers from ``least`` on that fit 32 bits."""
+    return Kind(f"a whole number from {least} on", lambda value: type(value) is int and least <= value <= _MOST)
+
+
+def choice(*values) -> Kind:
+    """One of several values, which also tells True and 1.0 from 1."""
+    known = {(type(value), value) for value in values}
+    return Kind(
+        f"one of {', '.join(map(repr, values))}",
+        lambda value: isinstance(value, (str, int, float)) and (type(value), value) in known,
+    )
+
+
+def several(kind: Kind, *counts: int) -> Kind:
+    """A list of values of a kind, of one of ``counts`` if any are given."""
+    return Kind(
+        f"{' or '.join(map(str, counts)) or 'values'}, each {kind.words}",
+        lambda value: (
+            isinstance(value, tuple) and (not counts or len(value) in counts) and all(map(kind.accepts, value))
+        ),
+    )
+
+
+def record(**kinds: Kind) -> Kind:
+    """A dict of just these keys."""
+    return Kind(
+        f"a dict of {', '.join(kinds)}",
+        lambda value: (
+            isinstance(value, dict)
+            and set(value) == set(kinds)
+            and all(kind.accepts(value[key]) for key, kind in kinds.items())
+        ),
+    )
+
+
+NONE = Kind("None", lambda value: value is None)
+BOOL = Kind("True or False", lambda value: type(value) is bool)
+STRING = Kind("a string", lambda value: isinstance(value, str))
+NUMBER = Kind("a finite number", is_number)
+NUMBERS = NUMBER | Kind("the name of an array", STRING.accepts)
+DICT = Kind("a dict", lambda value: isinstance(value, dict))
+LIST = Kind("a list", lambda value: isinstance(value, tuple))
+ANY = Kind("anything", lambda value: True)
+VALUE = whole(0)  # of the plan, by number
+COUNT, INDEX = whole(1), whole(0)
+
+
+def fault(content, required: dict[str, Kind], optional: dict[str, Kind]) -> str | None:
+    """What is wrong with a dict that has just these keys, None if nothing."""
+    if not isinstance(content, dict):
+        return f"expected a dict, got {content!r:.80}"
+    unknown, missing = set(content) - {*required, *optional}, set(required) - set(content)
+    if unknown or missing:
+        return f"{'unknown' if unknown else 'missing'} {', '.join(sorted(unknown or missing))}"
+    for key, value in content.items():
+        kind = required.get(key) or optional[key]
+        if not kind.accepts(value):
+            return f"{key} must be {kind.words}, got {value!r:.80}"
+    return None
