@@ -4,6 +4,8 @@ from ._environment import prepare as _prepare
 
 _prepare()
 
+from numba_kernels.errors import LowBitError
+
 from . import nn, quant, smoothness
 from ._moved import MOVED as _MOVED
 from ._moved import install as _install
@@ -22,6 +24,7 @@ _DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
 
 __all__ = [
     "FloatModuleWarning",
+    "LowBitError",
     "QuantConfig",
     "SmoothnessRegularizer",
     "__version__",

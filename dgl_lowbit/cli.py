@@ -8,8 +8,13 @@ import math
 import sys
 from pathlib import Path
 
+from dgl import DGLError
+
+from numba_kernels.commands import OneLineParser, one_line, printable
+from numba_kernels.errors import LowBitError
+
 from ._version import __version__
-from .experiments.data import GRAPH_NAMES, load_graph
+from .experiments.data import GRAPH_NAMES, load_graph, num_classes
 from .experiments.models import MODELS
 from .report import table
 
@@ -19,9 +24,8 @@ def main(arguments=None) -> int:
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (ValueError, RuntimeError, OSError, ImportError) as error:
-        message = " ".join(str(error).split())
-        print(f"dgl-lowbit {options.command}: error: {message}", file=sys.stderr)
+    except (LowBitError, DGLError, ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
+        print(f"dgl-lowbit {options.command}: error: {one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"dgl-lowbit {options.command}: interrupted", file=sys.stderr)
@@ -29,13 +33,8 @@ def main(arguments=None) -> int:
     return 0
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: error: {message}; see {self.prog} --help\n")
-
-
 def _parser():
-    parser = _OneLineParser(prog="dgl-lowbit", description="Low-bit graph neural networks for DGL.")
+    parser = OneLineParser(prog="dgl-lowbit", description="Low-bit graph neural networks for DGL.")
     parser.add_argument("--version", action="version", version=f"dgl-lowbit {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
@@ -278,20 +277,31 @@ def _predict(options):
     import dgl
 
     from .deploy import load, replace_file
+    from .experiments.facts import Facts
     from .training import accuracy
+    from .training.identity import graph_identity
 
     packed = load(options.model)
-    name = options.graph or packed.info.get("graph")
+    facts = Facts.of(packed.info)
+    name = options.graph or facts.graph
     if name is None:
         raise ValueError(f"{options.model} does not say what graph it was trained on; pass --graph.")
-    graph = load_graph(name, packed.info.get("seed", 0))
-    if packed.info.get("self_loops", True):
+    graph = load_graph(name, facts.seed)
+    if facts.self_loops:
         graph = dgl.add_self_loop(graph)
-    logits = packed(graph, graph.ndata["feat"])
+    is_same = facts.is_same(graph_identity(graph))
+    if is_same is False:
+        print(f"dgl-lowbit predict: note: the model was trained on another graph, {facts.described}", file=sys.stderr)
+    try:
+        logits = packed(graph, graph.ndata["feat"])
+        if logits.shape[1:] != (num_classes(graph),) or len(logits) != graph.num_nodes():
+            raise ValueError(f"it returns {tuple(logits.shape)}, not a number for each of the nodes and classes")
+    except (TypeError, AttributeError, ValueError, DGLError) as error:
+        raise ValueError(f"{options.model} does not fit {name}: {error}") from error
     if options.output:
         classes = "".join(f"{c}\n" for c in logits.argmax(1).tolist())
         replace_file(options.output, classes.encode())
-    result = {"graph": name, "nodes": len(logits), "test_accuracy": accuracy(logits, graph)}
+    result = {"graph": name, "nodes": len(logits), "test_accuracy": accuracy(logits, graph), "trained_on_it": is_same}
     if options.json:
         print(json.dumps(result))
     else:
@@ -300,18 +310,19 @@ def _predict(options):
 
 def _info(options):
     from .deploy import load
+    from .experiments.facts import Facts
 
     packed = load(options.model)
-    size = Path(options.model).stat().st_size
+    size, facts = Path(options.model).stat().st_size, Facts.of(packed.info)
     arguments = [f"{entry['name']}: {entry['kind']}" for entry in packed.plan.inputs]
     if options.json:
         print(json.dumps({"bytes": size, "arguments": arguments, "operations": len(packed.plan.ops), **packed.info}))
         return
-    rows = [[name or "(the model)", json.dumps(config)] for name, config in packed.info.get("layers", {}).items()]
-    signature = f"{packed.info.get('model', 'model')}({', '.join(arguments)})"
-    print(f"{signature}, {len(packed.plan.ops)} operations, {size:,} bytes")
-    print(f"graph: {packed.info.get('graph', 'not recorded')}\n")
-    print(table(["layer", "config"], rows))
+    signature = f"{facts.model}({', '.join(arguments)})"
+    print(printable(f"{signature}, {len(packed.plan.ops)} operations, {size:,} bytes"))
+    print(printable(f"graph: {facts.described}") + "\n")
+    rows = [[name or "(the model)", json.dumps(config)] for name, config in facts.layers.items()]
+    print(table(["layer", "config"], [list(map(printable, row)) for row in rows]))
     weights = [op["weight"] for op in packed.plan.ops if op["op"] == "linear"]
     if weights:
         print()

@@ -52,6 +52,7 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 _MODULES = (
+    "container",
     "errors",
     "files",
     "functional",

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from .arrays import as_array
 from .errors import ModelFileError
 from .files import replace_file
 from .graph import Graph, GraphError
-from .plan import Plan, PlanError
+from .model_file import decode, encode, read
+from .plan import Plan
 from .run.executor import Executor
 from .run.runtime import checked, launching
 
-FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 3, 2
-# What releases that read no newer than a version do not know: plans without it are written for them too.
-_SINCE = {3: ("call", "matrix", "array", "constant")}
+__all__ = ["ModelFileError", "PackedModel", "load"]
 
 
 class PackedModel:
@@ -160,66 +156,33 @@ class PackedModel:
     # -- files ------------------------------------------------------------------------------------------
     def to_bytes(self) -> bytes:
         """The file's content; the same model always gives the same bytes."""
-        content = {
-            "format": FORMAT,
-            "version": self._file_version(),
-            "inputs": self.plan.inputs,
-            "ops": self.plan.ops,
-            "outputs": self.plan.outputs,
-            "returns": self.plan.returns,
-            "heads": self.plan.heads,
-            "info": self.info,
-        }
-        metadata = {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))}
-        return safetensors.numpy.save(self.plan.arrays, metadata)
-
-    def _file_version(self):
-        """The oldest version of the format that knows all operations of the plan."""
-        names = {op["op"] for op in self.plan.ops} | {entry["kind"] for entry in self.plan.inputs}
-        return max([version for version, added in _SINCE.items() if names & {*added}], default=OLDEST_VERSION)
+        return encode(self.plan, self.info)
 
     def save(self, path) -> Path:
         """Write the model to ``path``, a safetensors file.
 
-        It is written beside and renamed into place, so that an existing file is replaced whole or not at all.
+        It is written beside and renamed into place, so that an existing file is replaced whole or not at all; see
+        :func:`numba_kernels.files.replace_file`.
         """
         return replace_file(path, self.to_bytes())
 
     @classmethod
     def load(cls, path, threads: int | None = None) -> PackedModel:
-        """Read a model that :meth:`save` wrote.
+        """Read a model that :meth:`save` wrote; its arrays are mapped into memory.
 
         Raises
         ------
         FileNotFoundError
             When there is no such file.
         ModelFileError
-            When the file is truncated, of another kind, or of a newer version.
+            When the file is truncated, damaged, of another kind, or of a newer version.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no model file at {path}.")
-        try:
-            with safetensors.safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-            content = json.loads(metadata[FORMAT])
-            if not OLDEST_VERSION <= content["version"] <= VERSION:
-                raise ModelFileError(
-                    f"{path} has format version {content['version']}, this release reads {OLDEST_VERSION} to "
-                    f"{VERSION}; freeze the model again with it, or use the release that wrote the file."
-                )
-            inputs, ops, outputs = (content[part] for part in ("inputs", "ops", "outputs"))
-            plan = Plan(inputs, ops, outputs, arrays, content["returns"], content["heads"])
-        except ModelFileError:
-            raise
-        except PlanError as error:
-            raise ModelFileError(f"{path} holds no runnable model: {error}") from error
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-            raise ModelFileError(
-                f"{path} is not a whole dgl-lowbit model ({type(error).__name__}: {error}); save it again."
-            ) from error
-        return cls(plan, content["info"], threads)
+        return cls(*read(path), threads)
+
+    @classmethod
+    def from_bytes(cls, content, threads: int | None = None) -> PackedModel:
+        """The model that :meth:`to_bytes` wrote; raises ModelFileError as :meth:`load`."""
+        return cls(*decode(content), threads)
 
     def __repr__(self):
         names = ", ".join(dict.fromkeys(entry["name"] for entry in self.plan.inputs))

@@ -1,8 +1,14 @@
+import functools
 import json
+from pathlib import Path
 
 import pytest
 
+import numba_kernels
 from dgl_lowbit.cli import main
+from dgl_lowbit.experiments import data
+
+DATA = Path(__file__).parent / "data"
 
 pytestmark = pytest.mark.usefixtures("small_planted")
 
@@ -43,6 +49,32 @@ def test_saved_models_are_described_predicted_with_and_exported_again(made, caps
     assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
 
 
+def test_predict_says_where_a_model_runs_on_another_graph(made, capsys, monkeypatch):
+    file = str(made / "planted-smp-int2.safetensors")
+    assert main(["info", file]) == 0 and "graph: planted, 560 nodes, " in capsys.readouterr().out
+    assert main(["predict", file, "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert json.loads(out)["trained_on_it"] is True and error == ""
+    monkeypatch.setattr(data, "planted_graph", functools.partial(data.planted_graph, seed=1))
+    assert main(["predict", file, "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert json.loads(out)["trained_on_it"] is False
+    assert error.startswith("dgl-lowbit predict: note: the model was trained on another graph, planted, 560 nodes")
+
+
+def test_what_files_say_cannot_steer_the_terminal(made, capsys, tmp_path):
+    model = numba_kernels.load(made / "planted-smp-int2.safetensors")
+    red = "\x1b[31m\x07\u202e\nx"
+    model.info.update(graph=red, model=red, layers={red: {red: 2}}, trained_on={"nodes": red, "edges": 1, "digest": 2})
+    path = str(model.save(tmp_path / "red.safetensors"))
+    assert main(["info", path]) == 0 and main(["predict", path]) == 2
+    assert all(c.isprintable() or c == "\n" for stream in capsys.readouterr() for c in stream)
+    for wrong in ({"graph": []}, {"seed": "x"}, {"layers": [1]}, {"trained_on": {"nodes": 1}}, {"self_loops": 3}):
+        model.info.clear()
+        model.info.update(wrong)
+        assert main(["info", str(model.save(tmp_path / "wrong.safetensors"))]) == 0
+
+
 def test_train_keeps_what_it_made_and_resumes(capsys, tmp_path):
     arguments = ["train", "--epochs", "1", "--bits", "2", "--output", str(tmp_path), "--quiet", "--plot"]
     assert main(arguments) == 0
@@ -74,12 +106,20 @@ def test_train_keeps_what_it_made_and_resumes(capsys, tmp_path):
 def test_errors_are_one_line_and_status_2(made, capsys, tmp_path):
     (tmp_path / "broken.safetensors").write_bytes((made / "planted-smp-int2.safetensors").read_bytes()[:500])
     (tmp_path / "broken.pt").write_bytes((made / "planted-smp-int2.pt").read_bytes()[:5000])
+    scaled = numba_kernels.Plan(
+        [{"name": "x", "kind": "features", "value": 0, "optional": False}],
+        [{"op": "relu", "in": [0], "out": 1}], [1], {},
+    )  # fmt: skip
+    numba_kernels.PackedModel(scaled).save(tmp_path / "scaled.safetensors")
     for arguments, message in (
         (["info", str(tmp_path / "none.safetensors")], "no model file at"),
         (["info", str(tmp_path / "broken.safetensors")], "not a whole dgl-lowbit model"),
         (["export", str(tmp_path / "broken.pt")], "not a whole dgl-lowbit checkpoint"),
         (["export", str(tmp_path / "none.pt")], "no checkpoint at"),
         (["predict", str(made / "planted-smp-int2.safetensors"), "--output", str(tmp_path / "no" / "x")], "no folder"),
+        (["predict", str(DATA / "version2.safetensors"), "--graph", "planted"], "does not fit planted"),
+        (["predict", str(DATA / "version2.safetensors")], "does not say what graph"),
+        (["predict", str(tmp_path / "scaled.safetensors"), "--graph", "planted"], "does not fit planted"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err

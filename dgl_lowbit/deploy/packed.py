@@ -13,6 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 import numba_kernels
 
+from .errors import ArgumentsError
 from .graphs import GraphCache
 
 _graphs = GraphCache()
@@ -137,7 +138,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         try:
             result = run(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
         except numba_kernels.GraphError as error:
-            raise DGLError(str(error)) from error
+            raise ArgumentsError(str(error)) from error
         return _tensors(result) if wants_tensor else result
 
     def _frame_columns(self, args, kwargs):
@@ -169,7 +170,7 @@ def frame_column(graph: DGLGraph, side: str, kind: str | list, key: str) -> torc
         nodes = graph.dstnodes if side == "dst" else graph.srcnodes if graph.is_block else graph.nodes
         return nodes[kind].data[key]
     except KeyError as error:
-        raise DGLError(
+        raise ArgumentsError(
             f"the model reads {key!r} of the graph's {side} frame of {kind}, which it does not have."
         ) from error
 
@@ -190,7 +191,7 @@ def _plain(value):
         return kernel_graph(value)
     if isinstance(value, torch.Tensor):
         if value.layout != torch.strided:
-            raise DGLError(f"features must be a dense tensor, got layout {value.layout}; pass feat.to_dense().")
+            raise ArgumentsError(f"features must be a dense tensor, got layout {value.layout}; pass feat.to_dense().")
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)
     return value
 

@@ -5,26 +5,25 @@ from __future__ import annotations
 import copy
 import functools
 import json
-import tempfile
 import types
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import nn
 
+from numba_kernels import ModelFileError, container
 from numba_kernels.files import replace_file
-from numba_kernels.model import ModelFileError
+from numba_kernels.model_file import contents
 
 from ..convert import FloatModuleWarning
 from ..nn import Linear
 from .packed import PackedModel
 
-FORMAT, VERSION = "dgl-lowbit-partial", 1
+FORMAT, VERSION = "dgl-lowbit-partial", 2
 
 
 class PartlyPacked(nn.Module):
@@ -80,13 +79,20 @@ class PartlyPacked(nn.Module):
 
         ``dgl_lowbit.load(path, model=model)`` reads it, with a low-bit model of the same making.
         """
-        content = {"version": VERSION, "packed": self.packed_parts, "reasons": self.float_parts}
-        arrays = {f"state/{name}": value.contiguous() for name, value in self.model.state_dict().items()}
-        for name in self.packed_parts:
-            layer: Any = self.model.get_submodule(name)
-            data = layer.packed.to_bytes()
-            arrays[f"packed/{name}"] = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
-        return replace_file(path, safetensors.torch.save(arrays, {FORMAT: json.dumps(content, sort_keys=True)}))
+        arrays = {f"packed/{name}": _as_bytes(self._layer(name).packed.to_bytes()) for name in self.packed_parts}
+        state = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
+        arrays.update({f"state/{name}": value.reshape(-1).view(torch.uint8).numpy() for name, value in state.items()})
+        content = {
+            "version": VERSION,
+            "packed": self.packed_parts,
+            "reasons": self.float_parts,
+            "state": {name: [str(value.dtype).removeprefix("torch."), [*value.shape]] for name, value in state.items()},
+            "sha256": {name: container.sha256(array) for name, array in arrays.items()},
+        }
+        return replace_file(path, container.write(arrays, {FORMAT: json.dumps(content, sort_keys=True)}))
+
+    def _layer(self, name) -> Any:
+        return self.model.get_submodule(name)
 
     @classmethod
     def load(cls, path, model: nn.Module | None, threads: int | None = None) -> PartlyPacked:
@@ -94,6 +100,8 @@ class PartlyPacked(nn.Module):
 
         Raises
         ------
+        FileNotFoundError
+            When there is no such file.
         ModelFileError
             Without a model, with one of other parts, or when the file is not whole.
         """
@@ -103,18 +111,13 @@ class PartlyPacked(nn.Module):
                 "dgl_lowbit.load(path, model=dgl_lowbit.quantize(Model(…), config, *example))."
             )
         try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                content = json.loads(file.metadata()[FORMAT])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if content["version"] != VERSION:
-                raise ModelFileError(f"{path} has version {content['version']}, this release reads {VERSION}.")
-            packed = {name: _from_bytes(arrays[f"packed/{name}"], threads) for name in content["packed"]}
-            partly = cls(model, packed, content["reasons"])
-            state = {name[len("state/") :]: value for name, value in arrays.items() if name.startswith("state/")}
+            parts, reasons, state = _read(contents(path))
+            packed = {name: cast(PackedModel, PackedModel.from_bytes(part, threads)) for name, part in parts.items()}
+            partly = cls(model, packed, reasons)
             partly.model.load_state_dict(state)
-        except ModelFileError:
+        except (FileNotFoundError, ModelFileError):
             raise
-        except (safetensors.SafetensorError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RuntimeError, MemoryError) as error:
             raise ModelFileError(f"{path} does not fit {type(model).__name__}: {error}") from error
         return partly
 
@@ -122,17 +125,40 @@ class PartlyPacked(nn.Module):
 def is_partial(path) -> bool:
     """Whether a file holds a partly packed model."""
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return FORMAT in (file.metadata() or {})
-    except (safetensors.SafetensorError, OSError):
+        return FORMAT in container.read_header(contents(path)).metadata
+    except (FileNotFoundError, ValueError, RecursionError, MemoryError):
         return False
 
 
-def _from_bytes(data, threads):
-    with tempfile.NamedTemporaryFile(suffix=".safetensors") as file:
-        file.write(data.numpy().tobytes())
-        file.flush()
-        return PackedModel.load(file.name, threads)
+def _read(buffer) -> tuple[dict, dict, dict]:
+    """Bytes of packed layers by name, why others are not, and the state of the rest."""
+    header = container.read_header(buffer)
+    content = container.parse_json(header.metadata[FORMAT])
+    version = content["version"]
+    if version not in (1, VERSION):
+        raise ModelFileError(f"the file has version {version!r:.80}, this release reads 1 to {VERSION}.")
+    if version == 1:
+        held = safetensors.torch.load(bytes(buffer))
+        parts = {name: held[f"packed/{name}"].numpy().tobytes() for name in content["packed"]}
+        return parts, content["reasons"], {name[6:]: held[name] for name in held if name.startswith("state/")}
+    _, arrays = container.read(buffer)
+    container.check_digests(arrays, content["sha256"])
+    state = {
+        name: torch.from_numpy(arrays[f"state/{name}"].copy()).view(_dtype(dtype)).reshape(shape)
+        for name, (dtype, shape) in content["state"].items()
+    }
+    return {name: arrays[f"packed/{name}"] for name in content["packed"]}, content["reasons"], state
+
+
+def _as_bytes(content) -> np.ndarray:
+    return np.frombuffer(content, np.uint8)
+
+
+def _dtype(name) -> torch.dtype:
+    dtype = getattr(torch, name)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{name!r:.80} is no dtype")
+    return dtype
 
 
 class _PackedLayer(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 
 import dgl
@@ -15,13 +14,10 @@ from numba_kernels.files import replace_file
 from ..config import QuantConfig
 from ..convert import quantize
 from ..nn.message_passing.last_call import remember
+from ..training.resume import CheckpointError
 from .models import MODELS
 
 _FORMAT = "dgl-lowbit checkpoint"
-
-
-class CheckpointError(ValueError):
-    """A file that is not a checkpoint of ours, or not a whole one."""
 
 
 def save_checkpoint(path, model: nn.Module, architecture: str, shape: tuple, config: QuantConfig, info: dict) -> Path:
@@ -62,7 +58,9 @@ def load_checkpoint(path) -> tuple[nn.Module, dict]:
         model = MODELS[content["architecture"]](*content["shape"])
         model = quantize(model, QuantConfig(**content["config"]))
         model.load_state_dict(content["state"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError, AttributeError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever torch makes of bytes that are none
         raise CheckpointError(f"{path} is not a whole dgl-lowbit checkpoint ({type(error).__name__}).") from error
     remember(model, _ring(content["shape"][0]), {})
     return model.eval(), content["info"]

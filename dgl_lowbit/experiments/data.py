@@ -11,6 +11,8 @@ import dgl.data
 import torch
 import torch.nn.functional as F
 
+from numba_kernels.errors import LowBitError
+
 from .planted import planted_graph
 
 _DATASETS = {
@@ -29,7 +31,7 @@ _TRAIN_A_CLASS, _VAL_A_CLASS = 20, 30
 _SECONDS_TO_ANSWER = 3
 
 
-class DatasetUnavailableError(RuntimeError):
+class DatasetUnavailableError(LowBitError, RuntimeError):
     """A dataset is neither in DGL's cache nor can it be downloaded."""
 
 

@@ -17,6 +17,7 @@ from ..report import mean_std, table
 from ..training import accuracy, fit, predict, train
 from .checkpoint import save_checkpoint
 from .data import load_graph, num_classes
+from .facts import facts_of
 from .recipes import build, recipe_of
 
 _TIMED_RUNS = 15
@@ -59,7 +60,7 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
         train(teacher, graph, teacher=shallow, progress=progress and label.format("float32"), **settings)
         results[32]["accuracy"].append(accuracy(predict(teacher, graph), graph))
         results[32]["bytes"] = sum(t.nbytes for t in teacher.state_dict().values())
-        info, packed = {"graph": graph_name, "seed": seed, "self_loops": True}, {}
+        info, packed = facts_of(graph_name, seed, graph), {}
         for width, config in configs.items():
             student = quantize(teacher, config)
             label_bits = progress and label.format(f"INT{width}")
@@ -111,7 +112,7 @@ def train_and_keep(
         build(model_name, graph, seed), graph, config, teacher=recipe.train_teacher(graph, seed, epochs), epochs=epochs,
         seed=seed, checkpoint=state, resume=resume, progress=progress, **recipe.options(),
     )  # fmt: skip
-    info, packed = {"graph": graph_name, "seed": seed, "self_loops": True}, freeze(fitted.model)
+    info, packed = facts_of(graph_name, seed, graph), freeze(fitted.model)
     packed.info.update(info)
     file = packed.save(stem.with_suffix(".safetensors"))
     shape = graph.ndata["feat"].shape[1], num_classes(graph)

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from numba_kernels.errors import LowBitError
+
 from .sparse import SparseFeatures
 
 # Values looked at when a range is searched; larger tensors are sampled in even strides.
@@ -23,7 +25,7 @@ DRIFTING = (
 )
 
 
-class NotCalibratedError(RuntimeError):
+class NotCalibratedError(LowBitError, RuntimeError):
     """A quantiser was used before it saw any data to take its range from."""
 
 

@@ -12,6 +12,13 @@ from torch import nn
 from ..nn import LowBitLayer
 
 
+def graph_identity(graph: dgl.DGLGraph) -> dict[str, Any]:
+    """Numbers of nodes and edges of a graph, and a digest of its edges, features and labels, in plain values."""
+    edges = [part for kind in graph.canonical_etypes for part in graph.edges(order="eid", etype=kind)]
+    data = [graph.ndata[name] for name in ("feat", "label") if name in graph.ndata]
+    return {"nodes": graph.num_nodes(), "edges": graph.num_edges(), "digest": _digest([*edges, *data])}
+
+
 def identity_of(model: nn.Module, graph: dgl.DGLGraph, teacher: nn.Module | None, **others: Any) -> dict[str, Any]:
     """Plain values by name: the config of each low-bit layer, the graph with its data, the teacher with its state.
 

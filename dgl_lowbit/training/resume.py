@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
-import pickle
 from pathlib import Path
 
 import torch
+
+from numba_kernels.errors import LowBitError
 
 from .identity import differences
 
 _FORMAT = "dgl-lowbit training"
 _EVERY = 10
+
+
+class CheckpointError(LowBitError, ValueError):
+    """A file that is not a checkpoint of ours, or not a whole one."""
 
 
 class Checkpoint:
@@ -25,7 +30,7 @@ class Checkpoint:
 
     Raises
     ------
-    ValueError
+    CheckpointError
         When the file is not a checkpoint of training, or not a whole one.
     """
 
@@ -43,8 +48,10 @@ class Checkpoint:
             if content["format"] != _FORMAT:
                 raise KeyError(_FORMAT)
             return content["stages"]
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError) as error:
-            raise ValueError(f"{self.path} is not a whole checkpoint of training ({type(error).__name__}).") from error
+        except Exception as error:  # whatever torch makes of bytes that are none
+            raise CheckpointError(
+                f"{self.path} is not a whole checkpoint of training ({type(error).__name__})."
+            ) from error
 
     def stage(self, name: str) -> SavedStage:
         return SavedStage(self, name)
@@ -82,12 +89,12 @@ class SavedStage:
         known = {key: value for key, value in settings.items() if key in saved["settings"]}  # to the version that saved
         other = [text for key, value in known.items() for text in differences(saved["settings"][key], value, key)]
         if other:
-            raise ValueError(f"{self.checkpoint.path} belongs to another run: {'; '.join(other)}.")
+            raise CheckpointError(f"{self.checkpoint.path} belongs to another run: {'; '.join(other)}.")
         try:
             run.model.load_state_dict(saved["model"])
             run.optimizer.load_state_dict(saved["optimizer"])
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{self.checkpoint.path} belongs to another model: {error}") from error
+            raise CheckpointError(f"{self.checkpoint.path} belongs to another model: {error}") from error
         run.history.epochs, run.history.best_epoch = list(saved["epochs"]), saved["best_epoch"]
         run.best_state = saved["best_state"]
 

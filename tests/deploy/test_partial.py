@@ -1,7 +1,11 @@
 """Models that are not captured whole, and lists of stages."""
 
+import json
+
 import dgl.nn
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -46,6 +50,26 @@ def test_part_of_a_model_only_when_asked_for(graph, tmp_path):
     fresh = lowbit.quantize(Branching(), lowbit.QuantConfig(4))
     assert torch.equal(lowbit.load(path, model=fresh)(graph, feat), packed(graph, feat))
     assert path.read_bytes() == packed.save(tmp_path / "again.safetensors").read_bytes()
+    older = tmp_path / "older.safetensors"
+    older.write_bytes(first_version(packed))
+    assert torch.equal(lowbit.load(older, model=fresh)(graph, feat), packed(graph, feat))
+    damaged = bytearray(path.read_bytes())
+    for place in range(9, len(damaged), len(damaged) // 50):
+        damaged[place] ^= 1
+        older.write_bytes(damaged)
+        with pytest.raises(numba_kernels.ModelFileError):
+            lowbit.load(older, model=fresh)
+        damaged[place] ^= 1
+
+
+def first_version(packed):
+    """The file that the first version of the format has of a partly packed model."""
+    content = {"version": 1, "packed": packed.packed_parts, "reasons": packed.float_parts}
+    tensors = {f"state/{name}": value.contiguous() for name, value in packed.model.state_dict().items()}
+    for name in packed.packed_parts:
+        layer = packed.model.get_submodule(name).packed.to_bytes()
+        tensors[f"packed/{name}"] = torch.from_numpy(np.frombuffer(layer, np.uint8).copy())
+    return safetensors.torch.save(tensors, {"dgl-lowbit-partial": json.dumps(content)})
 
 
 def test_partial_freezing_freezes_whole_where_it_can(graph):

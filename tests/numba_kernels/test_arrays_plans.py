@@ -218,13 +218,6 @@ def test_threads_give_the_same(mixed, rng, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_files_say_which_release_can_read_them(mixed, rng):
-    plan = PlanBuilder()
-    plain = plan.model(["features"], plan.quantize(0, per_row(2, rng), 6) and plan.add("relu", 0))
-    assert b'"version":3' in mixed.to_bytes().replace(b'\\"', b'"')
-    assert b'"version":2' in plain.to_bytes().replace(b'\\"', b'"')
-
-
 def test_models_that_take_arrays_cannot_be_warmed_up(mixed):
     with pytest.raises(ValueError, match="does not tell the shape of x1; call the model once instead"):
         warm_up(mixed)
