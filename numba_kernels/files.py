@@ -2,36 +2,109 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
+import stat
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # no POSIX: what a killed process leaves stays
+    fcntl = None  # type: ignore[assignment]
+
+# Short, so that a name may be as long as the system lets it be.
+_PREFIX, _SUFFIX = ".lowbit-", ".tmp"
 
 
 def replace_file(path, data: bytes) -> Path:
-    """Write ``data`` beside ``path`` and rename it into place.
+    """Write ``data`` beside ``path``, bring it to disk and rename it into place.
+
+    Whatever happens, ``path`` is the old file or the new one, whole. A file keeps its mode and its owner; one that is
+    read-only is left alone. A link is followed, and stays. What killed processes left beside the file is removed.
+    Where ``path`` is no regular file, as a pipe, it is written to.
 
     Raises
     ------
     FileNotFoundError
         When the folder does not exist.
+    OSError
+        When it cannot be written, as for a read-only file.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to.")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    beside = Path(name)
+    before = path.stat() if path.exists() else None
+    if before is not None and not stat.S_ISREG(before.st_mode):
+        path.write_bytes(data)
+        return path
+    place = path.resolve()
+    if not place.parent.is_dir():
+        raise FileNotFoundError(f"no folder {place.parent} to write {place.name} to.")
+    if before is not None and not (before.st_mode & 0o222 and os.access(place, os.W_OK)):
+        raise PermissionError(f"{place} is read-only; make it writeable, or write to another file.")
+    _remove_leftovers(place.parent)
+    beside, handle = _new_file(place.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            if before is not None:
+                _make_alike(handle, before)  # first: what only its owner may read must never be read by others
             file.write(data)
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(path)
+            file.flush()
+            os.fsync(handle)
+            beside.replace(place)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    _sync_folder(place.parent)
     return path
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _new_file(folder: Path) -> tuple[Path, int]:
+    """A new file of the process's own in a folder, open and locked as long as it is written."""
+    while True:
+        beside = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        _lock(handle)
+        if beside.exists():  # another process may have taken it for a left-over before it was locked
+            return beside, handle
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether the file is locked now, where the file system can."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes were writing that are no more: nobody holds its lock."""
+    with contextlib.suppress(OSError):
+        for beside in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+            with contextlib.suppress(OSError):
+                handle = os.open(beside, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+                try:
+                    if _lock(handle):
+                        beside.unlink()
+                finally:
+                    os.close(handle)
+
+
+def _make_alike(handle: int, before: os.stat_result) -> None:
+    """Give a file the owner and the mode of another."""
+    now = os.fstat(handle)
+    if (now.st_uid, now.st_gid) != (before.st_uid, before.st_gid):
+        os.chown(handle, before.st_uid, before.st_gid)
+    if hasattr(os, "fchmod"):
+        os.fchmod(handle, stat.S_IMODE(before.st_mode))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the new name to disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
