@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, Plan, PlanError, load
 from numba_kernels.arrays import FUNCTIONS
-from tests.numba_kernels.plans import PlanBuilder, normal, static
+from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, normal, static
 
 DATA = Path(__file__).parents[1] / "data"
 RNG = np.random.default_rng(0)
@@ -236,3 +238,21 @@ def test_operations_read_as_many_values_as_they_take(number, change):
         reads = mutant["ops"][place]["in"]
         reads[:] = reads[:-1] if change == "one fewer" else [*reads, None]
         assert refused(mutant, arrays), op
+
+
+_ATOMS = st.sampled_from(
+    [None, True, 0, 1, 2, -1, 2**40, 10**400, 0.5, float("nan"), "max", "shift", "a0", [], {}, [[]]]
+)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["version2", "version3"])
+@settings(max_examples=EXAMPLES * 10, deadline=None)
+@given(data=st.data())
+def test_a_plan_of_anything_is_refused_in_words(number, data):
+    parts, arrays = list(plans())[number]
+    for _ in range(data.draw(st.integers(1, 3))):
+        path = data.draw(st.sampled_from([path for path in places(parts) if len(path) > 1]))
+        holder, key = at(parts, path[:-1]), path[-1]
+        other = at(parts, data.draw(st.sampled_from(list(places(parts)))))
+        holder[key] = data.draw(_ATOMS | st.just(copy.deepcopy(other)))
+    refused(parts, arrays)  # with any other error it fails
