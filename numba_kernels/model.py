@@ -12,7 +12,7 @@ from .files import replace_file
 from .graph import Graph, GraphError
 from .model_file import decode, encode, read
 from .plan import Plan
-from .run.executor import Executor
+from .run.executor import Executor, refuse_beyond
 from .run.runtime import checked, launching
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
@@ -107,6 +107,10 @@ class PackedModel:
                 raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
         with launching():
             return self._returned(self._executor.run(inputs, checked(self.threads), batch_size, out))
+
+    def check_room(self, nbytes: int) -> None:
+        """Raise GraphError where a run on small arguments may not take as many bytes."""
+        refuse_beyond(self._executor.room(()), nbytes)
 
     def _blocks_read(self):
         """How many graphs the plan reads of each argument that is a list of them."""

@@ -11,6 +11,7 @@ from .graph import HUB_EDGES, Graph, GraphError
 from .kernels.instruction import INSTRUCTIONS
 from .model import PackedModel, load
 from .run.executor import compile_loops
+from .run.program import LEAST_TILE_ROWS
 
 # Operations whose result has the columns of what they read first.
 _ALIKE = ("source", "destination", "degree", "relu", "map", "combine", "maximum", "multiply", "bias", "scale")
@@ -32,6 +33,8 @@ def warm_up(*models: PackedModel | str | Path) -> None:
     ------
     FileNotFoundError, ModelFileError
         As :func:`numba_kernels.load`.
+    GraphError
+        For a plan that claims features wider than a file of its size may.
     ValueError
         For a model whose plan does not tell the width of its features, or that takes n-dimensional arrays; call it
         once instead.
@@ -48,6 +51,7 @@ def warm_up(*models: PackedModel | str | Path) -> None:
 
 def _run_on_examples(model):
     widths = _widths(model.plan)
+    model.check_room(LEAST_TILE_ROWS * 4 * sum(widths.values()))
     hub = Graph([0, HUB_EDGES], np.zeros(HUB_EDGES, np.int64))
     for graph, density, weights in itertools.product((Graph([0, 1], [0]), hub), (0, 1), (None, np.int8, np.float32)):
         arguments = {}

@@ -13,7 +13,6 @@ from ..spec import is_number
 
 # JSON that is nested more deeply is no plan.
 _DEEPEST = 32
-_MOST = 2**31 - 1
 
 
 class Frozen(dict):
@@ -65,9 +64,10 @@ class Kind:
         return Kind(words, lambda value: any(accepts(value) for accepts in either))
 
 
-def whole(least: int) -> Kind:
-    """Whole numbers from ``least`` on that fit 32 bits."""
-    return Kind(f"a whole number from {least} on", lambda value: type(value) is int and least <= value <= _MOST)
+def integer(least: int, most: int = 2**31 - 1) -> Kind:
+    """Whole numbers from ``least`` to ``most``, which True and 1.0 are not."""
+    words = f"a whole number from {least} to {most:,}"
+    return Kind(words, lambda value: type(value) is int and least <= value <= most)
 
 
 def choice(*values) -> Kind:
@@ -109,8 +109,8 @@ NUMBERS = NUMBER | Kind("the name of an array", STRING.accepts)
 DICT = Kind("a dict", lambda value: isinstance(value, dict))
 LIST = Kind("a list", lambda value: isinstance(value, tuple))
 ANY = Kind("anything", lambda value: True)
-VALUE = whole(0)  # of the plan, by number
-COUNT, INDEX = whole(1), whole(0)
+VALUE = integer(0)  # of the plan, by number
+COUNT, INDEX = integer(1), integer(0)
 
 
 def fault(content, required: dict[str, Kind], optional: dict[str, Kind]) -> str | None:

@@ -90,12 +90,16 @@ class Executor:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
         graphs, types = given["graph"], given["edge_types"]
         edge_weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
-        room = _ROOM + _ROOM_TIMES * (self._nbytes + sum(map(_nbytes_of, inputs.values())))
+        room = self.room(inputs.values())
         for op in self._before:
             OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
             refuse_beyond(room, 8 * getattr(graphs.get(op.get("out")), "num_src", 0))
         arrays = Arrays(given["array"], self.plan.arrays)
         return Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices, room)
+
+    def room(self, arguments) -> int:
+        """Bytes that a run may take."""
+        return _ROOM + _ROOM_TIMES * (self._nbytes + sum(map(_nbytes_of, arguments)))
 
     def _refuse_faults(self, assembled):
         if any(assembled.faults.tolist()):

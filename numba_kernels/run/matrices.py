@@ -98,9 +98,9 @@ class Grid:
         return isinstance(self.spec, RowGrid) or self.spec.is_uniform
 
 
-@dataclass
+@dataclass(frozen=True)
 class Codes:
-    """Packed codes, (rows, W) uint8, of values (code − zero) · scale."""
+    """Packed codes, (rows, W) uint8, of values (code − zero) · scale; all arrays are contiguous."""
 
     packed: np.ndarray
     grid: Grid
@@ -119,6 +119,9 @@ class Codes:
             raise ValueError(f"expected scale and zero point as float32 of length {length}.")
         if self.is_shifted and (self.powers is None or self.powers.dtype != np.int8 or len(self.powers) != rows):
             raise ValueError(f"expected powers as int8 of length {rows}.")
+        parts = (packed, self.scale, self.zero, *(() if self.powers is None else (self.powers,)))
+        if not all(part.flags.c_contiguous for part in parts):
+            raise ValueError("expected contiguous arrays; pass np.ascontiguousarray(…) of each.")
 
     @property
     def weights(self) -> np.ndarray | None:

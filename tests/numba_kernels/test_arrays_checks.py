@@ -98,7 +98,7 @@ def test_well_formed_operations(op):
         ({**GOOD, "out": [9, 9]}, "value 9 written twice"),
         ({**GOOD, "out": 0}, "value 0 written twice"),
         ({key: GOOD[key] for key in GOOD if key != "kwargs"}, "missing kwargs"),
-        ({**MATRIX, "columns": 0}, "columns must be a whole number from 1 on, got 0"),
+        ({**MATRIX, "columns": 0}, "columns must be a whole number from 1 to 2,147,483,647, got 0"),
         ({**MATRIX, "columns": True}, "columns must be .* got True"),
         ({**MATRIX, "in": [1]}, "value 1 is graph, not array"),
         ({**MATRIX, "rows": None}, "rows must be"),

@@ -82,6 +82,8 @@ def test_quantize_and_dequantize():
         (lambda: nk.Weight(np.ones((4, 2), np.uint8), np.nan, 0.0), "must be finite"),
         (lambda: nk.Codes(np.zeros((3, 1), np.uint8), CODES.grid, CODES.scale, CODES.zero), r"\(rows, 16\) uint8"),
         (lambda: nk.Codes(CODES.packed, nk.Grid(4, 2), CODES.scale, CODES.zero), "float32 of length 3"),
+        (lambda: nk.Codes(CODES.packed[::-1], CODES.grid, CODES.scale, CODES.zero), "contiguous arrays"),
+        (lambda: nk.Codes(CODES.packed, CODES.grid, CODES.scale[::-1], CODES.zero), "contiguous arrays"),
         (lambda: nk.gemm(WIDE, nk.Weight(np.ones((70_000, 1), np.uint8), 1.0, 0.0)), "may overflow an int32"),
         (lambda: nk.Graph([0, 2], [0, 0], edge_ids=[0]), "edge_ids must be the places of 2 edges"),
         (lambda: nk.Graph([0, 2], [0, 0], edge_ids=[0, 2]), "edge_ids must be the places of 2 edges"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numba_kernels import Graph, GraphError, Plan, PlanError, load
+from numba_kernels import Graph, GraphError, Plan, PlanError, load, warm_up
 from numba_kernels.arrays import FUNCTIONS
 from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, normal, static
 
@@ -175,6 +175,20 @@ def test_memory_is_in_proportion_to_file_and_arguments(model):
     features = np.ones((3,) if function == "diag" else (3, 4), np.float32)
     with pytest.raises(GraphError, match=r"bytes|cannot be computed"):
         model(features)
+
+
+def test_warming_up_makes_no_wide_features():
+    builder = PlanBuilder()
+    grid = {"bits": 2, "granularity": "tensor", "scale": 0.5, "zero_point": 1.5, "offset": 1.5}
+    model = builder.model(["features"], builder.add("dequantize", builder.quantize(0, grid, 10**8)))
+    with pytest.raises(GraphError, match="asks for 3,200,000,000 bytes"):
+        warm_up(model)
+
+
+def test_a_list_of_blocks_is_no_longer_than_models_are():
+    builder = PlanBuilder()
+    with pytest.raises(PlanError, match="index must be a whole number from 0 to 1,023"):
+        builder.model(["graph", "features"], builder.add("item", 0, index=2**30), builder.add("relu", 1))
 
 
 def test_what_memory_allows_runs():

@@ -13,7 +13,7 @@ import numpy as np
 from ...arrays import FUNCTIONS, as_array
 from ...arrays.kinds import is_reference
 from ...graph import GraphError
-from ..attributes import COUNT, DICT, LIST, STRING, VALUE, several, whole
+from ..attributes import COUNT, DICT, LIST, STRING, VALUE, integer, several
 from ..sizes import check_size, is_whole, measure, single
 from .registry import Operation, operation
 
@@ -77,7 +77,7 @@ class Call(Operation):
         return results if isinstance(op["out"], tuple) else results[0]
 
 
-@operation("matrix", columns=COUNT, rows=whole(0) | DICT)
+@operation("matrix", columns=COUNT, rows=integer(0) | DICT)
 class ToMatrix(Operation):
     """An array as a float32 matrix, its trailing dimensions side by side in a row."""
 

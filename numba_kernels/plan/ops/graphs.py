@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...graph import Graph, GraphError
-from ..attributes import COUNT, STRING, several, whole
+from ..attributes import COUNT, STRING, integer, several
 from .registry import Operation, operation
 
 
@@ -14,7 +14,11 @@ class _Before(Operation):
         graphs[op["out"]] = self.reference(None, op, *(graphs.get(v, types.get(v)) for v in op["in"]))
 
 
-@operation("item", index=whole(0))
+# A list is made of one graph where blocks are not given.
+_MOST_BLOCKS = 1024
+
+
+@operation("item", index=integer(0, _MOST_BLOCKS - 1))
 class Item(_Before):
     """One of a list of graphs."""
 
