@@ -12,7 +12,8 @@ from .files import replace_file
 from .graph import Graph, GraphError
 from .model_file import decode, encode, read
 from .plan import Plan
-from .run.executor import Executor, refuse_beyond
+from .run.executor import Executor
+from .run.room import refuse_beyond
 from .run.runtime import checked, launching
 
 __all__ = ["ModelFileError", "PackedModel", "load"]

@@ -14,9 +14,8 @@ from ..nn import LowBitLayer
 
 def graph_identity(graph: dgl.DGLGraph) -> dict[str, Any]:
     """Numbers of nodes and edges of a graph, and a digest of its edges, features and labels, in plain values."""
-    edges = [part for kind in graph.canonical_etypes for part in graph.edges(order="eid", etype=kind)]
     data = [graph.ndata[name] for name in ("feat", "label") if name in graph.ndata]
-    return {"nodes": graph.num_nodes(), "edges": graph.num_edges(), "digest": _digest([*edges, *data])}
+    return {"nodes": graph.num_nodes(), "edges": graph.num_edges(), "digest": _digest([*_edges(graph), *data])}
 
 
 def identity_of(model: nn.Module, graph: dgl.DGLGraph, teacher: nn.Module | None, **others: Any) -> dict[str, Any]:
@@ -25,12 +24,11 @@ def identity_of(model: nn.Module, graph: dgl.DGLGraph, teacher: nn.Module | None
     ``others`` are objects that take part, as samplers and transforms, described by what they are made of.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LowBitLayer)}
-    edges = [part for kind in graph.canonical_etypes for part in graph.edges(order="eid", etype=kind)]
     data = [graph.ndata[name] for name in ("feat", "label", "train_mask", "val_mask", "test_mask")]
     state = {} if teacher is None else teacher.state_dict()
     return {
         "config": {name: layer.config.to_dict() for name, layer in layers.items() if layer.config is not None},
-        "graph": f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {_digest([*edges, *data])}",
+        "graph": f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {_digest([*_edges(graph), *data])}",
         "teacher": teacher and f"{type(teacher).__name__}, state {_digest([state[key] for key in sorted(state)])}",
         **{name: _described(value) for name, value in others.items()},
     }
@@ -42,6 +40,11 @@ def differences(was: Any, now: Any, name: str) -> list[str]:
         keys = [*now, *(key for key in was if key not in now)]
         return [text for key in keys for text in differences(was.get(key), now.get(key), f"{name} of {key}")]
     return [] if was == now else [f"{name} was {was!r}, is {now!r}"]
+
+
+def _edges(graph):
+    """Sources and destinations of the edges of each type, in the order of their ids."""
+    return [part for kind in graph.canonical_etypes for part in graph.edges(order="eid", etype=kind)]
 
 
 def _digest(tensors):

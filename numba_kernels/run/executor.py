@@ -17,20 +17,17 @@ from ..plan.schedule import schedule
 from ..plan.sizes import all_sizes
 from .assemble import Assembled, assemble
 from .calls import Arrays
+from .features import is_sparse, rows_of
 from .launch import run_parallel, run_serial
 from .memory import LINE, Arena, address_of, aligned_empty
 from .program import LEAST_TILE_ROWS
+from .room import refuse_beyond, room_for
 from .runtime import using_threads
 
 # Programs kept for classes of shapes met.
 _KEPT_PROGRAMS = 16
 # Work, in about nanoseconds, below which a run is not shared among threads.
 _SHARED_FROM = 200_000
-# Share of numbers that are not 0 up to which looking them up is faster than the dense product.
-SPARSE_BELOW = 0.1
-_SAMPLED_ROWS = 16
-# A run may take this many bytes, and as many times those of the plan's arrays and the arguments.
-_ROOM, _ROOM_TIMES = 1 << 28, 1024
 
 _scratch = Arena()  # of all executors: one of them launches at a time
 
@@ -99,7 +96,7 @@ class Executor:
 
     def room(self, arguments) -> int:
         """Bytes that a run may take."""
-        return _ROOM + _ROOM_TIMES * (self._nbytes + sum(map(_nbytes_of, arguments)))
+        return room_for(self._nbytes, arguments)
 
     def _refuse_faults(self, assembled):
         if any(assembled.faults.tolist()):
@@ -302,23 +299,6 @@ def _written(out, array):
     return out
 
 
-def refuse_beyond(room: float, nbytes: int) -> None:
-    """Raise GraphError where a run would take more bytes than it may."""
-    if nbytes > room:
-        raise GraphError(
-            f"the model asks for {nbytes:,} bytes; for these arguments a file of its size may ask for {room:,}."
-        )
-
-
-def _nbytes_of(argument) -> int:
-    """Bytes of an argument: arrays, graphs, and lists and dicts of them."""
-    if isinstance(argument, (tuple, list, dict)):
-        return sum(map(_nbytes_of, argument.values() if isinstance(argument, dict) else argument))
-    if hasattr(argument, "nbytes"):
-        return int(argument.nbytes)
-    return 0
-
-
 def names_of(plan: Plan) -> dict:
     """What features, and matrices made of arrays, are called in messages."""
     names = {entry["value"]: entry["name"] for entry in plan.inputs}
@@ -345,25 +325,3 @@ def multiplied(plan: Plan) -> set:
         if op["in"] and op["in"][0] in known:
             (coded if op["op"] == "quantize" else views)[op["out"]] = known[op["in"][0]]
     return {coded[op["in"][0]] for op in plan.ops if op["op"] == "linear" and op["in"][0] in coded}
-
-
-def rows_of(features, start: int, stop: int) -> np.ndarray:
-    """Some rows of what gives rows for slices, float32.
-
-    Raises
-    ------
-    GraphError
-        When it gives others than its shape says.
-    """
-    rows = np.ascontiguousarray(features[start:stop], np.float32)
-    if rows.shape != (stop - start, features.shape[1]):
-        raise GraphError(
-            f"features of shape {tuple(features.shape)} gave shape {rows.shape} for rows {start} to {stop}."
-        )
-    return rows
-
-
-def is_sparse(array) -> bool:
-    """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows."""
-    sample = np.asarray(array[:: max(len(array) // _SAMPLED_ROWS, 1)])
-    return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)
