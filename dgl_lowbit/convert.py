@@ -231,10 +231,10 @@ def calibrate(
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
-    remember(model, args, kwargs)
-    args, kwargs = with_own_frames((args, kwargs))
+    own_args, own_kwargs = with_own_frames((args, kwargs))
     with evaluating(model), observing(quantizers, observing=True, observer=chosen):
-        model(*args, **kwargs)
+        model(*own_args, **own_kwargs)
+    remember(model, args, kwargs)  # in the place of the copies, which are gone with this call
     return model
 
 

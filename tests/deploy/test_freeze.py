@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from dgl import DGLError
 
 import dgl_lowbit as lowbit
+from dgl_lowbit.nn.message_passing import last_call
 import numba_kernels
 from tests.conftest import GRAPHS, features, homogeneous
 from tests.deploy.conftest import TwoLayers
@@ -103,6 +104,13 @@ def test_what_a_model_was_last_called_with_is_its_example(graph, feat):
         model(graph, feat).sum().backward()
     packed = lowbit.freeze(model)
     torch.testing.assert_close(packed(graph, feat), model.eval()(graph, feat).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_example_too_large_to_be_kept_is_what_calibration_was_given(graph, feat, monkeypatch):
+    monkeypatch.setattr(last_call, "_MOST_BYTES", 0)
+    model = lowbit.calibrate(lowbit.quantize(TwoLayers(), lowbit.QuantConfig(4)), graph, feat)
+    packed = lowbit.freeze(model)
+    torch.testing.assert_close(packed(graph, feat), model.eval()(graph, feat), rtol=1e-5, atol=1e-5)
 
 
 def test_an_example_is_needed_once(model, graph, feat):
