@@ -19,9 +19,15 @@ _INNER = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "
 _seconds_compiled = 0.0
 
 
-def kernel(function):
-    """Decorator: compile ``function`` into the kernels that call it. Python cannot call it."""
-    return numba.njit(forceinline=True, **_INNER, **_OPTIONS)(function)
+def kernel(function=None, *, reassociate: bool = False):
+    """Decorator: compile ``function`` into the kernels that call it. Python cannot call it.
+
+    With ``reassociate`` its sums may be taken in another order.
+    """
+    if function is None:
+        return functools.partial(kernel, reassociate=reassociate)
+    fastmath = {"reassoc"} if reassociate else False
+    return numba.njit(forceinline=True, fastmath=fastmath, **_INNER, **_OPTIONS)(function)
 
 
 def launcher(function=None, *, parallel: bool = False):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from . import fused
 from .format import QParams
 
 # A value on the edge of the range counts as inside, however its division rounds.
@@ -19,11 +20,16 @@ def encode(x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
     return torch.round(x * params.scale.reciprocal() + params.offset).clamp_(0, qmax)
 
 
-class _CenteredCodes(torch.autograd.Function):
+class CenteredCodes(torch.autograd.Function):
+    """:func:`centered_codes`; compiled where :mod:`.fused` serves it, else, and where gradients are differentiated
+    again, in torch's operations, which say what both compute."""
+
     @staticmethod
     def forward(ctx, x, scale, zero_point, offset, qmax, margin, clip_gradient):
         ctx.save_for_backward(x, scale, offset, margin)
-        ctx.qmax, ctx.clip_gradient = qmax, clip_gradient
+        ctx.qmax, ctx.clip_gradient, ctx.layout = qmax, clip_gradient, fused.layout_of(x, scale)
+        if ctx.layout is not None:
+            return fused.centered(x, scale, zero_point, offset, qmax, ctx.layout)
         return encode(x, QParams(scale, zero_point, offset), qmax) - zero_point
 
     @staticmethod
@@ -31,10 +37,15 @@ class _CenteredCodes(torch.autograd.Function):
         x, scale, offset, margin = ctx.saved_tensors
         needs_x, needs_scale = ctx.needs_input_grad[:2]
         inverse = scale.reciprocal()
+        low, high = -margin - _EDGE, ctx.qmax + margin + _EDGE
         grad_x = grad_scale = None
+        if ctx.layout is not None and not torch.is_grad_enabled():
+            ends = float(low), float(high)
+            grad_x, sums = fused.gradients(grad, x, inverse, offset, *ends, ctx.layout, needs_x, ctx.clip_gradient)
+            return grad_x, -sums * inverse * inverse if needs_scale else None, None, None, None, None, None
         if ctx.clip_gradient or needs_scale:
             place = x * inverse + offset
-            inside = (place >= -margin - _EDGE) & (place <= ctx.qmax + margin + _EDGE)
+            inside = (place >= low) & (place <= high)
         if needs_x:
             grad_x = grad * inverse
             if ctx.clip_gradient:
@@ -72,4 +83,4 @@ def centered_codes(
     ∂scale = Σ g · (centred − inside · x / scale), the rounding residual inside and the range's end outside
     (arXiv:2308.14949; learned steps, arXiv:1902.08153).
     """
-    return _CenteredCodes.apply(x, params.scale, params.zero_point, params.offset, qmax, margin, clip_gradient)
+    return CenteredCodes.apply(x, params.scale, params.zero_point, params.offset, qmax, margin, clip_gradient)

@@ -1,0 +1,143 @@
+"""Codes and their straight-through gradients in one pass each, by compiled functions on the CPU.
+
+They give what the plain functions of :mod:`~dgl_lowbit.quant.ste` give: the same codes and the same gradient of the
+values to the bit, and gradients of scales that are summed in float64, in an order that depends on the shape alone. What
+they do not serve (other devices and dtypes, other layouts of scales, few values) is left to those.
+
+Parts of a pass run in threads of Python, as many as torch has: the functions hold no lock and start no threads of their
+own, so that workers can be forked, and torch's and Numba's numbers of threads stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+# Values from which a compiled pass is faster than torch's operations, and values that are worth a thread.
+_LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
+# Columns from which values with one scale for all are worked on row by row, which threads can share.
+_WIDE = 64
+
+
+class Layout(NamedTuple):
+    """How the scales of values stand: one for all, one a row or one a column, of memory."""
+
+    kind: str  # "tensor", "row" or "column"
+    is_transposed: bool  # whether a row of memory is a column of the tensor
+
+    def matrix(self, x: torch.Tensor) -> np.ndarray:
+        """``x`` as (rows, columns) in the order of memory, copied only where it has another."""
+        x = x.detach()
+        x = (x.t() if self.is_transposed else x).contiguous()
+        whole = self.kind == "tensor" and x.shape[-1] < _WIDE
+        return (x.view(1, -1) if whole else x.view(-1, x.shape[-1])).numpy()
+
+    def empty(self, shape: torch.Size) -> torch.Tensor:
+        """A tensor that :meth:`matrix` shows without a copy."""
+        return torch.empty(shape[::-1]).t() if self.is_transposed else torch.empty(shape)
+
+
+def layout_of(x: torch.Tensor, scale: torch.Tensor) -> Layout | None:
+    """The layout of ``x``, (…, columns), and ``scale``, which broadcasts against it; None where torch is to do it."""
+    if x.numel() < _LEAST or not (_is_plain(x) and _is_plain(scale)) or _is_traced() or kernels() is None:
+        return None
+    is_transposed = x.dim() == 2 and not x.is_contiguous() and x.t().is_contiguous()
+    if scale.dim() > x.dim():
+        return None
+    if scale.numel() == 1:
+        return Layout("tensor", is_transposed)
+    if scale.shape == (*x.shape[:-1], 1):
+        return Layout("column" if is_transposed else "row", is_transposed)
+    if scale.shape[-1] == scale.numel() == x.shape[-1]:
+        return Layout("row" if is_transposed else "column", is_transposed)
+    return None
+
+
+def _is_plain(x):
+    return type(x) in (torch.Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def _is_traced():
+    """Whether torch.compile reads what is run; it cannot read compiled functions."""
+    compiler = getattr(torch, "compiler", None)
+    return hasattr(compiler, "is_compiling") and compiler.is_compiling()
+
+
+@functools.cache
+def kernels() -> Any:
+    """:mod:`numba_kernels.training`, loaded when first needed; None where Numba does not compile."""
+    import numba
+
+    import numba_kernels.training
+
+    return None if numba.config.DISABLE_JIT else numba_kernels.training
+
+
+def centered(x, scale, zero_point, offset, qmax: int, layout: Layout) -> torch.Tensor:
+    """clamp(round(x / scale + offset), 0, qmax) − zero_point; in memory it stands as ``x`` does."""
+    out = layout.empty(x.shape)
+    values, codes = layout.matrix(x), layout.matrix(out)
+    numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point)]
+    if layout.kind == "column":
+        _in_parts(values, 1, lambda a, b: kernels().code_columns(values, a, b, *numbers, np.float32(qmax), codes))
+    else:
+        step = int(layout.kind == "row")
+        _in_parts(values, 1, lambda a, b: kernels().code_rows(values, a, b, *numbers, step, np.float32(qmax), codes))
+    return out
+
+
+def gradients(
+    grad, x, inverse, offset, low: float, high: float, layout: Layout, needs_x: bool, clips: bool
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Gradient of the values, where it is needed, and Σ grad · x over those between places ``low`` and ``high``.
+
+    The sums, float32, are for each of the scales whose reciprocals are ``inverse``.
+    """
+    grad_x = layout.empty(x.shape) if needs_x else None
+    upstream, values = layout.matrix(grad), layout.matrix(x)
+    passed = np.empty((0, 0), np.float32) if grad_x is None else layout.matrix(grad_x)
+    kind = kernels().NO_GRADIENT if grad_x is None else kernels().CLIPPED if clips else kernels().UNCLIPPED
+    numbers, ends = [_numbers(part, inverse) for part in (inverse, offset)], (np.float32(low), np.float32(high))
+    if layout.kind == "column":
+        block = kernels().BLOCK_ROWS
+        sums = np.zeros((-(-len(values) // block), values.shape[1]))
+        _in_parts(values, block, lambda a, b: kernels().gradients_of_columns(
+            upstream, values, a, b, *numbers, *ends, kind, passed, sums
+        ))  # fmt: skip
+        sums = sums.sum(0)
+    else:
+        step, sums = int(layout.kind == "row"), np.empty(len(values))
+        _in_parts(values, 1, lambda a, b: kernels().gradients_of_rows(
+            upstream, values, a, b, *numbers, step, *ends, kind, passed, sums
+        ))  # fmt: skip
+        sums = sums if step else sums.sum()
+    return grad_x, torch.from_numpy(np.asarray(sums, np.float32)).view(inverse.shape)
+
+
+def _numbers(part: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
+    """One number for each of the scales."""
+    return part.detach().expand(scale.shape).reshape(-1).numpy()
+
+
+def _in_parts(values: np.ndarray, block: int, function: Callable[[int, int], None]) -> None:
+    """Call ``function(first, last)`` on all rows of ``values``, in whole blocks, on as many threads as torch has."""
+    rows = len(values)
+    parts = min(torch.get_num_threads(), -(-rows // block), values.size // _LEAST_A_THREAD)
+    share = -(-rows // (block * max(parts, 1))) * block
+    starts = range(share, rows, share)
+    others = [_pool(os.getpid(), parts - 1).submit(function, start, min(start + share, rows)) for start in starts]
+    function(0, min(share, rows))
+    for other in others:
+        other.result()
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: forked ones have none of their parent's."""
+    return ThreadPoolExecutor(threads, "dgl_lowbit")

@@ -1,0 +1,91 @@
+"""Fake quantisation in training: one pass over the values forward, one over values and gradients backward.
+
+A call works on the rows from ``first`` to below ``last`` of (rows, columns) float32, on one thread.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .jit import kernel, launcher
+
+# Rows whose part in the gradients of channels' scales is summed at a time.
+BLOCK_ROWS = 1024
+# What the gradient of the values becomes: it is not asked for, it ends where the range does, or it does not.
+NO_GRADIENT, CLIPPED, UNCLIPPED = 0, 1, 2
+
+
+@kernel(reassociate=True)
+def _plus(total, term):
+    """A sum whose order is the compiler's."""
+    return total + term
+
+
+@kernel
+def _code(x, inverse, offset, qmax):
+    """clamp(round(x · inverse + offset), 0, qmax), NaN where x is."""
+    code = np.rint(x * inverse + offset)
+    code = np.float32(0) if code < np.float32(0) else code
+    return qmax if code > qmax else code
+
+
+@kernel
+def _inside(gradient, x, inverse, offset, low, high):
+    """``gradient`` where x stands within the range, else 0."""
+    place = x * inverse + offset
+    return gradient if (place >= low) & (place <= high) else np.float32(0)
+
+
+@launcher
+def code_rows(x, first, last, inverse, offset, zero, step, qmax, out):
+    """out ← codes − zero, with the numbers ``[i · step]`` of ``inverse`` scales, offsets and zeros for row i."""
+    for i in range(first, last):
+        v, o, z = inverse[i * step], offset[i * step], zero[i * step]
+        for j in range(x.shape[1]):
+            out[i, j] = _code(x[i, j], v, o, qmax) - z
+
+
+@launcher
+def code_columns(x, first, last, inverse, offset, zero, qmax, out):
+    """out ← codes − zero, with the numbers ``[j]`` of ``inverse`` scales, offsets and zeros for column j."""
+    for i in range(first, last):
+        for j in range(x.shape[1]):
+            out[i, j] = _code(x[i, j], inverse[j], offset[j], qmax) - zero[j]
+
+
+@launcher
+def gradients_of_rows(grad, x, first, last, inverse, offset, step, low, high, kind, grad_x, sums):
+    """grad_x ← gradient of the values, of ``kind``; sums[i] ← Σ grad · x over those of row i within the range."""
+    for i in range(first, last):
+        v, o, total = inverse[i * step], offset[i * step], 0.0
+        for j in range(x.shape[1]):
+            inside = _inside(grad[i, j], x[i, j], v, o, low, high)
+            if kind != NO_GRADIENT:
+                grad_x[i, j] = (inside if kind == CLIPPED else grad[i, j]) * v
+            total = _plus(total, np.float64(inside * x[i, j]))
+        sums[i] = total
+
+
+@launcher
+def gradients_of_columns(grad, x, first, last, inverse, offset, low, high, kind, grad_x, sums):
+    """As :func:`gradients_of_rows`, by column; ``sums``, (blocks, columns) zeros, are those of BLOCK_ROWS rows each."""
+    for i in range(first, last):
+        totals = sums[i // BLOCK_ROWS]
+        for j in range(x.shape[1]):
+            inside = _inside(grad[i, j], x[i, j], inverse[j], offset[j], low, high)
+            if kind != NO_GRADIENT:
+                grad_x[i, j] = (inside if kind == CLIPPED else grad[i, j]) * inverse[j]
+            totals[j] += np.float64(inside * x[i, j])
+
+
+@launcher
+def row_ranges(x, first, last, low, high):
+    """low[i], high[i] ← the smallest and the largest number of row i; NaN where one is NaN."""
+    for i in range(first, last):
+        smallest, largest, faults = x[i, 0], x[i, 0], False
+        for j in range(x.shape[1]):
+            smallest = x[i, j] if x[i, j] < smallest else smallest
+            largest = x[i, j] if x[i, j] > largest else largest
+            faults |= x[i, j] != x[i, j]
+        low[i] = np.float32(np.nan) if faults else smallest
+        high[i] = np.float32(np.nan) if faults else largest
