@@ -129,9 +129,7 @@ def _parser():
     )  # fmt: skip
     bench.add_argument("--bits", default="2,4,8", type=_widths, help="comma-separated widths; default: 2,4,8")
     bench.add_argument("--threads", type=_counts, metavar="LIST", help="comma-separated; default: 1 and all")
-    bench.add_argument(
-        "--rounds", default=3, type=_count, help="rounds of three calls, or five steps; default: 3"
-    )
+    bench.add_argument("--rounds", default=3, type=_count, help="rounds of three calls, or five steps; default: 3")
     bench.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     bench.add_argument("--output", metavar="FILE", help="write JSON there as well")
     bench.add_argument("--plot", metavar="FILE", help="draw ratios, and times against edges (needs matplotlib)")

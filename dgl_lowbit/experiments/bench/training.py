@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ...config import QuantConfig
-from ...convert import quantize
+from ...convert import calibrate, quantize
 from ...report import table
 from ...training.loop import parameter_groups
 from ..data import GRAPH_NAMES, load_graph, num_classes
@@ -153,7 +153,8 @@ def _time_training(work: _Training, bits: tuple, threads: int, rounds: int) -> l
     for b in bits:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            steps[f"INT{b}"] = _stepper(quantize(work.model, QuantConfig(b), *work.example), work.draw)
+            low_bit = calibrate(quantize(work.model, QuantConfig(b), *work.example), *work.example)
+        steps[f"INT{b}"] = _stepper(low_bit, work.draw)
     seconds = {variant: [] for variant in steps}
     for number in range(2 + rounds * _STEPS_A_ROUND):
         for variant, step in steps.items():
