@@ -89,3 +89,28 @@ def row_ranges(x, first, last, low, high):
             faults |= x[i, j] != x[i, j]
         low[i] = np.float32(np.nan) if faults else smallest
         high[i] = np.float32(np.nan) if faults else largest
+
+
+@launcher
+def scale_rows(x, first, last, row_scale, row_step, column_scale):
+    """x[i, j] ← x[i, j] · row_scale[i · row_step] · column_scale[j · column_step], in place."""
+    for i in range(first, last):
+        r = row_scale[i * row_step]
+        for j in range(x.shape[1]):
+            x[i, j] = x[i, j] * r * column_scale[j]
+
+
+@launcher
+def gradients_of_scaled(grad, out, first, last, row_scale, row_step, column_scale, grad_x, row_sums, column_sums):
+    """grad_x ← grad · column_scale · row_scale; row_sums, column_sums ← Σ grad · out along the row, the column.
+
+    ``column_sums``, (blocks, columns) zeros, are those of BLOCK_ROWS rows each.
+    """
+    for i in range(first, last):
+        r, total, totals = row_scale[i * row_step], 0.0, column_sums[i // BLOCK_ROWS]
+        for j in range(out.shape[1]):
+            grad_x[i, j] = grad[i, j] * column_scale[j] * r
+            product = np.float64(grad[i, j] * out[i, j])
+            total = _plus(total, product)
+            totals[j] += product
+        row_sums[i] = total

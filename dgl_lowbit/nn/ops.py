@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
+from ..quant.scaled import scaled
 from .typed import TypedProducts
 
 
@@ -73,13 +74,13 @@ class TorchOps:
     @staticmethod
     def product(codes, quantizer, weight):
         centered, scale = quantizer.split(weight)
-        return _each(lambda part: torch.matmul(part.centered, centered) * part.scale * scale, codes)
+        return _each(lambda part: scaled(torch.matmul(part.centered, centered), part.scale, scale), codes)
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
         total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
         if self_codes is not None:
             total = total + self_codes.centered
-        return total * codes.scale
+        return scaled(total, codes.scale)
 
     def largest(self, graph, codes, edge_weight=None):
         return self.reduce(graph, codes, edge_weight, fn.max("m", "neigh"))
@@ -108,7 +109,7 @@ class TorchOps:
         graph.apply_edges(fn.u_add_e("h", "e", "m"))
         graph.edata["m"] = F.relu(graph.edata["m"])
         graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
-        return graph.dstdata["neigh"] * codes.scale
+        return scaled(graph.dstdata["neigh"], codes.scale)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         products = TypedProducts(codes, weight_quantizer, weights)

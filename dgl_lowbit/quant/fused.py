@@ -116,8 +116,44 @@ def gradients(
         _in_parts(values, 1, lambda a, b: kernels().gradients_of_rows(
             upstream, values, a, b, *numbers, step, *ends, kind, passed, sums
         ))  # fmt: skip
-        sums = sums if step else sums.sum()
-    return grad_x, torch.from_numpy(np.asarray(sums, np.float32)).view(inverse.shape)
+    return grad_x, _sums(sums, inverse)
+
+
+def can_scale(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether :func:`scale_in_place` serves: ``first`` is one scale or one a row, ``second`` one or one a column."""
+    if not x.is_contiguous():
+        return False
+    kinds = [layout and layout.kind for layout in (layout_of(x, first), layout_of(x, second))]
+    return kinds[0] in ("tensor", "row") and kinds[1] in ("tensor", "column")
+
+
+def scale_in_place(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> None:
+    """x ← x · first · second."""
+    values, *numbers = _with_scales(x, first, second)
+    _in_parts(values, 1, lambda a, b: kernels().scale_rows(values, a, b, *numbers))
+
+
+def gradients_of_scaled(grad, out, first, second) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """grad · second · first, and Σ grad · out for each of ``first`` and for each of ``second``."""
+    values, *numbers = _with_scales(out, first, second)
+    upstream, grad_x, block = grad.contiguous().view(values.shape).numpy(), torch.empty(out.shape), kernels().BLOCK_ROWS
+    rows, columns = np.empty(len(values)), np.zeros((-(-len(values) // block), values.shape[1]))
+    passed = grad_x.view(values.shape).numpy()
+    _in_parts(values, block, lambda a, b: kernels().gradients_of_scaled(
+        upstream, values, a, b, *numbers, passed, rows, columns
+    ))  # fmt: skip
+    return grad_x, _sums(rows, first), _sums(columns.sum(0), second)
+
+
+def _with_scales(x, first, second):
+    values = x.detach().view(-1, x.shape[-1]).numpy()
+    columns = np.ascontiguousarray(np.broadcast_to(second.detach().numpy().reshape(-1), values.shape[1:]))
+    return values, first.detach().reshape(-1).numpy(), int(first.numel() > 1), columns
+
+
+def _sums(sums, scale):
+    """Sums, float64, as float32 of the shape of ``scale``: one for all of them where it is one."""
+    return torch.from_numpy(np.asarray(sums if scale.numel() > 1 else sums.sum(), np.float32)).view(scale.shape)
 
 
 def _numbers(part: torch.Tensor, scale: torch.Tensor) -> np.ndarray:

@@ -7,6 +7,7 @@ import torch
 
 from dgl_lowbit.quant import fused, make_quantizer, ste
 from dgl_lowbit.quant.format import QParams
+from dgl_lowbit.quant.scaled import scaled
 
 SHAPES = {"tensor": (), "channel": (1, 0), "row": (0, 1)}
 
@@ -146,3 +147,36 @@ def test_workers_can_be_forked_after_it():
         assert child.exitcode == 0 and results.get() == expected
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("rows", ["one", "each"])
+@pytest.mark.parametrize("columns", ["one", "each", "none"])
+@pytest.mark.parametrize("shape", [(3, 1), (70, 40), (2100, 64), (9, 5, 33)])
+def test_scales_multiply_in_one_pass(monkeypatch, rows, columns, shape):
+    first = drawn((*shape[:-1], 1) if rows == "each" else (), 1).abs().add(0.1)
+    second = None if columns == "none" else drawn(shape[-1:] if columns == "each" else (), 2).abs().add(0.1)
+
+    def run():
+        x, *scales = (t.clone().requires_grad_() for t in (drawn(shape), first, second) if t is not None)
+        out = scaled(x.clone(), *scales)
+        out.backward(drawn(shape, 3))
+        return out.detach(), x.grad, *(scale.grad for scale in scales)
+
+    out, grad_x, *grads = run()
+    assert torch.equal(out, drawn(shape) * first * (1 if second is None else second))
+    assert fused.can_scale(out, first, torch.ones(()) if second is None else second)
+    plain_out, plain_grad_x, *plain_grads = plainly(monkeypatch, run)
+    assert torch.equal(out, plain_out) and torch.equal(grad_x, plain_grad_x)
+    for grad, plain, scale in zip(grads, plain_grads, (first, second)):
+        assert grad.shape == scale.shape
+        torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-3)
+
+
+def test_gradients_of_scaled_have_their_closed_form():
+    x, first, second = (drawn(s, n).double().requires_grad_() for n, s in enumerate([(6, 4), (6, 1), (1, 4)]))
+    with torch.no_grad():
+        first.abs_().add_(0.1)
+        second.abs_().add_(0.1)
+    assert torch.autograd.gradcheck(lambda x, *scales: scaled(x.clone(), *scales), (x, first, second))
+    assert torch.autograd.gradcheck(lambda x, s: scaled(x.clone(), s), (x, second))
+    assert torch.autograd.gradgradcheck(lambda x, *scales: scaled(x.clone(), *scales), (x, first, second))
