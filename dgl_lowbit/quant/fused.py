@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .format import QParams
+
 # Values from which a compiled pass is faster than torch's operations, and values that are worth a thread.
 _LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
 # Columns from which values with one scale for all are worked on row by row, which threads can share.
@@ -119,6 +121,22 @@ def gradients(
     return grad_x, _sums(sums, inverse)
 
 
+def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
+    """Σ (code − zero_point) over in-neighbours in ``graph``, as ``kernels().prepare`` makes it, (N_dst, columns).
+
+    ``x``, (N_src, columns), has one scale, or one a column. Where one of them is not a number, no sum is.
+    """
+    values, out = x.detach().numpy(), torch.empty(graph.num_dst, x.shape[1])
+    inverse, zero, offset = (_by_column(part, x.shape[1]) for part in (params.scale.reciprocal(), *params[1:]))
+    bits, top, sums = kernels().storage_bits(qmax.bit_length()), np.float32(qmax), out.numpy()
+    packed = kernels().empty_packed(*values.shape, bits)
+    faults = _in_parts(values, 1, lambda a, b: kernels().pack_columns(values, a, b, inverse, offset, top, bits, packed))
+    if any(faults):
+        return out.fill_(torch.nan)
+    _in_parts(sums, 1, lambda a, b: kernels().sum_centered(graph, a, b, packed, bits, zero, sums))
+    return out
+
+
 def can_scale(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether :func:`scale_in_place` serves: ``first`` is one scale or one a row, ``second`` one or one a column."""
     if not x.is_contiguous():
@@ -147,8 +165,7 @@ def gradients_of_scaled(grad, out, first, second) -> tuple[torch.Tensor, torch.T
 
 def _with_scales(x, first, second):
     values = x.detach().view(-1, x.shape[-1]).numpy()
-    columns = np.ascontiguousarray(np.broadcast_to(second.detach().numpy().reshape(-1), values.shape[1:]))
-    return values, first.detach().reshape(-1).numpy(), int(first.numel() > 1), columns
+    return values, first.detach().reshape(-1).numpy(), int(first.numel() > 1), _by_column(second, x.shape[-1])
 
 
 def _sums(sums, scale):
@@ -161,16 +178,19 @@ def _numbers(part: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
     return part.detach().expand(scale.shape).reshape(-1).numpy()
 
 
-def _in_parts(values: np.ndarray, block: int, function: Callable[[int, int], None]) -> None:
+def _by_column(part: torch.Tensor, columns: int) -> np.ndarray:
+    """One number for each column, of one for all or one for each."""
+    return np.ascontiguousarray(np.broadcast_to(part.detach().numpy().reshape(-1), (columns,)))
+
+
+def _in_parts(values: np.ndarray, block: int, function: Callable[[int, int], Any]) -> list:
     """Call ``function(first, last)`` on all rows of ``values``, in whole blocks, on as many threads as torch has."""
     rows = len(values)
     parts = min(torch.get_num_threads(), -(-rows // block), values.size // _LEAST_A_THREAD)
     share = -(-rows // (block * max(parts, 1))) * block
     starts = range(share, rows, share)
     others = [_pool(os.getpid(), parts - 1).submit(function, start, min(start + share, rows)) for start in starts]
-    function(0, min(share, rows))
-    for other in others:
-        other.result()
+    return [function(0, min(share, rows)), *(other.result() for other in others)]
 
 
 @functools.lru_cache(maxsize=1)

@@ -21,38 +21,46 @@ def encode(x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
 
 
 class CenteredCodes(torch.autograd.Function):
-    """:func:`centered_codes`; compiled where :mod:`.fused` serves it, else, and where gradients are differentiated
-    again, in torch's operations, which say what both compute."""
+    """:func:`centered_codes`; compiled where :mod:`.fused` serves it, else in torch's operations."""
 
     @staticmethod
     def forward(ctx, x, scale, zero_point, offset, qmax, margin, clip_gradient):
         ctx.save_for_backward(x, scale, offset, margin)
-        ctx.qmax, ctx.clip_gradient, ctx.layout = qmax, clip_gradient, fused.layout_of(x, scale)
-        if ctx.layout is not None:
-            return fused.centered(x, scale, zero_point, offset, qmax, ctx.layout)
+        ctx.qmax, ctx.clip_gradient = qmax, clip_gradient
+        layout = fused.layout_of(x, scale)
+        if layout is not None:
+            return fused.centered(x, scale, zero_point, offset, qmax, layout)
         return encode(x, QParams(scale, zero_point, offset), qmax) - zero_point
 
     @staticmethod
     def backward(ctx, grad):
-        x, scale, offset, margin = ctx.saved_tensors
-        needs_x, needs_scale = ctx.needs_input_grad[:2]
-        inverse = scale.reciprocal()
-        low, high = -margin - _EDGE, ctx.qmax + margin + _EDGE
-        grad_x = grad_scale = None
-        if ctx.layout is not None and not torch.is_grad_enabled():
-            ends = float(low), float(high)
-            grad_x, sums = fused.gradients(grad, x, inverse, offset, *ends, ctx.layout, needs_x, ctx.clip_gradient)
-            return grad_x, -sums * inverse * inverse if needs_scale else None, None, None, None, None, None
-        if ctx.clip_gradient or needs_scale:
-            place = x * inverse + offset
-            inside = (place >= low) & (place <= high)
-        if needs_x:
-            grad_x = grad * inverse
-            if ctx.clip_gradient:
-                grad_x = grad_x * inside
-        if needs_scale:
-            grad_scale = -(grad * inside).mul_(x).sum_to_size(scale.shape) * inverse * inverse
-        return grad_x, grad_scale, None, None, None, None, None
+        return *straight_through(ctx, grad, *ctx.saved_tensors), None, None, None, None, None
+
+
+def straight_through(ctx, grad, x, scale, offset, margin) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Gradients of the values and the scale, the first inputs of ``ctx``, for ``grad`` of the centred codes.
+
+    Where gradients are to be differentiated again, torch's operations, which say what both compute, do it.
+    """
+    needs_x, needs_scale = ctx.needs_input_grad[:2]
+    inverse = scale.reciprocal()
+    low, high = -margin - _EDGE, ctx.qmax + margin + _EDGE
+    layout = None if torch.is_grad_enabled() else fused.layout_of(x, scale)
+    if layout is not None:
+        ends = float(low), float(high)
+        grad_x, sums = fused.gradients(grad, x, inverse, offset, *ends, layout, needs_x, ctx.clip_gradient)
+        return grad_x, -sums * inverse * inverse if needs_scale else None
+    grad_x = grad_scale = None
+    if ctx.clip_gradient or needs_scale:
+        place = x * inverse + offset
+        inside = (place >= low) & (place <= high)
+    if needs_x:
+        grad_x = grad * inverse
+        if ctx.clip_gradient:
+            grad_x = grad_x * inside
+    if needs_scale:
+        grad_scale = -(grad * inside).mul_(x).sum_to_size(scale.shape) * inverse * inverse
+    return grad_x, grad_scale
 
 
 def centered_codes(

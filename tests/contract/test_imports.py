@@ -29,7 +29,7 @@ ALLOWED = {
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (
-    "layout", "spec", "cache", "jit", "training", "packing", "graph", "arrays", "simd", "kernels", "plan", "run",
+    "layout", "spec", "cache", "jit", "packing", "graph", "arrays", "simd", "kernels", "training", "plan", "run",
 )  # fmt: skip
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec, is everyone's; the passes of
 # training, numba_kernels.training, are quant's, which loads them, and with them Numba, when they are first needed.

@@ -1,13 +1,25 @@
-"""Fake quantisation in training: one pass over the values forward, one over values and gradients backward.
-
-A call works on the rows from ``first`` to below ``last`` of (rows, columns) float32, on one thread.
-"""
+"""Fake quantisation: one pass over the values forward, one over values and gradients backward."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from .jit import kernel, launcher
+from ..jit import kernel, launcher
+
+__all__ = [
+    "BLOCK_ROWS",
+    "CLIPPED",
+    "NO_GRADIENT",
+    "UNCLIPPED",
+    "code_columns",
+    "code_rows",
+    "gradients_of_columns",
+    "gradients_of_rows",
+    "gradients_of_scaled",
+    "pack_columns",
+    "row_ranges",
+    "scale_rows",
+]
 
 # Rows whose part in the gradients of channels' scales is summed at a time.
 BLOCK_ROWS = 1024
@@ -51,6 +63,23 @@ def code_columns(x, first, last, inverse, offset, zero, qmax, out):
     for i in range(first, last):
         for j in range(x.shape[1]):
             out[i, j] = _code(x[i, j], inverse[j], offset[j], qmax) - zero[j]
+
+
+@launcher
+def pack_columns(x, first, last, inverse, offset, qmax, bits, packed):
+    """packed ← the codes of :func:`code_columns`, of ``bits``, as :mod:`numba_kernels.layout` says; it starts as 0.
+
+    Returns whether one of the values is not a number, which no code stands for.
+    """
+    width, faults = packed.shape[1], False
+    for i in range(first, last):
+        for start in range(0, x.shape[1], width):
+            shift = np.uint8(bits * (start // width))
+            for j in range(min(width, x.shape[1] - start)):
+                code = _code(x[i, start + j], inverse[start + j], offset[start + j], qmax)
+                faults |= code != code
+                packed[i, j] |= np.uint8(code) << shift
+    return faults
 
 
 @launcher
