@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
+from ..quant.products import product
 from ..quant.quantized import Quantized
 from ..quant.scaled import scaled
 from .sums import can_sum_packed, sum_packed
@@ -61,8 +62,8 @@ class TorchOps:
 
     @staticmethod
     def product(codes, quantizer, weight):
-        centered, scale = quantizer.split(weight)
-        return _each(lambda part: scaled(torch.matmul(part.centered, centered), part.scale, scale), codes)
+        quantized = quantizer.quantized(weight)
+        return _each(lambda part: product(part, quantized), codes)
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
         if edge_weight is None and can_sum_packed(graph, codes):

@@ -40,8 +40,9 @@ def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
     if edges * x.shape[1] < _LEAST or edges * qmax >= 2**31 or graph.device.type != "cpu" or len(x) >= 2**31:
         return False
     layout = fused.layout_of(x, params.scale)
-    is_exact = layout is not None and bool((2 * params.zero_point == (2 * params.zero_point).round()).all())
-    return is_exact and x.is_contiguous() and layout.kind in ("tensor", "column")
+    if layout is None or layout.kind == "row" or not x.is_contiguous():
+        return False
+    return bool((2 * params.zero_point == (2 * params.zero_point).round()).all())  # what floats sum exactly
 
 
 def sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> torch.Tensor:

@@ -81,9 +81,9 @@ def kernels() -> Any:
     return None if numba.config.DISABLE_JIT else numba_kernels.training
 
 
-def centered(x, scale, zero_point, offset, qmax: int, layout: Layout) -> torch.Tensor:
-    """clamp(round(x / scale + offset), 0, qmax) − zero_point; in memory it stands as ``x`` does."""
-    out = layout.empty(x.shape)
+def centered(x, scale, zero_point, offset, qmax: int, layout: Layout, out: torch.Tensor | None = None) -> torch.Tensor:
+    """clamp(round(x / scale + offset), 0, qmax) − zero_point, in ``out``, which in memory stands as ``x`` does."""
+    out = layout.empty(x.shape) if out is None else out
     values, codes = layout.matrix(x), layout.matrix(out)
     numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point)]
     if layout.kind == "column":
@@ -95,13 +95,12 @@ def centered(x, scale, zero_point, offset, qmax: int, layout: Layout) -> torch.T
 
 
 def gradients(
-    grad, x, inverse, offset, low: float, high: float, layout: Layout, needs_x: bool, clips: bool
-) -> tuple[torch.Tensor | None, torch.Tensor]:
-    """Gradient of the values, where it is needed, and Σ grad · x over those between places ``low`` and ``high``.
+    grad, x, inverse, offset, low: float, high: float, layout: Layout, grad_x: torch.Tensor | None, clips: bool
+) -> torch.Tensor:
+    """Σ grad · x over the values between places ``low`` and ``high``, for each scale with a reciprocal in ``inverse``.
 
-    The sums, float32, are for each of the scales whose reciprocals are ``inverse``.
+    ``grad_x``, where it is asked for, :meth:`Layout.empty`, becomes the gradient of the values.
     """
-    grad_x = layout.empty(x.shape) if needs_x else None
     upstream, values = layout.matrix(grad), layout.matrix(x)
     passed = np.empty((0, 0), np.float32) if grad_x is None else layout.matrix(grad_x)
     kind = kernels().NO_GRADIENT if grad_x is None else kernels().CLIPPED if clips else kernels().UNCLIPPED
@@ -118,7 +117,7 @@ def gradients(
         _in_parts(values, 1, lambda a, b: kernels().gradients_of_rows(
             upstream, values, a, b, *numbers, step, *ends, kind, passed, sums
         ))  # fmt: skip
-    return grad_x, _sums(sums, inverse)
+    return _sums(sums, inverse)
 
 
 def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
@@ -151,16 +150,16 @@ def scale_in_place(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -
     _in_parts(values, 1, lambda a, b: kernels().scale_rows(values, a, b, *numbers))
 
 
-def gradients_of_scaled(grad, out, first, second) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """grad · second · first, and Σ grad · out for each of ``first`` and for each of ``second``."""
+def gradients_of_scaled(grad, out, first, second, grad_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σ grad · out for each of ``first`` and for each of ``second``; ``grad_x`` becomes grad · second · first."""
     values, *numbers = _with_scales(out, first, second)
-    upstream, grad_x, block = grad.contiguous().view(values.shape).numpy(), torch.empty(out.shape), kernels().BLOCK_ROWS
+    upstream, block = grad.contiguous().view(values.shape).numpy(), kernels().BLOCK_ROWS
     rows, columns = np.empty(len(values)), np.zeros((-(-len(values) // block), values.shape[1]))
     passed = grad_x.view(values.shape).numpy()
     _in_parts(values, block, lambda a, b: kernels().gradients_of_scaled(
         upstream, values, a, b, *numbers, passed, rows, columns
     ))  # fmt: skip
-    return grad_x, _sums(rows, first), _sums(columns.sum(0), second)
+    return _sums(rows, first), _sums(columns.sum(0), second)
 
 
 def _with_scales(x, first, second):

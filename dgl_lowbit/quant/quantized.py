@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -20,8 +21,8 @@ class Quantized:
         Broadcasts against ``centered``.
     """
 
-    # What is to be coded, as :func:`~dgl_lowbit.quant.ste.centered_codes` takes it, as far as that is known.
-    source: tuple[torch.Tensor, QParams, int, torch.Tensor, bool] | None = None
+    # What is coded, the arguments of :func:`~dgl_lowbit.quant.ste.centered_codes`, where it is known.
+    source: Any = None
 
     def __init__(self, centered, scale: torch.Tensor):
         self.centered, self.scale = centered, scale

@@ -25,7 +25,8 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx, grad):
         out, first, second = ctx.saved_tensors
         if ctx.is_fused and not torch.is_grad_enabled():
-            grad_x, by_first, by_second = fused.gradients_of_scaled(grad, out, first, second)
+            grad_x = torch.empty_like(out)
+            by_first, by_second = fused.gradients_of_scaled(grad, out, first, second, grad_x)
         else:
             grad_x, product = grad * second * first, grad * out
             by_first, by_second = (product.sum_to_size(scale.shape) for scale in (first, second))

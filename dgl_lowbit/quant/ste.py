@@ -37,6 +37,11 @@ class CenteredCodes(torch.autograd.Function):
         return *straight_through(ctx, grad, *ctx.saved_tensors), None, None, None, None, None
 
 
+def range_ends(qmax: int, margin: torch.Tensor) -> tuple[float, float]:
+    """The places, x / scale + offset, between which values are in range."""
+    return float(-margin - _EDGE), float(qmax + margin + _EDGE)
+
+
 def straight_through(ctx, grad, x, scale, offset, margin) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Gradients of the values and the scale, the first inputs of ``ctx``, for ``grad`` of the centred codes.
 
@@ -44,11 +49,11 @@ def straight_through(ctx, grad, x, scale, offset, margin) -> tuple[torch.Tensor 
     """
     needs_x, needs_scale = ctx.needs_input_grad[:2]
     inverse = scale.reciprocal()
-    low, high = -margin - _EDGE, ctx.qmax + margin + _EDGE
+    low, high = range_ends(ctx.qmax, margin)
     layout = None if torch.is_grad_enabled() else fused.layout_of(x, scale)
     if layout is not None:
-        ends = float(low), float(high)
-        grad_x, sums = fused.gradients(grad, x, inverse, offset, *ends, layout, needs_x, ctx.clip_gradient)
+        grad_x = layout.empty(x.shape) if needs_x else None
+        sums = fused.gradients(grad, x, inverse, offset, low, high, layout, grad_x, ctx.clip_gradient)
         return grad_x, -sums * inverse * inverse if needs_scale else None
     grad_x = grad_scale = None
     if ctx.clip_gradient or needs_scale:
