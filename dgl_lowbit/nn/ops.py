@@ -66,10 +66,9 @@ class TorchOps:
         return _each(lambda part: product(part, quantized), codes)
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
-        if edge_weight is None and can_sum_packed(graph, codes):
-            total = sum_packed(graph, codes)
-        else:
-            total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
+        if edge_weight is None and self_codes is None and can_sum_packed(graph, codes):
+            return sum_packed(graph, codes)
+        total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
         if self_codes is not None:
             total = total + self_codes.centered
         return scaled(total, codes.scale)

@@ -8,27 +8,39 @@ import torch
 from ..quant import fused
 from ..quant.format import QParams
 from ..quant.quantized import Quantized
-from ..quant.ste import straight_through
+from ..quant.ste import centered_codes, differentiable, range_ends
 from .graphs import GraphCache
 
 # Numbers that a sum reads, edges times columns, from which packing the codes first pays.
 _LEAST = 1 << 20
-_graphs = GraphCache()
+_in_neighbours, _out_neighbours = GraphCache(), GraphCache()
 
 
 class _SumOfCodes(torch.autograd.Function):
-    """Σ (code − zero_point) over in-neighbours; its gradient is summed by DGL over out-neighbours."""
-
     @staticmethod
     def forward(ctx, x, scale, zero_point, offset, qmax, margin, clip_gradient, graph):
-        ctx.save_for_backward(x, scale, offset, margin)
+        out = fused.sum_of_codes(_in_neighbours.get(graph, _by_target), x, QParams(scale, zero_point, offset), qmax)
+        ctx.save_for_backward(x, scale, zero_point, offset, margin, out)
         ctx.qmax, ctx.clip_gradient, ctx.index = qmax, clip_gradient, graph._graph
-        return fused.sum_of_codes(_graphs.get(graph, _prepare), x, QParams(scale, zero_point, offset), qmax)
+        ctx.out_neighbours = _out_neighbours.get(graph, _by_source) if any(ctx.needs_input_grad) else None
+        return out
 
     @staticmethod
     def backward(ctx, grad):
-        grad = dgl.backend.gspmm(ctx.index.reverse(), "copy_lhs", "sum", grad.contiguous(), None)
-        return *straight_through(ctx, grad, *ctx.saved_tensors), *[None] * 6
+        *inputs, margin, out = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def summed(x, scale, zero_point, offset):
+                centered = centered_codes(x, QParams(scale, zero_point, offset), ctx.qmax, margin, ctx.clip_gradient)
+                return dgl.backend.gspmm(ctx.index, "copy_lhs", "sum", centered, None) * scale
+
+            return *differentiable(ctx, summed, inputs, grad), *[None] * 4
+        x, scale, _, offset = inputs
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_scale = fused.gradients_of_sum(
+            ctx.out_neighbours, grad, out, x, scale, offset, *range_ends(ctx.qmax, margin), grad_x, ctx.clip_gradient
+        )
+        return grad_x, grad_scale, *[None] * 6
 
 
 def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
@@ -46,7 +58,7 @@ def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
 
 
 def sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> torch.Tensor:
-    """Sums of the centred codes of the in-neighbours, (N_dst, columns), those that DGL makes, to the bit.
+    """Sums of the values of the in-neighbours' codes, (N_dst, columns): those that DGL's sums make, to the bit.
 
     Parameters
     ----------
@@ -58,6 +70,11 @@ def sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> torch.Tensor:
     return _SumOfCodes.apply(x, *params, *rest, graph)
 
 
-def _prepare(graph):
+def _by_target(graph):
     indptr, indices, _ = graph.adj_tensors("csc")
     return fused.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_src_nodes())
+
+
+def _by_source(graph):
+    indptr, indices, _ = graph.adj_tensors("csr")
+    return fused.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_dst_nodes())

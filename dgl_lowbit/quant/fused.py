@@ -25,6 +25,7 @@ from .format import QParams
 _LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
 # Columns from which values with one scale for all are worked on row by row, which threads can share.
 _WIDE = 64
+_NOTHING = np.empty((0, 0), np.float32)
 
 
 class Layout(NamedTuple):
@@ -102,8 +103,7 @@ def gradients(
     ``grad_x``, where it is asked for, :meth:`Layout.empty`, becomes the gradient of the values.
     """
     upstream, values = layout.matrix(grad), layout.matrix(x)
-    passed = np.empty((0, 0), np.float32) if grad_x is None else layout.matrix(grad_x)
-    kind = kernels().NO_GRADIENT if grad_x is None else kernels().CLIPPED if clips else kernels().UNCLIPPED
+    kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else layout.matrix(grad_x)
     numbers, ends = [_numbers(part, inverse) for part in (inverse, offset)], (np.float32(low), np.float32(high))
     if layout.kind == "column":
         block = kernels().BLOCK_ROWS
@@ -121,19 +121,41 @@ def gradients(
 
 
 def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
-    """Σ (code − zero_point) over in-neighbours in ``graph``, as ``kernels().prepare`` makes it, (N_dst, columns).
+    """Σ (code − zero_point) · scale over in-neighbours in ``graph``, as ``kernels().prepare`` makes it.
 
-    ``x``, (N_src, columns), has one scale, or one a column. Where one of them is not a number, no sum is.
+    ``x``, (N_src, columns), has one scale, or one a column. Where one of its values is not a number, no sum is.
     """
     values, out = x.detach().numpy(), torch.empty(graph.num_dst, x.shape[1])
-    inverse, zero, offset = (_by_column(part, x.shape[1]) for part in (params.scale.reciprocal(), *params[1:]))
+    numbers = params.scale.reciprocal(), *params
+    inverse, scale, zero, offset = (_by_column(part, x.shape[1]) for part in numbers)
     bits, top, sums = kernels().storage_bits(qmax.bit_length()), np.float32(qmax), out.numpy()
     packed = kernels().empty_packed(*values.shape, bits)
     faults = _in_parts(values, 1, lambda a, b: kernels().pack_columns(values, a, b, inverse, offset, top, bits, packed))
     if any(faults):
         return out.fill_(torch.nan)
-    _in_parts(sums, 1, lambda a, b: kernels().sum_centered(graph, a, b, packed, bits, zero, sums))
+    _in_parts(sums, 1, lambda a, b: kernels().sum_codes(graph, a, b, packed, bits, zero, scale, sums))
     return out
+
+
+def gradients_of_sum(
+    graph: Any, grad, out, x, scale, offset, low: float, high: float, grad_x: torch.Tensor | None, clips: bool
+) -> torch.Tensor:
+    """Gradient of the scale, for ``grad`` of ``out``, which :func:`sum_of_codes` gave, float32.
+
+    ``graph`` has the out-neighbours. ``grad_x``, where it is asked for, becomes the gradient of the values.
+    """
+    upstream, values, block = grad.contiguous().numpy(), x.detach().numpy(), kernels().BLOCK_ROWS
+    inverse = scale.reciprocal()
+    of_scale, *numbers = (_by_column(part, x.shape[1]) for part in (scale, inverse, offset))
+    kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else grad_x.numpy()
+    ends, sums = (np.float32(low), np.float32(high)), np.zeros((-(-len(values) // block), values.shape[1]))
+    _in_parts(values, block, lambda a, b: kernels().gradients_of_sums(
+        graph, a, b, upstream, of_scale, values, *numbers, *ends, kind, passed, sums
+    ))  # fmt: skip
+    products = np.zeros((-(-len(upstream) // block), values.shape[1]))
+    totals = out.numpy()
+    _in_parts(upstream, block, lambda a, b: kernels().products_of_columns(upstream, totals, a, b, products))
+    return _sums(products.sum(0), scale) / scale - _sums(sums.sum(0), scale) * inverse * inverse
 
 
 def can_scale(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -170,6 +192,10 @@ def _with_scales(x, first, second):
 def _sums(sums, scale):
     """Sums, float64, as float32 of the shape of ``scale``: one for all of them where it is one."""
     return torch.from_numpy(np.asarray(sums if scale.numel() > 1 else sums.sum(), np.float32)).view(scale.shape)
+
+
+def _kind_of(grad_x, clips):
+    return kernels().NO_GRADIENT if grad_x is None else kernels().CLIPPED if clips else kernels().UNCLIPPED
 
 
 def _numbers(part: torch.Tensor, scale: torch.Tensor) -> np.ndarray:

@@ -8,7 +8,7 @@ from . import fused
 from .format import QParams
 from .quantized import Quantized
 from .scaled import scaled
-from .ste import centered_codes, range_ends
+from .ste import centered_codes, differentiable, range_ends
 
 # Bytes of a block of codes as floats, and values from which blocks pay.
 _BLOCK_BYTES, _LEAST = 1 << 20, 1 << 17
@@ -50,7 +50,13 @@ class _Product(torch.autograd.Function):
     def backward(ctx, grad):
         *inputs, margin, out = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return *_differentiable_gradients(ctx, grad, inputs, margin), None, None, None
+
+            def multiplied(x, scale, zero_point, offset, weight, weight_scale):
+                params = QParams(scale, zero_point, offset)
+                centered = centered_codes(x, params, ctx.qmax, margin, ctx.clip_gradient)
+                return torch.matmul(centered, weight) * scale * weight_scale
+
+            return *differentiable(ctx, multiplied, inputs, grad), None, None, None
         return *_gradients(ctx, grad, inputs, margin, out), None, None, None
 
 
@@ -100,16 +106,6 @@ class _Blocks:
     def centered(self, rows):
         scale, zero_point, offset = (_of(part, rows) for part in self.params)
         return fused.centered(self.x[rows], scale, zero_point, offset, self.qmax, self.layout, self.room(rows))
-
-
-def _differentiable_gradients(ctx, grad, inputs, margin):
-    """Those of torch's operations, which can be differentiated again."""
-    x, *params, weight, weight_scale = inputs
-    centered = centered_codes(x, QParams(*params), ctx.qmax, margin, ctx.clip_gradient)
-    out, needed = torch.matmul(centered, weight) * params[0] * weight_scale, ctx.needs_input_grad[:6]
-    asked = [part for part, is_needed in zip(inputs, needed) if is_needed]
-    found = iter(torch.autograd.grad(out, asked, grad, create_graph=True))
-    return tuple(next(found) if is_needed else None for is_needed in needed)
 
 
 def _of(numbers, rows):

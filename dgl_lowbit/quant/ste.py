@@ -42,6 +42,14 @@ def range_ends(qmax: int, margin: torch.Tensor) -> tuple[float, float]:
     return float(-margin - _EDGE), float(qmax + margin + _EDGE)
 
 
+def differentiable(ctx, function, inputs, grad) -> tuple:
+    """Gradients of ``function(*inputs)``, the first inputs of ``ctx``, that can be differentiated again."""
+    needed = ctx.needs_input_grad[: len(inputs)]
+    asked = [part for part, is_needed in zip(inputs, needed) if is_needed]
+    found = iter(torch.autograd.grad(function(*inputs), asked, grad, create_graph=True))
+    return tuple(next(found) if is_needed else None for is_needed in needed)
+
+
 def straight_through(ctx, grad, x, scale, offset, margin) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Gradients of the values and the scale, the first inputs of ``ctx``, for ``grad`` of the centred codes.
 

@@ -17,8 +17,10 @@ __all__ = [
     "gradients_of_rows",
     "gradients_of_scaled",
     "pack_columns",
+    "products_of_columns",
     "row_ranges",
     "scale_rows",
+    "straight_through",
 ]
 
 # Rows whose part in the gradients of channels' scales is summed at a time.
@@ -74,11 +76,12 @@ def pack_columns(x, first, last, inverse, offset, qmax, bits, packed):
     width, faults = packed.shape[1], False
     for i in range(first, last):
         for start in range(0, x.shape[1], width):
-            shift = np.uint8(bits * (start // width))
-            for j in range(min(width, x.shape[1] - start)):
-                code = _code(x[i, start + j], inverse[start + j], offset[start + j], qmax)
+            stop, shift = min(start + width, x.shape[1]), np.uint8(bits * (start // width))
+            values, v, o = x[i, start:stop], inverse[start:stop], offset[start:stop]
+            for j in range(len(values)):
+                code = _code(values[j], v[j], o[j], qmax)
                 faults |= code != code
-                packed[i, j] |= np.uint8(code) << shift
+                packed[i, j] |= np.uint8(np.int32(code)) << shift
     return faults
 
 
@@ -95,16 +98,30 @@ def gradients_of_rows(grad, x, first, last, inverse, offset, step, low, high, ki
         sums[i] = total
 
 
+@kernel
+def straight_through(grad, x, inverse, offset, low, high, kind, grad_x, sums):
+    """Of one row: grad_x ← gradient of the values, of ``kind``; sums ← sums + grad · x of those within the range."""
+    for j in range(len(x)):
+        inside = _inside(grad[j], x[j], inverse[j], offset[j], low, high)
+        if kind != NO_GRADIENT:
+            grad_x[j] = (inside if kind == CLIPPED else grad[j]) * inverse[j]
+        sums[j] += np.float64(inside * x[j])
+
+
 @launcher
 def gradients_of_columns(grad, x, first, last, inverse, offset, low, high, kind, grad_x, sums):
     """As :func:`gradients_of_rows`, by column; ``sums``, (blocks, columns) zeros, are those of BLOCK_ROWS rows each."""
     for i in range(first, last):
+        straight_through(grad[i], x[i], inverse, offset, low, high, kind, grad_x[i], sums[i // BLOCK_ROWS])
+
+
+@launcher
+def products_of_columns(x, y, first, last, sums):
+    """sums ← Σ x · y by column; (blocks, columns) zeros, those of BLOCK_ROWS rows each."""
+    for i in range(first, last):
         totals = sums[i // BLOCK_ROWS]
         for j in range(x.shape[1]):
-            inside = _inside(grad[i, j], x[i, j], inverse[j], offset[j], low, high)
-            if kind != NO_GRADIENT:
-                grad_x[i, j] = (inside if kind == CLIPPED else grad[i, j]) * inverse[j]
-            totals[j] += np.float64(inside * x[i, j])
+            totals[j] += np.float64(x[i, j] * y[i, j])
 
 
 @launcher

@@ -43,8 +43,10 @@ def test_they_are_those_of_floats(bits, granularity, is_positive, columns):
     x = x.relu() if is_positive else x
     quantizer = make_quantizer("qlr", bits, granularity=granularity, channels=columns)
     quantizer.observe(x)
-    for packed, plain in zip(summed(graph, quantizer, x, True), summed(graph, quantizer, x, False)):
-        assert torch.equal(packed, plain)
+    total, grad_x, grad_alpha = summed(graph, quantizer, x, True)
+    plain_total, plain_grad_x, plain_grad_alpha = summed(graph, quantizer, x, False)
+    assert torch.equal(total, plain_total) and torch.equal(grad_x, plain_grad_x)
+    torch.testing.assert_close(grad_alpha, plain_grad_alpha, rtol=1e-4, atol=1e-3)
 
 
 def test_they_follow_the_graph():
@@ -53,11 +55,28 @@ def test_they_follow_the_graph():
     quantizer = make_quantizer("qlr", 2, channels=20)
     quantizer.observe(x)
     graph = dgl.graph(([0, 1, 2], [2, 2, 3]), num_nodes=30)
-    centered = quantizer.split(x)[0]
+    centered, scale = quantizer.split(x)
     for change in (lambda g: g, lambda g: g.add_edges(torch.tensor([7]), torch.tensor([5])), lambda g: g):
         change(graph)
-        assert torch.equal(sums.sum_packed(graph, quantizer.quantized(x)), dgl.ops.copy_u_sum(graph, centered))
-    assert torch.equal(sums.sum_packed(graph.int(), quantizer.quantized(x)), dgl.ops.copy_u_sum(graph, centered))
+        expected = dgl.ops.copy_u_sum(graph, centered) * scale
+        assert torch.equal(sums.sum_packed(graph, quantizer.quantized(x)), expected)
+    assert torch.equal(sums.sum_packed(graph.int(), quantizer.quantized(x)), expected)
+
+
+def test_gradients_can_be_differentiated_again():
+    quantizer, x, graph = make_quantizer("qlr", 2, channels=20), torch.randn(50, 20), random_graph(50, 40, 700)
+    quantizer.observe(x)
+
+    def second(packed):
+        given = x.clone().requires_grad_()
+        codes = quantizer.quantized(given)
+        total = TorchOps().aggregate(graph, codes if packed else Quantized(codes.centered, codes.scale))
+        (first,) = torch.autograd.grad((total**3).sum(), quantizer.log_alpha, create_graph=True)
+        return torch.autograd.grad(first.sum(), (given, quantizer.log_alpha))
+
+    for packed, plain in zip(second(True), second(False)):
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-2)
 
 
 def test_what_is_not_a_number_is_not_lost():
