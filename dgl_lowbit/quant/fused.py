@@ -120,6 +120,20 @@ def gradients(
     return _sums(sums, inverse)
 
 
+def gradients_of_few(grad, weight, x, inverse, offset, low: float, high: float) -> torch.Tensor:
+    """What :func:`gradients` gives for grad · weightᵀ, (rows, in), computed only where ``x`` is not 0.
+
+    The scales are one for all or one a row.
+    """
+    values, upstream, matrix = (part.detach().contiguous().numpy() for part in (x, grad, weight))
+    numbers, ends = [_numbers(part, inverse) for part in (inverse, offset)], (np.float32(low), np.float32(high))
+    sums, step = np.empty(len(values)), int(inverse.numel() > 1)
+    _in_parts(values, 1, lambda a, b: kernels().gradients_of_few(
+        upstream, matrix, values, a, b, *numbers, step, *ends, sums
+    ))  # fmt: skip
+    return _sums(sums, inverse)
+
+
 def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
     """Σ (code − zero_point) · scale over in-neighbours in ``graph``, as ``kernels().prepare`` makes it.
 

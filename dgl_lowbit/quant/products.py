@@ -12,6 +12,8 @@ from .ste import centered_codes, differentiable, range_ends
 
 # Bytes of a block of codes as floats, and values from which blocks pay.
 _BLOCK_BYTES, _LEAST = 1 << 20, 1 << 17
+# Share of non-zeros up to which gradients at zeros are left out, and rows that it is judged by.
+_FEW, _JUDGED = 0.1, 64
 
 
 def product(codes: Quantized, weight: Quantized) -> torch.Tensor:
@@ -68,20 +70,23 @@ def _gradients(ctx, grad, inputs, margin, out):
     grad_x = torch.empty_like(x) if needs_x else None
     grad_weight = torch.zeros_like(weight) if needs_weight else None
     by_scale, by_weight_scale = torch.zeros_like(scale, dtype=torch.float64), torch.zeros_like(weight_scale)
-    upstream = blocks.empty(weight.shape[1])
+    upstream, skips_zeros = blocks.empty(weight.shape[1]), not needs_x and needs_scale and _is_mostly_zero(x)
     for rows in blocks:
         of_sums = upstream[: rows.stop - rows.start]
         by_row, by_column = fused.gradients_of_scaled(grad[rows], out[rows], _of(scale, rows), weight_scale, of_sums)
         by_weight_scale += by_column
         if needs_weight:
             grad_weight.addmm_(blocks.centered(rows).t(), of_sums)
-        if needs_x or needs_scale:
+        if skips_zeros:
+            within = fused.gradients_of_few(of_sums, weight, x[rows], _of(inverse, rows), _of(offset, rows), *ends)
+        elif needs_x or needs_scale:
             of_codes, passed = blocks.room(rows), None if grad_x is None else grad_x[rows]
             torch.mm(of_sums, weight.t(), out=of_codes)
             within = fused.gradients(
                 of_codes, x[rows], _of(inverse, rows), _of(offset, rows), *ends, blocks.layout, passed,
                 ctx.clip_gradient,
             )  # fmt: skip
+        if needs_scale:
             _of(by_scale, rows).add_(by_row / _of(scale, rows) - within * _of(inverse, rows).square())
     return grad_x, by_scale.float(), None, None, grad_weight, by_weight_scale / weight_scale
 
@@ -106,6 +111,12 @@ class _Blocks:
     def centered(self, rows):
         scale, zero_point, offset = (_of(part, rows) for part in self.params)
         return fused.centered(self.x[rows], scale, zero_point, offset, self.qmax, self.layout, self.room(rows))
+
+
+def _is_mostly_zero(x):
+    """Whether few of the values are not 0, as in bags of words; judged by some rows."""
+    some = x[:: max(len(x) // _JUDGED, 1)]
+    return int(some.count_nonzero()) <= _FEW * some.numel()
 
 
 def _of(numbers, rows):

@@ -14,11 +14,11 @@ __all__ = [
     "code_columns",
     "code_rows",
     "gradients_of_columns",
+    "gradients_of_few",
     "gradients_of_rows",
     "gradients_of_scaled",
     "pack_columns",
     "products_of_columns",
-    "row_ranges",
     "scale_rows",
     "straight_through",
 ]
@@ -98,6 +98,20 @@ def gradients_of_rows(grad, x, first, last, inverse, offset, step, low, high, ki
         sums[i] = total
 
 
+@launcher
+def gradients_of_few(grad, weight, x, first, last, inverse, offset, step, low, high, sums):
+    """The sums of :func:`gradients_of_rows` for the gradient grad · weightᵀ, computed only where ``x`` is not 0."""
+    for i in range(first, last):
+        v, o, total = inverse[i * step], offset[i * step], 0.0
+        for j in range(x.shape[1]):
+            if x[i, j] != 0:
+                product = np.float32(0)
+                for k in range(grad.shape[1]):
+                    product = _plus(product, grad[i, k] * weight[j, k])
+                total += np.float64(_inside(product, x[i, j], v, o, low, high) * x[i, j])
+        sums[i] = total
+
+
 @kernel
 def straight_through(grad, x, inverse, offset, low, high, kind, grad_x, sums):
     """Of one row: grad_x ← gradient of the values, of ``kind``; sums ← sums + grad · x of those within the range."""
@@ -122,19 +136,6 @@ def products_of_columns(x, y, first, last, sums):
         totals = sums[i // BLOCK_ROWS]
         for j in range(x.shape[1]):
             totals[j] += np.float64(x[i, j] * y[i, j])
-
-
-@launcher
-def row_ranges(x, first, last, low, high):
-    """low[i], high[i] ← the smallest and the largest number of row i; NaN where one is NaN."""
-    for i in range(first, last):
-        smallest, largest, faults = x[i, 0], x[i, 0], False
-        for j in range(x.shape[1]):
-            smallest = x[i, j] if x[i, j] < smallest else smallest
-            largest = x[i, j] if x[i, j] > largest else largest
-            faults |= x[i, j] != x[i, j]
-        low[i] = np.float32(np.nan) if faults else smallest
-        high[i] = np.float32(np.nan) if faults else largest
 
 
 @launcher

@@ -28,9 +28,10 @@ def quantisers(bits=2, inputs="row", weights="channel"):
     return [quantizer for quantizer, _ in pair]
 
 
-def multiplied(of_inputs, of_weights, needs_x=True, served=True):
+def multiplied(of_inputs, of_weights, needs_x=True, served=True, x=None):
     """The product, and the gradients of inputs, weights and ranges."""
-    x, weight = drawn(70, 30).requires_grad_(needs_x), drawn(20, 30, seed=1).requires_grad_()
+    x = (drawn(70, 30) if x is None else x.clone()).requires_grad_(needs_x)
+    weight = drawn(20, 30, seed=1).requires_grad_()
     for quantizer in (of_inputs, of_weights):
         quantizer.zero_grad()
     codes = of_inputs.quantized(x)
@@ -53,6 +54,20 @@ def test_they_are_the_plain_ones(bits, inputs, weights, needs_x):
     if needs_x:  # products of floats depend on how many rows there are
         torch.testing.assert_close(grad_x, plain_grad_x, rtol=1e-5, atol=1e-5)
     for grad, plain in zip(grads, plain_grads):
+        torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", ["row", "tensor"])
+def test_zeros_are_left_out_of_the_gradient_of_a_scale(monkeypatch, inputs):
+    pair, words = quantisers(inputs=inputs), drawn(70, 30) * (drawn(70, 30, seed=4) > 1)
+    pair[0].observe(words)
+    dense = torch.where(words == 0, 1e-30, words)
+    calls, few = [], fused.gradients_of_few
+    monkeypatch.setattr(products, "_FEW", 0.3)
+    monkeypatch.setattr(fused, "gradients_of_few", lambda *args: calls.append(args) or few(*args))
+    found, expected = (multiplied(*pair, needs_x=False, x=x) for x in (words, dense))
+    assert len(calls) == -(-70 // 16)  # of the words' blocks alone
+    for grad, plain in zip(found[2:], expected[2:]):
         torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-4)
 
 
