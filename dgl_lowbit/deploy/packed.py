@@ -13,7 +13,7 @@ from torch.utils.dlpack import from_dlpack
 
 import numba_kernels
 
-from .graphs import GraphCache
+from ..nn.graphs import GraphCache
 
 _graphs = GraphCache()
 
