@@ -15,7 +15,7 @@ class Value:
     number : int
         Its number in the plan.
     kind : str
-        "graph", "features" (as given), "float", "codes", "state", "edge_weight", "edge_types" or "unused".
+        "graph", "features" (as given), "float", "array", "codes", "state", "edge_weight", "edge_types" or "unused".
     heads : int
         Of a value that stands for (rows, heads, width); 0 for (rows, columns).
     may_be_pair : bool
@@ -35,6 +35,8 @@ class Value:
 class AttentionCodes:
     """Codes that the attention of edges follows from, and the plan's attributes that say how."""
 
+    graph: Value
     left: Value
     right: Value
+    edge_weight: Value | None
     attributes: dict[str, Any]

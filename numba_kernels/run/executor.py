@@ -163,11 +163,12 @@ class Run:
         """How edge weights are summed: as "int8" or "float32"."""
         return "int8" if getattr(self.edge_weights[weight], "dtype", None) == np.int8 else "float32"
 
-    def ordered_weights(self, graph, weight) -> np.ndarray:
-        """Edge weights in the order of a graph's indices."""
-        if (graph, weight) not in self._ordered_weights:
-            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.edge_weights[weight])
-        return self._ordered_weights[graph, weight]
+    def ordered_weights(self, graph, weight, kind=None) -> np.ndarray:
+        """Edge weights in the order of a graph's indices, as they are summed or of the dtype ``kind``."""
+        if (graph, weight, kind) not in self._ordered_weights:
+            ordered = self.graphs[graph].edge_weights(self.edge_weights[weight])
+            self._ordered_weights[graph, weight, kind] = ordered if kind is None else ordered.astype(kind, copy=False)
+        return self._ordered_weights[graph, weight, kind]
 
     def rows(self, size) -> int:
         """A number of rows, as :class:`~numba_kernels.run.assemble.Costs` names it."""

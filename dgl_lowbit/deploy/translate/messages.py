@@ -48,7 +48,7 @@ def _sum_of_codes(t, call, graph, left, right):
         if of.reduce == "max":
             sums = t.recorder.largest(edges, codes)
         elif attends:
-            attention = t.recorder.attention_of(weights, t.shape(right)[1], of.site["attention"])
+            attention = t.recorder.attention_of(edges, weights, t.shape(right)[1], of.site["attention"])
             sums = t.recorder.attend(edges, codes, attention)
         else:
             sums = t.recorder.aggregate(edges, codes, t.edge_weight(right, call) if weighted else None)
