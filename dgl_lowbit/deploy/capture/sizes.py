@@ -73,6 +73,9 @@ class _Pair:
     def _tree(self, first: Any, second: Any, call: Call | None, near: tuple) -> Any:
         """``first`` with sizes where ``second`` has other numbers; ``near`` are tensors whose rows may explain them."""
         ones, others = list(leaves(first)), list(leaves(second))
+        if len(ones) != len(others) and call is not None and call.name == "layer":
+            first, second = _once(first), _once(second)
+            ones, others = list(leaves(first)), list(leaves(second))
         if len(ones) != len(others):
             self._fail("is given more on a larger graph", call)
         pairs = iter(zip(ones, others))
@@ -158,6 +161,15 @@ def _counts(graph, etype):
     if graph.is_block:
         return graph.num_src_nodes(source), graph.num_dst_nodes(destination), graph.num_edges(etype)
     return graph.num_nodes(source), graph.num_nodes(destination), graph.num_edges(etype)
+
+
+def _once(tree):
+    """``tree`` with lists of one number, a batch's ``[2.0] * batch_size``, as lists that hold it once."""
+    if isinstance(tree, list) and tree and type(tree[0]) in (int, float) and tree == tree[:1] * len(tree):
+        return tree[:1]
+    if isinstance(tree, (tuple, list)) and not isinstance(tree, (TensorRef, GraphRef)):
+        return type(tree)(map(_once, tree))
+    return {key: _once(part) for key, part in tree.items()} if isinstance(tree, dict) else tree
 
 
 def _short(value):
