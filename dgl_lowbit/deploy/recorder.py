@@ -152,6 +152,8 @@ class Recorder(Writer):
     def normed(self, graph, edge_weight):
         if edge_weight is None:
             return None
+        if edge_weight.is_made:
+            self.fail("it norms edge weights that forward computes; norm them with dgl.nn.EdgeWeightNorm before.")
         return replace(self._emit("edge_norm", graph, edge_weight), kind="edge_weight")
 
     def kept(self, holder, name, make):

@@ -20,6 +20,8 @@ class Value:
         Of a value that stands for (rows, heads, width); 0 for (rows, columns).
     may_be_pair : bool
         Whether features it is made of may be given as a pair, of source and of destination nodes.
+    is_made : bool
+        Of edge weights: whether a function makes them.
     quantizer : dict, optional
         Of codes: the plan's entry for their quantiser.
     """
@@ -28,6 +30,7 @@ class Value:
     kind: str = field(default="float", compare=False)
     heads: int = field(default=0, compare=False)
     may_be_pair: bool = field(default=False, compare=False)
+    is_made: bool = field(default=False, compare=False)
     quantizer: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
 

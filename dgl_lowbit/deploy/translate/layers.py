@@ -104,5 +104,5 @@ _READ_AS = {
     Role.GRAPH: lambda t, leaf, call: t.graphs[leaf.number] if isinstance(leaf, GraphRef) else leaf,
     Role.FEATURES: lambda t, leaf, call: t.floats(leaf, call) if isinstance(leaf, TensorRef) else leaf,
     Role.EDGE_WEIGHT: lambda t, leaf, call: t.edge_weight(leaf, call) if isinstance(leaf, TensorRef) else leaf,
-    Role.EDGE_TYPES: lambda t, leaf, call: t.edge_weight(leaf, call) if isinstance(leaf, TensorRef) else leaf,
+    Role.EDGE_TYPES: lambda t, leaf, call: t.edge_types(leaf, call) if isinstance(leaf, TensorRef) else leaf,
 }

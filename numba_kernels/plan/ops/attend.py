@@ -52,10 +52,11 @@ class AttendNeighbours(Operation):
         resolver.expect_nodes(graph.num_src, "source nodes", codes, left)
         resolver.expect_nodes(graph.num_dst, "destination nodes", right)
         resolver.names[op["out"]] = op["out"]
-        resolver.emit(op, [codes, left, right], [op["out"]], resolver.columns[codes], graph.num_dst)
+        reads = [codes, left, right, *resolver.made_weight(op, 4)]
+        resolver.emit(op, reads, [op["out"]], resolver.columns[codes], graph.num_dst)
 
     def emit(self, stage, op):
-        codes, left, _ = map(stage.places.codes, op.reads)
+        codes, left, _ = map(stage.places.codes, op.reads[:3])
         graph, heads, grid = op.spec["in"][0], op.spec["heads"], stage.grid(op.writes[0])
         width, top, scale = left.grid.columns, grid.top, float(grid.scale[0])
         weight = op.spec["in"][4] if len(op.spec["in"]) > 4 else None
@@ -66,7 +67,7 @@ class AttendNeighbours(Operation):
         slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
         sizes = sizes_of_scratch(codes.grid.width * 8 // codes.grid.bits, width, heads)
         scratch = Scratch(*(stage.area(name, size) for name, size in sizes._asdict().items()))
-        operands = map(stage.places.operand, op.reads)
+        operands = map(stage.places.operand, op.reads[:3])
         lanes, is_aligned = (
             bytes_at_a_time(codes.grid.bits, codes.grid.width),
             heads == 1 or op.columns // heads % 16 == 0,
@@ -101,7 +102,8 @@ class AttentionOfEdges(Operation):
     def resolve(self, resolver, op):
         graph, *scores, weight = op["in"]
         given = {**op, "in": [graph, *scores, weight if weight in resolver.edge_weights else None]}
-        resolver.call(given, {value: resolver.one(value) for value in scores}, scores, [op["out"]])
+        names = {value: resolver.one(value) for value in (*scores, *resolver.made_weight(op, 3))}
+        resolver.call(given, names, list(names), [op["out"]])
 
     def run(self, op, reader):
         graph, left, right, weight = op["in"]

@@ -58,10 +58,11 @@ class Aggregate(Operation):
         if own is not None:
             resolver.expect_nodes(graph.num_dst, "destination nodes", own)
         resolver.names[op["out"]] = op["out"]
-        resolver.emit(op, [codes, own], [op["out"]], resolver.columns[codes], graph.num_dst)
+        reads = [codes, own, *resolver.made_weight(op, 2)]
+        resolver.emit(op, reads, [op["out"]], resolver.columns[codes], graph.num_dst)
 
     def emit(self, stage, op):
-        value, own = op.reads
+        value, own, *_ = op.reads
         graph, _, weight, _ = op.spec["in"]
         kind = stage.edge_weight_kinds.get(weight)
         codes = stage.places.codes(value)
