@@ -18,7 +18,7 @@ from .run.runtime import checked, launching
 
 FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 3, 2
 # What releases that read no newer than a version do not know: plans without it are written for them too.
-_SINCE = {3: ("call", "matrix", "array", "constant")}
+_SINCE = {3: ("call", "matrix", "array", "constant", "attention", "ahead", "make_graph", "edge_weight")}
 
 
 class ModelFileError(ValueError):

@@ -146,25 +146,24 @@ class TorchOps:
         if graph.num_edges() == 0:  # nothing to quantise, but a range to be known
             return quantizer.quantized(vector.new_ones(1, vector.shape[-2], 1)).rows(slice(0, 0))
         graph = graph.local_var()
-        graph.srcdata["l"] = _by_head(left.centered * left.scale, vector)
-        graph.dstdata["r"] = _by_head(right.centered * right.scale, vector)
+        graph.srcdata["l"] = TorchOps.split_heads(left.centered * left.scale, vector.shape[-2])
+        graph.dstdata["r"] = TorchOps.split_heads(right.centered * right.scale, vector.shape[-2])
         graph.apply_edges(fn.u_add_v("l", "r", "e"))
         score = (F.leaky_relu(graph.edata["e"], slope) * vector).sum(-1, keepdim=True)
         weights = drop(edge_softmax(graph, score))
         if edge_weight is not None:
-            weights = weights * edge_weight.view(-1, 1, 1)
+            weights = weights * edge_weight.view(-1, *[1] * (weights.dim() - 1))
         return quantizer.quantized(weights)
 
     @staticmethod
     def attend(graph, codes, attention):
-        heads, width = attention.centered.shape[1], codes.centered.shape[1]
         if graph.num_edges() == 0:
-            return codes.centered.new_zeros(graph.num_dst_nodes(), width)
+            return codes.centered.new_zeros(graph.num_dst_nodes(), *codes.centered.shape[1:])
         graph = graph.local_var()
-        graph.srcdata["h"] = codes.centered.view(-1, heads, width // heads)
+        graph.srcdata["h"] = TorchOps.split_heads(codes.centered, attention.centered.shape[-2])
         graph.edata["a"] = attention.centered
         graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
-        return graph.dstdata["neigh"].reshape(-1, width) * (attention.scale * codes.scale)
+        return graph.dstdata["neigh"].flatten(-2) * (attention.scale * codes.scale)
 
     @staticmethod
     def split_heads(x, heads):
@@ -211,10 +210,6 @@ class TorchOps:
 
     def requantize(self, quantizer, x):
         return x if quantizer.format.is_float else self.dequantize(self.quantize(quantizer, x))
-
-
-def _by_head(x, vector):
-    return x.view(len(x), *vector.shape[-2:])
 
 
 def _each(function, x):

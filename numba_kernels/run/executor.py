@@ -14,6 +14,7 @@ from ..plan.plan import INPUT_KINDS, Plan
 from ..plan.resolve import resolve
 from ..plan.schedule import schedule
 from ..plan.sizes import all_sizes
+from .ahead import split
 from .assemble import Assembled, assemble
 from .calls import Arrays
 from .launch import run_parallel, run_serial
@@ -39,16 +40,17 @@ class Executor:
     """
 
     def __init__(self, plan: Plan):
-        self.plan, self._kept, self._arena = plan, {}, Arena()
+        self._whole, (self._ahead, self.plan) = plan, split(plan, Executor)
+        self._kept, self._arena = {}, Arena()
         self._programs: OrderedDict = OrderedDict()
-        self._before = [op for op in plan.ops if OPERATIONS[op["op"]].is_before]
-        self._names = names_of(plan)
-        self._multiplied = multiplied(plan)
-        self._matrices = [op["rows"] for op in plan.ops if op["op"] == "matrix"]
-        self._times = sorted({len(op["in"]) for op in plan.ops if op["op"] == "stack"})
+        self._before = [op for op in self.plan.ops if OPERATIONS[op["op"]].is_before]
+        self._names = names_of(self.plan)
+        self._multiplied = multiplied(self.plan)
+        self._matrices = [op["rows"] for op in self.plan.ops if op["op"] == "matrix"]
+        self._times = sorted({len(op["in"]) for op in self.plan.ops if op["op"] == "stack"})
 
     def __getstate__(self):
-        return {"plan": self.plan}  # programs hold addresses
+        return {"plan": self._whole}  # programs hold addresses
 
     def __setstate__(self, state):
         self.__init__(**state)
@@ -64,6 +66,8 @@ class Executor:
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
         ``out`` takes the place of the one output.
         """
+        for ahead in self._ahead:
+            inputs = {**inputs, ahead.value: ahead.of(inputs, threads)}
         run = self._run_of(inputs)
         assembled = self._assembled(run)
         for check in assembled.checks:
@@ -163,11 +167,15 @@ class Run:
         """How edge weights are summed: as "int8" or "float32"."""
         return "int8" if getattr(self.edge_weights[weight], "dtype", None) == np.int8 else "float32"
 
-    def ordered_weights(self, graph, weight) -> np.ndarray:
-        """Edge weights in the order of a graph's indices."""
-        if (graph, weight) not in self._ordered_weights:
-            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.edge_weights[weight])
-        return self._ordered_weights[graph, weight]
+    def ordered_weights(self, graph, weight, kind=None) -> np.ndarray:
+        """Edge weights in the order of a graph's indices, as they are summed or of a dtype; none before they are."""
+        if (graph, weight, kind) not in self._ordered_weights:
+            weights = self.edge_weights.get(weight, self.arrays_made.made.get(weight))
+            if weights is None:
+                return np.empty(0, np.float32)
+            ordered = self.graphs[graph].edge_weights(weights)
+            self._ordered_weights[graph, weight, kind] = ordered if kind is None else ordered.astype(kind, copy=False)
+        return self._ordered_weights[graph, weight, kind]
 
     def rows(self, size) -> int:
         """A number of rows, as :class:`~numba_kernels.run.assemble.Costs` names it."""

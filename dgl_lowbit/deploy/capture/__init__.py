@@ -26,7 +26,8 @@ class Captured(NamedTuple):
     """A generalised recording, the arguments it was made with, and those of a larger example with their result.
 
     ``optional`` are names of arguments that may be left out, ``kept`` the graphs that modules keep, by name. The
-    recording is of graphs with as many nodes as the example alone where ``is_of_one_size``.
+    recording is of batches of as many graphs as the example alone unless it ``takes_batches``, and of as many nodes where
+    ``is_of_one_size``.
     """
 
     recording: Recording
@@ -34,6 +35,7 @@ class Captured(NamedTuple):
     optional: set[str]
     kept: dict[str, Any]
     is_of_one_size: bool
+    takes_batches: bool
     larger: dict[str, Any]
     output: Any
 
@@ -70,7 +72,8 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
         with _replaced(kept, grown):
             _, output = record(model, *split(model, larger))
     larger.update({name: grown(graph) for name, graph in own.items()})
-    return Captured(recording, arguments, optional, own, not grown.how.more_nodes, larger, output)
+    how = grown.how
+    return Captured(recording, arguments, optional, own, not how.more_nodes, how.batched, larger, output)
 
 
 def _smaller(model, args, kwargs, given):

@@ -12,12 +12,13 @@ import dgl
 from dgl import DGLGraph
 from dgl.base import is_all
 
-from ...nn import LowBitLayer
+from ...nn import Linear, LowBitLayer
 from ...nn.message_passing import FakeQuantise, handling
 from ...nn.message_passing.calls import SITE_NAMES
 from ...nn.ops import TorchOps
 from ..errors import FreezeError
-from .lines import line
+from . import made_graphs
+from .mailboxes import Mailbox, reduced
 
 _lock = threading.RLock()
 # The same edges in another guise.
@@ -79,6 +80,7 @@ def _places(captures, names):
     yield DGLGraph, "all_edges", functools.partial(_edges, captures)
     yield DGLGraph, "batch_num_nodes", functools.partial(_batch, captures, "batch_num_nodes")
     yield DGLGraph, "batch_num_edges", functools.partial(_batch, captures, "batch_num_edges")
+    yield from made_graphs.places(captures)
     yield LowBitLayer, "__call__", functools.partial(_layer, captures, names)
     yield TorchOps, "kept", lambda original: staticmethod(lambda holder, name, make: make())
     for name in ("call", "activate"):
@@ -161,11 +163,7 @@ class _Recording(FakeQuantise):
         if capture.depth:
             return run(call)
         if call.kind == "udf_reduce":
-            name = getattr(call.details["func"], "__name__", "a function")
-            raise FreezeError(
-                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it "
-                "with dgl.function (sum, mean, max, min) or edge_softmax."
-            )
+            return reduced(capture, call, lambda: run(call))
         graph = None if call.graph is None else capture.index(call.graph)
         more = [call.details[name] for name in _TENSORS.get(call.kind, ())]
         return capture.call(call.kind, lambda: run(call), (graph, *call.operands, *more), {}, owner=call)
@@ -188,6 +186,8 @@ def _layer(captures, names, original):
         capture = captures[-1]
         if capture.depth or not layer.is_low_bit or id(layer) not in names:
             return original(layer, *args, **kwargs)
+        if args and isinstance(args[0], Mailbox) and isinstance(layer, Linear):
+            return Mailbox(layer(args[0].rows), args[0].graph)
         return capture.call(
             "layer", lambda: original(layer, *args, **kwargs), args, kwargs, owner=(names[id(layer)], layer)
         )

@@ -90,7 +90,7 @@ def _product(t, call, x, y):
     return t.array_function("matmul", t.argument(y, call), t.argument(x, call))
 
 
-@array_rule("float", "double", "half", "long", "int", "bool", "to", "type", "type_as", "bfloat16")
+@array_rule("float", "double", "half", "long", "int", "bool", "to", "type", "type_as", "bfloat16", "as_tensor")
 def _to(t, call, x, *args, **kwargs):
     return t.array_function("to", t.argument(x, call), DTYPES[t.recording.dtypes[call.out.number]])
 

@@ -87,7 +87,8 @@ class ToMatrix(Operation):
         size_of = check_size(plan, op["rows"])
         if size_of is not None and plan.kinds[size_of] != "graph":
             is_array = plan.kinds[size_of] == "array"
-            known = any(e["value"] == size_of for e in plan.inputs) if is_array else op["rows"]["axis"] == 0
+            given = [*(entry["value"] for entry in plan.inputs), *(o["out"] for o in plan.ops if o["op"] == "ahead")]
+            known = size_of in given if is_array else op["rows"]["axis"] == 0
             plan.require(known and plan.kinds[size_of] in _MATRICES, "the rows of a matrix are known before it is made")
         plan.define(op["out"], "float", op["columns"])
 
@@ -103,6 +104,28 @@ class ToMatrix(Operation):
 
     def reference(self, plan, op, array):
         return as_matrix(array, len(array), op["columns"])
+
+
+@operation("edge_weight")
+class ToEdgeWeight(Operation):
+    """An array of a number for each edge, by edge ids, as weights of edges."""
+
+    gathers = None
+
+    def check(self, plan, op, value):
+        plan.expect(value, "array")
+        plan.define(op["out"], "edge_weight", None)
+
+    def resolve(self, resolver, op):
+        (value,) = op["in"]
+        resolver.call(op, {value: resolver.one(value)}, [value], [op["out"]])
+        resolver.edge_weights.add(op["out"])
+
+    def run(self, op, reader):
+        return [reader.array(op["in"][0]).astype(np.float32, copy=False)]
+
+    def reference(self, plan, op, array):
+        return array.astype(np.float32, copy=False)
 
 
 class _Given:

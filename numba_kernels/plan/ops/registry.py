@@ -19,11 +19,14 @@ class Operation:
     is_before : bool
         Whether it works on graphs and edge weights only, before any stage; then :meth:`prepare` stands for
         :meth:`resolve` and :meth:`emit`.
+    is_ahead : bool
+        Whether it works on arrays before the rest of the plan is laid out; then :meth:`make` stands for these two.
     """
 
     name = ""
     gathers: tuple | None = ()
     is_before = False
+    is_ahead = False
 
     def check(self, plan, op: dict, *values) -> None:
         """Raise PlanError unless ``op`` can run on ``values``; declare what it writes (``plan.define``)."""
@@ -38,6 +41,10 @@ class Operation:
 
     def prepare(self, op: dict, graphs: dict, edge_weights: dict, types: dict) -> None:
         """Make a graph or edge weights of others."""
+        raise NotImplementedError
+
+    def make(self, *arrays):
+        """Of an operation that runs ahead, the array or graph that it makes of arrays."""
         raise NotImplementedError
 
     def emit(self, stage, op) -> None:

@@ -1,0 +1,135 @@
+"""Graphs that a forward makes of graphs or of tensors, edge weights that it computes, rows that it chooses by data."""
+
+import dgl
+import dgl.function as fn
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import dgl_lowbit as lowbit
+from numba_kernels.run.ahead import Ahead
+
+WIDTH, CLASSES = 8, 3
+
+
+class Model(nn.Module):
+    """Layers for a forward that is given."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.conv1 = dgl.nn.GraphConv(WIDTH, WIDTH, allow_zero_in_degree=True)
+        self.conv2 = dgl.nn.GATConv(WIDTH, CLASSES, 1, allow_zero_in_degree=True)
+        self.score, self.own_forward = nn.Linear(WIDTH, 1), forward
+
+    def forward(self, g, x):
+        return self.own_forward(self, g, x)
+
+
+def two_layers(model, first, second, x, **weights):
+    return model.conv2(second, F.relu(model.conv1(first, x, **weights))).squeeze(1)
+
+
+def self_loops(model, g, x):
+    looped = dgl.add_self_loop(dgl.remove_self_loop(g))
+    return two_layers(model, looped, g, x) + looped.in_degrees().unsqueeze(1)
+
+
+def both_ways(model, g, x):
+    u, v = g.edges()
+    return two_layers(model, dgl.graph((torch.cat([u, v]), torch.cat([v, u])), num_nodes=g.num_nodes()), g.reverse(), x)
+
+
+def by_type(model, g, x):
+    parts = [dgl.edge_subgraph(g, g.edata["type"] == number, relabel_nodes=False) for number in range(2)]
+    return two_layers(model, *parts, x)
+
+
+def relabelled(model, g, x):
+    part = g.edge_subgraph(torch.nonzero(g.edata["type"]).squeeze(1))
+    return two_layers(model, part, part, x[part.ndata[dgl.NID]]) + part.edata["type"].sum()
+
+
+def best_nodes(model, g, x):
+    """Nodes of a high score, the best first, as pooling layers choose them."""
+    score = model.score(x).squeeze(1)
+    kept = torch.argsort(score, descending=True)[: (score > 0).nonzero().shape[0]]
+    part = dgl.node_subgraph(g, kept)
+    return two_layers(model, part, part, x[kept] * torch.tanh(score[kept]).unsqueeze(1))
+
+
+def neighbours(model, g, x):
+    near = dgl.knn_graph(x, 3, exclude_self=True)
+    return two_layers(model, near, near, x)
+
+
+def weighted(model, g, x):
+    u, v = g.edges()
+    weight = torch.sigmoid(model.score(x[u] - x[v]))
+    with g.local_scope():
+        g.ndata["h"], g.edata["w"] = x, weight
+        g.update_all(fn.u_mul_e("h", "w", "m"), fn.max("m", "h"))
+        h = two_layers(model, g, g, g.ndata["h"], edge_weight=weight.squeeze(1))
+    return h + model.conv2(g, x, edge_weight=weight[:, 0]).squeeze(1)
+
+
+def chosen_rows(model, g, x):
+    h = model.score(x)
+    positive = h.squeeze(1) > 0
+    result = torch.zeros(g.num_nodes(), WIDTH)
+    result[positive] = torch.tanh(x[positive])
+    return two_layers(model, g, g, result) + model.score(x[~positive]).sum()
+
+
+def arguments(count, edges, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ends = torch.randint(count, (2, edges), generator=generator)
+    g = dgl.graph((torch.cat([ends[0], torch.arange(4)]), torch.cat([ends[1], torch.arange(4)])), num_nodes=count)
+    g.edata["type"] = torch.randint(2, (g.num_edges(),), generator=generator)
+    return g, torch.randn(count, WIDTH, generator=generator)
+
+
+FORWARDS = [self_loops, both_ways, by_type, relabelled, best_nodes, neighbours, weighted, chosen_rows]
+
+
+def frozen(forward, path):
+    torch.manual_seed(0)
+    given = arguments(30, 90, 0)
+    model = lowbit.quantize(Model(forward), lowbit.QuantConfig(8), *given)
+    model = lowbit.calibrate(model, *given).eval()
+    return model, lowbit.load(lowbit.freeze(model, *given).save(path / "model.safetensors"))
+
+
+@pytest.mark.parametrize("forward", FORWARDS)
+def test_what_a_forward_makes_it_makes_of_other_graphs_too(forward, tmp_path):
+    model, packed = frozen(forward, tmp_path)
+    for given in (arguments(30, 90, 0), arguments(47, 130, 1), arguments(12, 5, 2)):
+        with torch.no_grad():
+            expected = model(*given)
+        torch.testing.assert_close(packed(*given), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_that_no_size_explains_bind_the_model_to_its_size(tmp_path):
+    """Not taken for a multiple of the one graph that there is."""
+
+    def half(model, g, x):
+        return two_layers(model, g, g, x)[: g.num_nodes() // 2]
+
+    _, packed = frozen(half, tmp_path)
+    assert packed(*arguments(30, 70, 1)).shape == (15, CLASSES)
+    with pytest.raises(dgl.DGLError, match="frozen for 30 nodes of type _N, here there are 47"):
+        packed(*arguments(47, 130, 1))
+
+
+def test_graphs_of_graphs_are_made_once(tmp_path, monkeypatch):
+    """What follows from a graph alone is kept with it; what features decide is made each time."""
+    made = []
+    for forward, times in ((self_loops, 1), (best_nodes, 3)):
+        _, packed = frozen(forward, tmp_path)
+        (*_, ahead) = packed._executor._ahead
+        monkeypatch.setattr(ahead, "make", lambda *arrays, make=ahead.make: made.append(arrays) or make(*arrays))
+        given = arguments(30, 90, 0)
+        results = [packed(*given) for _ in range(3)]
+        assert len(made) == times and all(torch.equal(results[0], other) for other in results)
+        assert isinstance(ahead, Ahead)
+        made.clear()
