@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from dgl import DGLError
 
 import dgl_lowbit as lowbit
-from dgl_lowbit.nn.message_passing import last_call
 import numba_kernels
+from dgl_lowbit.nn.message_passing import last_call
 from tests.conftest import GRAPHS, features, homogeneous
 from tests.deploy.conftest import TwoLayers
 

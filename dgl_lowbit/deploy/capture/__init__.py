@@ -26,8 +26,8 @@ class Captured(NamedTuple):
     """A generalised recording, the arguments it was made with, and those of a larger example with their result.
 
     ``optional`` are names of arguments that may be left out, ``kept`` the graphs that modules keep, by name. The
-    recording is of batches of as many graphs as the example alone unless it ``takes_batches``, and of as many nodes where
-    ``is_of_one_size``.
+    recording is of batches of as many graphs as the example alone unless it ``takes_batches``, and of as many nodes
+    where ``is_of_one_size``.
     """
 
     recording: Recording
