@@ -110,6 +110,12 @@ def test_what_is_not_served_is_left_to_torch(other):
     assert torch.equal(codes, x.round().clamp(0, 3))
 
 
+@pytest.mark.parametrize("x", [drawn((70, 40)), drawn((40, 70)).t(), drawn((9,)).double(), torch.empty(0, 3)])
+def test_totals_and_magnitudes(x):
+    expected = torch.stack([x.double().sum(), x.double().abs().sum()])
+    torch.testing.assert_close(fused.total_and_magnitude(x), expected, rtol=1e-12, atol=1e-12)
+
+
 def test_what_is_not_a_number_stays_so():
     x = drawn((20, 30))
     x[3, 4] = torch.nan
