@@ -98,5 +98,7 @@ def test_the_sum_of_codes_is_served_where_it_pays(monkeypatch):
     rows = make_quantizer("qlr", 2, granularity="shift")
     rows.observe(x)
     assert not sums.can_sum_packed(graph, rows.quantized(x))
+    for formats in (["coo"], ["csc"], ["coo", "csc"]):
+        assert not sums.can_sum_packed(graph.formats(formats), quantizer.quantized(x))
     monkeypatch.setattr(sums, "_LEAST", 700 * 20 + 1)
     assert not sums.can_sum_packed(graph, quantizer.quantized(x))
