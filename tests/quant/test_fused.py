@@ -73,6 +73,19 @@ def test_results_do_not_depend_on_threads(kind):
     assert all(map(torch.equal, results[0], results[1])) and all(map(torch.equal, results[0], results[2]))
 
 
+def test_scales_do_not_depend_on_threads():
+    first, second, before, results = drawn((4100, 1), 1).exp(), drawn((1, 70), 2).exp(), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            scales = [scale.clone().requires_grad_() for scale in (first, second)]
+            scaled(drawn((4100, 70)), *scales).backward(drawn((4100, 70), 3))
+            results.append([scale.grad for scale in scales])
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, results[0], results[1])) and all(map(torch.equal, results[0], results[2]))
+
+
 @pytest.mark.parametrize("name", ["qlr", "bt", "bt*"])
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "row", "shift"])
 def test_quantisers_of_every_kind_are_served(monkeypatch, name, granularity):
