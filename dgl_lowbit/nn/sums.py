@@ -51,6 +51,9 @@ def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
     edges = graph.num_edges()
     if edges * x.shape[1] < _LEAST or edges * qmax >= 2**31 or graph.device.type != "cpu" or len(x) >= 2**31:
         return False
+    formats = graph.formats()  # those that a graph is restricted to have or can have
+    if not {"csc", "csr"} <= {*formats["created"], *formats["not created"]}:
+        return False
     layout = fused.layout_of(x, params.scale)
     if layout is None or layout.kind == "row" or not x.is_contiguous():
         return False

@@ -25,7 +25,7 @@ from .format import QParams
 _LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
 # Columns from which values with one scale for all are worked on row by row, which threads can share.
 _WIDE = 64
-_NOTHING = np.empty((0, 0), np.float32)
+_NOTHING, _ONE = np.empty((0, 0), np.float32), torch.ones(())
 
 
 class Layout(NamedTuple):
@@ -132,6 +132,15 @@ def gradients_of_few(grad, weight, x, inverse, offset, low: float, high: float) 
         upstream, matrix, values, a, b, *numbers, step, *ends, sums
     ))  # fmt: skip
     return _sums(sums, inverse)
+
+
+def total_and_magnitude(x: torch.Tensor) -> torch.Tensor:
+    """Σ x and Σ |x|, (2,) float64."""
+    if layout_of(x, _ONE) is None or not x.is_contiguous():
+        return torch.stack([x.sum(dtype=torch.float64), x.abs().sum(dtype=torch.float64)])
+    sums = torch.empty(2, dtype=torch.float64)
+    kernels().total_and_magnitude(x.detach().view(-1).numpy(), sums.numpy())
+    return sums
 
 
 def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:

@@ -11,7 +11,7 @@ from .scaled import scaled
 from .ste import centered_codes, differentiable, range_ends
 
 # Bytes of a block of codes as floats, and values from which blocks pay.
-_BLOCK_BYTES, _LEAST = 1 << 20, 1 << 17
+_BLOCK_BYTES, _LEAST = 1 << 21, 1 << 17
 # Share of non-zeros up to which gradients at zeros are left out, and rows that it is judged by.
 _FEW, _JUDGED = 0.1, 64
 

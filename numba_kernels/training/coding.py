@@ -21,6 +21,7 @@ __all__ = [
     "products_of_columns",
     "scale_rows",
     "straight_through",
+    "total_and_magnitude",
 ]
 
 # Rows whose part in the gradients of channels' scales is summed at a time.
@@ -136,6 +137,16 @@ def products_of_columns(x, y, first, last, sums):
         totals = sums[i // BLOCK_ROWS]
         for j in range(x.shape[1]):
             totals[j] += np.float64(x[i, j] * y[i, j])
+
+
+@launcher
+def total_and_magnitude(x, sums):
+    """sums ← Σ x, Σ |x| of flat values, float64."""
+    total = magnitude = 0.0
+    for i in range(len(x)):
+        total = _plus(total, np.float64(x[i]))
+        magnitude = _plus(magnitude, np.float64(abs(x[i])))
+    sums[0], sums[1] = total, magnitude
 
 
 @launcher

@@ -63,6 +63,20 @@ def test_they_follow_the_graph():
     assert torch.equal(sums.sum_packed(graph.int(), quantizer.quantized(x)), expected)
 
 
+def test_they_do_not_depend_on_threads(monkeypatch):
+    monkeypatch.setattr(fused, "_LEAST_A_THREAD", 64)
+    graph, x, quantizer = random_graph(2500, 2200, 9000), torch.randn(2500, 20), make_quantizer("qlr", 2, channels=20)
+    quantizer.observe(x)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(summed(graph, quantizer, x, True))
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *results))
+
+
 def test_gradients_can_be_differentiated_again():
     quantizer, x, graph = make_quantizer("qlr", 2, channels=20), torch.randn(50, 20), random_graph(50, 40, 700)
     quantizer.observe(x)
@@ -98,5 +112,7 @@ def test_the_sum_of_codes_is_served_where_it_pays(monkeypatch):
     rows = make_quantizer("qlr", 2, granularity="shift")
     rows.observe(x)
     assert not sums.can_sum_packed(graph, rows.quantized(x))
+    for formats in (["coo"], ["csc"], ["coo", "csc"]):
+        assert not sums.can_sum_packed(graph.formats(formats), quantizer.quantized(x))
     monkeypatch.setattr(sums, "_LEAST", 700 * 20 + 1)
     assert not sums.can_sum_packed(graph, quantizer.quantized(x))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,28 @@ def test_results_do_not_depend_on_threads(kind):
     assert all(map(torch.equal, results[0], results[1])) and all(map(torch.equal, results[0], results[2]))
 
 
+@pytest.mark.parametrize("rows", [1, 1023, 1024, 4100, 9000])
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_threads_share_whole_blocks(monkeypatch, rows, threads):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    parts = sorted(fused._in_parts(np.empty((rows, 70), np.float32), 1024, lambda *part: part))
+    assert len(parts) <= threads and parts[0][0] == 0 and parts[-1][1] == rows
+    assert all(stop == start and start % 1024 == 0 for (_, stop), (start, _) in zip(parts, parts[1:]))
+
+
+def test_scales_do_not_depend_on_threads():
+    first, second, before, results = drawn((4100, 1), 1).exp(), drawn((1, 70), 2).exp(), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            scales = [scale.clone().requires_grad_() for scale in (first, second)]
+            scaled(drawn((4100, 70)), *scales).backward(drawn((4100, 70), 3))
+            results.append([scale.grad for scale in scales])
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, results[0], results[1])) and all(map(torch.equal, results[0], results[2]))
+
+
 @pytest.mark.parametrize("name", ["qlr", "bt", "bt*"])
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "row", "shift"])
 def test_quantisers_of_every_kind_are_served(monkeypatch, name, granularity):
@@ -108,6 +131,12 @@ def test_what_is_not_served_is_left_to_torch(other):
     zero = torch.zeros(())
     codes = ste.centered_codes(x, QParams(scale, zero, zero), 3, zero)
     assert torch.equal(codes, x.round().clamp(0, 3))
+
+
+@pytest.mark.parametrize("x", [drawn((70, 40)), drawn((40, 70)).t(), drawn((9,)).double(), torch.empty(0, 3)])
+def test_totals_and_magnitudes(x):
+    expected = torch.stack([x.double().sum(), x.double().abs().sum()])
+    torch.testing.assert_close(fused.total_and_magnitude(x), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_what_is_not_a_number_stays_so():

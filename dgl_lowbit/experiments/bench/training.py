@@ -32,9 +32,9 @@ _FANOUT, _SEEDS_A_BLOCK = 10, 1000
 _STEPS_A_ROUND = 5
 # What a part of a step is called in the profile; a part is the outermost of these that an operation runs in.
 _PARTS = {
-    "quantisers": ("CenteredCodes",),
+    "quantisers": ("CenteredCodes", "_Scaled"),
     "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::_sparse_mm", "_Product"),
-    "sums": ("GSpMM", "GSDDMM", "EdgeSoftmax", "NeighbourSum"),
+    "sums": ("GSpMM", "GSDDMM", "EdgeSoftmax", "_SumOfCodes"),
 }
 
 
