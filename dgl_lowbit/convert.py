@@ -92,6 +92,8 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     left: list[str] = []
     _convert(model, "", converted, left, set())
     for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):  # else it reads weights past its layers in evaluation
+            module.activation_relu_or_gelu = 0
         is_root = module is model and not isinstance(module, lowbit_nn.LowBitLayer)
         if is_root or _passes_messages(module):  # of the root it is known what it was called with
             hook(module, name, config)

@@ -50,6 +50,27 @@ def edges_between(graph, sources, destinations):
     return [places[0][kept], places[1][kept], kept]
 
 
+def _distinct(source, destination, graph):
+    """Pairs of a node and a destination of the graph, each once, in the order of the two."""
+    count = max(graph.num_dst, 1)
+    return [*np.divmod(np.unique(source * count + destination), count)]
+
+
+@function(graph=GRAPH)
+def distinct_edges(graph):
+    return _distinct(*graph.edges, graph)
+
+
+@function(source=ARRAY, destination=ARRAY, graph=GRAPH)
+def follow_edges(source, destination, graph):
+    """Pairs of a source and of where an edge leads from its destination, each once, in the order of the two."""
+    order, starts = graph.edges_by_source
+    counts = np.diff(starts)[checked_index(destination, graph.num_src)]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    reached = graph.edges[1][order[np.repeat(starts[destination], counts) + within]]
+    return _distinct(np.repeat(source, counts), reached, graph)
+
+
 @function(source=ARRAY, destination=ARRAY)
 def relabel(source, destination):
     """Ends of edges by the places of their nodes, those nodes as they come first, sources before, and their number."""

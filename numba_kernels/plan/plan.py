@@ -32,7 +32,7 @@ stand in the plan itself.
     maximum     floats
     multiply    floats                                    number by number
     combine     floats                                    coefficients
-    call        arrays, floats, edge weights, graphs      function, args, kwargs; may write a list of arrays
+    call        arrays, floats, numbers of edges, graphs  function, args, kwargs; may write a list of arrays
     matrix      array                                     columns, rows
     edge_weight array                                     as weights of edges
     ahead       array                                     computed before the rest of the plan is laid out

@@ -20,7 +20,7 @@ class Ahead:
     def __init__(self, plan: Plan, inputs: list, op: dict, make_executor: Callable):
         self.value, self.make = op["out"], OPERATIONS[op["op"]].make
         ops = _leading_to(op["in"], plan.ops)
-        read = set().union(*map(_reads, ops))
+        read = set(op["in"]).union(*map(_reads, ops))
         inputs = [entry for entry in inputs if entry["value"] in read]
         self.graphs = [entry["value"] for entry in inputs if entry["kind"] == "graph"]
         self.follows_from_graphs = len(self.graphs) == len(inputs) > 0

@@ -92,7 +92,9 @@ class Executor:
         for op in self._before:
             OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
         arrays = Arrays(given["array"], self.plan.arrays)
-        return Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices)
+        run = Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices)
+        run.edge_types = types
+        return run
 
     def _refuse_faults(self, assembled):
         if any(assembled.faults.tolist()):
@@ -150,7 +152,7 @@ class Run:
         for graph in self.single.values():
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
         self.sizes = all_sizes(sizes, times, matrices, self.graphs, self.array_shapes)
-        self._ordered_weights = {}
+        self._ordered_weights, self.edge_types = {}, {}
 
     def key(self) -> tuple:
         """What decides the program: which sizes are equal, widths, what is sparse, what graphs and weights are like."""

@@ -191,9 +191,19 @@ def test_what_python_and_torch_do_is_followed(forward, graph, feat):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("forward", [loop, constant_rows])
-def test_what_follows_from_the_number_of_nodes_holds_for_it_alone(forward, graph, feat):
+@pytest.mark.parametrize(
+    ("forward", "match"),
+    [(loop, "is called .* on a larger graph"), (constant_rows, "differs from one graph to another")],
+)
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_follows_from_the_number_of_nodes_binds_a_model_that_keeps_so_many(forward, match, keeps, graph, feat):
+    """Others are meant for graphs of every size, and refused."""
     model = lowbit.calibrate(lowbit.quantize(Forward(forward)), graph, feat).eval()
+    if not keeps:
+        with pytest.raises(lowbit.FreezeError, match=f"{match}.* at .*test_followed|read at .*test_followed.*{match}"):
+            lowbit.freeze(model, graph, feat)
+        return
+    model.register_buffer("weight_of_nodes", torch.ones(graph.num_nodes()))
     packed = lowbit.freeze(model, graph, feat)
     torch.testing.assert_close(packed(graph, feat), model(graph, feat).detach(), rtol=1e-4, atol=1e-5)
     other = dgl.add_self_loop(dgl.rand_graph(23, 70))

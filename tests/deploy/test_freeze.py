@@ -212,3 +212,29 @@ def test_blocks_are_counted():
         packed(graph, features(graph, 12))
     with pytest.raises(DGLError, match="reads graph 1 of a list"):
         packed([graph], features(graph, 12))
+
+
+class TakesFromFrames(torch.nn.Module):
+    """Takes its features out of the graph, as DGL's examples do, and a number for each graph of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = dgl.nn.ChebConv(12, 3, 2)
+
+    def forward(self, g):
+        return self.conv(g, g.ndata.pop("x"), [2.0] * g.batch_size)
+
+
+def test_the_last_call_is_known_with_the_frames_it_had(graph, feat):
+    def batch(count):
+        graphs = [graph.clone() for _ in range(count)]
+        for one in graphs:
+            one.ndata["x"] = feat
+        return dgl.batch(graphs)
+
+    model = lowbit.quantize(TakesFromFrames(), lowbit.QuantConfig(8), batch(2))
+    lowbit.calibrate(model, batch(2)).eval()
+    expected = [model(batch(count)) for count in (3, 2)]
+    packed = lowbit.freeze(model)
+    for count, result in zip((3, 2), expected):
+        torch.testing.assert_close(packed(batch(count)), result.detach(), rtol=1e-4, atol=1e-5)

@@ -58,6 +58,12 @@ def best_nodes(model, g, x):
     return two_layers(model, part, part, x[kept] * torch.tanh(score[kept]).unsqueeze(1))
 
 
+def top_nodes(model, g, x):
+    """As many of each graph; nodes of one score would leave it open which."""
+    part = dgl.node_subgraph(g, torch.topk(model.score(x).squeeze(1), 9)[1])
+    return two_layers(model, part, part, x[part.ndata[dgl.NID]])
+
+
 def neighbours(model, g, x):
     near = dgl.knn_graph(x, 3, exclude_self=True)
     return two_layers(model, near, near, x)
@@ -81,6 +87,17 @@ def chosen_rows(model, g, x):
     return two_layers(model, g, g, result) + model.score(x[~positive]).sum()
 
 
+def part_of_edges(model, g, x):
+    """Edges by type, as GatedGraphConv takes them."""
+    with g.local_scope():
+        g.ndata["h"] = x
+        for number in range(2):
+            chosen = torch.nonzero(g.edata["type"] == number).squeeze(1)
+            g.apply_edges(lambda edges, number=number: {"m": (1 - 2 * number) * edges.src["h"]}, chosen)
+        g.update_all(fn.copy_e("m", "m"), fn.sum("m", "h"))
+        return two_layers(model, g, g, g.ndata["h"])
+
+
 def arguments(count, edges, seed):
     generator = torch.Generator().manual_seed(seed)
     ends = torch.randint(count, (2, edges), generator=generator)
@@ -89,13 +106,17 @@ def arguments(count, edges, seed):
     return g, torch.randn(count, WIDTH, generator=generator)
 
 
-FORWARDS = [self_loops, both_ways, by_type, relabelled, best_nodes, neighbours, weighted, chosen_rows]
+FORWARDS = [
+    *(self_loops, both_ways, by_type, relabelled, best_nodes, top_nodes),
+    *(neighbours, weighted, chosen_rows, part_of_edges),
+]
 
 
-def frozen(forward, path):
+def frozen(forward, path, table=None):
     torch.manual_seed(0)
-    given = arguments(30, 90, 0)
-    model = lowbit.quantize(Model(forward), lowbit.QuantConfig(8), *given)
+    given, model = arguments(30, 90, 0), Model(forward)
+    model.table = table
+    model = lowbit.quantize(model, lowbit.QuantConfig(8), *given)
     model = lowbit.calibrate(model, *given).eval()
     return model, lowbit.load(lowbit.freeze(model, *given).save(path / "model.safetensors"))
 
@@ -109,16 +130,31 @@ def test_what_a_forward_makes_it_makes_of_other_graphs_too(forward, tmp_path):
         torch.testing.assert_close(packed(*given), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_numbers_that_no_size_explains_bind_the_model_to_its_size(tmp_path):
-    """Not taken for a multiple of the one graph that there is."""
+@pytest.mark.parametrize("keeps", [False, True])
+def test_numbers_that_no_size_explains(keeps, tmp_path):
+    """They are not taken for multiples of one graph; a model that keeps numbers of its nodes is bound to these."""
 
     def half(model, g, x):
+        x = x + model.table if keeps else x
         return two_layers(model, g, g, x)[: g.num_nodes() // 2]
 
-    _, packed = frozen(half, tmp_path)
+    if not keeps:
+        with pytest.raises(lowbit.FreezeError, match="getitem.* is given 15, on a larger graph 30, which no size"):
+            frozen(half, tmp_path)
+        return
+    _, packed = frozen(half, tmp_path, torch.randn(30, WIDTH))
     assert packed(*arguments(30, 70, 1)).shape == (15, CLASSES)
     with pytest.raises(dgl.DGLError, match="frozen for 30 nodes of type _N, here there are 47"):
         packed(*arguments(47, 130, 1))
+
+
+def test_as_many_rows_as_data_says_are_so_by_chance(tmp_path):
+    """A model of as many nodes as it keeps numbers of chooses as many of them in both runs on the example."""
+    model, packed = frozen(lambda model, g, x: chosen_rows(model, g, x + model.table), tmp_path, torch.randn(30, WIDTH))
+    for seed in (0, 1):
+        given = arguments(30, 90, seed)
+        with torch.no_grad():
+            torch.testing.assert_close(packed(*given), model(*given), rtol=1e-4, atol=1e-4)
 
 
 def test_graphs_of_graphs_are_made_once(tmp_path, monkeypatch):
@@ -133,3 +169,35 @@ def test_graphs_of_graphs_are_made_once(tmp_path, monkeypatch):
         assert len(made) == times and all(torch.equal(results[0], other) for other in results)
         assert isinstance(ahead, Ahead)
         made.clear()
+
+
+def reached(model, data, x):
+    ways = [["follows"], ["likes", "liked"], ["follows", "likes", "liked"]]
+    return sum(two_layers(model, *[dgl.metapath_reachable_graph(data["graph"], way)] * 2, x) for way in ways)
+
+
+def users_and_items(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def ends(one, other):
+        return tuple(torch.randint(n, (2 * count,), generator=generator) for n in (one, other))
+
+    edges = {
+        ("user", "follows", "user"): ends(count, count),
+        ("user", "likes", "item"): ends(count, count + 3),
+        ("item", "liked", "user"): ends(count + 3, count),
+    }
+    counts = {"user": count, "item": count + 3}
+    return {"graph": dgl.heterograph(edges, counts)}, torch.randn(count, WIDTH, generator=generator)
+
+
+def test_paths_of_edge_types_lead_to_graphs():
+    """The graph may stand in a dict."""
+    torch.manual_seed(0)
+    given = users_and_items(14, 0)
+    model = lowbit.calibrate(lowbit.quantize(Model(reached), lowbit.QuantConfig(8), *given), *given).eval()
+    packed = lowbit.freeze(model, *given)
+    for call in (given, users_and_items(23, 1), users_and_items(6, 2)):
+        with torch.no_grad():
+            expected = model(*call)
+        torch.testing.assert_close(packed(*call), expected, rtol=1e-4, atol=1e-4)

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dgl
+import torch
 from dgl import DGLGraph
 from dgl.base import is_all
 
@@ -78,6 +79,7 @@ def _places(captures, names):
     for name in ("in_degrees", "out_degrees"):
         yield DGLGraph, name, functools.partial(_degrees, captures, name)
     yield DGLGraph, "all_edges", functools.partial(_edges, captures)
+    yield DGLGraph, "find_edges", functools.partial(_find_edges, captures)
     yield DGLGraph, "batch_num_nodes", functools.partial(_batch, captures, "batch_num_nodes")
     yield DGLGraph, "batch_num_edges", functools.partial(_batch, captures, "batch_num_edges")
     yield from made_graphs.places(captures)
@@ -138,6 +140,17 @@ def _edges(captures, original):
         return capture.call("edges", lambda: original(graph, form, order), (graph, form, order), {})
 
     return edges
+
+
+def _find_edges(captures, original):
+    def find_edges(graph, eid, etype=None):
+        capture = captures[-1]
+        if capture.depth or not capture.knows(graph) or not isinstance(eid, torch.Tensor):
+            return original(graph, eid, etype)
+        source, destination = graph.all_edges(form="uv", order="eid", etype=etype)
+        return source[eid.long()], destination[eid.long()]
+
+    return find_edges
 
 
 def _batch(captures, name, original):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import dgl
+import dgl.transforms
 from dgl import DGLGraph, heterograph_index
 from dgl.heterograph_index import HeteroGraphIndex
 
@@ -16,8 +18,23 @@ def places(captures: list) -> Iterator[tuple[Any, str, Any]]:
     yield heterograph_index, "create_unitgraph_from_coo", functools.partial(_of_tensors, captures)
     yield heterograph_index, "create_heterograph_from_relations", functools.partial(_of_relations, captures)
     yield HeteroGraphIndex, "reverse", functools.partial(_reverse, captures)
+    for module in (dgl, dgl.transforms, dgl.transforms.functional):
+        yield module, "metapath_reachable_graph", functools.partial(_reachable, captures)
     for name in ("edge_subgraph", "node_subgraph"):
         yield HeteroGraphIndex, name, functools.partial(_subgraph, captures, name)
+
+
+def _reachable(captures, original):
+    """The graph of what a path of edge types leads to."""
+
+    def reachable(graph, metapath):
+        capture = captures[-1]
+        if capture.depth or not capture.knows(graph):
+            return original(graph, metapath)
+        relations = [graph[etype] for etype in metapath]
+        return capture.call("reachable", lambda: original(graph, metapath), tuple(relations), {})
+
+    return reachable
 
 
 def _known(captures, index):

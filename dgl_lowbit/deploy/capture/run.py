@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from ...nn.message_passing.last_call import with_own_frames
 from ..errors import FreezeError
 from .arguments import graphs_of_modules, named_arguments
+from .composed import COMPOSED
 from .hooks import noted_calls, recorded_calls
 from .lines import LIBRARIES, caller, line
 from .mailboxes import boxes_in, by_edge
@@ -251,6 +252,9 @@ class Capture(TorchFunctionMode):
         if name != "__get__" and boxes_in((args, kwargs)):
             with self:
                 return by_edge(self, function, name, args, kwargs)
+        if name in COMPOSED:
+            with self:
+                return COMPOSED[name](*args, **kwargs)
         if name in _TO_PYTHON:
             return self._to_python(name, function, args, kwargs)
         if name == "__get__":

@@ -115,6 +115,16 @@ def _full(t, call, x, size, fill_value, dtype=None, **ignored):
     return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
 
 
+@array_rule("full")
+def _full_of(t, call, size, fill_value, dtype=None, **ignored):
+    kind = DTYPES[t.recording.dtypes[call.out.number]]
+    if isinstance(size, (tuple, list)) and len(size) == 1 and isinstance(size[0], TensorRef):  # a number that it holds
+        one = t.array_function("full", [1], t.encoded(fill_value, call), dtype=kind)
+        return t.array_function("repeat_interleave", one, t.argument(size[0], call))
+    shape = [t.encoded(part, call) for part in size] if isinstance(size, (tuple, list)) else t.encoded(size, call)
+    return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
+
+
 @array_rule("empty_like")
 def _like(t, call, x, **ignored):
     return t.array_function("zeros_like", t.argument(x, call))
@@ -225,8 +235,3 @@ def _factors(t, call, x, weight):
     centered, scale = site["weights"].split(matrices.tensor.float().transpose(0, 1).reshape(width, count * out))
     rounded = (centered * scale).view(width, count, out).transpose(0, 1)
     return t.rounded(x, call, site["inputs"]), {"array": t.recorder.constants.array(rounded)}
-
-
-@array_rule("multi_head_attention_forward")
-def _attention(t, call, *args, **kwargs):
-    return t.fail(call, "torch.nn.MultiheadAttention; written with linear layers and softmax, it")

@@ -60,6 +60,16 @@ def _reverse_graph(t, call, graph):
     return _made(t, call, destination, source, Size("dst_nodes", graph), Size("src_nodes", graph))
 
 
+@rule("reachable")
+def _reachable(t, call, first, *others):
+    """What a path of relations leads to, each pair of nodes once."""
+    ends = t.array_functions("distinct_edges", 2, t.graph(first))
+    for relation in others:
+        ends = t.array_functions("follow_edges", 2, *ends, t.graph(relation))
+    last = others[-1] if others else first
+    return _made(t, call, *ends, Size("src_nodes", first), Size("dst_nodes", last))
+
+
 @rule("edge_subgraph")
 def _edge_subgraph(t, call, graph, edges, keeps_nodes):
     """The chosen edges, between all nodes or between those at their ends."""

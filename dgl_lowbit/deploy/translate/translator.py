@@ -11,6 +11,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from numba_kernels.arrays import FUNCTIONS
@@ -312,6 +313,8 @@ class Translator:
             return DTYPES.get(tree) or self.fail(call, f"{call.name} to {tree}")
         if tree is Ellipsis:
             return "..."
+        if isinstance(tree, np.generic):
+            return self.encoded(tree.item(), call)
         if tree is None or isinstance(tree, (bool, int, float, str)):
             return tree
         return self.fail(call, f"{call.name} of a {type(tree).__name__}")

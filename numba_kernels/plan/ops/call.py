@@ -40,6 +40,8 @@ class Call(Operation):
             plan.define(value, "array", None)
 
     def resolve(self, resolver, op):
+        if op["function"] == "require_size":  # before what does not fit where it does not hold
+            FUNCTIONS["require_size"](*self.arguments(op, resolver)[0])
         names = {value: resolver.one(value) for value in op["in"] if resolver.plan.kinds[value] in _MATRICES}
         data, rows = data_of(op), resolver.rows
         # Of matrices rows and columns are known, so that what is read for its shape only need not be made.
@@ -180,7 +182,7 @@ def _target(plan, tree, read):
     """What a reference refers to, "array", "graph", "size" or "slice"; values are added to ``read``."""
     ((kind, target),) = tree.items()
     if kind == "value":
-        plan.expect(target, "graph", "edge_weight", *_MATRICES)
+        plan.expect(target, "graph", "edge_weight", "edge_types", *_MATRICES)
         read.append(target)
         return "graph" if plan.kinds[target] == "graph" else "array"
     if kind == "array":
