@@ -125,6 +125,21 @@ def _full_of(t, call, size, fill_value, dtype=None, **ignored):
     return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
 
 
+@array_rule("tensor", "as_tensor", "scalar_tensor")
+def _of_numbers(t, call, data, dtype=None, **ignored):
+    """Numbers in lists, sizes and tensors of one number among them."""
+    kind = DTYPES[t.recording.dtypes[call.out.number]]
+
+    def written(part):
+        if isinstance(part, TensorRef):
+            return t.array_function("to", t.argument(part, call), kind)
+        if isinstance(part, (tuple, list)):
+            return t.array_function("stack", [written(each) for each in part])
+        return t.array_function("full", [], t.encoded(part, call), dtype=kind)
+
+    return written(data)
+
+
 @array_rule("empty_like")
 def _like(t, call, x, **ignored):
     return t.array_function("zeros_like", t.argument(x, call))
