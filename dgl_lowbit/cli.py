@@ -112,19 +112,23 @@ def _parser():
     bench = commands.add_parser(
         "bench",
         help="time packed models and kernels against DGL and torch",
-        description="Time sums over neighbours, products and whole models, packed and in float32, in one process.",
+        description="Time sums over neighbours, products and whole models, packed and in float32, in one process; or, "
+        "with --training, steps of training, low-bit and in float32.",
     )
+    bench.add_argument("--training", action="store_true", help="time steps of training")
     bench.add_argument(
-        "--graphs", default="20k", type=_names, metavar="LIST",
-        help=f"comma-separated: 20k, 170k, 500k (random), {', '.join(GRAPH_NAMES)}; default: 20k",
+        "--graphs", type=_names, metavar="LIST",
+        help=f"comma-separated: 20k, 100k, 170k, 500k (random), {', '.join(GRAPH_NAMES)}; "
+        "default: 20k, of training 100k,planted",
     )  # fmt: skip
     bench.add_argument(
-        "--works", default="spmm,gemm,gcn,sage,gat,gatv2,smp,graphs,blocks", type=_names, metavar="LIST",
-        help="comma-separated; default: spmm,gemm,gcn,sage,gat,gatv2,smp,graphs,blocks",
+        "--works", type=_names, metavar="LIST",
+        help="comma-separated; default: spmm,gemm,gcn,sage,gat,gatv2,smp,graphs,blocks, of training "
+        "gcn,sage,gat,blocks",
     )  # fmt: skip
     bench.add_argument("--bits", default="2,4,8", type=_widths, help="comma-separated widths; default: 2,4,8")
     bench.add_argument("--threads", type=_counts, metavar="LIST", help="comma-separated; default: 1 and all")
-    bench.add_argument("--rounds", default=3, type=_count, help="rounds of three timed calls; default: 3")
+    bench.add_argument("--rounds", default=3, type=_count, help="rounds of three calls, or five steps; default: 3")
     bench.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     bench.add_argument("--output", metavar="FILE", help="write JSON there as well")
     bench.add_argument("--plot", metavar="FILE", help="draw ratios, and times against edges (needs matplotlib)")
@@ -248,14 +252,18 @@ def _check_known(names, known, what):
 
 def _bench(options):
     from .deploy import replace_file
-    from .experiments.bench import format_bench, run_bench
+    from .experiments.bench import format_bench, format_training_bench, run_bench, run_training_bench
 
     if options.plot:
+        if options.training:
+            raise ValueError("--plot draws predictions only; leave out --training or --plot.")
         from .experiments.plots import plot_bench  # before the work: matplotlib may be missing
-    report = run_bench(
-        options.graphs, options.works, options.bits, options.threads, options.rounds, progress=not options.quiet
+    run, written = (run_training_bench, format_training_bench) if options.training else (run_bench, format_bench)
+    chosen = {name: getattr(options, name) for name in ("graphs", "works") if getattr(options, name) is not None}
+    report = run(
+        bits=options.bits, threads=options.threads, rounds=options.rounds, progress=not options.quiet, **chosen
     )
-    print(json.dumps(report) if options.json else format_bench(report))
+    print(json.dumps(report) if options.json else written(report))
     if options.output:
         replace_file(options.output, (json.dumps(report, indent=1) + "\n").encode())
     if options.plot:

@@ -92,6 +92,8 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     left: list[str] = []
     _convert(model, "", converted, left, set())
     for name, module in model.named_modules():
+        if isinstance(module, nn.TransformerEncoderLayer):  # else it reads weights past its layers in evaluation
+            module.activation_relu_or_gelu = 0
         is_root = module is model and not isinstance(module, lowbit_nn.LowBitLayer)
         if is_root or _passes_messages(module):  # of the root it is known what it was called with
             hook(module, name, config)
@@ -231,10 +233,10 @@ def calibrate(
     quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
     if not quantizers:
         raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
-    remember(model, args, kwargs)
-    args, kwargs = with_own_frames((args, kwargs))
+    own_args, own_kwargs = with_own_frames((args, kwargs))
     with evaluating(model), observing(quantizers, observing=True, observer=chosen):
-        model(*args, **kwargs)
+        model(*own_args, **own_kwargs)
+    remember(model, args, kwargs)  # in the place of the copies, which are gone with this call
     return model
 
 

@@ -69,12 +69,12 @@ class Graph:
         self.num_src = self.num_dst if num_src is None else int(num_src)
         if not 0 <= self.num_src < 2**31:
             raise GraphError(f"from 0 to 2^31 − 1 source nodes fit an index, got {self.num_src}.")
-        # Copies: what was checked cannot change any more.
-        self.indptr, self._fetched = np.empty(self.num_dst + 1, np.int64), np.empty(self.num_edges + AHEAD, np.int32)
+        # Copies: what was checked cannot change any more. Behind the sources stand AHEAD zeros, to be fetched.
+        self.indptr, self.fetched = np.empty(self.num_dst + 1, np.int64), np.empty(self.num_edges + AHEAD, np.int32)
         ids, facts = _NO_IDS if edge_ids is None else _whole(edge_ids, "edge_ids"), np.zeros(3, np.int64)
         self.edge_ids = None if edge_ids is None else np.empty(self.num_edges, np.int64)
         if edge_ids is None or ids.shape == (self.num_edges,):
-            copies = self.indptr, self._fetched, ids if edge_ids is None else self.edge_ids
+            copies = self.indptr, self.fetched, ids if edge_ids is None else self.edge_ids
             fault = copy_edges(indptr, indices, ids, self.num_src, *copies, np.zeros(len(ids), np.bool_), facts)
         else:
             fault = _BAD_ID
@@ -99,7 +99,7 @@ class Graph:
     @property
     def indices(self) -> np.ndarray:
         """Source nodes, (E,) int32; AHEAD zeros follow in memory."""
-        return self._fetched[: self.num_edges]
+        return self.fetched[: self.num_edges]
 
     @property
     def batch_size(self) -> int:
@@ -109,7 +109,7 @@ class Graph:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays that are kept."""
-        parts = self.indptr, self._fetched, self.edge_ids, self.batch_starts, *self._arrays.values()
+        parts = self.indptr, self.fetched, self.edge_ids, self.batch_starts, *self._arrays.values()
         return sum(part.nbytes for part in parts if part is not None) + sum(g.nbytes for _, g in self._typed.values())
 
     @cached_property

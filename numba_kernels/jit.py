@@ -50,9 +50,15 @@ class _Inlined(Compiler):
         return super().define_pipelines()
 
 
-def kernel(function):
-    """Decorator: compile ``function`` into the kernels that call it. Python cannot call it."""
-    return numba.njit(forceinline=True, pipeline_class=_Inlined, **_INNER, **_OPTIONS)(function)
+def kernel(function=None, *, reassociate: bool = False):
+    """Decorator: compile ``function`` into the kernels that call it. Python cannot call it.
+
+    With ``reassociate`` its sums may be taken in another order.
+    """
+    if function is None:
+        return functools.partial(kernel, reassociate=reassociate)
+    fastmath = {"reassoc"} if reassociate else False
+    return numba.njit(forceinline=True, pipeline_class=_Inlined, fastmath=fastmath, **_INNER, **_OPTIONS)(function)
 
 
 def launcher(function=None, *, parallel: bool = False):

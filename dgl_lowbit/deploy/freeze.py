@@ -166,8 +166,8 @@ def _written(model, captured):
     recorder = Recorder()
     translator = Translator(recorder, captured.recording)
     declare_inputs(translator, model, captured.arguments, captured.optional)
-    if captured.is_of_one_size:
-        translator.require_sizes()
+    if captured.is_of_one_size or not captured.takes_batches:
+        translator.require_sizes(captured.is_of_one_size)
     translator.run()
     return recorder.plan(translator.outputs()), recorder.float_parts
 

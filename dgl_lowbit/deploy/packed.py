@@ -13,8 +13,8 @@ from torch.utils.dlpack import from_dlpack
 
 import numba_kernels
 
+from ..nn.graphs import GraphCache
 from .errors import ArgumentsError
-from .graphs import GraphCache
 
 _graphs = GraphCache()
 

@@ -86,8 +86,15 @@ class Recorder(Writer):
 
     def dequantize(self, codes):
         if isinstance(codes, AttentionCodes):
-            self.fail("a frozen layer does not return its attention; call it without get_attention.")
+            return self._attention_values(codes)
         return self._emit("dequantize", codes)
+
+    def _attention_values(self, codes):
+        """Attention as an array, (E, heads, 1)."""
+        scores = map(self.dequantize, (codes.left, codes.right))
+        self.float_parts.append(f"{self._where}: attention")
+        values = self._emit("attention", codes.graph, *scores, codes.edge_weight, **codes.attributes)
+        return replace(values, kind="array")
 
     def requantize(self, quantizer, x):
         return x if quantizer.format.is_float else self.dequantize(self.quantize(quantizer, x))
@@ -145,6 +152,8 @@ class Recorder(Writer):
     def normed(self, graph, edge_weight):
         if edge_weight is None:
             return None
+        if edge_weight.is_made:
+            self.fail("it norms edge weights that forward computes; norm them with dgl.nn.EdgeWeightNorm before.")
         return replace(self._emit("edge_norm", graph, edge_weight), kind="edge_weight")
 
     def kept(self, holder, name, make):
@@ -167,18 +176,15 @@ class Recorder(Writer):
         return self._set_columns(out, heads)
 
     def attention(self, graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
-        if edge_weight is not None:
-            self.fail("attention times edge weights has no packed form; call it without edge_weight.")
-        return self._attention(left, right, vector.detach().cpu().numpy(), slope, quantizer)
+        return self._attention(graph, left, right, edge_weight, vector.detach().cpu().numpy(), slope, quantizer)
 
-    def attention_of(self, scores, heads, quantizer):
+    def attention_of(self, graph, scores, heads, quantizer):
         """The attention that sums of ``scores``, one for each of ``heads``, lead to."""
-        return self._attention(scores.left, scores.right, np.ones((heads, 1), np.float32), scores.slope, quantizer)
+        ones = np.ones((heads, 1), np.float32)
+        return self._attention(graph, scores.left, scores.right, None, ones, scores.slope, quantizer)
 
-    def _attention(self, left, right, vector, slope, quantizer):
+    def _attention(self, graph, left, right, edge_weight, vector, slope, quantizer):
         spec = self._export(self.constants.quantizer, quantizer)
-        if spec.get("zero_point") != 0:
-            self.fail("attention is coded from 0 on; use grid='auto' or 'affine'.")
         self._refuse_powers(left, right)
         attributes = {
             "heads": vector.shape[-2],
@@ -186,11 +192,28 @@ class Recorder(Writer):
             "vector": self.constants.numbers(vector),
             "quantizer": spec,
         }
-        return AttentionCodes(left, right, attributes)
+        return AttentionCodes(graph, left, right, edge_weight, attributes)
 
     def attend(self, graph, codes, attention):
         self._refuse_powers(codes)
-        return self._emit("attend", graph, codes, attention.left, attention.right, **attention.attributes)
+        if attention.attributes["quantizer"]["zero_point"] != 0:
+            return self._attend_by_edge(graph, codes, attention)
+        of = attention.left, attention.right, attention.edge_weight
+        return self._emit("attend", graph, codes, *of, **attention.attributes)
+
+    def _attend_by_edge(self, graph, codes, attention):
+        """Sums with attention that has a code below 0, as of edge weights that are negative, in float32."""
+
+        def call(function, *args):
+            return {"value": self.array_call(function, list(args), {}, 1)[0]}
+
+        columns, edges = self.columns(codes), {"value": graph.number}
+        heads = attention.attributes["heads"]
+        messages = call("take_source", edges, {"value": self.dequantize(codes).number})
+        by_head = call("reshape", messages, [{"size": {"of": "edges", "graph": graph.number}}, heads, columns // heads])
+        weighted = call("mul", by_head, {"value": self._attention_values(attention).number})
+        rows = {"of": "dst_nodes", "graph": graph.number}
+        return self.matrix(call("reduce_edges", edges, weighted, "sum"), rows, columns, 0)
 
     def split_heads(self, x, heads):
         return replace(x, heads=heads)

@@ -15,11 +15,13 @@ class Value:
     number : int
         Its number in the plan.
     kind : str
-        "graph", "features" (as given), "float", "codes", "state", "edge_weight", "edge_types" or "unused".
+        "graph", "features" (as given), "float", "array", "codes", "state", "edge_weight", "edge_types" or "unused".
     heads : int
         Of a value that stands for (rows, heads, width); 0 for (rows, columns).
     may_be_pair : bool
         Whether features it is made of may be given as a pair, of source and of destination nodes.
+    is_made : bool
+        Of edge weights: whether a function makes them.
     quantizer : dict, optional
         Of codes: the plan's entry for their quantiser.
     """
@@ -28,6 +30,7 @@ class Value:
     kind: str = field(default="float", compare=False)
     heads: int = field(default=0, compare=False)
     may_be_pair: bool = field(default=False, compare=False)
+    is_made: bool = field(default=False, compare=False)
     quantizer: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
 
@@ -35,6 +38,8 @@ class Value:
 class AttentionCodes:
     """Codes that the attention of edges follows from, and the plan's attributes that say how."""
 
+    graph: Value
     left: Value
     right: Value
+    edge_weight: Value | None
     attributes: dict[str, Any]

@@ -56,6 +56,8 @@ class Writer:
         self.float_parts: list[str] = []
         self._where, self._layer_quantizers = "", ()  # of the layer or call site that is being recorded
         self._next = 0
+        self._computed: set[int] = set()  # arrays that functions give
+        self._computed_ahead: dict[int, int] = {}  # those of them that are computed ahead, as what
         self._views, self._columns = {}, {}  # by number: whose rows a view shows, and widths as far as they are known
 
     def input(self, name: str, kind: str, optional: bool = False, key: str | int | None = None) -> Value:
@@ -140,6 +142,7 @@ class Writer:
     def array_call(self, function: str, args: list, kwargs: dict, count: int) -> list[int]:
         """Call an array function of :mod:`numba_kernels.arrays` with trees of arguments; numbers of its results."""
         out = [self._new() for _ in range(count)]
+        self._computed.update(out)
         read = list(dict.fromkeys(_values_of([args, list(kwargs.values())])))
         call = {"op": "call", "in": read, "out": out[0] if count == 1 else out, "function": function}
         self.ops.append({**call, "args": args, "kwargs": kwargs})
@@ -151,11 +154,28 @@ class Writer:
         """An array as a float matrix of ``rows``, a size."""
         if "array" in argument:
             argument = {"value": self.array_call("clone", [argument], {}, 1)[0]}
+        if isinstance(rows, dict) and rows.get("value") in self._computed:
+            rows = {**rows, "value": self._ahead(rows["value"])}
         out = Value(self._new())
         self.ops.append(
             {"op": "matrix", "in": [argument["value"]], "out": out.number, "rows": rows, "columns": columns}
         )
         return replace(self._set_columns(out, columns), heads=heads)
+
+    def _ahead(self, number: int) -> int:
+        """An array that is computed before the rest is laid out, as its shape says how much there is to do."""
+        if number not in self._computed_ahead:
+            self._computed_ahead[number] = self._new()
+            self.ops.append({"op": "ahead", "in": [number], "out": self._computed_ahead[number]})
+        return self._computed_ahead[number]
+
+    def edge_weight(self, argument: dict) -> Value:
+        """An array of a number for each edge as weights of edges."""
+        return replace(self._emit("edge_weight", Value(argument["value"])), kind="edge_weight", is_made=True)
+
+    def make_graph(self, *arrays: int) -> Value:
+        """The graph of arrays by number: sources, destinations, and the two numbers of nodes."""
+        return replace(self._emit("make_graph", *map(Value, arrays)), kind="graph")
 
     def _alike(self, op, *values, **attributes):
         """Emit an operation whose result has the shape of what it reads."""

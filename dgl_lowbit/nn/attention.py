@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dgl import DGLError
-
 from .base import LowBitLayer
 from .checks import check_graph, check_sources
 
@@ -14,15 +12,9 @@ class Attention(LowBitLayer):
     def validate(self, graph, feat, get_attention=False):
         check_graph(self, graph, self._allow_zero_in_degree)
         check_sources(self, graph, feat, self._in_src_feats, self._in_dst_feats)
-        for part in feat if isinstance(feat, tuple) else (feat,):
-            if part.dim() != 2:
-                raise DGLError(
-                    f"a low-bit {type(self).__name__} expects features of shape (N, D), got {tuple(part.shape)}; "
-                    "flatten what is between, or leave the layer in float32."
-                )
 
     def finish(self, ops, graph, feat, inputs, total, bias):
-        """Residual, bias and activation: (N, H · D) sums to the layer's output, (N, H, D)."""
+        """Residual, bias and activation: (N, …, H · D) sums to the layer's output, (N, …, H, D)."""
         q = self.quantizers
         if "weights_res" in q:
             residual = ops.product(ops.destination(inputs, graph), q["weights_res"], self.res_fc.weight.t())

@@ -40,7 +40,7 @@ class GATConv(Attention, dgl.nn.GATConv):
     """  # noqa: E501
 
     float_class = dgl.nn.GATConv
-    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.CHOICE, get_attention=Role.CHOICE)
+    arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT, get_attention=Role.CHOICE)
 
     def operands(self):
         width = self._num_heads * self._out_feats
@@ -65,7 +65,8 @@ class GATConv(Attention, dgl.nn.GATConv):
         check_edge_weight(self, graph, edge_weight)
 
     def compute(self, ops, graph, feat, edge_weight=None, get_attention=False):
-        """As ``dgl.nn.GATConv.forward``; shapes: feat (N, in_feats) or a pair, output (N_dst, num_heads, out_feats).
+        """As ``dgl.nn.GATConv.forward``; shapes: feat (N, …, in_feats) or a pair, output
+        (N_dst, …, num_heads, out_feats).
 
         Raises
         ------

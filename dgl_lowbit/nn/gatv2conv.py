@@ -64,7 +64,8 @@ class GATv2Conv(Attention, dgl.nn.GATv2Conv):
         return operands
 
     def compute(self, ops, graph, feat, get_attention=False):
-        """As ``dgl.nn.GATv2Conv.forward``; shapes: feat (N, in_feats) or a pair, output (N_dst, num_heads, out_feats).
+        """As ``dgl.nn.GATv2Conv.forward``; shapes: feat (N, …, in_feats) or a pair, output
+        (N_dst, …, num_heads, out_feats).
 
         Raises
         ------

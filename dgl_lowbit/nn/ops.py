@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import dgl
 import dgl.function as fn
 import torch
@@ -11,19 +9,11 @@ import torch.nn.functional as F
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
+from ..quant.products import product
+from ..quant.quantized import Quantized
+from ..quant.scaled import scaled
+from .sums import can_sum_packed, sum_packed
 from .typed import TypedProducts
-
-
-class Quantized(NamedTuple):
-    """A quantised tensor: ``centered`` codes (codes − zero_point) and the ``scale`` they are multiplied by."""
-
-    centered: torch.Tensor
-    scale: torch.Tensor
-
-    def rows(self, chosen: slice | torch.Tensor) -> Quantized:
-        """Some of the rows, with their scales where there is one a row."""
-        scale = self.scale
-        return Quantized(self.centered[chosen], scale[chosen] if scale.dim() > 1 and len(scale) > 1 else scale)
 
 
 class TorchOps:
@@ -53,8 +43,8 @@ class TorchOps:
     @staticmethod
     def quantize(quantizer, x):
         if not _is_pair(x):
-            return Quantized(*quantizer.split(x))
-        together, start, parts = Quantized(*quantizer.split(torch.cat(x))), 0, []
+            return quantizer.quantized(x)
+        together, start, parts = quantizer.quantized(torch.cat(x)), 0, []
         for part in x:
             parts.append(together.rows(slice(start, start + len(part))))
             start += len(part)
@@ -66,20 +56,22 @@ class TorchOps:
 
     @staticmethod
     def delta_quantize(quantizer, x, state):
-        codes = Quantized(*quantizer.split(x if state is None else x - state))
+        codes = quantizer.quantized(x if state is None else x - state)
         change = codes.centered * codes.scale
         return codes, change if state is None else state + change
 
     @staticmethod
     def product(codes, quantizer, weight):
-        centered, scale = quantizer.split(weight)
-        return _each(lambda part: torch.matmul(part.centered, centered) * part.scale * scale, codes)
+        quantized = quantizer.quantized(weight)
+        return _each(lambda part: product(part, quantized), codes)
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
+        if edge_weight is None and self_codes is None and can_sum_packed(graph, codes):
+            return sum_packed(graph, codes)
         total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
         if self_codes is not None:
             total = total + self_codes.centered
-        return total * codes.scale
+        return scaled(total, codes.scale)
 
     def largest(self, graph, codes, edge_weight=None):
         return self.reduce(graph, codes, edge_weight, fn.max("m", "neigh"))
@@ -108,14 +100,14 @@ class TorchOps:
         graph.apply_edges(fn.u_add_e("h", "e", "m"))
         graph.edata["m"] = F.relu(graph.edata["m"])
         graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
-        return graph.dstdata["neigh"] * codes.scale
+        return scaled(graph.dstdata["neigh"], codes.scale)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         products = TypedProducts(codes, weight_quantizer, weights)
         source, destination = graph.edges(order="eid")
         places = torch.as_tensor(edge_types, device=source.device).long() * products.rows + source
         sent, message = torch.unique(places, return_inverse=True)
-        messages = Quantized(*quantizer.split(products.at(sent), observed=products.sample))
+        messages = quantizer.quantized(products.at(sent), observed=products.sample)
         ends = {"num_src_nodes": len(sent), "num_dst_nodes": graph.num_dst_nodes()}
         return self.aggregate(dgl.create_block((message, destination.long()), **ends), messages, edge_weight)
 
@@ -152,27 +144,26 @@ class TorchOps:
     @staticmethod
     def attention(graph, left, right, vector, slope, quantizer, drop, edge_weight=None):
         if graph.num_edges() == 0:  # nothing to quantise, but a range to be known
-            return Quantized(*quantizer.split(vector.new_ones(1, vector.shape[-2], 1))).rows(slice(0, 0))
+            return quantizer.quantized(vector.new_ones(1, vector.shape[-2], 1)).rows(slice(0, 0))
         graph = graph.local_var()
-        graph.srcdata["l"] = _by_head(left.centered * left.scale, vector)
-        graph.dstdata["r"] = _by_head(right.centered * right.scale, vector)
+        graph.srcdata["l"] = TorchOps.split_heads(left.centered * left.scale, vector.shape[-2])
+        graph.dstdata["r"] = TorchOps.split_heads(right.centered * right.scale, vector.shape[-2])
         graph.apply_edges(fn.u_add_v("l", "r", "e"))
         score = (F.leaky_relu(graph.edata["e"], slope) * vector).sum(-1, keepdim=True)
         weights = drop(edge_softmax(graph, score))
         if edge_weight is not None:
-            weights = weights * edge_weight.view(-1, 1, 1)
-        return Quantized(*quantizer.split(weights))
+            weights = weights * edge_weight.view(-1, *[1] * (weights.dim() - 1))
+        return quantizer.quantized(weights)
 
     @staticmethod
     def attend(graph, codes, attention):
-        heads, width = attention.centered.shape[1], codes.centered.shape[1]
         if graph.num_edges() == 0:
-            return codes.centered.new_zeros(graph.num_dst_nodes(), width)
+            return codes.centered.new_zeros(graph.num_dst_nodes(), *codes.centered.shape[1:])
         graph = graph.local_var()
-        graph.srcdata["h"] = codes.centered.view(-1, heads, width // heads)
+        graph.srcdata["h"] = TorchOps.split_heads(codes.centered, attention.centered.shape[-2])
         graph.edata["a"] = attention.centered
         graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
-        return graph.dstdata["neigh"].reshape(-1, width) * (attention.scale * codes.scale)
+        return graph.dstdata["neigh"].flatten(-2) * (attention.scale * codes.scale)
 
     @staticmethod
     def split_heads(x, heads):
@@ -221,13 +212,9 @@ class TorchOps:
         return x if quantizer.format.is_float else self.dequantize(self.quantize(quantizer, x))
 
 
-def _by_head(x, vector):
-    return x.view(len(x), *vector.shape[-2:])
-
-
 def _each(function, x):
     return tuple(map(function, x)) if _is_pair(x) else function(x)
 
 
 def _is_pair(x):
-    return isinstance(x, tuple) and not isinstance(x, Quantized)
+    return isinstance(x, tuple)

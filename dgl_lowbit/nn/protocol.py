@@ -14,8 +14,8 @@ class Ops(Protocol):
 
     :class:`~dgl_lowbit.nn.ops.TorchOps` runs them, fake-quantised and differentiable, through DGL's message passing;
     the recorder of :mod:`dgl_lowbit.deploy` writes them into the plan of the packed model. What trains and what is
-    deployed can thus not drift apart. Rows are (rows, width) unless said otherwise; quantisers are those that the
-    layer's operands name.
+    deployed can thus not drift apart. Rows are (rows, width) unless said otherwise, or in training (rows, …, width);
+    quantisers are those that the layer's operands name.
     """
 
     # -- codes, products and sums over neighbours --------------------------------------------------------

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..quant.scaled import scaled
+
 if TYPE_CHECKING:
     from .ops import Quantized
 
@@ -29,7 +31,7 @@ class TypedProducts:
     def of(self, number: int, chosen: slice | torch.Tensor) -> torch.Tensor:
         """Products of some of the rows with the matrix of one type, (chosen, out)."""
         part = self.codes.rows(chosen)
-        return torch.matmul(part.centered, self.matrices[number]) * part.scale * self.scales[number]
+        return scaled(torch.matmul(part.centered, self.matrices[number]), part.scale, self.scales[number])
 
     def at(self, places: torch.Tensor) -> torch.Tensor:
         """Products by place, type · rows + row, in ascending order: (places, out)."""

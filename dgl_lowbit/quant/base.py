@@ -12,6 +12,7 @@ from numba_kernels.spec import FixedGrid, GridSpec
 from .format import QFormat, QParams
 from .observer import DRIFTING, UNCALIBRATED, NotCalibratedError, Observer, number_of_processes
 from .precision import converted
+from .quantized import Quantized
 from .recompute import Remembered, is_recomputing
 from .sparse import SparseFeatures
 from .state import FormattedState
@@ -161,16 +162,21 @@ class Quantizer(FormattedState):
 
         ``observed()`` are values to take a range from, where it is to be taken, in the place of ``x``.
         """
+        quantized = self.quantized(x, observed)
+        return quantized.centered, quantized.scale
+
+    def quantized(self, x: torch.Tensor, observed: Callable[[], torch.Tensor] | None = None) -> Quantized:
+        """What :meth:`split` gives, with codes that are made when they are asked for."""
         if self.format.is_float:
-            return x, torch.ones((), device=x.device)
+            return Quantized(x, torch.ones((), device=x.device))
         x = converted(x, torch.float32)
         with self.as_first_met(x):
             params = self._ready(x, observed)
             if self.watch is not None:
                 self.watch(self, x, params)
             if isinstance(x, SparseFeatures):
-                return self._split_sparse(x, params)
-            return centered_codes(x, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
+                return Quantized(*self._split_sparse(x, params))
+            return Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
 
     def _split_sparse(self, x, params):
         zero = torch.zeros(1, device=x.device)

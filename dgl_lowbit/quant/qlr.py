@@ -13,6 +13,7 @@ from .base import Quantizer
 from .format import QParams
 from .observer import UNCALIBRATED, NotCalibratedError
 from .precision import converted
+from .quantized import Quantized
 
 GRIDS = ("auto", "affine", "half")
 # Magnitudes whose percentile is taken; of more, as many are looked at.
@@ -113,15 +114,15 @@ class QLRQuantizer(Quantizer):
             params = QParams(*(p.view(shape) for p in params))
         return params
 
-    def split(self, x, observed=None):
+    def quantized(self, x, observed=None):
         """With a shift per row its power of two goes with the codes: sums of those are what the scale multiplies."""
         if self.granularity != "shift" or self.format.is_float:
-            return super().split(x, observed)
+            return super().quantized(x, observed)
         x = converted(x, torch.float32)
         with self.as_first_met(x):
-            centered, scale = super().split(x, observed)
+            codes = super().quantized(x, observed)
             base = self._common_params().scale
-        return centered * (scale / base).detach(), base
+        return Quantized(codes.centered * (codes.scale / base).detach(), base)
 
     @property
     def is_moving(self):

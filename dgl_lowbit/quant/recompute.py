@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from . import fused
 from .sparse import SparseFeatures
 
 # Forwards between a first one and its recomputation, of one quantiser or bound.
@@ -53,4 +54,4 @@ class Remembered:
 def _key(x):
     """The shape, and what tells tensors of it apart; it stays on their device."""
     values = x.values if isinstance(x, SparseFeatures) else x
-    return x.shape, torch.stack([values.sum(dtype=torch.float64), values.abs().sum(dtype=torch.float64)])
+    return x.shape, fused.total_and_magnitude(values)

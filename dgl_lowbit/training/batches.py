@@ -67,10 +67,16 @@ def _unfit(key, expected, got, instead):
     return ValueError(f"{name} must be {expected}, got {got}; write {name} = {name}{instead}.")
 
 
+def as_sampled(graph: dgl.DGLGraph, sampler) -> dgl.DGLGraph:
+    """``graph``, with int64 ids where a ``sampler`` is to make blocks of it: DGL 1.1.3 crashes on several of int32."""
+    return graph if sampler is None else graph.long()
+
+
 def whole_graph(graph: dgl.DGLGraph, sampler) -> Any:
     """What a model is called with to see the whole graph: the graph, or it once for each block of ``sampler``."""
     if sampler is None:
         return graph
+    graph = as_sampled(graph, sampler)
     blocks = sampler.sample_blocks(graph, torch.zeros(1, dtype=graph.idtype, device=graph.device))[2]
     return [graph] * len(blocks)
 

@@ -19,7 +19,7 @@ from ..quant import Quantizer
 from ..quant.evaluation import evaluating
 from ..quant.sparse import SparseFeatures
 from ..smoothness import SmoothnessRegularizer
-from .batches import batches, check_graph, mostly_zero, whole_graph
+from .batches import as_sampled, batches, check_graph, mostly_zero, whole_graph
 from .history import History
 from .identity import identity_of
 from .resume import Checkpoint
@@ -240,9 +240,9 @@ class _Run:
     optimizer: torch.optim.Optimizer
 
     def __init__(self, model, graph, distillation, transform, sampler, batch_size, sparse, seed):
-        self.model, self.graph, self.distillation, self.seed = model, graph, distillation, seed
+        self.model, self.graph, self.distillation, self.seed = model, as_sampled(graph, sampler), distillation, seed
         self.transform, self.sampler, self.batch_size = transform, sampler, batch_size
-        self.whole = whole_graph(graph, sampler)
+        self.whole = whole_graph(self.graph, sampler)
         self.feat, self.sparse = graph.ndata["feat"], sparse
         self.history, self.best_state, self.teacher_logits = History(), None, None
         self.smoothness = SmoothnessRegularizer.attached(model)

@@ -16,8 +16,8 @@ def require(input, expected, where):
     return input
 
 
-@function(size=INT, expected=INT, kind=STRING)
-def require_size(size, expected, kind):
+@function(size=INT, expected=INT, what=STRING)
+def require_size(size, expected, what):
     if size != expected:
-        raise ValueError(f"the model was frozen for graphs of {expected} nodes of type {kind}, this one has {size}")
+        raise ValueError(f"the model was frozen for {expected} {what}, here there are {size}")
     return size

@@ -38,6 +38,50 @@ def edges(graph):
     return [*graph.edges]
 
 
+@function(graph=GRAPH, sources=ARRAY, destinations=ARRAY)
+def edges_between(graph, sources, destinations):
+    """Edges from one choice of nodes to another: ends by their places among those, and ids, in the order of ids."""
+    places = []
+    for nodes, count, end in zip((sources, destinations), (graph.num_src, graph.num_dst), graph.edges):
+        of_node = np.full(count, -1)
+        of_node[checked_index(nodes, count).reshape(-1)] = np.arange(nodes.size)
+        places.append(of_node[end])
+    kept = np.flatnonzero((places[0] >= 0) & (places[1] >= 0))
+    return [places[0][kept], places[1][kept], kept]
+
+
+def _distinct(source, destination, graph):
+    """Pairs of a node and a destination of the graph, each once, in the order of the two."""
+    count = max(graph.num_dst, 1)
+    return [*np.divmod(np.unique(source * count + destination), count)]
+
+
+@function(graph=GRAPH)
+def distinct_edges(graph):
+    return _distinct(*graph.edges, graph)
+
+
+@function(source=ARRAY, destination=ARRAY, graph=GRAPH)
+def follow_edges(source, destination, graph):
+    """Pairs of a source and of where an edge leads from its destination, each once, in the order of the two."""
+    order, starts = graph.edges_by_source
+    counts = np.diff(starts)[checked_index(destination, graph.num_src)]
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    reached = graph.edges[1][order[np.repeat(starts[destination], counts) + within]]
+    return _distinct(np.repeat(source, counts), reached, graph)
+
+
+@function(source=ARRAY, destination=ARRAY)
+def relabel(source, destination):
+    """Ends of edges by the places of their nodes, those nodes as they come first, sources before, and their number."""
+    nodes, first, place = np.unique(np.concatenate([source, destination]), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    ends = rank[place.reshape(-1)]
+    return [ends[: len(source)], ends[len(source) :], nodes[order], np.array(len(nodes))]
+
+
 @function(graph=GRAPH, input=ARRAY)
 def take_source(graph, input):
     return _take(_checked_rows(input, graph.num_src, "source nodes"), graph.edges[0])

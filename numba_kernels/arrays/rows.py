@@ -74,18 +74,18 @@ def _getitem(arguments, rows):
 
 
 # All of these two files work number by number, but for these.
-_OF_NUMBERS = [
+BY_NUMBER = [
     name
     for name, function in FUNCTIONS.items()
     if function.function.__module__ in (activations.__name__, elementwise.__name__) and name not in ("glu", "prelu")
 ]
-_ALONG_DIM = (
+ALONG_DIM = (
     *("sum", "mean", "max", "min", "amax", "amin", "prod", "std", "var", "norm", "argmax", "argmin"),
     *("softmax", "log_softmax", "normalize", "glu", "cat"),
 )
 RULES = {
-    **dict.fromkeys(_OF_NUMBERS, _broadcast),
-    **dict.fromkeys(_ALONG_DIM, _along("dim")),
+    **dict.fromkeys(BY_NUMBER, _broadcast),
+    **dict.fromkeys(ALONG_DIM, _along("dim")),
     "transpose": _along("dim0", "dim1"),
     "flatten": _along("start_dim"),
     "unsqueeze": _unsqueeze,

@@ -217,6 +217,11 @@ def _dtype_of(number):
     return {bool: np.bool_, int: np.int64}.get(type(number), np.float32)
 
 
+@function(input=ARRAY)
+def numel(input):
+    return np.array(input.size)
+
+
 @function(size=INTS, fill_value=NUMBER | BOOL, dtype=optional(DTYPE))
 def full(size, fill_value, *, dtype=None):
     return np.full(size, fill_value, dtype or _dtype_of(fill_value))

@@ -57,6 +57,7 @@ class Attend(NamedTuple):
     dst: int  # in the scratch
     columns: int
     edges: Edges
+    weights: int  # float32, in the order of indices: what softmax is multiplied with before it is coded
     messages: Operand
     left: Operand
     right: Operand
@@ -132,10 +133,21 @@ def center_heads(totals, counts, columns, excess, messages, size, row):
         simd.store(simd.multiply(centered, simd.multiply(simd.fill(lanes, size), simd.load(lanes, scale, c))), row, c)
 
 
-@instruction(Attend, ((*variant, 8, *more) for variant in VARIANTS for more in product((False, True), (False, True))))
-def attention(bits, lanes, score_bits, has_sums, is_aligned):
+@kernel
+def weigh(weights, first, edges, heads, scores):
+    """scores ← score · weight of its edge."""
+    for e in range(edges):
+        for h in range(heads):
+            scores[e * heads + h] *= weights[first + e]
+
+
+@instruction(
+    Attend, ((*variant, 8, *more, False) for variant in VARIANTS for more in product((False, True), (False, True)))
+)
+def attention(bits, lanes, score_bits, has_sums, is_aligned, is_weighted):
     """A variant: bits of messages, bytes of them at a time, bits of what scores are made of; whether heads have more
-    than one number of that, and whether they begin at multiples of sixteen columns of the messages, or are one."""
+    than one number of that, whether they begin at multiples of sixteen columns of the messages, or are one, and
+    whether edges have weights."""
     score = (scoring_sums if has_sums else scoring_numbers)(score_bits)
     add_rows, codes_a_byte = weighing(bits, lanes, is_signed=False, is_aligned=is_aligned), 8 // bits
     excess = np.int32(128 if bits == 8 else 0)
@@ -205,6 +217,8 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned):
                     elif phase == 1 or parts > 1:
                         exponentiate(numbers, scores, period, most, sums)
                     if phase == 2:
+                        if is_weighted:
+                            weigh(simd.f32_at(f.weights), first, edges, heads, scores)
                         code(numbers, scores, period, factors, f.attention.top, codes, counts)
                         for n in range((numbers + 15) // 16 * 16, numbers + 3 * heads, 16):
                             simd.store(simd.zeros16(), codes, n)

@@ -1,4 +1,4 @@
-"""LARGEST: the largest message of the in-neighbours; GATHER_EDGES: sums of messages of nodes and their edges."""
+"""LARGEST, LARGEST_WEIGHTED: the largest message of the in-neighbours; GATHER_EDGES: sums with codes of edges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..jit import kernel
 from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
-from .sums import center
+from .sums import center, clear
 
 
 class Largest(NamedTuple):
@@ -22,6 +22,17 @@ class Largest(NamedTuple):
     totals: int  # in the scratch: int32, for the codes of a packed row
     operand: Operand
     edges: Edges
+
+
+class LargestWeighted(NamedTuple):
+    """dst ← max w_iu ((q_u − z) · s) over the in-neighbours u of row i, 0 where there are none."""
+
+    dst: int  # in the scratch
+    columns: int
+    totals: int  # in the scratch
+    operand: Operand
+    edges: Edges
+    weights: int  # float32, in the order of indices
 
 
 class GatherEdges(NamedTuple):
@@ -36,7 +47,7 @@ class GatherEdges(NamedTuple):
     edge_ids: int  # (E,) int64: the row of each edge there, or 0 for their order
 
 
-read_largest, read_edges = reader(Largest), reader(GatherEdges)
+read_largest, read_weighted, read_edges = reader(Largest), reader(LargestWeighted), reader(GatherEdges)
 
 
 @kernel
@@ -53,6 +64,27 @@ def largest_codes(packed, width, bits, indices, start, stop, columns, totals):
                 x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
                 s = simd.maximum(s, simd.bits_and(simd.shift_right(x, bit), top))
             simd.store(s, totals, c)
+            bit += bits
+            c += width
+
+
+@kernel
+def largest_weighted_values(packed, width, bits, zero, scale, indices, weights, start, stop, columns, row):
+    """row ← the largest of weight · ((code − zero) · scale) over the edges, of which there is one."""
+    none = simd.zeros16()
+    top = (1 << bits) - 1
+    for column in range(0, width, 16):
+        bit = 0
+        c = column
+        while c < columns:
+            z, size = simd.load(simd.zeros_f32(), zero, c), simd.load(simd.zeros_f32(), scale, c)
+            s = simd.fill(z, np.float32(-np.inf))
+            for e in range(start, stop):
+                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
+                x = simd.subtract(simd.to_f32(simd.bits_and(simd.shift_right(x, bit), top)), z)
+                x = simd.multiply(simd.multiply(x, size), simd.fill(s, np.float32(weights[e])))
+                s = simd.maximum(s, x)
+            simd.store(s, row, c)
             bit += bits
             c += width
 
@@ -93,6 +125,24 @@ def largest(bits):
             largest_codes(packed, width, bits, indices, begin, end, f.columns, totals)
             row = simd.f32_at(base + f.dst + 4 * r * stride)
             center(totals, np.int64(1 if end > begin else 0), -1, zero, scale, f.columns, row)
+
+    return run
+
+
+@instruction(LargestWeighted, [(bits,) for bits in PACKED_BITS])
+def largest_weighted(bits):
+    def run(at, start, count, base, stride):
+        f = read_weighted(at)
+        packed, width, weights = simd.u8_at(f.operand.packed), f.operand.width, simd.f32_at(f.weights)
+        scale, zero = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero)
+        indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
+        for r in range(count):
+            begin, end = indptr[start + r], indptr[start + r + 1]
+            row = simd.f32_at(base + f.dst + 4 * r * stride)
+            if begin == end:
+                clear(simd.i32_at(base + f.dst + 4 * r * stride), f.columns)
+            else:
+                largest_weighted_values(packed, width, bits, zero, scale, indices, weights, begin, end, f.columns, row)
 
     return run
 

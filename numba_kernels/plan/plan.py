@@ -14,7 +14,8 @@ stand in the plan itself.
     stack       codes, of one quantizer                   one below the other
     aggregate   graph, codes, edge weight or null, own codes or null   reduce (sum or max)
     aggregate_edges    graph, codes, codes of edges       sums of max(node + edge, 0)
-    attend      graph, codes, codes of sources, codes of destinations  heads, slope, vector, quantizer
+    attend      graph, codes, codes of sources, codes of destinations, [edge weight]   heads, slope, vector, quantizer
+    attention   graph, float, float, edge weight or null  the same; the attention that ``attend`` sums with, an array
     readout     graph, float                              reduce (sum, mean or max) over each graph of a batch
     relation    a graph of several edge types             etype
     edges_by_type      graph, edge types                  count
@@ -31,8 +32,11 @@ stand in the plan itself.
     maximum     floats
     multiply    floats                                    number by number
     combine     floats                                    coefficients
-    call        arrays, floats, edge weights, graphs      function, args, kwargs; may write a list of arrays
+    call        arrays, floats, numbers of edges, graphs  function, args, kwargs; may write a list of arrays
     matrix      array                                     columns, rows
+    edge_weight array                                     as weights of edges
+    ahead       array                                     computed before the rest of the plan is laid out
+    make_graph  sources, destinations, two numbers, arrays   a graph, made before the rest is laid out
 
 Edge weights given as int8 are whole numbers that sums over neighbours take in integers; others are taken as float32.
 ``map`` is a function of numbers (leaky_relu, elu, sigmoid, tanh) or of rows (standardise, normalize, softmax,

@@ -69,12 +69,12 @@ class Resolver:
         For each value of the plan its name here: itself, one it is another name of, or a pair of names.
     rows, columns : dict
         Of values by name.
-    edge_weights : collection
-        Those that are given.
+    edge_weights : set
+        Those that are given, or made.
     """
 
     def __init__(self, plan, shapes, graphs, edge_weights, arrays):
-        self.plan, self.graphs, self.edge_weights, self.arrays = plan, graphs, edge_weights, arrays
+        self.plan, self.graphs, self.edge_weights, self.arrays = plan, graphs, set(edge_weights), arrays
         self.names, self.rows, self.columns, self.ops = {None: None}, {}, {}, []
         self.names.update({value: value for value in arrays})
         self.rows.update(dict.fromkeys(arrays))
@@ -133,6 +133,11 @@ class Resolver:
         first = ("first", name, graph.num_dst)
         self.rows[first], self.columns[first] = graph.num_dst, self.columns[name]
         return first
+
+    def made_weight(self, op: dict, place: int) -> list:
+        """The edge weights that an operation reads there, if a function makes them: then they must be complete."""
+        weight = op["in"][place] if len(op["in"]) > place else None
+        return [weight] if weight in self.names and weight is not None else []
 
     # -- what they expect -------------------------------------------------------------------------------
     def expect_width(self, name, columns: int) -> None:

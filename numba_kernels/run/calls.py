@@ -112,6 +112,8 @@ class _Reader:
     def _find(self, value):
         run = self._run
         if value not in self._names:
+            if value in run.edge_types:
+                return as_array(run.edge_types[value])
             if value not in run.edge_weights:
                 raise GraphError("the model computes with edge weights; pass them.")
             return as_array(run.edge_weights[value])

@@ -15,6 +15,7 @@ from ..plan.plan import INPUT_KINDS, Plan
 from ..plan.resolve import resolve
 from ..plan.schedule import schedule
 from ..plan.sizes import all_sizes
+from .ahead import split
 from .assemble import Assembled, assemble
 from .calls import Arrays
 from .features import is_sparse, rows_of
@@ -40,17 +41,18 @@ class Executor:
     """
 
     def __init__(self, plan: Plan):
-        self.plan, self._kept, self._arena = plan, {}, Arena()
+        self._whole, (self._ahead, self.plan) = plan, split(plan, Executor)
+        self._kept, self._arena = {}, Arena()
         self._programs: OrderedDict = OrderedDict()
-        self._before = [op for op in plan.ops if OPERATIONS[op["op"]].is_before]
-        self._names = names_of(plan)
-        self._multiplied = multiplied(plan)
-        self._matrices = [op["rows"] for op in plan.ops if op["op"] == "matrix"]
+        self._before = [op for op in self.plan.ops if OPERATIONS[op["op"]].is_before]
+        self._names = names_of(self.plan)
+        self._multiplied = multiplied(self.plan)
+        self._matrices = [op["rows"] for op in self.plan.ops if op["op"] == "matrix"]
         self._nbytes = sum(array.nbytes for array in plan.arrays.values())
-        self._times = sorted({len(op["in"]) for op in plan.ops if op["op"] == "stack"})
+        self._times = sorted({len(op["in"]) for op in self.plan.ops if op["op"] == "stack"})
 
     def __getstate__(self):
-        return {"plan": self.plan}  # programs hold addresses
+        return {"plan": self._whole}  # programs hold addresses
 
     def __setstate__(self, state):
         self.__init__(**state)
@@ -60,13 +62,24 @@ class Executor:
         self._arena.release()
         self._programs.clear()
 
-    def run(self, inputs: dict, threads: int, batch_size: int | None = None, out: np.ndarray | None = None) -> list:
+    def run(
+        self,
+        inputs: dict,
+        threads: int,
+        batch_size: int | None = None,
+        out: np.ndarray | None = None,
+        room: int | None = None,
+    ) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
 
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
-        ``out`` takes the place of the one output.
+        ``out`` takes the place of the one output. A run takes at most ``room`` bytes, by default those that these inputs
+        allow.
         """
-        run = self._run_of(inputs)
+        room = self.room(inputs.values()) if room is None else room
+        for ahead in self._ahead:
+            inputs = {**inputs, ahead.value: ahead.of(inputs, threads, room)}
+        run = self._run_of(inputs, room)
         assembled = self._assembled(run)
         for check in assembled.checks:
             check(run)
@@ -80,19 +93,20 @@ class Executor:
             self._refuse_faults(assembled)
         return [run.result(value, size) for value, size in assembled.results]
 
-    def _run_of(self, inputs):
+    def _run_of(self, inputs, room):
         """The run of arguments by value, with the graphs and weights that the plan makes of others."""
         given = {kind: {} for kind in INPUT_KINDS}
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
         graphs, types = given["graph"], given["edge_types"]
         edge_weights = {value: weight for value, weight in given["edge_weight"].items() if weight is not None}
-        room = self.room(inputs.values())
         for op in self._before:
             OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
             refuse_beyond(room, 8 * getattr(graphs.get(op.get("out")), "num_src", 0))
         arrays = Arrays(given["array"], self.plan.arrays)
-        return Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices, room)
+        run = Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices, room)
+        run.edge_types = types
+        return run
 
     def room(self, arguments) -> int:
         """Bytes that a run may take."""
@@ -162,7 +176,7 @@ class Run:
         for graph in self.single.values():
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
         self.sizes = all_sizes(sizes, times, matrices, self.graphs, self.array_shapes)
-        self._ordered_weights = {}
+        self._ordered_weights, self.edge_types = {}, {}
 
     def key(self) -> tuple:
         """What decides the program: which sizes are equal, widths, what is sparse, what graphs and weights are like."""
@@ -179,11 +193,15 @@ class Run:
         """How edge weights are summed: as "int8" or "float32"."""
         return "int8" if getattr(self.edge_weights[weight], "dtype", None) == np.int8 else "float32"
 
-    def ordered_weights(self, graph, weight) -> np.ndarray:
-        """Edge weights in the order of a graph's indices."""
-        if (graph, weight) not in self._ordered_weights:
-            self._ordered_weights[graph, weight] = self.graphs[graph].edge_weights(self.edge_weights[weight])
-        return self._ordered_weights[graph, weight]
+    def ordered_weights(self, graph, weight, kind=None) -> np.ndarray:
+        """Edge weights in the order of a graph's indices, as they are summed or of a dtype; none before they are."""
+        if (graph, weight, kind) not in self._ordered_weights:
+            weights = self.edge_weights.get(weight, self.arrays_made.made.get(weight))
+            if weights is None:
+                return np.empty(0, np.float32)
+            ordered = self.graphs[graph].edge_weights(weights)
+            self._ordered_weights[graph, weight, kind] = ordered if kind is None else ordered.astype(kind, copy=False)
+        return self._ordered_weights[graph, weight, kind]
 
     def rows(self, size) -> int:
         """A number of rows, as :class:`~numba_kernels.run.assemble.Costs` names it."""

@@ -192,10 +192,10 @@ class StageAssembler:
         """Of edge weights that are given: "int8" or "float32"."""
         return self.assembly.edge_weight_kinds
 
-    def edge_weight(self, graph, weight):
-        """Where edge weights stand, in the order of a graph's indices."""
+    def edge_weight(self, graph, weight, kind=None):
+        """Where edge weights stand, in the order of a graph's indices, as they are summed or of a dtype."""
         return self.assembly.reference(
-            ("weight", graph, weight), lambda run: address_of(run.ordered_weights(graph, weight))
+            ("weight", graph, weight, kind), lambda run: address_of(run.ordered_weights(graph, weight, kind))
         )
 
     def check(self, graph, refuse: Callable) -> None:

@@ -9,14 +9,14 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.deploy.packed import _plain
 from numba_kernels import reference
 from numba_kernels.model import _CONVERT
+from tests.conftest import features
 from tests.contract.test_trained_equals_packed import recorded_codes
-from tests.nn.layers import CASES, GRAPHS, LAYERS, WEIGHTED_CASES, arguments, make, parts
+from tests.nn.layers import CASES, GRAPHS, IN, LAYERS, WEIGHTED_CASES, arguments, make, parts
 
-# What a frozen layer refuses: a recurrence, and attention times edge weights.
+# What a frozen layer refuses: a recurrence.
 REFUSED = {"sage_lstm"}
-UNWEIGHTED = {"sage_pool", "gin_max", "gat", "gat_residual", "gat_identity", "gat_pair"}
 PACKABLE = [case for case in CASES if case[0] not in REFUSED]
-WEIGHTED = [case for case in WEIGHTED_CASES if case[0] not in REFUSED | UNWEIGHTED]
+WEIGHTED = [case for case in WEIGHTED_CASES if case[0] not in REFUSED]
 
 
 class Constant(nn.Module):
@@ -105,26 +105,61 @@ def test_a_recurrence_is_refused_by_name():
         lowbit.freeze(layer)
 
 
-@pytest.mark.parametrize("name", ["sage_pool", "gin_max"])
-def test_maxima_take_no_edge_weights(name):
-    layer, _, args, keywords = prepared(name, 4, "homogeneous", weighted=True)
-    with pytest.raises(lowbit.FreezeError, match="a maximum over neighbours is taken without edge weights"):
-        lowbit.freeze(layer, *args, **keywords)
-
-
 class Attention(nn.Module):
-    def __init__(self, layer, how):
-        super().__init__()
-        self.layer, self.how = layer, how
+    """A layer that returns its attention."""
 
-    def forward(self, graph, feat, w):
-        if self.how == "weights":
-            return self.layer(graph, feat, edge_weight=w)
+    def __init__(self, name):
+        super().__init__()
+        self.layer = make(name, 4)
+
+    def forward(self, graph, feat):
         return self.layer(graph, feat, get_attention=True)
 
 
-@pytest.mark.parametrize(("how", "message"), [("weights", "without edge_weight"), ("values", "without get_attention")])
-def test_attention_is_not_weighted_and_not_returned(how, message):
-    layer, graph, (_, feat), _ = prepared("gat", 4, "homogeneous")
-    with pytest.raises(lowbit.FreezeError, match=message):
-        lowbit.freeze(Attention(layer, how), graph, feat, torch.rand(graph.num_edges()))
+class WeightedAttention(Attention):
+    """And weighs it where it is given weights."""
+
+    def forward(self, graph, feat, w=None):
+        return self.layer(graph, feat, edge_weight=w, get_attention=True)
+
+
+def assert_packed_is(layer, packed, *args):
+    with torch.no_grad():
+        expected = layer(*args)
+    for mine, theirs in zip(packed(*args), expected):
+        assert mine.shape == theirs.shape
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "lowest"), [("gat", 0.1), ("gat", -0.5), ("gatv2", None)])
+def test_attention_is_returned_and_weighted(name, lowest, tmp_path):
+    """Weights may be left out; negative ones, whose attention has codes below 0, too."""
+    layer = (Attention if lowest is None else WeightedAttention)(name)
+    calls = []
+    for kind in ("homogeneous", "block"):
+        graph = GRAPHS[kind]()
+        calls += [] if lowest is None else [(graph, features(graph, IN), lowest + torch.rand(graph.num_edges()))]
+        calls += [(graph, features(graph, IN))]
+    layer = lowbit.calibrate(layer, *calls[0]).eval()
+    packed = lowbit.load(lowbit.freeze(layer, *calls[0]).save(tmp_path / "layer.safetensors"))
+    for call in calls:
+        assert_packed_is(layer, packed, *call)
+    assert packed.info["float32"] and all("attention" in part or lowest == -0.5 for part in packed.info["float32"])
+
+
+@pytest.mark.parametrize("name", ["gat_residual", "graphconv", "sage_pool"])
+def test_features_may_have_dimensions_between(name):
+    layer, (first, second) = make(name, 4), (GRAPHS[kind]() for kind in ("homogeneous", "block"))
+    feat = torch.randn(first.num_src_nodes(), 2, 3, IN)
+    layer = lowbit.calibrate(layer, first, feat).eval()
+    packed = lowbit.freeze(layer, first, feat)
+    assert_packed_is(lambda *args: [layer(*args)], lambda *args: [packed(*args)], first, feat)
+    feat = torch.randn(second.num_src_nodes(), 2, 3, IN)
+    assert_packed_is(lambda *args: [layer(*args)], lambda *args: [packed(*args)], second, feat)
+
+
+def test_features_with_dimensions_between_do_not_reach_layers_within():
+    layer, graph = make("gin_sum", 4), GRAPHS["homogeneous"]()
+    feat = torch.randn(graph.num_src_nodes(), 2, IN)
+    with pytest.raises(lowbit.FreezeError, match="GINConv of features of more than two dimensions"):
+        lowbit.freeze(lowbit.calibrate(layer, graph, feat).eval(), graph, feat)

@@ -184,7 +184,7 @@ def test_a_table_with_a_row_for_each_node_fixes_their_number():
     packed = lowbit.freeze(model, graph)
     assert_same(packed, model, other)
     with pytest.raises(
-        dgl.DGLError, match="frozen for graphs of 20 nodes of type _N, this one has 9|a row for each of 9 source nodes"
+        dgl.DGLError, match="frozen for 20 nodes of type _N, here there are 9|a row for each of 9 source nodes"
     ):
         packed(graph_of(9, 30))
 

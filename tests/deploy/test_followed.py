@@ -71,7 +71,7 @@ def constant_rows(self, g, x, w):
 
 
 def own_graph(self, g, x, w):
-    return self.conv2(g, self.conv1(dgl.add_self_loop(g), x))
+    return self.conv2(g, self.conv1(dgl.to_simple(g), x))
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def own_graph(self, g, x, w):
         (array, r"numpy hands numbers .*h.numpy\(\)"),
         (view, r"read that was changed in place under another name .*self.conv2\(g, h\)"),
         (counted, r"mul is given \d+, on a larger graph \d+"),
-        (own_graph, r"a graph that forward makes itself at .*add_self_loop"),
+        (own_graph, r"a graph that forward makes in a way that cannot be followed at .*to_simple"),
         (lambda self, g, x, w: self.conv2(g, F.dropout(self.conv1(g, x))), "dropout draws random numbers at .*dropout"),
         (
             lambda self, g, x, w: self.conv2(g, torch.special.i0(self.conv1(g, x))),
@@ -191,13 +191,23 @@ def test_what_python_and_torch_do_is_followed(forward, graph, feat):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("forward", [loop, constant_rows])
-def test_what_follows_from_the_number_of_nodes_holds_for_it_alone(forward, graph, feat):
+@pytest.mark.parametrize(
+    ("forward", "match"),
+    [(loop, "is called .* on a larger graph"), (constant_rows, "differs from one graph to another")],
+)
+@pytest.mark.parametrize("keeps", [False, True])
+def test_what_follows_from_the_number_of_nodes_binds_a_model_that_keeps_so_many(forward, match, keeps, graph, feat):
+    """Others are meant for graphs of every size, and refused."""
     model = lowbit.calibrate(lowbit.quantize(Forward(forward)), graph, feat).eval()
+    if not keeps:
+        with pytest.raises(lowbit.FreezeError, match=f"{match}.* at .*test_followed|read at .*test_followed.*{match}"):
+            lowbit.freeze(model, graph, feat)
+        return
+    model.register_buffer("weight_of_nodes", torch.ones(graph.num_nodes()))
     packed = lowbit.freeze(model, graph, feat)
     torch.testing.assert_close(packed(graph, feat), model(graph, feat).detach(), rtol=1e-4, atol=1e-5)
     other = dgl.add_self_loop(dgl.rand_graph(23, 70))
-    with pytest.raises(dgl.DGLError, match="frozen for graphs of 40 nodes of type _N, this one has 23"):
+    with pytest.raises(dgl.DGLError, match="frozen for 40 nodes of type _N, here there are 23"):
         packed(other, features(other, 12))
 
 

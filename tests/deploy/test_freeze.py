@@ -12,6 +12,7 @@ from dgl import DGLError
 
 import dgl_lowbit as lowbit
 import numba_kernels
+from dgl_lowbit.nn.message_passing import last_call
 from tests.conftest import GRAPHS, features, homogeneous
 from tests.deploy.conftest import TwoLayers
 
@@ -103,6 +104,13 @@ def test_what_a_model_was_last_called_with_is_its_example(graph, feat):
         model(graph, feat).sum().backward()
     packed = lowbit.freeze(model)
     torch.testing.assert_close(packed(graph, feat), model.eval()(graph, feat).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_example_too_large_to_be_kept_is_what_calibration_was_given(graph, feat, monkeypatch):
+    monkeypatch.setattr(last_call, "_MOST_BYTES", 0)
+    model = lowbit.calibrate(lowbit.quantize(TwoLayers(), lowbit.QuantConfig(4)), graph, feat)
+    packed = lowbit.freeze(model)
+    torch.testing.assert_close(packed(graph, feat), model.eval()(graph, feat), rtol=1e-5, atol=1e-5)
 
 
 def test_an_example_is_needed_once(model, graph, feat):
@@ -204,3 +212,29 @@ def test_blocks_are_counted():
         packed(graph, features(graph, 12))
     with pytest.raises(DGLError, match="reads graph 1 of a list"):
         packed([graph], features(graph, 12))
+
+
+class TakesFromFrames(torch.nn.Module):
+    """Takes its features out of the graph, as DGL's examples do, and a number for each graph of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = dgl.nn.ChebConv(12, 3, 2)
+
+    def forward(self, g):
+        return self.conv(g, g.ndata.pop("x"), [2.0] * g.batch_size)
+
+
+def test_the_last_call_is_known_with_the_frames_it_had(graph, feat):
+    def batch(count):
+        graphs = [graph.clone() for _ in range(count)]
+        for one in graphs:
+            one.ndata["x"] = feat
+        return dgl.batch(graphs)
+
+    model = lowbit.quantize(TakesFromFrames(), lowbit.QuantConfig(8), batch(2))
+    lowbit.calibrate(model, batch(2)).eval()
+    expected = [model(batch(count)) for count in (3, 2)]
+    packed = lowbit.freeze(model)
+    for count, result in zip((3, 2), expected):
+        torch.testing.assert_close(packed(batch(count)), result.detach(), rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.deploy import kernel_graph
-from dgl_lowbit.deploy.graphs import GraphCache
+from dgl_lowbit.nn.graphs import GraphCache
 from tests.conftest import features, homogeneous
 
 

@@ -61,6 +61,28 @@ def test_picture(report, tmp_path):
     assert len(first) == len(second)
 
 
+def test_training_is_timed_against_float32(monkeypatch):
+    monkeypatch.setitem(work.SYNTHETIC, "tiny", (60, 300))
+    threads = torch.get_num_threads()
+    report = bench.run_training_bench(("tiny", "planted"), ("gcn", "blocks"), bits=(2,), threads=(1,), rounds=1)
+    assert torch.get_num_threads() == threads
+    keys = [(row["work"], row["graph"], row["variant"]) for row in report["results"]]
+    works = [("2-layer GCN", "tiny"), ("2-layer SAGE, sampled", "tiny"), ("2-layer GCN", "planted")]
+    assert keys == [(*name, variant) for name in works for variant in ("float32", "INT2")]
+    for row in report["results"]:
+        assert row["ms"] > 0 and row["cpu_ms"] > 0 and row["peak_bytes"] > 0
+        assert sum(row["shares"].values()) == pytest.approx(1) and row["shares"]["products"] > 0
+        assert (row["shares"]["quantisers"] > 0) == (row["variant"] == "INT2")
+        assert (row["ratio"] == row["cpu_ratio"] == 1) or row["variant"] == "INT2"
+    gcn = [row for row in report["results"] if row["graph"] == "planted"]
+    assert gcn[0]["peak_bytes"] >= 2700 * 64 * 4  # what its first layer returns
+    assert json.loads(json.dumps(report)) == report
+    text = bench.format_training_bench(report)
+    assert "| 2-layer SAGE, sampled |    tiny |" in text and "nan" not in text
+    with pytest.raises(ValueError, match="unknown work 'spmm' of training"):
+        bench.run_training_bench(("tiny",), ("spmm",))
+
+
 def test_works_compute_the_same(monkeypatch):
     monkeypatch.setitem(work.SYNTHETIC, "tiny", (60, 300))
     packed, to_float = work.spmm_works("tiny", (8,))
@@ -78,6 +100,7 @@ def test_works_compute_the_same(monkeypatch):
     [
         (["--graphs", "20k,nowhere"], "unknown graph 'nowhere'"),
         (["--works", "spmv"], "unknown work 'spmv'"),
+        (["--training", "--plot", "x.svg"], "--plot draws predictions only"),
         (["--threads", "4096"], "threads must be between 1 and"),
         (["--threads", "0"], "at least 1"),
     ],

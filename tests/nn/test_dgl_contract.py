@@ -245,20 +245,23 @@ def test_gat_weighs_what_its_attention_gives(options):
     assert attention.shape == weighted.shape and not torch.equal(attention, weighted)
 
 
+@low_bit_and_off
 @pytest.mark.parametrize("shape", [(40, 5), (40, 2, 5), (40, 3, 2, 5)])
-def test_gat_takes_feature_grids_in_float_and_refuses_them_low_bit(shape, graph):
+def test_gat_takes_grids_of_features(options, shape, graph):
     feat = torch.randn(shape)
-    torch.manual_seed(0)
-    layer = lowbit.nn.GATConv(5, 2, 4)
-    torch.manual_seed(0)
-    expected, attention = dgl.nn.GATConv(5, 2, 4)(graph, feat, get_attention=True)
-    got = layer(graph, feat, get_attention=True)
-    assert torch.equal(got[0], expected) and torch.equal(got[1], attention)
-    assert expected.shape == (*shape[:-1], 4, 2)
-    if len(shape) > 2:
-        for cls in (lowbit.nn.GATConv, lowbit.nn.GATv2Conv):
-            with pytest.raises(DGLError, match=r"features of shape \(N, D\)"):
-                cls(5, 2, 4, config=lowbit.QuantConfig(8))(graph, feat)
+    layer = lowbit.nn.GATConv(5, 2, 4, **options)
+    parent = with_parameters_of(layer, dgl.nn.GATConv(5, 2, 4))
+    for got, expected in zip(layer(graph, feat, get_attention=True), parent(graph, feat, get_attention=True)):
+        assert got.shape[:-2] == (len(got), *shape[1:-1])
+        close(got, expected, options)
+
+
+@pytest.mark.parametrize("cls", ["GATConv", "GATv2Conv"])
+def test_low_bit_attention_of_a_grid_is_that_of_its_columns(cls, graph):
+    layer, feat = getattr(lowbit.nn, cls)(5, 2, 4, config=lowbit.QuantConfig(8)), torch.randn(40, 3, 5)
+    lowbit.calibrate(layer, graph, feat).eval()
+    columns = [layer(graph, feat[:, n]) for n in range(3)]
+    torch.testing.assert_close(layer(graph, feat), torch.stack(columns, 1))
 
 
 # -- GIN and GINE -----------------------------------------------------------------------------------------------------

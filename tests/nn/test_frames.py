@@ -71,7 +71,7 @@ def test_an_error_in_an_energy_leaves_the_callers_frames(method, monkeypatch):
 def test_an_error_of_a_quantiser_between_two_sums_leaves_the_callers_frames(monkeypatch):
     layer, graph = make("gat", bits=4), graph_for("gat")
     (_, feat), _ = arguments("gat", graph)
-    monkeypatch.setattr(layer.quantizers["attention"], "split", interrupt)
+    monkeypatch.setattr(layer.quantizers["attention"], "quantized", interrupt)
     with pytest.raises(InterruptedWorkError):
         layer(graph, feat)
     assert frames_are_empty(graph)

@@ -20,7 +20,7 @@ GOOD = {
     "kwargs": {},
 }
 MATRIX = {"op": "matrix", "in": [0], "out": 9, "columns": 3, "rows": {"of": "nodes", "graph": 1}}
-KINDS = ("array", "graph", "features", "edge_types")
+KINDS = ("array", "graph", "features", "unused")
 ARRAYS = {"table": floats(3, 2), "codes": np.zeros(3, np.uint8)}
 
 
@@ -80,7 +80,7 @@ def test_well_formed_operations(op):
         (of("add", X, {"array": "none"}), "KeyError"),
         (of("add", X, {"array": "codes"}), "constant codes is uint8"),
         (of("add", X, {"value": 7}), "value 7 read before it is written"),
-        (of("add", X, {"value": 3}, reads=[0, 3]), "value 3 is edge_types"),
+        (of("add", X, {"value": 3}, reads=[0, 3]), "value 3 is unused"),
         (of("add", X, {"value": [0]}), "malformed"),
         (of("add", X, {"value": 0, "array": "table"}), "other must be"),
         (of("add", X, {"lambda": 0}), "other must be"),

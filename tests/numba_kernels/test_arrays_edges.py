@@ -54,6 +54,38 @@ def test_ends_and_rows_by_edge(graph):
     close(call("out_degrees", packed), graph.out_degrees())
 
 
+def test_parts_of_graphs_are_those_of_dgl():
+    graph = dgl.graph(tuple(torch.from_numpy(np.random.default_rng(0).integers(0, 20, (2, 60)))), num_nodes=25)
+    packed, nodes, edges = kernel_graph(graph), torch.tensor([7, 3, 19, 0, 12, 11, 5, 1]), torch.arange(0, 60, 7)
+    part = graph.subgraph(nodes)
+    *ends, ids = FUNCTIONS["edges_between"](packed, nodes.numpy(), nodes.numpy())
+    order = part.edata[dgl.EID].argsort()
+    for got, expected in zip((*ends, ids), (*part.edges(), part.edata[dgl.EID])):
+        close(got, expected[order])
+    part = graph.edge_subgraph(edges)
+    *ends, kept, count = FUNCTIONS["relabel"](*(end[edges].numpy() for end in graph.edges()))
+    for got, expected in zip((*ends, kept), (*part.edges(), part.ndata[dgl.NID])):
+        close(got, expected)
+    assert count == part.num_nodes()
+    with pytest.raises(GraphError, match="indices from 0 to 25 where there are 25"):
+        FUNCTIONS["edges_between"](packed, np.array([0, 25]), np.array([0]))
+
+
+def test_paths_of_edges_are_those_of_dgl():
+    rng = np.random.default_rng(0)
+    kinds = {("a", "ab", "b"): (9, 12), ("b", "bc", "c"): (12, 5), ("c", "ca", "a"): (5, 9)}
+    edges = {kind: tuple(torch.from_numpy(rng.integers(0, n, 25)) for n in counts) for kind, counts in kinds.items()}
+    graph = dgl.heterograph(edges, {"a": 9, "b": 12, "c": 5})
+    first, *others = (kernel_graph(graph[kind]) for kind in kinds)
+    ends, way = FUNCTIONS["distinct_edges"](first), ["ab"]
+    for other, etype in zip((None, *others), (None, "bc", "ca")):
+        if other is not None:
+            ends, way = FUNCTIONS["follow_edges"](*ends, other), [*way, etype]
+        expected = dgl.metapath_reachable_graph(graph, way)
+        assert set(zip(*(end.tolist() for end in ends))) == set(zip(*(end.tolist() for end in expected.edges())))
+        assert len(ends[0]) == expected.num_edges()
+
+
 @pytest.mark.parametrize("shape", [(), (5,), (2, 3)])
 @pytest.mark.parametrize("reduce", ["sum", "mean", "max", "min"])
 def test_reduce_edges(graph, reduce, shape):

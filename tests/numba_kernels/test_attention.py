@@ -24,7 +24,7 @@ from .plans import (
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
 
-def check_attend(graph, bits, heads, per_head, wide, rng, score_bits=8, slope=0.2):
+def check_attend(graph, bits, heads, per_head, wide, rng, score_bits=8, slope=0.2, weighted=False):
     builder, columns, width = PlanBuilder(), heads * per_head, heads * (3 if wide else 1)
     messages = builder.quantize(1, static(bits, columns, rng, per_channel=True), columns)
     scores = [static(score_bits, width, rng, per_channel=wide) for _ in range(2)]
@@ -32,12 +32,17 @@ def check_attend(graph, bits, heads, per_head, wide, rng, score_bits=8, slope=0.
     attention = {"bits": 8, "granularity": "tensor", "scale": 1 / 255, "zero_point": 0.0, "offset": 0.0}
     vector = builder.store(rng.normal(size=width).astype(np.float32)) if width > 1 else 1.0
     spec = {"heads": heads, "slope": slope, "vector": vector, "quantizer": attention}
-    out = builder.add("attend", 0, messages, left, right, **spec)
-    model = builder.model(["graph", "features", "features", "features"], out)
+    weight = 4 if weighted else None
+    out = builder.add("attend", 0, messages, left, right, weight, **spec)
+    decoded = [builder.add("dequantize", codes) for codes in (left, right)]
+    attention = builder.add("attention", 0, *decoded, weight, **spec)
+    model = builder.model(["graph", *["features"] * 3, "edge_weight"][: 5 if weighted else 4], out, attention)
     shapes = (graph.num_src, columns), (graph.num_src, width), (graph.num_dst, width)
     features = [normal(rng, *shape) for shape in shapes]
+    features += [rng.uniform(-0.2, 1, graph.num_edges).astype(np.float32)] if weighted else []
     values = reference.run(model.plan, dict(enumerate((graph, *features))))
-    (got,) = model(graph, *features)
+    got, by_edge = model(graph, *features)
+    np.testing.assert_array_equal(by_edge, values[attention])
     # Where attention falls on the edge between two codes, exponentials that round differently may take either.
     step = np.abs(values[messages].values()).max(initial=0) / 255
     difference = np.abs(got - values[out])
@@ -70,6 +75,14 @@ def test_attention_of_more_edges_than_are_kept(heads, per_head, wide):
     degrees = [0, kept - 1, kept, kept + 1, 2 * kept, 2 * kept + 6, 3]
     graph = Graph(np.cumsum([0, *degrees]), rng.integers(50, size=sum(degrees)), num_src=50)
     check_attend(graph, 2, heads, per_head, wide, rng)
+
+
+def test_attention_with_weights_of_edges():
+    """One node has more edges than are kept, and weights below 0 count as 0."""
+    rng, degrees = np.random.default_rng(0), [0, KEPT // 8 + 5, 3]
+    order = rng.permutation(sum(degrees))
+    graph = Graph(np.cumsum([0, *degrees]), rng.integers(50, size=sum(degrees)), num_src=50, edge_ids=order)
+    check_attend(graph, 2, 8, 8, False, rng, weighted=True)
 
 
 @pytest.mark.parametrize("score_bits", [slow(1), 2, slow(4)])

@@ -35,20 +35,29 @@ def assert_close_to_twin(model, *arguments, **options):
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
-@given(sizes=sizes, columns=widths, bits=bits_of_codes, hub=st.booleans(), seed=st.integers(0, 2**32))
-def test_maximum_over_neighbours(sizes, columns, bits, hub, seed):
+@given(
+    sizes=sizes,
+    columns=widths,
+    bits=bits_of_codes,
+    hub=st.booleans(),
+    weights=st.sampled_from([None, np.float32, np.int8]),
+    seed=st.integers(0, 2**32),
+)
+def test_maximum_over_neighbours(sizes, columns, bits, hub, weights, seed):
     num_src, num_dst, edges = sizes
     rng, builder = np.random.default_rng(seed), PlanBuilder()
     graph = draw_graph(rng, num_src, num_dst, edges, hub)
     codes = builder.quantize(1, static(bits, columns, rng, per_channel=True), columns)
-    out = builder.add("aggregate", 0, codes, None, None, reduce="max")
-    model, feat = builder.model(["graph", "features"], out), normal(rng, num_src, columns)
-    values = reference.run(model.plan, {0: graph, 1: feat})
-    np.testing.assert_array_equal(model(graph, feat)[0], values[out])
-    messages = values[codes].values()
+    out = builder.add("aggregate", 0, codes, None if weights is None else 2, None, reduce="max")
+    model = builder.model(["graph", "features", "edge_weight"][: 2 if weights is None else 3], out)
+    given = [graph, normal(rng, num_src, columns)]
+    given += [] if weights is None else [rng.normal(scale=3, size=edges).astype(weights)]
+    values = reference.run(model.plan, dict(enumerate(given)))
+    np.testing.assert_array_equal(model(*given)[0], values[out])
+    messages = values[codes].values()[graph.indices] * (1 if weights is None else given[2][:, None].astype(np.float32))
     for row in range(min(num_dst, 5)):
-        neighbours = graph.indices[graph.indptr[row] : graph.indptr[row + 1]]
-        largest = messages[neighbours].max(0) if len(neighbours) else np.zeros(columns, np.float32)
+        received = messages[graph.indptr[row] : graph.indptr[row + 1]]
+        largest = received.max(0) if len(received) else np.zeros(columns, np.float32)
         np.testing.assert_allclose(values[out][row], largest, rtol=1e-6)
 
 

@@ -177,6 +177,18 @@ def test_a_run_of_an_earlier_version_resumes_by_the_settings_it_kept(planted, tm
     assert train(low_bit(), planted, epochs=1, checkpoint=path, resume=True, progress=False) == history
 
 
+def test_blocks_of_int32_graphs(planted):
+    """DGL 1.1.3 ends the process where it samples several blocks from int32 ids; so they are sampled from int64."""
+    losses = []
+    for graph in (planted.int(), planted.long()):
+        torch.manual_seed(0)
+        model = MODELS["sage"](1433, 7, hidden=8)
+        sampler = dgl.dataloading.NeighborSampler([10**4, 10**4])  # all neighbours: nothing is drawn
+        fitted = lowbit.fit(model, graph, lowbit.QuantConfig(4), epochs=2, sampler=sampler, progress=False)
+        losses.append([record["loss"] for record in fitted.history.epochs])
+    assert losses[0] == losses[1]
+
+
 def test_blocks_are_told_apart_by_their_sampler(planted):
     samplers = [dgl.dataloading.NeighborSampler(fanouts) for fanouts in ([5, 5], [5, 5], [5, 9])]
     one, same, other = (identity_of(build(), planted, None, blocks=sampler)["blocks"] for sampler in samplers)

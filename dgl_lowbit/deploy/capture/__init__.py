@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import dgl
+import torch
 from torch import nn
 
 from ..errors import FreezeError
 from .arguments import bound_arguments, dense, distinct, graphs_of_modules, split
 from .grow import Grown, Growth
 from .optional import with_optional
-from .recording import Recording
+from .recording import Recording, leaves
 from .run import layer_calls, record
 from .shrink import Shrunk, is_large
 from .sizes import generalised
@@ -26,7 +28,8 @@ class Captured(NamedTuple):
     """A generalised recording, the arguments it was made with, and those of a larger example with their result.
 
     ``optional`` are names of arguments that may be left out, ``kept`` the graphs that modules keep, by name. The
-    recording is of graphs with as many nodes as the example alone where ``is_of_one_size``.
+    recording is of batches of as many graphs as the example alone unless it ``takes_batches``, and of as many nodes
+    where ``is_of_one_size``.
     """
 
     recording: Recording
@@ -34,6 +37,7 @@ class Captured(NamedTuple):
     optional: set[str]
     kept: dict[str, Any]
     is_of_one_size: bool
+    takes_batches: bool
     larger: dict[str, Any]
     output: Any
 
@@ -54,7 +58,8 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
     arguments, optional = with_optional(model, args, kwargs)
     first, _ = record(model, *split(model, arguments))
     refusal = FreezeError()
-    for grown in _growths([*arguments.values(), *(graph for _, graph in kept)]):
+    graphs = [graph for _, graph in kept]
+    for grown in _growths([*arguments.values(), *graphs], bool(graphs) or _keeps_nodes(model, arguments)):
         larger = grown(arguments)
         try:
             recording, output = _again(model, kept, grown, larger, first)
@@ -70,7 +75,8 @@ def capture(model: nn.Module, args: tuple, kwargs: dict) -> Captured:
         with _replaced(kept, grown):
             _, output = record(model, *split(model, larger))
     larger.update({name: grown(graph) for name, graph in own.items()})
-    return Captured(recording, arguments, optional, own, not grown.how.more_nodes, larger, output)
+    how = grown.how
+    return Captured(recording, arguments, optional, own, not how.more_nodes, how.batched, larger, output)
 
 
 def _smaller(model, args, kwargs, given):
@@ -84,13 +90,31 @@ def _smaller(model, args, kwargs, given):
     return less_args, less_kwargs
 
 
-def _growths(values):
-    """Ways to a larger example: where sizes are equal it is not clear what rows are of, nor what is a batch."""
-    for how in (Growth(), Growth(batched=False), Growth(more_edges=False), Growth(batched=False, more_nodes=False)):
+def _growths(values, is_bound):
+    """Ways to a larger example: where sizes are equal it is not clear what rows are of, nor what is a batch.
+
+    A model that ``is_bound`` to the graph that it has may also be captured for no other, or for as many nodes.
+    """
+    hows = [Growth(), Growth(batched=False), Growth(more_edges=False)]
+    if is_bound:
+        bound = Growth(batched=False, more_nodes=False)
+        hows += [bound, bound._replace(more_edges=False)]
+    for how in hows:
         grown = Grown(values, (), how)
         yield grown
         for choices in itertools.islice(itertools.product(*map(range, grown.ambiguous)), 1, _MOST_CHOICES):
             yield Grown(values, choices, how)
+
+
+def _keeps_nodes(model, arguments):
+    """Whether modules have tensors of as many rows as graphs among the arguments have nodes or edges."""
+    graphs = [leaf for leaf in leaves(list(arguments.values())) if isinstance(leaf, dgl.DGLGraph)]
+    counts = {graph.num_nodes(ntype) for graph in graphs for ntype in graph.ntypes}
+    counts |= {graph.num_edges(etype) for graph in graphs for etype in graph.canonical_etypes}
+    tensors = [*model.parameters(), *(t for module in model.modules() for t in vars(module).values())]
+    return any(
+        isinstance(tensor, torch.Tensor) and counts & set(tensor.shape) for tensor in (*tensors, *model.buffers())
+    )
 
 
 def _again(model, kept, grown, larger, first):

@@ -2,7 +2,7 @@
 
 What a model computes with the sizes of its arguments shows where it computes other numbers on the larger ones. So that
 sizes can be told apart, every edge type gets a few copies of its last edge besides, and node types of as many nodes as
-another are repeated more often.
+another are repeated more often. The numbers of later copies are a little smaller.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ class Grown:
         if len(several) > 1:
             self.ambiguous.append(len(several))
             place = len(self.ambiguous) - 1
-            return tensor[several[self._choices[place] if place < len(self._choices) else 0]]
+            return _rows(tensor, several[self._choices[place] if place < len(self._choices) else 0])
         if several:
-            return tensor[several[0]]
+            return _rows(tensor, several[0])
         if len(tensor) < 2 or (tensor.is_floating_point() and self._graphs):
             return tensor
         return torch.cat([tensor, tensor])
@@ -230,4 +230,12 @@ def _last_more(sizes, total):
 
 def _index_frame(frame, grown, rows):
     for key in list(frame):
-        grown[key] = frame[key][rows]
+        grown[key] = _rows(frame[key], rows)
+
+
+def _rows(tensor, rows):
+    """Rows of a tensor, numbers of copies a little smaller, so that what compares rows finds no ties between them."""
+    if not tensor.is_floating_point():
+        return tensor[rows]
+    copies = torch.arange(len(rows), device=tensor.device) // max(len(tensor), 1)
+    return tensor[rows] * (1 - copies.to(tensor.dtype) / 512).reshape(-1, *[1] * (tensor.dim() - 1))

@@ -9,15 +9,17 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dgl
+import torch
 from dgl import DGLGraph
 from dgl.base import is_all
 
-from ...nn import LowBitLayer
+from ...nn import Linear, LowBitLayer
 from ...nn.message_passing import FakeQuantise, handling
 from ...nn.message_passing.calls import SITE_NAMES
 from ...nn.ops import TorchOps
 from ..errors import FreezeError
-from .lines import line
+from . import made_graphs
+from .mailboxes import Mailbox, reduced
 
 _lock = threading.RLock()
 # The same edges in another guise.
@@ -77,8 +79,10 @@ def _places(captures, names):
     for name in ("in_degrees", "out_degrees"):
         yield DGLGraph, name, functools.partial(_degrees, captures, name)
     yield DGLGraph, "all_edges", functools.partial(_edges, captures)
+    yield DGLGraph, "find_edges", functools.partial(_find_edges, captures)
     yield DGLGraph, "batch_num_nodes", functools.partial(_batch, captures, "batch_num_nodes")
     yield DGLGraph, "batch_num_edges", functools.partial(_batch, captures, "batch_num_edges")
+    yield from made_graphs.places(captures)
     yield LowBitLayer, "__call__", functools.partial(_layer, captures, names)
     yield TorchOps, "kept", lambda original: staticmethod(lambda holder, name, make: make())
     for name in ("call", "activate"):
@@ -138,6 +142,17 @@ def _edges(captures, original):
     return edges
 
 
+def _find_edges(captures, original):
+    def find_edges(graph, eid, etype=None):
+        capture = captures[-1]
+        if capture.depth or not capture.knows(graph) or not isinstance(eid, torch.Tensor):
+            return original(graph, eid, etype)
+        source, destination = graph.all_edges(form="uv", order="eid", etype=etype)
+        return source[eid.long()], destination[eid.long()]
+
+    return find_edges
+
+
 def _batch(captures, name, original):
     def sizes(graph, type_=None):
         capture = captures[-1]
@@ -161,11 +176,7 @@ class _Recording(FakeQuantise):
         if capture.depth:
             return run(call)
         if call.kind == "udf_reduce":
-            name = getattr(call.details["func"], "__name__", "a function")
-            raise FreezeError(
-                f"a reduce function, {name}, works on mailboxes{line()}, which packed models do not have; write it "
-                "with dgl.function (sum, mean, max, min) or edge_softmax."
-            )
+            return reduced(capture, call, lambda: run(call))
         graph = None if call.graph is None else capture.index(call.graph)
         more = [call.details[name] for name in _TENSORS.get(call.kind, ())]
         return capture.call(call.kind, lambda: run(call), (graph, *call.operands, *more), {}, owner=call)
@@ -188,6 +199,8 @@ def _layer(captures, names, original):
         capture = captures[-1]
         if capture.depth or not layer.is_low_bit or id(layer) not in names:
             return original(layer, *args, **kwargs)
+        if args and isinstance(args[0], Mailbox) and isinstance(layer, Linear):
+            return Mailbox(layer(args[0].rows), args[0].graph)
         return capture.call(
             "layer", lambda: original(layer, *args, **kwargs), args, kwargs, owner=(names[id(layer)], layer)
         )

@@ -134,3 +134,9 @@ def leaves(tree: Any) -> Iterator:
     found: list = []
     mapped(tree, found.append)
     return iter(found)
+
+
+def refs_of(tree: Any) -> set:
+    """The tensors and graphs that a tree refers to, those of sizes among them."""
+    refs = (leaf.ref if isinstance(leaf, Size) else leaf for leaf in leaves(tree))
+    return {ref for ref in refs if isinstance(ref, (TensorRef, GraphRef))}

@@ -18,8 +18,10 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from ...nn.message_passing.last_call import with_own_frames
 from ..errors import FreezeError
 from .arguments import graphs_of_modules, named_arguments
+from .composed import COMPOSED
 from .hooks import noted_calls, recorded_calls
 from .lines import LIBRARIES, caller, line
+from .mailboxes import boxes_in, by_edge
 from .recording import Call, GraphRef, Input, Recording, TensorRef, leaves, mapped
 
 # They say something of a tensor, and make none.
@@ -171,8 +173,12 @@ class Capture(TorchFunctionMode):
         return ref
 
     def knows(self, graph: dgl.DGLGraph) -> bool:
-        """Whether ``graph`` is an argument, or part of one."""
-        return id(graph._graph) in self._graphs
+        """Whether ``graph`` is an argument, or follows from what is known."""
+        return self.knows_index(graph._graph)
+
+    def knows_index(self, index: Any) -> bool:
+        """As :meth:`knows`, of the graph that has ``index`` inside."""
+        return id(index) in self._graphs
 
     def also(self, graph: dgl.DGLGraph, other: dgl.DGLGraph) -> None:
         """``other`` is ``graph`` under another name."""
@@ -183,8 +189,8 @@ class Capture(TorchFunctionMode):
         """The reference of the graph that has ``index`` inside."""
         if id(index) not in self._graphs:
             raise FreezeError(
-                f"a graph that forward makes itself{line()} cannot be frozen; make it outside and pass it as an "
-                "argument."
+                f"a graph that forward makes in a way that cannot be followed{line()}; make it outside and pass it as "
+                "an argument."
             )
         return self._graphs[id(index)]
 
@@ -243,6 +249,12 @@ class Capture(TorchFunctionMode):
         name = _name(function)
         if self.depth or name in _QUESTIONS:
             return function(*args, **kwargs)
+        if name != "__get__" and boxes_in((args, kwargs)):
+            with self:
+                return by_edge(self, function, name, args, kwargs)
+        if name in COMPOSED:
+            with self:
+                return COMPOSED[name](*args, **kwargs)
         if name in _TO_PYTHON:
             return self._to_python(name, function, args, kwargs)
         if name == "__get__":

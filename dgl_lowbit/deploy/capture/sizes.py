@@ -9,7 +9,10 @@ from typing import Any
 import torch
 
 from ..errors import FreezeError
-from .recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped
+from .recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped, refs_of
+
+# What makes as many rows as data says.
+_CHOOSING = ("nonzero", "argwhere", "masked_select", "unique", "node_subgraph", "edge_subgraph")
 
 
 def generalised(first: Recording, second: Recording) -> Recording:
@@ -34,17 +37,27 @@ class _Pair:
 
     def generalised(self) -> Recording:
         first, second = self.first, self.second
-        calls = [self._call(a, b) for a, b in zip(first.calls, second.calls)]
+        for one, other in zip(first.calls, second.calls):
+            if one.name != other.name or one.line != other.line:
+                self._fail("is called where on a larger graph another function is", one)
         if len(first.calls) != len(second.calls):
             longer = first.calls if len(first.calls) > len(second.calls) else second.calls
-            self._fail("is called more often on a larger graph", longer[len(calls)])
+            self._fail("is called more often on a larger graph", longer[min(len(first.calls), len(second.calls))])
+        output = self._tree(first.output, second.output, None, ())
+        read, calls = refs_of(output), list(first.calls)
+        for place, (one, other) in reversed(list(enumerate(zip(first.calls, second.calls)))):
+            if one.name == "require" or not read.isdisjoint(leaves(one.out)):  # what nothing reads may be anything
+                calls[place] = self._call(one, other)
+                read |= refs_of((calls[place].args, calls[place].kwargs))
         constants = {number: constant for number, constant in first.constants.items() if self._is_same(number)}
         made = {ref for call in calls for ref in leaves(call.out)}
         for number in first.constants:
-            if number not in constants and TensorRef(number) not in made:
+            if number not in constants and TensorRef(number) not in made and TensorRef(number) in read:
                 self._fail_constant(number)
-        output = self._tree(first.output, second.output, None, ())
-        shapes = {number: self._shape(number) for number in first.shapes}
+        shapes: dict[int, tuple] = {}
+        makers = {ref.number: call for call in first.calls for ref in _tensors(call.out)}
+        for number in sorted(first.shapes):  # what a call reads has a lower number than what it makes
+            shapes[number] = self._shape(number, shapes, makers.get(number))
         return replace(first, calls=calls, output=output, shapes=shapes, constants=constants)
 
     def _is_same(self, number):
@@ -53,17 +66,28 @@ class _Pair:
         same = other is not None and one.shape == other.shape and one.dtype == other.dtype
         return same and bool(torch.equal(torch.nan_to_num(one), torch.nan_to_num(other)))
 
-    def _shape(self, number):
-        """The shape of a tensor, sizes for what differs."""
-        pairs = zip(self.first.shapes[number], self.second.shapes[number])
-        return tuple(
-            one if one == other else self._size(one, other, ()) or Size("rows", TensorRef(number), axis)
-            for axis, (one, other) in enumerate(pairs)
-        )
+    def _shape(self, number, shapes, maker):
+        """The shape of a tensor, sizes for what differs: those of what ``maker`` reads, of arguments, or its own."""
+        own, near, rows, graphs = Size("rows", TensorRef(number)), {}, {}, ()
+        chooses = maker is not None and _chooses(self.first, maker)
+        if maker is not None and not chooses:
+            given = (maker.args, maker.kwargs)
+            graphs = tuple(leaf for leaf in leaves(given) if isinstance(leaf, GraphRef))
+            for ref in _tensors(given):
+                pairs = list(zip(self.first.shapes[ref.number], self.second.shapes[ref.number]))
+                near.update(zip(pairs, shapes[ref.number]))
+                rows.update({pair: size for pair, size in zip(pairs[:1], shapes[ref.number]) if isinstance(size, Size)})
+        shape = []
+        for axis, pair in enumerate(zip(self.first.shapes[number], self.second.shapes[number])):
+            if axis == 0 and (chooses or pair in rows):  # be it as many in both runs
+                shape.append(own if chooses else rows[pair])
+            elif pair[0] == pair[1]:
+                shape.append(pair[0])
+            else:
+                shape.append(near.get(pair) or self._size(*pair, graphs, maker) or replace(own, axis=axis))
+        return tuple(shape)
 
     def _call(self, first: Call, second: Call) -> Call:
-        if first.name != second.name or first.line != second.line:
-            self._fail("is called where on a larger graph another function is", first)
         inner = [generalised(a, b) for a, b in zip(first.inner, second.inner)]
         args, kwargs = self._tree(
             (first.args, first.kwargs), (second.args, second.kwargs), first, _tensors((first.args, first.kwargs))
@@ -73,6 +97,9 @@ class _Pair:
     def _tree(self, first: Any, second: Any, call: Call | None, near: tuple) -> Any:
         """``first`` with sizes where ``second`` has other numbers; ``near`` are tensors whose rows may explain them."""
         ones, others = list(leaves(first)), list(leaves(second))
+        if len(ones) != len(others) and call is not None and call.name == "layer":
+            first, second = _once(first), _once(second)
+            ones, others = list(leaves(first)), list(leaves(second))
         if len(ones) != len(others):
             self._fail("is given more on a larger graph", call)
         pairs = iter(zip(ones, others))
@@ -100,7 +127,8 @@ class _Pair:
         """The size that is ``one`` in the first run and ``other`` in the second, of what is known before ``call``."""
         made = [] if call is None else [ref.number for ref in leaves(call.out) if ref is not None]
         until = min(made, default=math.inf)
-        known = [*self._rows(near), *self._graphs(until), *self._rows(e.ref for e in self.first.inputs)]
+        graphs = sorted(self._graphs(until), key=lambda known: known[0].ref not in near)
+        known = [*self._rows(near), *self._chosen(until), *graphs, *self._rows(e.ref for e in self.first.inputs)]
         for size, a, b in known:
             if (a, b) == (one, other):
                 return size
@@ -108,7 +136,8 @@ class _Pair:
             if a != b and (other - one) % (b - a) == 0:
                 times = (other - one) // (b - a)
                 plus = one - times * a
-                if times > 0 and (plus == 0 or (times == 1 and abs(plus) <= 2)):
+                is_single = size.of == "graphs" and a == 1  # any number is a multiple of one graph
+                if times > 0 and (plus == 0 or (times == 1 and abs(plus) <= 2)) and (times == 1 or not is_single):
                     return replace(size, times=times, plus=plus)
         return None
 
@@ -117,6 +146,12 @@ class _Pair:
             if isinstance(ref, TensorRef):
                 pairs = zip(self.first.shapes[ref.number], self.second.shapes[ref.number])
                 yield from ((Size("rows", ref, axis), a, b) for axis, (a, b) in enumerate(pairs) if a != b)
+
+    def _chosen(self, until):
+        """Rows of what was chosen by data, the last first."""
+        calls = reversed(self.first.calls) if until < math.inf else ()
+        chosen = (ref for call in calls if _chooses(self.first, call) for ref in _tensors(call.out))
+        yield from self._rows(ref for ref in chosen if ref.number < until)
 
     def _graphs(self, until):
         arguments = {entry.ref.number for entry in self.first.inputs}
@@ -160,6 +195,15 @@ def _counts(graph, etype):
     return graph.num_nodes(source), graph.num_nodes(destination), graph.num_edges(etype)
 
 
+def _once(tree):
+    """``tree`` with lists of one number, a batch's ``[2.0] * batch_size``, as lists that hold it once."""
+    if isinstance(tree, list) and tree and type(tree[0]) in (int, float) and tree == tree[:1] * len(tree):
+        return tree[:1]
+    if isinstance(tree, (tuple, list)) and not isinstance(tree, (TensorRef, GraphRef)):
+        return type(tree)(map(_once, tree))
+    return {key: _once(part) for key, part in tree.items()} if isinstance(tree, dict) else tree
+
+
 def _short(value):
     text = " ".join(repr(value).split())
     return text if len(text) <= 40 else f"{text[:36]} …"
@@ -170,6 +214,14 @@ def _equal(one, other):
         return bool(one == other)
     except (RuntimeError, ValueError, TypeError):
         return False
+
+
+def _chooses(recording, call) -> bool:
+    """Whether a call's numbers of rows follow from data: of what a mask chooses, or of the numbers that there are."""
+    masks = (recording.dtypes[ref.number] == torch.bool for ref in _tensors(call.args[1:]))
+    name = call.name.strip("_")
+    by_data = name in _CHOOSING or (name == "where" and len(call.args) == 1)
+    return by_data or (name == "getitem" and any(masks))
 
 
 def _tensors(tree) -> tuple:

@@ -90,7 +90,7 @@ def _product(t, call, x, y):
     return t.array_function("matmul", t.argument(y, call), t.argument(x, call))
 
 
-@array_rule("float", "double", "half", "long", "int", "bool", "to", "type", "type_as", "bfloat16")
+@array_rule("float", "double", "half", "long", "int", "bool", "to", "type", "type_as", "bfloat16", "as_tensor")
 def _to(t, call, x, *args, **kwargs):
     return t.array_function("to", t.argument(x, call), DTYPES[t.recording.dtypes[call.out.number]])
 
@@ -113,6 +113,31 @@ def _made(t, call, *args, size=None, dtype=None, **ignored):
 def _full(t, call, x, size, fill_value, dtype=None, **ignored):
     shape, kind = [t.encoded(part, call) for part in size], DTYPES[t.recording.dtypes[call.out.number]]
     return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
+
+
+@array_rule("full")
+def _full_of(t, call, size, fill_value, dtype=None, **ignored):
+    kind = DTYPES[t.recording.dtypes[call.out.number]]
+    if isinstance(size, (tuple, list)) and len(size) == 1 and isinstance(size[0], TensorRef):  # a number that it holds
+        one = t.array_function("full", [1], t.encoded(fill_value, call), dtype=kind)
+        return t.array_function("repeat_interleave", one, t.argument(size[0], call))
+    shape = [t.encoded(part, call) for part in size] if isinstance(size, (tuple, list)) else t.encoded(size, call)
+    return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
+
+
+@array_rule("tensor", "as_tensor", "scalar_tensor")
+def _of_numbers(t, call, data, dtype=None, **ignored):
+    """Numbers in lists, sizes and tensors of one number among them."""
+    kind = DTYPES[t.recording.dtypes[call.out.number]]
+
+    def written(part):
+        if isinstance(part, TensorRef):
+            return t.array_function("to", t.argument(part, call), kind)
+        if isinstance(part, (tuple, list)):
+            return t.array_function("stack", [written(each) for each in part])
+        return t.array_function("full", [], t.encoded(part, call), dtype=kind)
+
+    return written(data)
 
 
 @array_rule("empty_like")
@@ -225,8 +250,3 @@ def _factors(t, call, x, weight):
     centered, scale = site["weights"].split(matrices.tensor.float().transpose(0, 1).reshape(width, count * out))
     rounded = (centered * scale).view(width, count, out).transpose(0, 1)
     return t.rounded(x, call, site["inputs"]), {"array": t.recorder.constants.array(rounded)}
-
-
-@array_rule("multi_head_attention_forward")
-def _attention(t, call, *args, **kwargs):
-    return t.fail(call, "torch.nn.MultiheadAttention; written with linear layers and softmax, it")

@@ -38,6 +38,66 @@ def _relation(t, call, graph, etype):
     return t.recorder.relation(t.graphs[graph.number], etype)
 
 
+# -- graphs that are made -------------------------------------------------------------------------------
+@rule("make_graph")
+def _make_graph(t, call, source, destination, num_src, num_dst):
+    return _made(t, call, *(t.argument(end, call) for end in (source, destination)), num_src, num_dst)
+
+
+def _made(t, call, source, destination, num_src, num_dst):
+    """The graph of two arrays of nodes; numbers of nodes are sizes, or arrays."""
+    ends = [t.array_function("to", end, "int64") for end in (source, destination)]
+    counts = [
+        count if isinstance(count, dict) else t.array_function("full", [], t.encoded(count, call), dtype="int64")
+        for count in (num_src, num_dst)
+    ]
+    return t.recorder.make_graph(*(array["value"] for array in (*ends, *counts)))
+
+
+@rule("reverse_graph")
+def _reverse_graph(t, call, graph):
+    source, destination = t.array_functions("edges", 2, t.graph(graph))
+    return _made(t, call, destination, source, Size("dst_nodes", graph), Size("src_nodes", graph))
+
+
+@rule("reachable")
+def _reachable(t, call, first, *others):
+    """What a path of relations leads to, each pair of nodes once."""
+    ends = t.array_functions("distinct_edges", 2, t.graph(first))
+    for relation in others:
+        ends = t.array_functions("follow_edges", 2, *ends, t.graph(relation))
+    last = others[-1] if others else first
+    return _made(t, call, *ends, Size("src_nodes", first), Size("dst_nodes", last))
+
+
+@rule("edge_subgraph")
+def _edge_subgraph(t, call, graph, edges, keeps_nodes):
+    """The chosen edges, between all nodes or between those at their ends."""
+    chosen = t.argument(edges, call)
+    ends = [t.array_function("index_select", end, 0, chosen) for end in t.array_functions("edges", 2, t.graph(graph))]
+    _, kept, _ = call.out
+    counts = [Size("src_nodes", graph), Size("dst_nodes", graph)]
+    if keeps_nodes:
+        nodes = [t.array_function("arange", {"size": t.size(count, call)}) for count in counts[: len(kept)]]
+    elif len(kept) == 1:
+        *ends, node, count = t.array_functions("relabel", 4, *ends)
+        nodes, counts = [node], [count, count]
+    else:
+        t.fail(call, "an edge subgraph without some of the nodes of two types")
+    made = _made(t, call, *ends, *counts)
+    return [made, *map(t.result, nodes), t.result(chosen)]
+
+
+@rule("node_subgraph")
+def _node_subgraph(t, call, graph, *nodes):
+    """The chosen nodes, and the edges between them."""
+    chosen = [t.argument(part, call) for part in nodes]
+    *ends, edges = t.array_functions("edges_between", 3, t.graph(graph), chosen[0], chosen[-1])
+    counts = [t.array_function("numel", part) for part in chosen]
+    made = _made(t, call, *ends, counts[0], counts[-1])
+    return [made, *map(t.result, chosen), t.result(edges)]
+
+
 # -- degrees --------------------------------------------------------------------------------------------
 @rule("in_degrees", "out_degrees")
 def _degrees(t, call, graph):

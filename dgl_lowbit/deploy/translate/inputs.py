@@ -89,9 +89,11 @@ def _declare_unread(translator, name, value):
 
 def _declare(translator, name, entries, optional):
     recorder = translator.recorder
-    lists = [entry for entry in entries if isinstance(entry.ref, GraphRef) and len(entry.path) == 2]
-    if any(not isinstance(entry.path[1], int) for entry in lists):
-        raise FreezeError(f"{name} is a dict of graphs; pass a list of them, or one of several edge types.")
+    parts = [entry for entry in entries if isinstance(entry.ref, GraphRef) and len(entry.path) == 2]
+    for entry in parts:
+        if not isinstance(entry.path[1], int):
+            translator.graphs[entry.ref.number] = recorder.input(name, "graph", optional, entry.path[1])
+    lists = [entry for entry in parts if isinstance(entry.path[1], int)]
     if lists:
         graphs = recorder.input(name, "graph")
         for entry in lists:
@@ -101,7 +103,7 @@ def _declare(translator, name, entries, optional):
         translator.pairs[pair] = recorder.input(name, "features", optional)
         return
     for entry in entries:
-        if entry in lists:
+        if entry in parts:
             continue
         if len(entry.path) > 2:
             raise FreezeError(f"{name} holds values within values; hand them to forward as arguments of their own.")

@@ -38,20 +38,22 @@ def _sum_of_codes(t, call, graph, left, right):
     if of.op not in ("copy_lhs", "mul") or of.reduce not in ("sum", "max") or not t.has_columns(left):
         return None
     weights, weighted = t.form(right), of.op == "mul"
-    attends = weighted and isinstance(weights, Scores) and weights.are_normalised and "attention" in of.site
-    if weighted and (of.reduce != "sum" or not (attends or t.is_edge_weight(right))):
+    attends = isinstance(weights, Scores) and weights.are_normalised and "attention" in of.site and of.reduce == "sum"
+    if weighted and not (attends or t.is_edge_weight(right)):
         return None
     edges = t.graphs[graph.number]
     with t.recorder.at(_name(of), of.site):
         x = t.floats(left, call)
         codes = t.recorder.quantize(of.site["messages"], x)
-        if of.reduce == "max":
-            sums = t.recorder.largest(edges, codes)
-        elif attends:
-            attention = t.recorder.attention_of(weights, t.shape(right)[1], of.site["attention"])
+        if weighted and attends:
+            attention = t.recorder.attention_of(edges, weights, t.shape(right)[1], of.site["attention"])
             sums = t.recorder.attend(edges, codes, attention)
         else:
-            sums = t.recorder.aggregate(edges, codes, t.edge_weight(right, call) if weighted else None)
+            weight = None
+            if weighted:
+                rounded = _operands(t, call, left, right)[1] if "attention" in of.site else None
+                weight = t.edge_weight(right, call, rounded)
+            sums = (t.recorder.largest if of.reduce == "max" else t.recorder.aggregate)(edges, codes, weight)
     return t.recorder.with_heads(sums, x.heads)
 
 

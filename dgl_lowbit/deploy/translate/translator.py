@@ -11,20 +11,19 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from numba_kernels.arrays import FUNCTIONS
 from numba_kernels.spec import FixedGrid
 
-from ..capture.recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped
+from ..capture.recording import Call, GraphRef, Recording, Size, TensorRef, leaves, mapped, refs_of
 from ..errors import FreezeError
 from ..recorder import Recorder
 from ..values import Value
 from .arrays import ARRAY_RULES, DTYPES, IGNORED, NAMES
 from .forms import Array, Constant, EdgeNumbers, Floats, Form
 from .rules import RULES, columns_of
-
-_READ = (TensorRef, GraphRef, Size)
 
 
 class Translator:
@@ -54,17 +53,23 @@ class Translator:
             if number in read:
                 self._call(call)
 
-    def require_sizes(self) -> None:
-        """Hold the graphs that are arguments to the numbers of nodes that they had in the recording."""
+    def require_sizes(self, are_fixed: bool) -> None:
+        """Hold the graphs that are arguments to batches of as many graphs, or of as many nodes, as were recorded."""
         for entry in self.recording.inputs:
             if entry.ref.number not in self.graphs:
                 continue
             graph = self.recording.graphs[entry.ref.number]
-            for etype in graph.canonical_etypes:
+            if not are_fixed and not graph.is_block:
+                self._require_size(Size("graphs", entry.ref), graph.batch_size, "graphs in a batch")
+            for etype in graph.canonical_etypes if are_fixed else ():
                 single = None if len(graph.canonical_etypes) == 1 else etype
                 for of, ntype in (("src_nodes", etype[0]), ("dst_nodes", etype[2])):
-                    size = {"of": of, "graph": self.graph_of(Size(of, entry.ref, etype=single)).number}
-                    self.array_function("require_size", {"size": size}, graph.num_nodes(ntype), ntype)
+                    size = Size(of, entry.ref, etype=single)
+                    self._require_size(size, graph.num_nodes(ntype), f"nodes of type {ntype}")
+
+    def _require_size(self, size, expected, what):
+        reference = {"of": size.of, "graph": self.graph_of(size).number}
+        self.array_function("require_size", {"size": reference}, expected, what)
 
     def outputs(self) -> Any:
         """The output as values of the plan."""
@@ -85,16 +90,12 @@ class Translator:
 
     def _read(self):
         """Numbers of the calls that the output follows from."""
-        wanted, read = set(leaves(self.recording.output)), set()
+        wanted, read = refs_of(self.recording.output), set()
         for number, call in reversed(list(enumerate(self.recording.calls))):
-            made = {leaf for leaf in leaves(call.out) if isinstance(leaf, (TensorRef, GraphRef))}
-            is_read = made & wanted and any(leaf.number not in self.recording.constants for leaf in made)
-            if is_read or call.name == "require":
+            made = refs_of(call.out) & wanted
+            if any(leaf.number not in self.recording.constants for leaf in made) or call.name == "require":
                 read.add(number)
-                arguments = leaves((call.args, call.kwargs))
-                wanted |= {
-                    leaf.ref if isinstance(leaf, Size) else leaf for leaf in arguments if isinstance(leaf, _READ)
-                }
+                wanted |= refs_of((call.args, call.kwargs))
         return read
 
     def _call(self, call):
@@ -127,7 +128,7 @@ class Translator:
             self.forms[out.number] = result
         else:
             for ref, part in zip(leaves(out), result):
-                self.forms[ref.number] = part
+                (self.graphs if isinstance(ref, GraphRef) else self.forms)[ref.number] = part
 
     # -- what is known of a tensor ----------------------------------------------------------------------
     def form(self, leaf: Any) -> Any:
@@ -211,17 +212,26 @@ class Translator:
         return self.array_function("fake_quantize", argument, *numbers, grid.top)
 
     def is_edge_weight(self, ref: TensorRef) -> bool:
-        """Whether kernels take a tensor for the weights of edges."""
-        return isinstance(self.form(ref), EdgeNumbers)
+        """Whether kernels take a tensor for the weights of edges: one float number for each, whatever its shape."""
+        shape = self.shape(ref)
+        return bool(shape) and self.is_float(ref) and all(size == 1 for size in shape[1:])
 
-    def edge_weight(self, ref: TensorRef, call: Call) -> Value:
-        """A tensor of a number for each edge."""
+    def edge_weight(self, ref: TensorRef, call: Call, argument: dict | None = None) -> Value:
+        """A tensor of a number for each edge; ``argument`` if that is another array than the tensor's own."""
         form = self.form(ref)
-        return (
-            form.value
-            if isinstance(form, EdgeNumbers)
-            else self.fail(call, f"{call.name} with edge weights that forward computes")
-        )
+        if isinstance(form, EdgeNumbers) and argument is None:
+            return form.value
+        if not self.is_edge_weight(ref):
+            self.fail(call, f"{call.name} with edge weights of shape {self.shape(ref)}")
+        array = self.array_function("reshape", argument or self.argument(ref, call), [-1])
+        return self.recorder.edge_weight(array)
+
+    def edge_types(self, ref: TensorRef, call: Call) -> Value:
+        """An argument that holds the type of each edge."""
+        form = self.form(ref)
+        if isinstance(form, EdgeNumbers):
+            return form.value
+        return self.fail(call, f"{call.name} with edge types that forward computes")
 
     def weighted(self, ref: TensorRef) -> tuple[Value, torch.Tensor] | None:
         """The floats and numbers, one a column, that ``ref`` is the product of; None if it is no such product."""
@@ -303,6 +313,8 @@ class Translator:
             return DTYPES.get(tree) or self.fail(call, f"{call.name} to {tree}")
         if tree is Ellipsis:
             return "..."
+        if isinstance(tree, np.generic):
+            return self.encoded(tree.item(), call)
         if tree is None or isinstance(tree, (bool, int, float, str)):
             return tree
         return self.fail(call, f"{call.name} of a {type(tree).__name__}")

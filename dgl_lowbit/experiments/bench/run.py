@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
-import sys
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import numba
 import torch
@@ -18,6 +13,7 @@ from numba_kernels.run.runtime import launching
 
 from ...report import table
 from ..data import GRAPH_NAMES
+from .machine import describe_machine, machine_line, say
 from .requests import block_works, graph_works
 from .work import SYNTHETIC, Work, gemm_works, model_works, spmm_works
 
@@ -75,7 +71,7 @@ def run_bench(graphs=("20k",), works=WORKS, bits=(2, 4, 8), threads=None, rounds
         for make in _makers(graphs, works, bits, seed):
             for work in make():
                 for count in threads:
-                    _say(progress, f"{work.name}, {work.graph}, {count} thread{'s' * (count > 1)} …")
+                    say(progress, f"{work.name}, {work.graph}, {count} thread{'s' * (count > 1)} …")
                     report["results"] += _time_work(work, count, rounds)
     finally:
         torch.set_num_threads(before)
@@ -133,32 +129,9 @@ def _time_work(work: Work, threads: int, rounds: int) -> list[dict]:
     ]  # fmt: skip
 
 
-def describe_machine() -> dict:
-    """Processor and versions."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
-    packages = {name: version(name) for name in ("dgl", "torch", "numba", "numpy")}
-    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), **packages}
-
-
-def _say(progress, line):
-    if progress:
-        print(line, file=sys.stderr, flush=True)
-
-
 def format_bench(report: dict) -> str:
     """The report as Markdown tables: times and ratios, then what share of the machine's limits was reached."""
-    machine = report["machine"]
-    lines = [
-        f"{machine['processor']}, {machine['cores']} cores; Python {machine['python']}, DGL {machine['dgl']}, "
-        f"torch {machine['torch']}, Numba {machine['numba']}",
-        "",
-    ]
+    lines = [machine_line(report["machine"]), ""]
     groups = {}
     for row in report["results"]:
         groups.setdefault((row["work"], row["graph"], row["threads"]), {})[row["variant"]] = row

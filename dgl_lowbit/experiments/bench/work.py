@@ -25,7 +25,12 @@ from ..data import load_graph, num_classes
 from ..models import MODELS
 
 # Nodes and edges: as many as ogbn-arxiv's, and as half of Reddit's, of the latter two.
-SYNTHETIC = {"20k": (20_000, 400_000), "170k": (170_000, 2_400_000), "500k": (500_000, 12_500_000)}
+SYNTHETIC = {
+    "20k": (20_000, 400_000),
+    "100k": (100_000, 1_500_000),
+    "170k": (170_000, 2_400_000),
+    "500k": (500_000, 12_500_000),
+}
 WIDTH = 256
 _FEATS, _CLASSES = 128, 40
 

@@ -1,6 +1,7 @@
 """What models were last called with, so that it need not be said twice.
 
-Tensors and graphs are kept weakly, small ones besides; nothing of it is part of a model's state, copies or pickles.
+Small calls are kept, with the frames that graphs had then; of others tensors and graphs are kept weakly. Nothing of it
+is part of a model's state, copies or pickles.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from torch import nn
 from .hook import current_module
 
 _MOST_BYTES = 16 << 20  # of what is kept alive for a model
-_calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
+_calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()  # where the last one was large
 _small_calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDictionary()
 
 
 def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
     """Note that ``module`` is called with ``args`` and ``kwargs``."""
-    _calls[module] = _map((args, kwargs), _weakly)
     if sum(_bytes(leaf) for leaf in _leaves((args, kwargs))) <= _MOST_BYTES:
-        _small_calls[module] = args, kwargs
+        _small_calls[module] = with_own_frames((args, kwargs))
+        _calls.pop(module, None)
+    else:
+        _calls[module] = _map((args, kwargs), _weakly)
 
 
 class Remembered(nn.Module):
@@ -38,9 +41,7 @@ class Remembered(nn.Module):
 def recall(module: nn.Module) -> tuple[tuple, dict] | None:
     """What ``module`` was last called with, as far as it still is; None where there was no call, or nothing is left."""
     call = _calls.get(module)
-    if call is None:
-        return None
-    if any(isinstance(leaf, weakref.ref) and leaf() is None for leaf in _leaves(call)):
+    if call is None or any(isinstance(leaf, weakref.ref) and leaf() is None for leaf in _leaves(call)):
         return _small_calls.get(module)
     return _map(call, lambda leaf: leaf() if isinstance(leaf, weakref.ref) else leaf)
 

@@ -6,62 +6,80 @@ import math
 
 import numpy as np
 
+from ...arrays.segments import reduce_segments
 from ...graph import GraphError
 from ...kernels.attend import Attend, Attention, Scratch, attention, sizes_of_scratch
 from ...kernels.quads import bytes_at_a_time
 from ...spec import FixedGrid
 from ..attributes import COUNT, DICT, NUMBER, NUMBERS
+from ..sizes import single
 from .neighbours import edges_of
 from .registry import Operation, operation
 
 
+def _check_attention(plan, op, graph, left, right, edge_weight, kind):
+    """Check what attention follows from, values of ``kind`` among it; returns the grid that codes it."""
+    plan.expect(graph, "graph")
+    if edge_weight is not None:
+        plan.expect(edge_weight, "edge_weight")
+    width, heads = plan.expect(left, kind), op["heads"]
+    plan.expect_columns(right, width, kind)
+    plan.require(width % heads == 0, f"{heads} heads")
+    plan.numbers(op["vector"], (1, width))
+    grid = plan.grid(op["quantizer"], 1)
+    plan.require(type(grid) is FixedGrid, "attention with other scales")
+    return grid
+
+
 @operation("attend", heads=COUNT, slope=NUMBER, vector=NUMBERS, quantizer=DICT)
 class AttendNeighbours(Operation):
-    """Sums of codes times coded softmax of Σ vector · LeakyReLU(source + destination), a head (arXiv:1710.10903)."""
+    """Sums of codes times coded attention: softmax of Σ vector · LeakyReLU(source + destination), a head
+    (arXiv:1710.10903), times the weights of edges where they are given."""
 
     gathers = (0, 1)
 
-    def check(self, plan, op, graph, codes, left, right):
-        plan.expect(graph, "graph")
-        columns, width, heads = plan.expect(codes, "codes"), plan.expect(left, "codes"), op["heads"]
-        plan.expect_columns(right, width, "codes")
+    def check(self, plan, op, graph, codes, left, right, edge_weight=None):
+        columns = plan.expect(codes, "codes")
+        grid = _check_attention(plan, op, graph, left, right, edge_weight, "codes")
+        plan.require(columns % op["heads"] == 0, f"{op['heads']!r} heads")
         for value in (codes, left, right):
             plan.require(type(plan.grids[value]) is FixedGrid, "attention with other scales")
-        plan.require(columns % heads == width % heads == 0, f"{heads} heads")
-        plan.numbers(op["vector"], (1, width))
-        grid = plan.grid(op["quantizer"], 1)
-        unsigned = type(grid) is FixedGrid and grid.zero_point[0] == grid.offset[0] == 0
-        plan.require(unsigned, "attention is unsigned")
+        plan.require(grid.zero_point[0] == grid.offset[0] == 0, "attention is unsigned")
         plan.define(op["out"], "float", columns, grid)
 
     def resolve(self, resolver, op):
-        graph, (codes, left, right) = resolver.graph(op["in"][0]), map(resolver.one, op["in"][1:])
+        graph, (codes, left, right) = resolver.graph(op["in"][0]), map(resolver.one, op["in"][1:4])
         resolver.expect_nodes(graph.num_src, "source nodes", codes, left)
         resolver.expect_nodes(graph.num_dst, "destination nodes", right)
         resolver.names[op["out"]] = op["out"]
-        resolver.emit(op, [codes, left, right], [op["out"]], resolver.columns[codes], graph.num_dst)
+        reads = [codes, left, right, *resolver.made_weight(op, 4)]
+        resolver.emit(op, reads, [op["out"]], resolver.columns[codes], graph.num_dst)
 
     def emit(self, stage, op):
-        codes, left, _ = map(stage.places.codes, op.reads)
+        codes, left, _ = map(stage.places.codes, op.reads[:3])
         graph, heads, grid = op.spec["in"][0], op.spec["heads"], stage.grid(op.writes[0])
         width, top, scale = left.grid.columns, grid.top, float(grid.scale[0])
-        stage.check(graph, lambda graph: refuse_overflow(graph, codes.grid.top, top, scale))
+        weight = op.spec["in"][4] if len(op.spec["in"]) > 4 else None
+        is_weighted = weight in stage.edge_weight_kinds
+        stage.check(graph, lambda graph: refuse_overflow(graph, codes.grid.top, top, 0 if is_weighted else scale))
         vector = stage.padded(op.spec["out"], op.spec["vector"], width)
         softmax = Attention(heads, width, vector, np.float32(op.spec["slope"]), top, scale, math.lcm(16, heads))
         slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
         sizes = sizes_of_scratch(codes.grid.width * 8 // codes.grid.bits, width, heads)
         scratch = Scratch(*(stage.area(name, size) for name, size in sizes._asdict().items()))
-        operands = map(stage.places.operand, op.reads)
+        operands = map(stage.places.operand, op.reads[:3])
         lanes, is_aligned = (
             bytes_at_a_time(codes.grid.bits, codes.grid.width),
             heads == 1 or op.columns // heads % 16 == 0,
         )
-        variant = codes.grid.bits, lanes, left.grid.bits, width > heads, is_aligned
-        stage.add(attention, variant, Attend(slot, op.columns, edges_of(stage, graph), *operands, softmax, scratch))
+        variant = codes.grid.bits, lanes, left.grid.bits, width > heads, is_aligned, is_weighted
+        edges, weights = edges_of(stage, graph), stage.edge_weight(graph, weight, np.float32) if is_weighted else 0
+        stage.add(attention, variant, Attend(slot, op.columns, edges, weights, *operands, softmax, scratch))
         stage.costs_edges(graph, codes.grid, times=10)
 
-    def reference(self, plan, op, graph, codes, left, right):
-        coded = coded_attention(plan, op, graph, left.values(), right.values())
+    def reference(self, plan, op, graph, codes, left, right, edge_weight=None):
+        numbers = plan.numbers(op["vector"], ()), plan.grids[op["out"]]
+        coded = _coded_attention(op, *numbers, graph, left.values(), right.values(), edge_weight)
         per_head = codes.codes.shape[1] // op["heads"]
         weights, target = np.repeat(coded, per_head, 1), np.repeat(np.arange(graph.num_dst), graph.in_degrees)
         total, count = np.zeros((2, graph.num_dst, codes.codes.shape[1]), np.int64)
@@ -71,27 +89,62 @@ class AttendNeighbours(Operation):
         return (total - codes.zero.astype(np.float64) * count).astype(np.float32) * (scale * codes.scale)
 
 
-def coded_attention(plan, op: dict, graph, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Codes of the attention of an ``attend`` operation, (E, heads) int64, for values (N, heads · D) of both ends."""
+@operation("attention", heads=COUNT, slope=NUMBER, vector=NUMBERS, quantizer=DICT)
+class AttentionOfEdges(Operation):
+    """The attention that :class:`AttendNeighbours` sums with, of decoded scores: an array (E, heads, 1) by edge ids."""
+
+    gathers = None
+
+    def check(self, plan, op, graph, left, right, edge_weight):
+        grid = _check_attention(plan, op, graph, left, right, edge_weight, "float")
+        plan.define(op["out"], "array", None, grid)
+
+    def resolve(self, resolver, op):
+        graph, *scores, weight = op["in"]
+        given = {**op, "in": [graph, *scores, weight if weight in resolver.edge_weights else None]}
+        names = {value: resolver.one(value) for value in (*scores, *resolver.made_weight(op, 3))}
+        resolver.call(given, names, list(names), [op["out"]])
+
+    def run(self, op, reader):
+        graph, left, right, weight = op["in"]
+        vector = reader.constant(op["vector"]) if isinstance(op["vector"], str) else np.float32(op["vector"])
+        grid = from_json(op["quantizer"], 1, reader.constant)
+        weights = None if weight is None else reader.array(weight)
+        return [_by_edge(op, vector, grid, single(reader.graphs[graph]), *map(reader.array, (left, right)), weights)]
+
+    def reference(self, plan, op, *values):
+        return _by_edge(op, plan.numbers(op["vector"], ()), plan.grids[op["out"]], *values)
+
+
+def _by_edge(op, vector, grid, graph, left, right, edge_weight):
+    """Values of coded attention, (E, heads, 1) float32 by edge ids."""
+    coded = _coded_attention(op, vector, grid, graph, left, right, edge_weight)
+    values = np.empty((*coded.shape, 1), np.float32)
+    centered = coded[:, :, None].astype(np.float32) - grid.zero_point
+    values[slice(None) if graph.edge_ids is None else graph.edge_ids] = centered * grid.scale
+    return values
+
+
+def _coded_attention(op, vector, grid, graph, left, right, edge_weight):
+    """Codes of attention, (E, heads) int64 in the order of ``indices``, of values (N, heads · D) of both ends."""
     heads, target = op["heads"], np.repeat(np.arange(graph.num_dst), graph.in_degrees)
     x = left[graph.indices] + right[target]
     x = np.maximum(x, np.float32(0)) + np.minimum(x, np.float32(0)) * np.float32(op["slope"])
-    x = (x * plan.numbers(op["vector"], (1, x.shape[1]))).reshape(len(x), heads, left.shape[1] // heads).sum(-1)
-    most = np.full((graph.num_dst, heads), -np.inf, np.float32)
-    np.maximum.at(most, target, x)
-    x = np.exp(x - most[target])
-    total = np.zeros_like(most)
-    np.add.at(total, target, x)
-    return plan.grids[op["out"]].code(x / total[target]).codes.astype(np.int64)
+    x = (x * vector).reshape(len(x), heads, left.shape[1] // heads).sum(-1)
+    x = np.exp(x - reduce_segments(x, graph.indptr, "max")[target])
+    x = x / reduce_segments(x, graph.indptr, "sum")[target]
+    if edge_weight is not None:
+        x *= graph.edge_weights(edge_weight)[:, None]
+    return grid.code(x).codes.astype(np.int64)
 
 
 def refuse_overflow(graph, top_code: int, top: int, scale: float) -> None:
-    """Raise GraphError where a node's weighted sum could exceed int32.
+    """Raise GraphError where a node's weighted sum could exceed int32; ``scale`` is 0 where edges have weights.
 
-    Attention adds up to 1, and a code is at most half a step above it: a node's codes of attention add up to at most
-    min(top · degree, 1 / scale + degree / 2).
+    Without them attention adds up to 1, and a code is at most half a step above it: a node's codes of attention add up
+    to at most min(top · degree, 1 / scale + degree / 2).
     """
     degree = graph.max_in_degree
-    most = min(top * degree, 1 / scale + degree / 2) * top_code
+    most = min(top * degree, 1 / scale + degree / 2 if scale else math.inf) * top_code
     if most >= 2**31:
         raise GraphError(f"a node of in-degree {degree} overflows an int32 sum of codes times coded attention.")

@@ -42,6 +42,8 @@ class Call(Operation):
             plan.define(value, "array", None)
 
     def resolve(self, resolver, op):
+        if op["function"] == "require_size":  # before what does not fit where it does not hold
+            FUNCTIONS["require_size"](*self.arguments(op, resolver)[0])
         names = {value: resolver.one(value) for value in op["in"] if resolver.plan.kinds[value] in _MATRICES}
         data, rows = data_of(op), resolver.rows
         # Of matrices rows and columns are known, so that what is read for its shape only need not be made.
@@ -88,7 +90,8 @@ class ToMatrix(Operation):
         size_of = check_size(plan, op["rows"])
         if size_of is not None and plan.kinds[size_of] != "graph":
             is_array = plan.kinds[size_of] == "array"
-            known = any(e["value"] == size_of for e in plan.inputs) if is_array else op["rows"]["axis"] == 0
+            given = [*(entry["value"] for entry in plan.inputs), *(o["out"] for o in plan.ops if o["op"] == "ahead")]
+            known = size_of in given if is_array else op["rows"]["axis"] == 0
             plan.require(known and plan.kinds[size_of] in _MATRICES, "the rows of a matrix are known before it is made")
         plan.define(op["out"], "float", op["columns"])
 
@@ -104,6 +107,28 @@ class ToMatrix(Operation):
 
     def reference(self, plan, op, array):
         return as_matrix(array, len(array), op["columns"])
+
+
+@operation("edge_weight")
+class ToEdgeWeight(Operation):
+    """An array of a number for each edge, by edge ids, as weights of edges."""
+
+    gathers = None
+
+    def check(self, plan, op, value):
+        plan.expect(value, "array")
+        plan.define(op["out"], "edge_weight", None)
+
+    def resolve(self, resolver, op):
+        (value,) = op["in"]
+        resolver.call(op, {value: resolver.one(value)}, [value], [op["out"]])
+        resolver.edge_weights.add(op["out"])
+
+    def run(self, op, reader):
+        return [reader.array(op["in"][0]).astype(np.float32, copy=False)]
+
+    def reference(self, plan, op, array):
+        return array.astype(np.float32, copy=False)
 
 
 class _Given:
@@ -160,7 +185,7 @@ def _target(plan, tree, read):
     """What a reference refers to, "array", "graph", "size" or "slice"; values are added to ``read``."""
     ((kind, target),) = tree.items()
     if kind == "value":
-        plan.expect(target, "graph", "edge_weight", *_MATRICES)
+        plan.expect(target, "graph", "edge_weight", "edge_types", *_MATRICES)
         read.append(target)
         return "graph" if plan.kinds[target] == "graph" else "array"
     if kind == "array":

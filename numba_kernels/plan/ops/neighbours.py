@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...arrays.segments import reduce_segments
 from ...graph import GraphError
 from ...kernels import quads
 from ...kernels.fields import Edges
 from ...kernels.gather import Gather, HubParts, gather, hub_parts
-from ...kernels.largest import GatherEdges, Largest, gather_edges, largest
+from ...kernels.largest import GatherEdges, Largest, LargestWeighted, gather_edges, largest, largest_weighted
 from ...kernels.weighted import EDGES, GatherFloats, GatherProducts, gather_floats, gather_products
 from ...layout import AHEAD
 from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, RowGrid, ShiftGrid
@@ -34,7 +35,7 @@ def bytes_at_a_time(grid) -> int:
 
 @operation("aggregate", optional={"reduce": choice("sum", "max")})
 class Aggregate(Operation):
-    """The sum, or the maximum, of codes of the in-neighbours; sums may be weighted, or take a row's own code along."""
+    """The sum, or the maximum, of codes of the in-neighbours, weighted or not; sums may take a row's own code along."""
 
     gathers = (0,)
 
@@ -57,18 +58,21 @@ class Aggregate(Operation):
         if own is not None:
             resolver.expect_nodes(graph.num_dst, "destination nodes", own)
         resolver.names[op["out"]] = op["out"]
-        resolver.emit(op, [codes, own], [op["out"]], resolver.columns[codes], graph.num_dst)
+        reads = [codes, own, *resolver.made_weight(op, 2)]
+        resolver.emit(op, reads, [op["out"]], resolver.columns[codes], graph.num_dst)
 
     def emit(self, stage, op):
-        value, own = op.reads
+        value, own, *_ = op.reads
         graph, _, weight, _ = op.spec["in"]
         kind = stage.edge_weight_kinds.get(weight)
         codes = stage.places.codes(value)
         own = None if own is None else stage.places.codes(own)
         if op.spec.get("reduce") == "max":
-            if kind is not None:
-                raise GraphError("a maximum over neighbours is taken without edge weights.")
-            stage.add(largest, (codes.grid.bits,), Largest(*_sums(stage, op, codes)))
+            if kind is None:
+                stage.add(largest, (codes.grid.bits,), Largest(*_sums(stage, op, codes)))
+            else:
+                fields = *_sums(stage, op, codes), stage.edge_weight(graph, weight, np.float32)
+                stage.add(largest_weighted, (codes.grid.bits,), LargestWeighted(*fields))
         elif kind is not None:
             if codes.is_shifted:
                 raise GraphError("messages with a power of two each are summed without edge weights.")
@@ -113,9 +117,9 @@ class Aggregate(Operation):
         stage.add(gather, variant, Gather(*fields))
 
     def reference(self, plan, op, graph, codes, edge_weight, own):
-        if op.get("reduce") == "max":
-            return _largest_reference(graph, codes)
         weights = None if edge_weight is None else graph.edge_weights(edge_weight)
+        if op.get("reduce") == "max":
+            return _largest_reference(graph, codes, weights)
         own_weights = 1
         if codes.unit is not None:
             weights = codes.powers()[graph.indices]
@@ -159,12 +163,10 @@ def sum_codes(graph, codes: np.ndarray, weights: np.ndarray | None = None) -> tu
     return total, count
 
 
-def _largest_reference(graph, codes):
-    target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
-    total = np.zeros((graph.num_dst, codes.codes.shape[1]), np.int64)
-    np.maximum.at(total, target, codes.codes[graph.indices])
-    has_edges = (graph.in_degrees > 0)[:, None]
-    return (total - codes.zero.astype(np.float64) * has_edges).astype(np.float32) * codes.scale
+def _largest_reference(graph, codes, weights):
+    values = (codes.codes.astype(np.float32) - codes.zero) * codes.scale
+    messages = values[graph.indices] if weights is None else values[graph.indices] * weights[:, None].astype(np.float32)
+    return reduce_segments(messages, graph.indptr, "max")
 
 
 @operation("aggregate_edges")

@@ -25,6 +25,8 @@ class Operation:
     is_before : bool
         Whether it works on graphs and edge weights only, before any stage; then :meth:`prepare` stands for
         :meth:`resolve` and :meth:`emit`.
+    is_ahead : bool
+        Whether it works on arrays before the rest of the plan is laid out; then :meth:`make` stands for these two.
     """
 
     name = ""
@@ -33,6 +35,7 @@ class Operation:
     out: Kind | None = VALUE
     gathers: tuple | None = ()
     is_before = False
+    is_ahead = False
 
     def fault(self, op: dict) -> str | None:
         """What is wrong with the keys of ``op`` and the kinds of their values, None if nothing."""
@@ -52,6 +55,14 @@ class Operation:
 
     def prepare(self, op: dict, graphs: dict, edge_weights: dict, types: dict) -> None:
         """Make a graph or edge weights of others."""
+        raise NotImplementedError
+
+    def asks_for(self, *arrays) -> int:
+        """Of an operation that runs ahead, the bytes that numbers in its arrays ask for."""
+        return 0
+
+    def make(self, *arrays):
+        """Of an operation that runs ahead, the array or graph that it makes of arrays."""
         raise NotImplementedError
 
     def emit(self, stage, op) -> None:

@@ -1,0 +1,83 @@
+"""Sums over neighbours of packed codes: a fraction of the bytes that sums of floats read."""
+
+from __future__ import annotations
+
+import dgl
+import torch
+
+from ..quant import fused
+from ..quant.format import QParams
+from ..quant.quantized import Quantized
+from ..quant.ste import centered_codes, differentiable, range_ends
+from .graphs import GraphCache
+
+# Numbers that a sum reads, edges times columns, from which packing the codes first pays.
+_LEAST = 1 << 20
+_in_neighbours, _out_neighbours = GraphCache(), GraphCache()
+
+
+class _SumOfCodes(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, scale, zero_point, offset, qmax, margin, clip_gradient, graph):
+        out = fused.sum_of_codes(_in_neighbours.get(graph, _by_target), x, QParams(scale, zero_point, offset), qmax)
+        ctx.save_for_backward(x, scale, zero_point, offset, margin, out)
+        ctx.qmax, ctx.clip_gradient, ctx.index = qmax, clip_gradient, graph._graph
+        ctx.out_neighbours = _out_neighbours.get(graph, _by_source) if any(ctx.needs_input_grad) else None
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        *inputs, margin, out = ctx.saved_tensors
+        if torch.is_grad_enabled():
+
+            def summed(x, scale, zero_point, offset):
+                centered = centered_codes(x, QParams(scale, zero_point, offset), ctx.qmax, margin, ctx.clip_gradient)
+                return dgl.backend.gspmm(ctx.index, "copy_lhs", "sum", centered, None) * scale
+
+            return *differentiable(ctx, summed, inputs, grad), *[None] * 4
+        x, scale, _, offset = inputs
+        grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        grad_scale = fused.gradients_of_sum(
+            ctx.out_neighbours, grad, out, x, scale, offset, *range_ends(ctx.qmax, margin), grad_x, ctx.clip_gradient
+        )
+        return grad_x, grad_scale, *[None] * 6
+
+
+def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
+    """Whether :func:`sum_packed` serves ``codes`` on ``graph``, and pays."""
+    if codes.source is None or codes.source[0].dim() != 2:
+        return False
+    x, params, qmax, *_ = codes.source
+    edges = graph.num_edges()
+    if edges * x.shape[1] < _LEAST or edges * qmax >= 2**31 or graph.device.type != "cpu" or len(x) >= 2**31:
+        return False
+    formats = graph.formats()  # those that a graph is restricted to have or can have
+    if not {"csc", "csr"} <= {*formats["created"], *formats["not created"]}:
+        return False
+    layout = fused.layout_of(x, params.scale)
+    if layout is None or layout.kind == "row" or not x.is_contiguous():
+        return False
+    return bool((2 * params.zero_point == (2 * params.zero_point).round()).all())  # what floats sum exactly
+
+
+def sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> torch.Tensor:
+    """Sums of the values of the in-neighbours' codes, (N_dst, columns): those that DGL's sums make, to the bit.
+
+    Parameters
+    ----------
+    graph : DGLGraph
+    codes : Quantized
+        (N_src, columns), for which :func:`can_sum_packed` is true.
+    """
+    x, params, *rest = codes.source
+    return _SumOfCodes.apply(x, *params, *rest, graph)
+
+
+def _by_target(graph):
+    indptr, indices, _ = graph.adj_tensors("csc")
+    return fused.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_src_nodes())
+
+
+def _by_source(graph):
+    indptr, indices, _ = graph.adj_tensors("csr")
+    return fused.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_dst_nodes())

@@ -1,0 +1,247 @@
+"""Codes and their straight-through gradients in one pass each, by compiled functions on the CPU.
+
+They give what the plain functions of :mod:`~dgl_lowbit.quant.ste` give: the same codes and the same gradient of the
+values to the bit, and gradients of scales that are summed in float64, in an order that depends on the shape alone. What
+they do not serve (other devices and dtypes, other layouts of scales, few values) is left to those.
+
+Parts of a pass run in threads of Python, as many as torch has: the functions hold no lock and start no threads of their
+own, so that workers can be forked, and torch's and Numba's numbers of threads stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .format import QParams
+
+# Values from which a compiled pass is faster than torch's operations, and values that are worth a thread.
+_LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
+# Columns from which values with one scale for all are worked on row by row, which threads can share.
+_WIDE = 64
+_NOTHING, _ONE = np.empty((0, 0), np.float32), torch.ones(())
+
+
+class Layout(NamedTuple):
+    """How the scales of values stand: one for all, one a row or one a column, of memory."""
+
+    kind: str  # "tensor", "row" or "column"
+    is_transposed: bool  # whether a row of memory is a column of the tensor
+
+    def matrix(self, x: torch.Tensor) -> np.ndarray:
+        """``x`` as (rows, columns) in the order of memory, copied only where it has another."""
+        x = x.detach()
+        x = (x.t() if self.is_transposed else x).contiguous()
+        whole = self.kind == "tensor" and x.shape[-1] < _WIDE
+        return (x.view(1, -1) if whole else x.view(-1, x.shape[-1])).numpy()
+
+    def empty(self, shape: torch.Size) -> torch.Tensor:
+        """A tensor that :meth:`matrix` shows without a copy."""
+        return torch.empty(shape[::-1]).t() if self.is_transposed else torch.empty(shape)
+
+
+def layout_of(x: torch.Tensor, scale: torch.Tensor) -> Layout | None:
+    """The layout of ``x``, (…, columns), and ``scale``, which broadcasts against it; None where torch is to do it."""
+    if x.numel() < _LEAST or not (_is_plain(x) and _is_plain(scale)) or _is_traced() or kernels() is None:
+        return None
+    is_transposed = x.dim() == 2 and not x.is_contiguous() and x.t().is_contiguous()
+    if scale.dim() > x.dim():
+        return None
+    if scale.numel() == 1:
+        return Layout("tensor", is_transposed)
+    if scale.shape == (*x.shape[:-1], 1):
+        return Layout("column" if is_transposed else "row", is_transposed)
+    if scale.shape[-1] == scale.numel() == x.shape[-1]:
+        return Layout("row" if is_transposed else "column", is_transposed)
+    return None
+
+
+def _is_plain(x):
+    return type(x) in (torch.Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
+
+
+def _is_traced():
+    """Whether torch.compile reads what is run; it cannot read compiled functions."""
+    compiler = getattr(torch, "compiler", None)
+    return hasattr(compiler, "is_compiling") and compiler.is_compiling()
+
+
+@functools.cache
+def kernels() -> Any:
+    """:mod:`numba_kernels.training`, loaded when first needed; None where Numba does not compile."""
+    import numba
+
+    import numba_kernels.training
+
+    return None if numba.config.DISABLE_JIT else numba_kernels.training
+
+
+def centered(x, scale, zero_point, offset, qmax: int, layout: Layout, out: torch.Tensor | None = None) -> torch.Tensor:
+    """clamp(round(x / scale + offset), 0, qmax) − zero_point, in ``out``, which in memory stands as ``x`` does."""
+    out = layout.empty(x.shape) if out is None else out
+    values, codes = layout.matrix(x), layout.matrix(out)
+    numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point)]
+    if layout.kind == "column":
+        _in_parts(values, 1, lambda a, b: kernels().code_columns(values, a, b, *numbers, np.float32(qmax), codes))
+    else:
+        step = int(layout.kind == "row")
+        _in_parts(values, 1, lambda a, b: kernels().code_rows(values, a, b, *numbers, step, np.float32(qmax), codes))
+    return out
+
+
+def gradients(
+    grad, x, inverse, offset, low: float, high: float, layout: Layout, grad_x: torch.Tensor | None, clips: bool
+) -> torch.Tensor:
+    """Σ grad · x over the values between places ``low`` and ``high``, for each scale with a reciprocal in ``inverse``.
+
+    ``grad_x``, where it is asked for, :meth:`Layout.empty`, becomes the gradient of the values.
+    """
+    upstream, values = layout.matrix(grad), layout.matrix(x)
+    kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else layout.matrix(grad_x)
+    numbers, ends = [_numbers(part, inverse) for part in (inverse, offset)], (np.float32(low), np.float32(high))
+    if layout.kind == "column":
+        block = kernels().BLOCK_ROWS
+        sums = np.zeros((-(-len(values) // block), values.shape[1]))
+        _in_parts(values, block, lambda a, b: kernels().gradients_of_columns(
+            upstream, values, a, b, *numbers, *ends, kind, passed, sums
+        ))  # fmt: skip
+        sums = sums.sum(0)
+    else:
+        step, sums = int(layout.kind == "row"), np.empty(len(values))
+        _in_parts(values, 1, lambda a, b: kernels().gradients_of_rows(
+            upstream, values, a, b, *numbers, step, *ends, kind, passed, sums
+        ))  # fmt: skip
+    return _sums(sums, inverse)
+
+
+def gradients_of_few(grad, weight, x, inverse, offset, low: float, high: float) -> torch.Tensor:
+    """What :func:`gradients` gives for grad · weightᵀ, (rows, in), computed only where ``x`` is not 0.
+
+    The scales are one for all or one a row.
+    """
+    values, upstream, matrix = (part.detach().contiguous().numpy() for part in (x, grad, weight))
+    numbers, ends = [_numbers(part, inverse) for part in (inverse, offset)], (np.float32(low), np.float32(high))
+    sums, step = np.empty(len(values)), int(inverse.numel() > 1)
+    _in_parts(values, 1, lambda a, b: kernels().gradients_of_few(
+        upstream, matrix, values, a, b, *numbers, step, *ends, sums
+    ))  # fmt: skip
+    return _sums(sums, inverse)
+
+
+def total_and_magnitude(x: torch.Tensor) -> torch.Tensor:
+    """Σ x and Σ |x|, (2,) float64."""
+    if layout_of(x, _ONE) is None or not x.is_contiguous():
+        return torch.stack([x.sum(dtype=torch.float64), x.abs().sum(dtype=torch.float64)])
+    sums = torch.empty(2, dtype=torch.float64)
+    kernels().total_and_magnitude(x.detach().view(-1).numpy(), sums.numpy())
+    return sums
+
+
+def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
+    """Σ (code − zero_point) · scale over in-neighbours in ``graph``, as ``kernels().prepare`` makes it.
+
+    ``x``, (N_src, columns), has one scale, or one a column. Where one of its values is not a number, no sum is.
+    """
+    values, out = x.detach().numpy(), torch.empty(graph.num_dst, x.shape[1])
+    numbers = params.scale.reciprocal(), *params
+    inverse, scale, zero, offset = (_by_column(part, x.shape[1]) for part in numbers)
+    bits, top, sums = kernels().storage_bits(qmax.bit_length()), np.float32(qmax), out.numpy()
+    packed = kernels().empty_packed(*values.shape, bits)
+    faults = _in_parts(values, 1, lambda a, b: kernels().pack_columns(values, a, b, inverse, offset, top, bits, packed))
+    if any(faults):
+        return out.fill_(torch.nan)
+    _in_parts(sums, 1, lambda a, b: kernels().sum_codes(graph, a, b, packed, bits, zero, scale, sums))
+    return out
+
+
+def gradients_of_sum(
+    graph: Any, grad, out, x, scale, offset, low: float, high: float, grad_x: torch.Tensor | None, clips: bool
+) -> torch.Tensor:
+    """Gradient of the scale, for ``grad`` of ``out``, which :func:`sum_of_codes` gave, float32.
+
+    ``graph`` has the out-neighbours. ``grad_x``, where it is asked for, becomes the gradient of the values.
+    """
+    upstream, values, block = grad.contiguous().numpy(), x.detach().numpy(), kernels().BLOCK_ROWS
+    inverse = scale.reciprocal()
+    of_scale, *numbers = (_by_column(part, x.shape[1]) for part in (scale, inverse, offset))
+    kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else grad_x.numpy()
+    ends, sums = (np.float32(low), np.float32(high)), np.zeros((-(-len(values) // block), values.shape[1]))
+    _in_parts(values, block, lambda a, b: kernels().gradients_of_sums(
+        graph, a, b, upstream, of_scale, values, *numbers, *ends, kind, passed, sums
+    ))  # fmt: skip
+    products = np.zeros((-(-len(upstream) // block), values.shape[1]))
+    totals = out.numpy()
+    _in_parts(upstream, block, lambda a, b: kernels().products_of_columns(upstream, totals, a, b, products))
+    return _sums(products.sum(0), scale) / scale - _sums(sums.sum(0), scale) * inverse * inverse
+
+
+def can_scale(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether :func:`scale_in_place` serves: ``first`` is one scale or one a row, ``second`` one or one a column."""
+    if not x.is_contiguous():
+        return False
+    kinds = [layout and layout.kind for layout in (layout_of(x, first), layout_of(x, second))]
+    return kinds[0] in ("tensor", "row") and kinds[1] in ("tensor", "column")
+
+
+def scale_in_place(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> None:
+    """x ← x · first · second."""
+    values, *numbers = _with_scales(x, first, second)
+    _in_parts(values, 1, lambda a, b: kernels().scale_rows(values, a, b, *numbers))
+
+
+def gradients_of_scaled(grad, out, first, second, grad_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Σ grad · out for each of ``first`` and for each of ``second``; ``grad_x`` becomes grad · second · first."""
+    values, *numbers = _with_scales(out, first, second)
+    upstream, block = grad.contiguous().view(values.shape).numpy(), kernels().BLOCK_ROWS
+    rows, columns = np.empty(len(values)), np.zeros((-(-len(values) // block), values.shape[1]))
+    passed = grad_x.view(values.shape).numpy()
+    _in_parts(values, block, lambda a, b: kernels().gradients_of_scaled(
+        upstream, values, a, b, *numbers, passed, rows, columns
+    ))  # fmt: skip
+    return _sums(rows, first), _sums(columns.sum(0), second)
+
+
+def _with_scales(x, first, second):
+    values = x.detach().view(-1, x.shape[-1]).numpy()
+    return values, first.detach().reshape(-1).numpy(), int(first.numel() > 1), _by_column(second, x.shape[-1])
+
+
+def _sums(sums, scale):
+    """Sums, float64, as float32 of the shape of ``scale``: one for all of them where it is one."""
+    return torch.from_numpy(np.asarray(sums if scale.numel() > 1 else sums.sum(), np.float32)).view(scale.shape)
+
+
+def _kind_of(grad_x, clips):
+    return kernels().NO_GRADIENT if grad_x is None else kernels().CLIPPED if clips else kernels().UNCLIPPED
+
+
+def _numbers(part: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
+    """One number for each of the scales."""
+    return part.detach().expand(scale.shape).reshape(-1).numpy()
+
+
+def _by_column(part: torch.Tensor, columns: int) -> np.ndarray:
+    """One number for each column, of one for all or one for each."""
+    return np.ascontiguousarray(np.broadcast_to(part.detach().numpy().reshape(-1), (columns,)))
+
+
+def _in_parts(values: np.ndarray, block: int, function: Callable[[int, int], Any]) -> list:
+    """Call ``function(first, last)`` on all rows of ``values``, in whole blocks, on as many threads as torch has."""
+    rows = len(values)
+    parts = min(torch.get_num_threads(), -(-rows // block), values.size // _LEAST_A_THREAD)
+    share = -(-rows // (block * max(parts, 1))) * block
+    starts = range(share, rows, share)
+    others = [_pool(os.getpid(), parts - 1).submit(function, start, min(start + share, rows)) for start in starts]
+    return [function(0, min(share, rows)), *(other.result() for other in others)]
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(process: int, threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: forked ones have none of their parent's."""
+    return ThreadPoolExecutor(threads, "dgl_lowbit")

@@ -1,0 +1,174 @@
+"""Fake quantisation: one pass over the values forward, one over values and gradients backward."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..jit import kernel, launcher
+
+__all__ = [
+    "BLOCK_ROWS",
+    "CLIPPED",
+    "NO_GRADIENT",
+    "UNCLIPPED",
+    "code_columns",
+    "code_rows",
+    "gradients_of_columns",
+    "gradients_of_few",
+    "gradients_of_rows",
+    "gradients_of_scaled",
+    "pack_columns",
+    "products_of_columns",
+    "scale_rows",
+    "straight_through",
+    "total_and_magnitude",
+]
+
+# Rows whose part in the gradients of channels' scales is summed at a time.
+BLOCK_ROWS = 1024
+# What the gradient of the values becomes: it is not asked for, it ends where the range does, or it does not.
+NO_GRADIENT, CLIPPED, UNCLIPPED = 0, 1, 2
+
+
+@kernel(reassociate=True)
+def _plus(total, term):
+    """A sum whose order is the compiler's."""
+    return total + term
+
+
+@kernel
+def _code(x, inverse, offset, qmax):
+    """clamp(round(x · inverse + offset), 0, qmax), NaN where x is."""
+    code = np.rint(x * inverse + offset)
+    code = np.float32(0) if code < np.float32(0) else code
+    return qmax if code > qmax else code
+
+
+@kernel
+def _inside(gradient, x, inverse, offset, low, high):
+    """``gradient`` where x stands within the range, else 0."""
+    place = x * inverse + offset
+    return gradient if (place >= low) & (place <= high) else np.float32(0)
+
+
+@launcher
+def code_rows(x, first, last, inverse, offset, zero, step, qmax, out):
+    """out ← codes − zero, with the numbers ``[i · step]`` of ``inverse`` scales, offsets and zeros for row i."""
+    for i in range(first, last):
+        v, o, z = inverse[i * step], offset[i * step], zero[i * step]
+        for j in range(x.shape[1]):
+            out[i, j] = _code(x[i, j], v, o, qmax) - z
+
+
+@launcher
+def code_columns(x, first, last, inverse, offset, zero, qmax, out):
+    """out ← codes − zero, with the numbers ``[j]`` of ``inverse`` scales, offsets and zeros for column j."""
+    for i in range(first, last):
+        for j in range(x.shape[1]):
+            out[i, j] = _code(x[i, j], inverse[j], offset[j], qmax) - zero[j]
+
+
+@launcher
+def pack_columns(x, first, last, inverse, offset, qmax, bits, packed):
+    """packed ← the codes of :func:`code_columns`, of ``bits``, as :mod:`numba_kernels.layout` says; it starts as 0.
+
+    Returns whether one of the values is not a number, which no code stands for.
+    """
+    width, faults = packed.shape[1], False
+    for i in range(first, last):
+        for start in range(0, x.shape[1], width):
+            stop, shift = min(start + width, x.shape[1]), np.uint8(bits * (start // width))
+            values, v, o = x[i, start:stop], inverse[start:stop], offset[start:stop]
+            for j in range(len(values)):
+                code = _code(values[j], v[j], o[j], qmax)
+                faults |= code != code
+                packed[i, j] |= np.uint8(np.int32(code)) << shift
+    return faults
+
+
+@launcher
+def gradients_of_rows(grad, x, first, last, inverse, offset, step, low, high, kind, grad_x, sums):
+    """grad_x ← gradient of the values, of ``kind``; sums[i] ← Σ grad · x over those of row i within the range."""
+    for i in range(first, last):
+        v, o, total = inverse[i * step], offset[i * step], 0.0
+        for j in range(x.shape[1]):
+            inside = _inside(grad[i, j], x[i, j], v, o, low, high)
+            if kind != NO_GRADIENT:
+                grad_x[i, j] = (inside if kind == CLIPPED else grad[i, j]) * v
+            total = _plus(total, np.float64(inside * x[i, j]))
+        sums[i] = total
+
+
+@launcher
+def gradients_of_few(grad, weight, x, first, last, inverse, offset, step, low, high, sums):
+    """The sums of :func:`gradients_of_rows` for the gradient grad · weightᵀ, computed only where ``x`` is not 0."""
+    for i in range(first, last):
+        v, o, total = inverse[i * step], offset[i * step], 0.0
+        for j in range(x.shape[1]):
+            if x[i, j] != 0:
+                product = np.float32(0)
+                for k in range(grad.shape[1]):
+                    product = _plus(product, grad[i, k] * weight[j, k])
+                total += np.float64(_inside(product, x[i, j], v, o, low, high) * x[i, j])
+        sums[i] = total
+
+
+@kernel
+def straight_through(grad, x, inverse, offset, low, high, kind, grad_x, sums):
+    """Of one row: grad_x ← gradient of the values, of ``kind``; sums ← sums + grad · x of those within the range."""
+    for j in range(len(x)):
+        inside = _inside(grad[j], x[j], inverse[j], offset[j], low, high)
+        if kind != NO_GRADIENT:
+            grad_x[j] = (inside if kind == CLIPPED else grad[j]) * inverse[j]
+        sums[j] += np.float64(inside * x[j])
+
+
+@launcher
+def gradients_of_columns(grad, x, first, last, inverse, offset, low, high, kind, grad_x, sums):
+    """As :func:`gradients_of_rows`, by column; ``sums``, (blocks, columns) zeros, are those of BLOCK_ROWS rows each."""
+    for i in range(first, last):
+        straight_through(grad[i], x[i], inverse, offset, low, high, kind, grad_x[i], sums[i // BLOCK_ROWS])
+
+
+@launcher
+def products_of_columns(x, y, first, last, sums):
+    """sums ← Σ x · y by column; (blocks, columns) zeros, those of BLOCK_ROWS rows each."""
+    for i in range(first, last):
+        totals = sums[i // BLOCK_ROWS]
+        for j in range(x.shape[1]):
+            totals[j] += np.float64(x[i, j] * y[i, j])
+
+
+@launcher
+def total_and_magnitude(x, sums):
+    """sums ← Σ x, Σ |x| of flat values, float64."""
+    total = magnitude = 0.0
+    for i in range(len(x)):
+        total = _plus(total, np.float64(x[i]))
+        magnitude = _plus(magnitude, np.float64(abs(x[i])))
+    sums[0], sums[1] = total, magnitude
+
+
+@launcher
+def scale_rows(x, first, last, row_scale, row_step, column_scale):
+    """x[i, j] ← x[i, j] · row_scale[i · row_step] · column_scale[j · column_step], in place."""
+    for i in range(first, last):
+        r = row_scale[i * row_step]
+        for j in range(x.shape[1]):
+            x[i, j] = x[i, j] * r * column_scale[j]
+
+
+@launcher
+def gradients_of_scaled(grad, out, first, last, row_scale, row_step, column_scale, grad_x, row_sums, column_sums):
+    """grad_x ← grad · column_scale · row_scale; row_sums, column_sums ← Σ grad · out along the row, the column.
+
+    ``column_sums``, (blocks, columns) zeros, are those of BLOCK_ROWS rows each.
+    """
+    for i in range(first, last):
+        r, total, totals = row_scale[i * row_step], 0.0, column_sums[i // BLOCK_ROWS]
+        for j in range(out.shape[1]):
+            grad_x[i, j] = grad[i, j] * column_scale[j] * r
+            product = np.float64(grad[i, j] * out[i, j])
+            total = _plus(total, product)
+            totals[j] += product
+        row_sums[i] = total

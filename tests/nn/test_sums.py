@@ -1,0 +1,118 @@
+"""Sums of packed codes in training against DGL's sums of floats."""
+
+import dgl
+import pytest
+import torch
+
+from dgl_lowbit.nn import sums
+from dgl_lowbit.nn.ops import TorchOps
+from dgl_lowbit.quant import fused, make_quantizer
+from dgl_lowbit.quant.quantized import Quantized
+
+
+@pytest.fixture(autouse=True)
+def serve_few_values(monkeypatch):
+    monkeypatch.setattr(fused, "_LEAST", 1)
+    monkeypatch.setattr(sums, "_LEAST", 1)
+
+
+def random_graph(sources, destinations, edges, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    ends = (torch.randint(n, (edges,), generator=generator) for n in (sources, destinations))
+    return dgl.create_block(tuple(ends), num_src_nodes=sources, num_dst_nodes=destinations)
+
+
+def summed(graph, quantizer, x, packed):
+    """Sums and the gradients of values and range."""
+    x = x.clone().requires_grad_()
+    quantizer.zero_grad()
+    codes = quantizer.quantized(x)
+    assert sums.can_sum_packed(graph, codes)
+    total = TorchOps().aggregate(graph, codes if packed else Quantized(codes.centered, codes.scale))
+    total.backward(torch.randn(total.shape, generator=torch.Generator().manual_seed(3)))
+    return total.detach(), x.grad, quantizer.log_alpha.grad.clone()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("is_positive", [False, True])
+@pytest.mark.parametrize("columns", [3, 16, 40, 130])
+def test_they_are_those_of_floats(bits, granularity, is_positive, columns):
+    graph = random_graph(50, 40, 700)
+    x = torch.randn(50, columns, generator=torch.Generator().manual_seed(1))
+    x = x.relu() if is_positive else x
+    quantizer = make_quantizer("qlr", bits, granularity=granularity, channels=columns)
+    quantizer.observe(x)
+    total, grad_x, grad_alpha = summed(graph, quantizer, x, True)
+    plain_total, plain_grad_x, plain_grad_alpha = summed(graph, quantizer, x, False)
+    assert torch.equal(total, plain_total) and torch.equal(grad_x, plain_grad_x)
+    torch.testing.assert_close(grad_alpha, plain_grad_alpha, rtol=1e-4, atol=1e-3)
+
+
+def test_they_follow_the_graph():
+    """Of a graph whose edges change in place, of one with int32 ids, and without edges."""
+    x = torch.randn(30, 20, generator=torch.Generator().manual_seed(1))
+    quantizer = make_quantizer("qlr", 2, channels=20)
+    quantizer.observe(x)
+    graph = dgl.graph(([0, 1, 2], [2, 2, 3]), num_nodes=30)
+    centered, scale = quantizer.split(x)
+    for change in (lambda g: g, lambda g: g.add_edges(torch.tensor([7]), torch.tensor([5])), lambda g: g):
+        change(graph)
+        expected = dgl.ops.copy_u_sum(graph, centered) * scale
+        assert torch.equal(sums.sum_packed(graph, quantizer.quantized(x)), expected)
+    assert torch.equal(sums.sum_packed(graph.int(), quantizer.quantized(x)), expected)
+
+
+def test_they_do_not_depend_on_threads(monkeypatch):
+    monkeypatch.setattr(fused, "_LEAST_A_THREAD", 64)
+    graph, x, quantizer = random_graph(2500, 2200, 9000), torch.randn(2500, 20), make_quantizer("qlr", 2, channels=20)
+    quantizer.observe(x)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(summed(graph, quantizer, x, True))
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *results))
+
+
+def test_gradients_can_be_differentiated_again():
+    quantizer, x, graph = make_quantizer("qlr", 2, channels=20), torch.randn(50, 20), random_graph(50, 40, 700)
+    quantizer.observe(x)
+
+    def second(packed):
+        given = x.clone().requires_grad_()
+        codes = quantizer.quantized(given)
+        total = TorchOps().aggregate(graph, codes if packed else Quantized(codes.centered, codes.scale))
+        (first,) = torch.autograd.grad((total**3).sum(), quantizer.log_alpha, create_graph=True)
+        return torch.autograd.grad(first.sum(), (given, quantizer.log_alpha))
+
+    for packed, plain in zip(second(True), second(False)):
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-2)
+
+
+def test_what_is_not_a_number_is_not_lost():
+    x = torch.randn(50, 20)
+    quantizer = make_quantizer("qlr", 2, channels=20)
+    quantizer.observe(x)
+    x[7, 11] = torch.nan
+    assert sums.sum_packed(random_graph(50, 40, 700), quantizer.quantized(x)).isnan().all()
+
+
+def test_the_sum_of_codes_is_served_where_it_pays(monkeypatch):
+    x, graph = torch.randn(50, 20), random_graph(50, 40, 700)
+    quantizer = make_quantizer("qlr", 2, channels=20)
+    quantizer.observe(x)
+    assert sums.can_sum_packed(graph, quantizer.quantized(x))
+    fine = make_quantizer("bt", 2)  # its zero point is no half: sums of floats are rounded
+    fine.observe(x + 0.3)
+    assert not sums.can_sum_packed(graph, fine.quantized(x))
+    rows = make_quantizer("qlr", 2, granularity="shift")
+    rows.observe(x)
+    assert not sums.can_sum_packed(graph, rows.quantized(x))
+    for formats in (["coo"], ["csc"], ["coo", "csc"]):
+        assert not sums.can_sum_packed(graph.formats(formats), quantizer.quantized(x))
+    monkeypatch.setattr(sums, "_LEAST", 700 * 20 + 1)
+    assert not sums.can_sum_packed(graph, quantizer.quantized(x))

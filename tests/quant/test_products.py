@@ -1,0 +1,94 @@
+"""Products of codes in blocks of rows against the plain ones."""
+
+import pytest
+import torch
+
+from dgl_lowbit.quant import fused, make_quantizer, products
+from dgl_lowbit.quant.products import product
+from dgl_lowbit.quant.quantized import Quantized
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(fused, "_LEAST", 1)
+    monkeypatch.setattr(products, "_LEAST", 1)
+    monkeypatch.setattr(products, "_BLOCK_BYTES", 4 * 30 * 16)  # of 16 rows
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def quantisers(bits=2, inputs="row", weights="channel"):
+    pair = (make_quantizer("qlr", bits, granularity=inputs), drawn(70, 30)), (
+        make_quantizer("qlr", bits, granularity=weights, channels=20, clip_gradient=False), drawn(30, 20, seed=1)
+    )  # fmt: skip
+    for quantizer, values in pair:
+        quantizer.observe(values)
+    return [quantizer for quantizer, _ in pair]
+
+
+def multiplied(of_inputs, of_weights, needs_x=True, served=True, x=None):
+    """The product, and the gradients of inputs, weights and ranges."""
+    x = (drawn(70, 30) if x is None else x.clone()).requires_grad_(needs_x)
+    weight = drawn(20, 30, seed=1).requires_grad_()
+    for quantizer in (of_inputs, of_weights):
+        quantizer.zero_grad()
+    codes = of_inputs.quantized(x)
+    assert products._is_served(codes, of_weights.quantized(weight.t()))
+    out = product(codes if served else Quantized(codes.centered, codes.scale), of_weights.quantized(weight.t()))
+    out.backward(drawn(70, 20, seed=2))
+    return out.detach(), x.grad, weight.grad, of_inputs.log_alpha.grad.clone(), of_weights.log_alpha.grad.clone()
+
+
+@pytest.mark.parametrize("needs_x", [False, True])
+@pytest.mark.parametrize("inputs", ["row", "tensor"])
+@pytest.mark.parametrize("weights", ["channel", "tensor"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_they_are_the_plain_ones(bits, inputs, weights, needs_x):
+    pair = quantisers(bits, inputs, weights)
+    out, grad_x, *grads = multiplied(*pair, needs_x)
+    plain_out, plain_grad_x, *plain_grads = multiplied(*pair, needs_x, served=False)
+    assert torch.equal(out, plain_out)
+    assert (grad_x is None) == (plain_grad_x is None) == (not needs_x)
+    if needs_x:  # products of floats depend on how many rows there are
+        torch.testing.assert_close(grad_x, plain_grad_x, rtol=1e-5, atol=1e-5)
+    for grad, plain in zip(grads, plain_grads):
+        torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", ["row", "tensor"])
+def test_zeros_are_left_out_of_the_gradient_of_a_scale(monkeypatch, inputs):
+    pair, words = quantisers(inputs=inputs), drawn(70, 30) * (drawn(70, 30, seed=4) > 1)
+    pair[0].observe(words)
+    dense = torch.where(words == 0, 1e-30, words)
+    calls, few = [], fused.gradients_of_few
+    monkeypatch.setattr(products, "_FEW", 0.3)
+    monkeypatch.setattr(fused, "gradients_of_few", lambda *args: calls.append(args) or few(*args))
+    found, expected = (multiplied(*pair, needs_x=False, x=x) for x in (words, dense))
+    assert len(calls) == -(-70 // 16)  # of the words' blocks alone
+    for grad, plain in zip(found[2:], expected[2:]):
+        torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_codes_that_are_read_are_not_made_again():
+    of_inputs, of_weights = quantisers()
+    codes, weight = of_inputs.quantized(drawn(70, 30)), of_weights.quantized(drawn(30, 20, seed=1))
+    assert products._is_served(codes, weight) and codes.centered is codes.centered
+    assert not products._is_served(codes, weight)
+    assert not products._is_served(of_inputs.quantized(drawn(7, 10, 30)), weight)
+
+
+def test_gradients_can_be_differentiated_again():
+    of_inputs, of_weights = quantisers()
+
+    def second(served):
+        x, weight = drawn(70, 30).requires_grad_(), of_weights.quantized(drawn(30, 20, seed=1))
+        codes = of_inputs.quantized(x)
+        out = product(codes if served else Quantized(codes.centered, codes.scale), weight)
+        (first,) = torch.autograd.grad((out**3).sum(), of_inputs.log_alpha, create_graph=True)
+        return torch.autograd.grad(first, (x, of_inputs.log_alpha, of_weights.log_alpha))
+
+    for grad, plain in zip(second(True), second(False)):
+        assert plain.abs().sum() > 0
+        torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-2)
