@@ -19,7 +19,8 @@ class Ahead:
     """
 
     def __init__(self, plan: Plan, inputs: list, op: dict, make_executor: Callable):
-        self.value, self.operation = op["out"], OPERATIONS[op["op"]]
+        operation = OPERATIONS[op["op"]]
+        self.value, self.make, self.asks_for = op["out"], operation.make, operation.asks_for
         ops = _leading_to(op["in"], plan.ops)
         read = set(op["in"]).union(*map(_reads, ops))
         inputs = [entry for entry in inputs if entry["value"] in read]
@@ -35,8 +36,8 @@ class Ahead:
         if self._made_of and all(known() is graph for known, graph in zip(self._made_of, graphs)):
             return self._made
         arrays = self.executor.run(inputs, threads, room=room)
-        refuse_beyond(room, self.operation.asks_for(*arrays))
-        made = self.operation.make(*arrays)
+        refuse_beyond(room, self.asks_for(*arrays))
+        made = self.make(*arrays)
         if self.follows_from_graphs and all(isinstance(graph, Graph) for graph in graphs):
             self._made_of, self._made = tuple(map(weakref.ref, graphs)), made
         return made

@@ -73,8 +73,7 @@ class Executor:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
 
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
-        ``out`` takes the place of the one output. A run takes at most ``room`` bytes, by default those that these inputs
-        allow.
+        ``out`` takes the place of the one output. A run takes at most ``room`` bytes, by default what inputs allow.
         """
         room = self.room(inputs.values()) if room is None else room
         for ahead in self._ahead:

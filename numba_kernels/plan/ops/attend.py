@@ -10,7 +10,7 @@ from ...arrays.segments import reduce_segments
 from ...graph import GraphError
 from ...kernels.attend import Attend, Attention, Scratch, attention, sizes_of_scratch
 from ...kernels.quads import bytes_at_a_time
-from ...spec import FixedGrid
+from ...spec import FixedGrid, from_json
 from ..attributes import COUNT, DICT, NUMBER, NUMBERS
 from ..sizes import single
 from .neighbours import edges_of
