@@ -36,7 +36,7 @@ def test_a_student_learns_from_its_teacher_and_freezes(name, planted):
     train(teacher, planted, epochs=25, progress=False)
     student = lowbit.quantize(teacher, lowbit.QuantConfig(4))
     ranges = {n: p.clone() for n, p in student.named_parameters() if "log_alpha" in n}
-    train(student, planted, teacher=teacher, epochs=8, progress=False)
+    train(student, planted, teacher=teacher, epochs=24, progress=False)
     assert any(not torch.equal(p, ranges[n]) for n, p in student.named_parameters() if n in ranges)
     logits = predict(student, planted)
     assert accuracy(logits, planted) > accuracy(predict(teacher, planted), planted) - 0.06
