@@ -4,7 +4,9 @@ import torch
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph
+from dgl_lowbit.experiments import data
 from dgl_lowbit.experiments.models import MODELS
+from dgl_lowbit.experiments.planted import planted_graph
 from dgl_lowbit.training import accuracy, distillation_loss, loop, parameter_groups, predict, resume, train
 from dgl_lowbit.training.identity import identity_of
 
@@ -30,13 +32,15 @@ def test_fit_keeps_the_best_validation_epoch_and_repeats(planted):
 @pytest.mark.parametrize(
     "name", [name if name == "gcn" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
 )
-def test_a_student_learns_from_its_teacher_and_freezes(name, planted):
+def test_a_student_learns_from_its_teacher_and_freezes(name, monkeypatch):
+    monkeypatch.setattr(data, "planted_graph", planted_graph)  # of its own size
+    planted = dgl.add_self_loop(load_graph())
     torch.manual_seed(0)
     teacher = MODELS[name](1433, 7, hidden=16, dropout=0.2, **({"num_layers": 6} if name == "deep" else {}))
     train(teacher, planted, epochs=25, progress=False)
     student = lowbit.quantize(teacher, lowbit.QuantConfig(4))
     ranges = {n: p.clone() for n, p in student.named_parameters() if "log_alpha" in n}
-    train(student, planted, teacher=teacher, epochs=24, progress=False)
+    train(student, planted, teacher=teacher, epochs=8, progress=False)
     assert any(not torch.equal(p, ranges[n]) for n, p in student.named_parameters() if n in ranges)
     logits = predict(student, planted)
     assert accuracy(logits, planted) > accuracy(predict(teacher, planted), planted) - 0.06
