@@ -1,7 +1,10 @@
 """Reduce functions over mailboxes: computed edge by edge in packed models, or refused by what they do."""
 
+import math
+
 import dgl
 import dgl.function as fn
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,6 +50,14 @@ def pooled(model, nodes):
     return 1 - torch.amax(messages.transpose(2, -1).flatten(2), (1,)) * messages.unsqueeze(2).squeeze(2).sum(dim=1)
 
 
+def scaled(model, nodes):
+    messages = nodes.mailbox["m"]
+    degree = messages.size(1)
+    return (
+        messages.sum(1) * (np.log(degree + 1) / 2.5) + messages.view(len(messages), degree, -1).sum(dim=1) / degree**0.5
+    )
+
+
 def prepared(reduce, graph):
     torch.manual_seed(0)
     feat = torch.randn(graph.num_nodes(), WIDTH)
@@ -54,7 +65,7 @@ def prepared(reduce, graph):
     return lowbit.calibrate(model, graph, feat).eval(), feat
 
 
-@pytest.mark.parametrize("reduce", [attention, moments, pooled, lambda model, nodes: nodes.mailbox["m"].sum(1)])
+@pytest.mark.parametrize("reduce", [attention, moments, pooled, scaled, lambda model, nodes: nodes.mailbox["m"].sum(1)])
 def test_reduce_functions_run_edge_by_edge(reduce, tmp_path):
     """Also on a graph with nodes that receive nothing, which the example has none of."""
     example = dgl.add_self_loop(homogeneous())
@@ -72,6 +83,10 @@ def test_reduce_functions_run_edge_by_edge(reduce, tmp_path):
     ("reduce", "message"),
     [
         (lambda model, nodes: nodes.mailbox["m"].sum(1) / nodes.mailbox["m"].shape[1], "depend on the in-degree"),
+        (
+            lambda model, nodes: nodes.mailbox["m"].sum(1) / math.log(nodes.mailbox["m"].size(1)),
+            "an in-degree as a number",
+        ),
         (lambda model, nodes: nodes.mailbox["m"][:, 0], "some of the messages in a reduce function at .*test_mail"),
         (lambda model, nodes: nodes.mailbox["m"].cumsum(1).sum(1), "cumsum in a reduce function"),
         (lambda model, nodes: nodes.mailbox["m"].sum((1, 2)), r"sum over dimension \(1, 2\)"),

@@ -8,6 +8,7 @@ are recorded as any others.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,6 +46,34 @@ class Mailbox(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         raise _refusal(str(function))
+
+
+class InDegree:
+    """The in-degree of each node, where a reduce function asks how many messages it has; a number to it."""
+
+    def __init__(self, numbers: torch.Tensor):
+        self.numbers = numbers  # (N, 1, …), as what is reduced meets them
+
+    def __array_ufunc__(self, function, method, *args, **kwargs):
+        if method != "__call__" or kwargs or not hasattr(torch, function.__name__):
+            return NotImplemented
+        return self._of(getattr(torch, function.__name__), *args)
+
+    def __float__(self):
+        raise _refusal("an in-degree as a number of Python")
+
+    __int__ = __index__ = __bool__ = __float__
+
+    @staticmethod
+    def _of(function, *args):
+        result = function(*(arg.numbers if isinstance(arg, InDegree) else arg for arg in args))
+        return result if any(isinstance(arg, torch.Tensor) for arg in args) else InDegree(result)
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    _function = getattr(operator, _name)
+    setattr(InDegree, f"__{_name}__", lambda x, y, f=_function: InDegree._of(f, x, y))
+    setattr(InDegree, f"__r{_name}__", lambda x, y, f=_function: InDegree._of(f, y, x))
 
 
 class _Largest(NamedTuple):
@@ -134,9 +163,14 @@ def _one_less(dims, ndim, name):
     return shifted if several else shifted[0]
 
 
+def _size(function, box, _, dim=None):
+    return InDegree(_degrees(box)) if dim in (1, 1 - box.dim()) else function(box, dim)
+
+
 def _reshape(function, box, _, *shape):
     shape = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
-    if shape[0] not in (len(box), -1) or len(shape) < 2 or shape[1] != _DEGREE:
+    kept = len(shape) > 1 and (isinstance(shape[1], InDegree) or shape[1] == _DEGREE)
+    if shape[0] not in (len(box), -1) or not kept:
         raise _refusal(f"a shape of {tuple(shape)}")
     return Mailbox(box.rows.reshape(len(box.rows), *shape[2:]), box.graph)
 
@@ -159,7 +193,9 @@ def _expand_as(function, box, tensor, like):
     return Mailbox(_rows(tensor, box).expand_as(box.rows), box.graph)
 
 
-_RULES = {"expand_as": _expand_as, "reshape": _reshape, "view": _reshape, "getitem": _getitem, "matmul": _matmul}
+_RULES = {
+    "size": _size, "expand_as": _expand_as, "reshape": _reshape, "view": _reshape, "getitem": _getitem, "matmul": _matmul,
+}  # fmt: skip
 
 
 # -- over all messages of a node --------------------------------------------------------------------------

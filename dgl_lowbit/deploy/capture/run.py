@@ -247,7 +247,7 @@ class Capture(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = _name(function)
-        if self.depth or name in _QUESTIONS:
+        if self.depth or (name in _QUESTIONS and not (name == "size" and boxes_in(args))):
             return function(*args, **kwargs)
         if name != "__get__" and boxes_in((args, kwargs)):
             with self:

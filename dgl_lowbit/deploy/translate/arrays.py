@@ -104,25 +104,25 @@ def _transposed(t, call, x):
 def _made(t, call, *args, size=None, dtype=None, **ignored):
     sizes = list(args[1:] if call.name.startswith("new") else args) if size is None else [size]
     sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
-    name = "ones" if call.name.endswith("ones") else "zeros"
-    shape = [t.encoded(size, call) for size in sizes]
-    return t.array_function(name, shape, dtype=DTYPES[t.recording.dtypes[call.out.number]])
+    return _filled_with(t, call, sizes, 1 if call.name.endswith("ones") else 0)
+
+
+def _filled_with(t, call, sizes, value):
+    """An array of a shape, of which the first size may be a number that a tensor holds."""
+    kind, of_tensor = DTYPES[t.recording.dtypes[call.out.number]], bool(sizes) and isinstance(sizes[0], TensorRef)
+    shape = [t.encoded(size, call) for size in ([1, *sizes[1:]] if of_tensor else sizes)]
+    array = t.array_function("full", shape, t.encoded(value, call), dtype=kind)
+    return t.array_function("repeat_interleave", array, t.argument(sizes[0], call), 0) if of_tensor else array
 
 
 @array_rule("new_full")
 def _full(t, call, x, size, fill_value, dtype=None, **ignored):
-    shape, kind = [t.encoded(part, call) for part in size], DTYPES[t.recording.dtypes[call.out.number]]
-    return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
+    return _filled_with(t, call, size, fill_value)
 
 
 @array_rule("full")
 def _full_of(t, call, size, fill_value, dtype=None, **ignored):
-    kind = DTYPES[t.recording.dtypes[call.out.number]]
-    if isinstance(size, (tuple, list)) and len(size) == 1 and isinstance(size[0], TensorRef):  # a number that it holds
-        one = t.array_function("full", [1], t.encoded(fill_value, call), dtype=kind)
-        return t.array_function("repeat_interleave", one, t.argument(size[0], call))
-    shape = [t.encoded(part, call) for part in size] if isinstance(size, (tuple, list)) else t.encoded(size, call)
-    return t.array_function("full", shape, t.encoded(fill_value, call), dtype=kind)
+    return _filled_with(t, call, size if isinstance(size, (tuple, list)) else [size], fill_value)
 
 
 @array_rule("tensor", "as_tensor", "scalar_tensor")
