@@ -194,8 +194,13 @@ def _expand_as(function, box, tensor, like):
 
 
 _RULES = {
-    "size": _size, "expand_as": _expand_as, "reshape": _reshape, "view": _reshape, "getitem": _getitem, "matmul": _matmul,
-}  # fmt: skip
+    "size": _size,
+    "expand_as": _expand_as,
+    "reshape": _reshape,
+    "view": _reshape,
+    "getitem": _getitem,
+    "matmul": _matmul,
+}
 
 
 # -- over all messages of a node --------------------------------------------------------------------------
