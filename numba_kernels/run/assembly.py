@@ -20,7 +20,7 @@ class Assembly:
 
     def __init__(self, schedule: Schedule, plan, kept: dict, run):
         self.schedule, self.plan, self.kept = schedule, plan, kept
-        made = {op["out"]: "float32" for op in plan.ops if op["op"] == "edge_weight"}
+        made = {op["out"]: "float32" for op in (plan.ops if plan else ()) if op["op"] == "edge_weight"}
         self.edge_weight_kinds = {**made, **{value: run.kind_of(value) for value in run.edge_weights}}
         self.hubs = {value for value, graph in run.single.items() if graph.num_hubs}
         self._size_of = {size: place for place, size in reversed(list(enumerate(run.sizes)))}

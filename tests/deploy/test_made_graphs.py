@@ -40,6 +40,11 @@ def both_ways(model, g, x):
     return two_layers(model, dgl.graph((torch.cat([u, v]), torch.cat([v, u])), num_nodes=g.num_nodes()), g.reverse(), x)
 
 
+def in_formats(model, g, x):
+    assert g.formats()
+    return two_layers(model, g, g.formats(["coo", "csc"]), x)
+
+
 def by_type(model, g, x):
     parts = [dgl.edge_subgraph(g, g.edata["type"] == number, relabel_nodes=False) for number in range(2)]
     return two_layers(model, *parts, x)
@@ -107,7 +112,7 @@ def arguments(count, edges, seed):
 
 
 FORWARDS = [
-    *(self_loops, both_ways, by_type, relabelled, best_nodes, top_nodes),
+    *(self_loops, both_ways, in_formats, by_type, relabelled, best_nodes, top_nodes),
     *(neighbours, weighted, chosen_rows, part_of_edges),
 ]
 

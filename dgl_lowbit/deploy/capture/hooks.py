@@ -93,7 +93,7 @@ def _places(captures, names):
 def _alias(captures, original):
     def same(graph, *args, **kwargs):
         result, capture = original(graph, *args, **kwargs), captures[-1]
-        if capture.knows(graph):
+        if isinstance(result, DGLGraph) and capture.knows(graph):  # formats() asks
             capture.also(graph, result)
         return result
 
