@@ -12,6 +12,7 @@ import dgl
 import torch
 from dgl import DGLGraph
 from dgl.base import is_all
+from torch.overrides import handle_torch_function, has_torch_function
 
 from ...nn import Linear, LowBitLayer
 from ...nn.message_passing import FakeQuantise, handling
@@ -87,6 +88,19 @@ def _places(captures, names):
     yield TorchOps, "kept", lambda original: staticmethod(lambda holder, name, make: make())
     for name in ("call", "activate"):
         yield TorchOps, name, functools.partial(_inside, captures, name)
+    for name in ("__getitem__", "__setitem__"):
+        yield torch.Tensor, name, _indexing
+
+
+def _indexing(original):
+    """Indexing that modes are told of: torch 2.2 does not tell them."""
+
+    def index(tensor, *args):
+        if has_torch_function((tensor,)):
+            return handle_torch_function(original, (tensor,), tensor, *args)
+        return original(tensor, *args)
+
+    return index
 
 
 # -- graphs ---------------------------------------------------------------------------------------------
