@@ -1,6 +1,9 @@
 """Random graphs and plans, and their comparison with the NumPy twin."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -110,3 +113,24 @@ sizes = st.tuples(st.integers(1, 70), st.integers(1, 30), st.integers(0, 400))
 def shifted(bits, rng):
     """One scale, halved for rows of smaller range."""
     return {**static(bits, 1, rng, False), "granularity": "shift", "reach": float(np.float32(rng.uniform(0.5, 8)))}
+
+
+def run_tests_of_kernels(chosen: str, **environment: str) -> str:
+    """What the tests print, run in another process, that another processor, or no compiler, makes a difference to.
+
+    ``chosen`` are those of them to run, as ``-k`` takes it; an AssertionError if one fails.
+    """
+    names = (
+        "attention functional graph instructions kernels operations packing products simd sums "
+        "arrays_edge_space arrays_edges"
+    )
+    files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names.split()]
+    few = {key: value for key, value in os.environ.items() if key != "DRAW_FROM_ALL"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "-k", chosen, *files],
+        env={**few, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout

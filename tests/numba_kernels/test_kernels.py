@@ -1,11 +1,7 @@
 """Kernels against their NumPy twin, exactly."""
 
 import copy
-import os
 import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +24,7 @@ from .plans import (
     normal,
     operations,
     per_row,
+    run_tests_of_kernels,
     static,
 )
 
@@ -223,23 +220,4 @@ def test_a_copied_graph_can_still_be_read_ahead():
 @pytest.mark.slow
 @pytest.mark.skipif(JIT_OFF, reason="this is the run without the compiler")
 def test_everything_here_also_holds_without_the_compiler():
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-n",
-            "0",
-            "-k",
-            "not lesser and (not test_arrays or edge)",
-            str(Path(__file__).parent),
-        ],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert " passed" in done.stdout
+    assert " passed" in run_tests_of_kernels("not lesser", NUMBA_DISABLE_JIT="1")

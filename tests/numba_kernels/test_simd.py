@@ -1,9 +1,6 @@
 """Vector operations, one by one, against NumPy."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -11,6 +8,8 @@ import pytest
 
 from numba_kernels import simd
 from numba_kernels.jit import launcher
+
+from .plans import run_tests_of_kernels
 
 
 def values(kind, lanes, seed=0):
@@ -198,24 +197,6 @@ def test_totals_of_four_vectors():
 @pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])
 def test_kernels_are_exact_on_lesser_machines(cpu, tmp_path):
-    """The whole suite of this folder, compiled without AVX-512, and without AVX."""
-    environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-n",
-            "0",
-            "-k",
-            "not compiler and (not test_arrays or edge)",
-            str(Path(__file__).parent),
-        ],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    """The tests of kernels, compiled without AVX-512, and without AVX."""
+    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    run_tests_of_kernels("not compiler", NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="", **cache)
