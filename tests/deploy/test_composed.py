@@ -79,6 +79,39 @@ def test_losses_with_weights_are_refused(name, options):
         composed.COMPOSED[name](torch.randn(9, 4), torch.arange(9) % 4, **options)
 
 
+@pytest.mark.filterwarnings("ignore::dgl_lowbit.convert.FloatModuleWarning")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"add_bias_kv": True}, "multi_head_attention_forward with these arguments"),
+        ({"add_zero_attn": True}, "multi_head_attention_forward with these arguments"),
+        ({"dropout_p": 0.5}, "scaled_dot_product_attention with these arguments"),
+        ({"enable_gqa": True}, "scaled_dot_product_attention, called so that .*enable_gqa"),
+    ],
+)
+def test_arguments_that_would_be_left_out_are_refused(options, message):
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            of_module = {} if message.startswith("scaled") else options
+            self.first, self.attention = nn.Linear(WIDTH, WIDTH), nn.MultiheadAttention(WIDTH, 2, **of_module)
+
+        def forward(self, graph, feat):
+            h = self.first(feat).unsqueeze(1)
+            if message.startswith("scaled"):
+                return F.scaled_dot_product_attention(h, h, h, **options).squeeze(1)
+            return self.attention(h, h, h)[0].squeeze(1)
+
+    if "enable_gqa" in options and "enable_gqa" not in F.scaled_dot_product_attention.__doc__:
+        pytest.skip("this torch has no such argument")
+    graph = dgl.add_self_loop(homogeneous())
+    given = graph, features(graph, WIDTH)
+    torch.manual_seed(0)
+    model = lowbit.calibrate(lowbit.quantize(Attends().eval(), lowbit.QuantConfig(8), *given), *given)
+    with pytest.raises(lowbit.FreezeError, match=message):
+        lowbit.freeze(model, *given)
+
+
 class Transformer(nn.Module):
     def __init__(self):
         super().__init__()

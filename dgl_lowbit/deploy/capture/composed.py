@@ -1,4 +1,7 @@
-"""Functions of torch that are recorded as what they are made of."""
+"""Functions of torch that are recorded as what they are made of.
+
+What they leave out of torch's arguments shows in the result, which is compared with torch's own.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,34 @@ from torch.nn import functional as F
 
 from ..errors import FreezeError
 from .lines import line
+from .recording import leaves
+
+_TOLERANCE = 1e-3
+
+
+def recorded(capture: Any, function: Callable, name: str, args: tuple, kwargs: dict) -> Any:
+    """Call what ``function``, of a name in ``COMPOSED``, is made of, with ``capture`` recording it.
+
+    Raises
+    ------
+    FreezeError
+        When that is not what the function gives of these arguments, or does not know one of them.
+    """
+    expected = function(*args, **kwargs)
+    try:
+        with capture:
+            result = COMPOSED[name](*args, **kwargs)
+    except TypeError as error:
+        raise _refusal(f"{name}, called so that {error},") from error
+    pairs = zip(leaves(result), leaves(expected))
+    if not all(_is_close(ours, theirs) for ours, theirs in pairs if isinstance(theirs, torch.Tensor)):
+        raise _refusal(f"{name} with these arguments")
+    return result
+
+
+def _is_close(ours, theirs):
+    scale = float(theirs[theirs.isfinite()].abs().amax()) if theirs.isfinite().any() else 0.0
+    return torch.allclose(ours, theirs, rtol=0, atol=_TOLERANCE * scale, equal_nan=True)
 
 
 def scaled_dot_product_attention(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from ...nn.message_passing.last_call import with_own_frames
 from ..errors import FreezeError
 from .arguments import graphs_of_modules, named_arguments
-from .composed import COMPOSED
+from .composed import COMPOSED, recorded
 from .hooks import noted_calls, recorded_calls
 from .lines import LIBRARIES, caller, line
 from .mailboxes import boxes_in, by_edge
@@ -253,8 +253,7 @@ class Capture(TorchFunctionMode):
             with self:
                 return by_edge(self, function, name, args, kwargs)
         if name in COMPOSED:
-            with self:
-                return COMPOSED[name](*args, **kwargs)
+            return recorded(self, function, name, args, kwargs)
         if name in _TO_PYTHON:
             return self._to_python(name, function, args, kwargs)
         if name == "__get__":
