@@ -12,10 +12,9 @@ from numba_kernels.kernels.limits import integer_peak, memory_bandwidth
 from numba_kernels.run.runtime import launching
 
 from ...report import table
-from ..data import GRAPH_NAMES
 from .machine import describe_machine, machine_line, say
 from .requests import block_works, graph_works
-from .work import SYNTHETIC, Work, gemm_works, model_works, spmm_works
+from .work import SYNTHETIC, Work, check_names, gemm_works, model_works, spmm_works
 
 MODEL_WORKS = ("gcn", "sage", "gat", "gatv2", "smp")
 WORKS = ("spmm", "gemm", *MODEL_WORKS, "graphs", "blocks")
@@ -54,10 +53,7 @@ def run_bench(graphs=("20k",), works=WORKS, bits=(2, 4, 8), threads=None, rounds
     ValueError
         For unknown names, or more threads than Numba was started with.
     """
-    for kind, given, known in (("work", works, WORKS), ("graph", graphs, (*SYNTHETIC, *GRAPH_NAMES))):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(known)}.")
+    check_names(graphs, works, WORKS)
     most = numba.config.NUMBA_NUM_THREADS
     threads = tuple(sorted({1, most})) if threads is None else tuple(threads)
     if not all(1 <= count <= most for count in threads):

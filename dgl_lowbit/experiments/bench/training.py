@@ -21,10 +21,10 @@ from ...config import QuantConfig
 from ...convert import calibrate, quantize
 from ...report import table
 from ...training.loop import parameter_groups
-from ..data import GRAPH_NAMES, load_graph, num_classes
+from ..data import load_graph, num_classes
 from ..models import GCN, GraphSAGE
 from .machine import describe_machine, machine_line, say
-from .work import SYNTHETIC, skewed_graph
+from .work import SYNTHETIC, check_names, skewed_graph
 
 TRAINING_WORKS = ("gcn", "sage", "gat", "blocks")
 _FEATS, _CLASSES = 128, 40
@@ -95,10 +95,7 @@ def run_training_bench(
     ValueError
         For unknown names, or fewer threads than one.
     """
-    for kind, given, known in (("work", works, TRAINING_WORKS), ("graph", graphs, (*SYNTHETIC, *GRAPH_NAMES))):
-        for name in given:
-            if name not in known:
-                raise ValueError(f"unknown {kind} {name!r} of training; there are {', '.join(known)}.")
+    check_names(graphs, works, TRAINING_WORKS)
     threads = tuple(sorted({1, numba.config.NUMBA_NUM_THREADS})) if threads is None else tuple(threads)
     if any(count < 1 for count in threads):
         raise ValueError(f"threads must be at least 1, got {threads}.")

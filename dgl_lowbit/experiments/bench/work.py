@@ -21,7 +21,7 @@ from ...config import QuantConfig
 from ...convert import calibrate, quantize
 from ...deploy.freeze import freeze
 from ...deploy.packed import kernel_graph
-from ..data import load_graph, num_classes
+from ..data import GRAPH_NAMES, load_graph, num_classes
 from ..models import MODELS
 
 # Nodes and edges: as many as ogbn-arxiv's, and as half of Reddit's, of the latter two.
@@ -33,6 +33,14 @@ SYNTHETIC = {
 }
 WIDTH = 256
 _FEATS, _CLASSES = 128, 40
+
+
+def check_names(graphs: tuple, works: tuple, known_works: tuple) -> None:
+    """Raise ValueError for graphs and works that are not among those that a bench has."""
+    for kind, given, known in (("work", works, known_works), ("graph", graphs, (*SYNTHETIC, *GRAPH_NAMES))):
+        for name in given:
+            if name not in known:
+                raise ValueError(f"unknown {kind} {name!r}; there are {', '.join(known)}.")
 
 
 @dataclass
