@@ -33,6 +33,13 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
+def check_whole(header: Header, arrays: dict[str, np.ndarray], digests) -> None:
+    """Raise ValueError unless the header is sealed and holds the digest of each array."""
+    if not header.is_sealed:
+        raise ValueError("the header has no SHA-256")
+    check_digests(arrays, digests)
+
+
 def check_digests(arrays: dict[str, np.ndarray], digests) -> None:
     """Raise ValueError unless ``digests`` holds that of each array."""
     if not isinstance(digests, dict) or set(digests) != set(arrays):

@@ -92,10 +92,10 @@ def _content(header: container.Header, arrays, name) -> dict:
             f"{name} has format version {version!r:.80}, this release reads {OLDEST_VERSION} to {VERSION}; freeze the "
             "model again with it, or use the release that wrote the file."
         )
-    if version >= _SEALED_SINCE and not header.is_sealed:
-        raise ValueError("the header has no SHA-256")
     digests = content.pop("sha256", None)
-    if digests is not None or version >= _SEALED_SINCE:
+    if version >= _SEALED_SINCE:
+        container.check_whole(header, arrays, digests)
+    elif digests is not None:
         container.check_digests(arrays, digests)
     unknown = set(content) - {"format", "version", "info", *_PLAN}
     if unknown:

@@ -142,7 +142,7 @@ def _read(buffer) -> tuple[dict, dict, dict]:
         parts = {name: held[f"packed/{name}"].numpy().tobytes() for name in content["packed"]}
         return parts, content["reasons"], {name[6:]: held[name] for name in held if name.startswith("state/")}
     _, arrays = container.read(buffer)
-    container.check_digests(arrays, content["sha256"])
+    container.check_whole(header, arrays, content["sha256"])
     state = {
         name: torch.from_numpy(arrays[f"state/{name}"].copy()).view(_dtype(dtype)).reshape(shape)
         for name, (dtype, shape) in content["state"].items()

@@ -12,6 +12,7 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 import numba_kernels
+from numba_kernels import container
 from tests.conftest import features
 from tests.deploy.test_models import GraphClassifier, calibrated
 
@@ -53,13 +54,22 @@ def test_part_of_a_model_only_when_asked_for(graph, tmp_path):
     older = tmp_path / "older.safetensors"
     older.write_bytes(first_version(packed))
     assert torch.equal(lowbit.load(older, model=fresh)(graph, feat), packed(graph, feat))
-    damaged = bytearray(path.read_bytes())
-    for place in range(9, len(damaged), len(damaged) // 50):
-        damaged[place] ^= 1
-        older.write_bytes(damaged)
+
+
+def test_every_damaged_byte_of_a_partial_file_is_noticed(graph, tmp_path):
+    feat = features(graph, 12)
+    with pytest.warns(lowbit.FloatModuleWarning):
+        packed = lowbit.freeze(calibrated(Branching(), graph, feat), partial=True)
+    content = packed.save(tmp_path / "part.safetensors").read_bytes()
+    fresh, header_size = lowbit.quantize(Branching(), lowbit.QuantConfig(4)), container.read_header(content).size
+    places = [*range(0, header_size, 4), *range(header_size, len(content), len(content) // 50)]
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << place // 4 % 8
+        (tmp_path / "damaged.safetensors").write_bytes(damaged)
         with pytest.raises(numba_kernels.ModelFileError):
-            lowbit.load(older, model=fresh)
-        damaged[place] ^= 1
+            lowbit.load(tmp_path / "damaged.safetensors", model=fresh)
+            pytest.fail(f"byte {place}")
 
 
 def first_version(packed):
