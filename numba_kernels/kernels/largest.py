@@ -11,6 +11,7 @@ from ..jit import kernel
 from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
+from .planes import by_edge, codes_at
 from .sums import center, clear
 
 
@@ -51,66 +52,45 @@ read_largest, read_weighted, read_edges = reader(Largest), reader(LargestWeighte
 
 
 @kernel
-def largest_codes(packed, width, bits, indices, start, stop, columns, totals):
-    """totals ← the largest of the codes of the packed rows that indices[start:stop] names, column by column."""
-    none = simd.zeros16()
-    top = (1 << bits) - 1
-    for column in range(0, width, 16):
-        bit = 0
-        c = column
-        while c < columns:
-            s = simd.zeros_i32()
-            for e in range(start, stop):
-                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
-                s = simd.maximum(s, simd.bits_and(simd.shift_right(x, bit), top))
-            simd.store(s, totals, c)
-            bit += bits
-            c += width
+def from_zero(given, c):
+    return simd.zeros_i32(), (c,)
 
 
 @kernel
-def largest_weighted_values(packed, width, bits, zero, scale, indices, weights, start, stop, columns, row):
-    """row ← the largest of weight · ((code − zero) · scale) over the edges, of which there is one."""
-    none = simd.zeros16()
-    top = (1 << bits) - 1
-    for column in range(0, width, 16):
-        bit = 0
-        c = column
-        while c < columns:
-            z, size = simd.load(simd.zeros_f32(), zero, c), simd.load(simd.zeros_f32(), scale, c)
-            s = simd.fill(z, np.float32(-np.inf))
-            for e in range(start, stop):
-                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
-                x = simd.subtract(simd.to_f32(simd.bits_and(simd.shift_right(x, bit), top)), z)
-                x = simd.multiply(simd.multiply(x, size), simd.fill(s, np.float32(weights[e])))
-                s = simd.maximum(s, x)
-            simd.store(s, row, c)
-            bit += bits
-            c += width
+def take_largest(value, codes, held, given, e, place):
+    return simd.maximum(value, codes)
 
 
 @kernel
-def sum_edges(packed, width, bits, zero, indices, edge_packed, edge_ids, has_ids, start, stop, columns, totals):
-    """totals ← Σ max(code of the source + code of the edge − 2 · zero, 0) over edges; 2 · zero is whole."""
-    none = simd.zeros16()
-    top = (1 << bits) - 1
-    for column in range(0, width, 16):
-        bit = 0
-        c = column
-        while c < columns:
-            s = simd.zeros_i32()
-            z = simd.load(simd.zeros_f32(), zero, c)
-            z = simd.to_signed(simd.add(z, z))
-            for e in range(start, stop):
-                edge = np.int64(edge_ids[e]) if has_ids else e
-                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
-                y = simd.to_i32(simd.load(none, edge_packed, edge * width + column))
-                x = simd.bits_and(simd.shift_right(x, bit), top)
-                x = simd.add(x, simd.bits_and(simd.shift_right(y, bit), top))
-                s = simd.add(s, simd.maximum(simd.subtract(x, z), simd.zeros_i32()))
-            simd.store(s, totals, c)
-            bit += bits
-            c += width
+def from_least(given, c):
+    zero, scale, _ = given
+    z = simd.load(simd.zeros_f32(), zero, c)
+    return simd.fill(z, np.float32(-np.inf)), (z, simd.load(z, scale, c))
+
+
+@kernel
+def take_largest_weighted(value, codes, held, given, e, place):
+    z, scale = held
+    x = simd.multiply(simd.subtract(simd.to_f32(codes), z), scale)
+    return simd.maximum(value, simd.multiply(x, simd.fill(x, np.float32(given[2][e]))))
+
+
+@kernel
+def from_zero_edges(given, c):
+    z = simd.load(simd.zeros_f32(), given[0], c)
+    return simd.zeros_i32(), (simd.to_signed(simd.add(z, z)),)
+
+
+@kernel
+def take_edge(value, codes, held, given, e, place):
+    _, edge_packed, edge_ids, has_ids = given
+    x = simd.add(codes, codes_at(edge_packed, edge_ids[e] if has_ids else e, place))
+    return simd.add(value, simd.maximum(simd.subtract(x, held[0]), simd.zeros_i32()))
+
+
+largest_codes = by_edge(from_zero, take_largest)  # int32
+largest_weighted_values = by_edge(from_least, take_largest_weighted)  # float32, of which there is one
+sum_edges = by_edge(from_zero_edges, take_edge)  # int32; twice the zero is whole
 
 
 @instruction(Largest, [(bits,) for bits in PACKED_BITS])
@@ -122,7 +102,7 @@ def largest(bits):
         indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
         for r in range(count):
             begin, end = indptr[start + r], indptr[start + r + 1]
-            largest_codes(packed, width, bits, indices, begin, end, f.columns, totals)
+            largest_codes(packed, width, bits, indices, begin, end, f.columns, (), totals)
             row = simd.f32_at(base + f.dst + 4 * r * stride)
             center(totals, np.int64(1 if end > begin else 0), -1, zero, scale, f.columns, row)
 
@@ -142,7 +122,8 @@ def largest_weighted(bits):
             if begin == end:
                 clear(simd.i32_at(base + f.dst + 4 * r * stride), f.columns)
             else:
-                largest_weighted_values(packed, width, bits, zero, scale, indices, weights, begin, end, f.columns, row)
+                given = zero, scale, weights
+                largest_weighted_values(packed, width, bits, indices, begin, end, f.columns, given, row)
 
     return run
 
@@ -158,7 +139,8 @@ def gather_edges(bits):
         ids = simd.i64_at(f.edge_ids if has_ids else f.edges.indptr)
         for r in range(count):
             begin, end = indptr[start + r], indptr[start + r + 1]
-            sum_edges(packed, width, bits, zero, indices, edge_codes, ids, has_ids, begin, end, f.columns, totals)
+            given = zero, edge_codes, ids, has_ids
+            sum_edges(packed, width, bits, indices, begin, end, f.columns, given, totals)
             row = simd.f32_at(base + f.dst + 4 * r * stride)
             center(totals, np.int64(0), -1, zero, scale, f.columns, row)
 

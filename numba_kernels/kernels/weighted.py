@@ -12,6 +12,7 @@ from ..jit import kernel
 from ..layout import PACKED_BITS
 from .fields import Edges, Operand
 from .instruction import instruction, reader
+from .planes import by_edge
 from .quads import VARIANTS, weighing
 from .sums import center, clear, fetch, summing
 
@@ -68,24 +69,26 @@ def collect(weights, ids, by_node, first, last, packed, width, bytes_):
 
 
 @kernel
-def add_weighted(packed, width, bits, zero, scale, indices, weights, start, stop, columns, row):
-    """row += scale · Σ weight · (code − zero) over the edges, in float32, in their order."""
-    none = simd.zeros16()
-    top = (1 << bits) - 1
-    for column in range(0, width, 16):
-        bit = 0
-        c = column
-        while c < columns:
-            s = simd.zeros_f32()
-            z = simd.load(s, zero, c)
-            for e in range(start, stop):
-                x = simd.to_i32(simd.load(none, packed, np.int64(indices[e]) * width + column))
-                x = simd.subtract(simd.to_f32(simd.bits_and(simd.shift_right(x, bit), top)), z)
-                s = simd.multiply_add(x, simd.fill(s, np.float32(weights[e])), s)
-            s = simd.multiply_add(s, simd.load(s, scale, c), simd.load(s, row, c))
-            simd.store(s, row, c)
-            bit += bits
-            c += width
+def from_zero(given, c):
+    zero, scale, _ = given
+    s = simd.zeros_f32()
+    return s, (simd.load(s, zero, c), simd.load(s, scale, c))
+
+
+@kernel
+def take_weighted(value, codes, held, given, e, place):
+    return simd.multiply_add(
+        simd.subtract(simd.to_f32(codes), held[0]), simd.fill(value, np.float32(given[2][e])), value
+    )
+
+
+@kernel
+def add_scaled(value, held, row, c):
+    simd.store(simd.multiply_add(value, held[1], simd.load(value, row, c)), row, c)
+
+
+# row += scale · Σ weight · (code − zero) over the edges, in float32, in their order.
+add_weighted = by_edge(from_zero, take_weighted, add_scaled)
 
 
 @instruction(
@@ -147,6 +150,6 @@ def gather_floats(bits):
                 summed += 1
             center(totals, summed, f.exact, zero, scale, f.columns, row)
             begin, end = indptr[i], indptr[i + 1]
-            add_weighted(packed, width, bits, zero, scale, indices, weights, begin, end, f.columns, row)
+            add_weighted(packed, width, bits, indices, begin, end, f.columns, (zero, scale, weights), row)
 
     return run
