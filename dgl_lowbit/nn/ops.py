@@ -11,7 +11,7 @@ from dgl.nn.pytorch import EdgeWeightNorm
 
 from ..quant.products import product
 from ..quant.quantized import Quantized
-from ..quant.scaled import scaled
+from ..quant.scaled import scale_rows, scaled
 from .sums import can_sum_packed, sum_packed
 from .typed import TypedProducts
 
@@ -187,7 +187,7 @@ class TorchOps:
         factor = (
             degrees.reciprocal_() if power == -1 else degrees.sqrt_() if power == 0.5 else degrees.sqrt_().reciprocal_()
         )
-        return x * factor.view(-1, *[1] * (x.dim() - 1))
+        return scale_rows(x, factor)
 
     @staticmethod
     def combine(*terms):

@@ -8,6 +8,7 @@ import torch
 from ..quant import fused
 from ..quant.format import QParams
 from ..quant.quantized import Quantized
+from ..quant.scaled import made_of
 from ..quant.ste import centered_codes, differentiable, range_ends
 from .graphs import GraphCache
 
@@ -18,29 +19,31 @@ _in_neighbours, _out_neighbours = GraphCache(), GraphCache()
 
 class _SumOfCodes(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, scale, zero_point, offset, qmax, margin, clip_gradient, graph):
-        out = fused.sum_of_codes(_in_neighbours.get(graph, _by_target), x, QParams(scale, zero_point, offset), qmax)
-        ctx.save_for_backward(x, scale, zero_point, offset, margin, out)
+    def forward(ctx, x, times, product, scale, zero_point, offset, qmax, margin, clip_gradient, graph):
+        params = QParams(scale, zero_point, offset)
+        out = fused.sum_of_codes(_in_neighbours.get(graph, _by_target), product, params, qmax)
+        ctx.save_for_backward(x, times, scale, zero_point, offset, margin, out)
         ctx.qmax, ctx.clip_gradient, ctx.index = qmax, clip_gradient, graph._graph
         ctx.out_neighbours = _out_neighbours.get(graph, _by_source) if any(ctx.needs_input_grad) else None
         return out
 
     @staticmethod
     def backward(ctx, grad):
-        *inputs, margin, out = ctx.saved_tensors
+        x, times, *params, margin, out = ctx.saved_tensors
         if torch.is_grad_enabled():
 
-            def summed(x, scale, zero_point, offset):
-                centered = centered_codes(x, QParams(scale, zero_point, offset), ctx.qmax, margin, ctx.clip_gradient)
-                return dgl.backend.gspmm(ctx.index, "copy_lhs", "sum", centered, None) * scale
+            def summed(x, times, _, *params):
+                centered = centered_codes(x * times, QParams(*params), ctx.qmax, margin, ctx.clip_gradient)
+                return dgl.backend.gspmm(ctx.index, "copy_lhs", "sum", centered, None) * params[0]
 
-            return *differentiable(ctx, summed, inputs, grad), *[None] * 4
-        x, scale, _, offset = inputs
+            return *differentiable(ctx, summed, (x, times, None, *params), grad), *[None] * 4
+        scale, _, offset = params
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_scale = fused.gradients_of_sum(
-            ctx.out_neighbours, grad, out, x, scale, offset, *range_ends(ctx.qmax, margin), grad_x, ctx.clip_gradient
-        )
-        return grad_x, grad_scale, *[None] * 6
+            ctx.out_neighbours, grad, out, x, times, scale, offset, *range_ends(ctx.qmax, margin), grad_x,
+            ctx.clip_gradient,
+        )  # fmt: skip
+        return grad_x, None, None, grad_scale, *[None] * 6
 
 
 def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
@@ -70,7 +73,7 @@ def sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> torch.Tensor:
         (N_src, columns), for which :func:`can_sum_packed` is true.
     """
     x, params, *rest = codes.source
-    return _SumOfCodes.apply(x, *params, *rest, graph)
+    return _SumOfCodes.apply(*made_of(x), x.detach(), *params, *rest, graph)
 
 
 def _by_target(graph):

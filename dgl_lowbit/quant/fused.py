@@ -120,18 +120,30 @@ def gradients(
     return _sums(sums, inverse)
 
 
-def gradients_of_few(grad, weight, x, inverse, offset, low: float, high: float) -> torch.Tensor:
+def gradients_of_few(
+    grad, weight, x, codes, inverse, offset, nothing, low: float, high: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What :func:`gradients` gives for grad · weightᵀ, (rows, in), computed only where ``x`` is not 0.
 
-    The scales are one for all or one a row.
+    The scales are one for all or one a row, ``nothing`` the centred code of 0. The second result is Σ over a row of
+    (grad · weightᵀ) · codes, (rows,) float64, of all ``codes``.
     """
-    values, upstream, matrix = (part.detach().contiguous().numpy() for part in (x, grad, weight))
-    numbers, ends = [_numbers(part, inverse) for part in (inverse, offset)], (np.float32(low), np.float32(high))
-    sums, step = np.empty(len(values)), int(inverse.numel() > 1)
+    values, upstream, matrix, coded = (part.detach().contiguous().numpy() for part in (x, grad, weight, codes))
+    numbers = [_numbers(part, inverse) for part in (inverse, offset, nothing)]
+    ends, sums, products = (np.float32(low), np.float32(high)), np.empty(len(values)), np.empty(len(values))
     _in_parts(values, 1, lambda a, b: kernels().gradients_of_few(
-        upstream, matrix, values, a, b, *numbers, step, *ends, sums
+        upstream, matrix, values, coded, a, b, *numbers, int(inverse.numel() > 1), *ends, sums, products
     ))  # fmt: skip
-    return _sums(sums, inverse)
+    of_nothing = (grad.double() @ weight.sum(0, dtype=torch.float64)) * nothing.reshape(-1)
+    return _sums(sums, inverse), torch.from_numpy(products) + of_nothing
+
+
+def products_of_rows(x, y) -> torch.Tensor:
+    """Σ x · y over each row, (rows,) float64."""
+    sums = torch.empty(len(x), dtype=torch.float64)
+    first, second, of_rows = x.detach().numpy(), y.detach().numpy(), sums.numpy()
+    _in_parts(first, 1, lambda a, b: kernels().products_of_rows(first, second, a, b, of_rows))
+    return sums
 
 
 def total_and_magnitude(x: torch.Tensor) -> torch.Tensor:
@@ -161,19 +173,20 @@ def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> tor
 
 
 def gradients_of_sum(
-    graph: Any, grad, out, x, scale, offset, low: float, high: float, grad_x: torch.Tensor | None, clips: bool
+    graph: Any, grad, out, x, times, scale, offset, low: float, high: float, grad_x: torch.Tensor | None, clips: bool
 ) -> torch.Tensor:
-    """Gradient of the scale, for ``grad`` of ``out``, which :func:`sum_of_codes` gave, float32.
+    """Gradient of the scale, for ``grad`` of ``out``, which :func:`sum_of_codes` gave of ``x · times``, float32.
 
-    ``graph`` has the out-neighbours. ``grad_x``, where it is asked for, becomes the gradient of the values.
+    ``times`` is a number or one a row. ``graph`` has the out-neighbours. ``grad_x``, where it is asked for, becomes the
+    gradient of ``x``.
     """
     upstream, values, block = grad.contiguous().numpy(), x.detach().numpy(), kernels().BLOCK_ROWS
-    inverse = scale.reciprocal()
+    inverse, factors = scale.reciprocal(), times.detach().reshape(-1).numpy()
     of_scale, *numbers = (_by_column(part, x.shape[1]) for part in (scale, inverse, offset))
     kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else grad_x.numpy()
     ends, sums = (np.float32(low), np.float32(high)), np.zeros((-(-len(values) // block), values.shape[1]))
     _in_parts(values, block, lambda a, b: kernels().gradients_of_sums(
-        graph, a, b, upstream, of_scale, values, *numbers, *ends, kind, passed, sums
+        graph, a, b, upstream, of_scale, values, factors, int(len(factors) > 1), *numbers, *ends, kind, passed, sums
     ))  # fmt: skip
     products = np.zeros((-(-len(upstream) // block), values.shape[1]))
     totals = out.numpy()

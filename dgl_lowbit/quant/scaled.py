@@ -1,10 +1,12 @@
-"""Sums and products of centred codes, times the scales of their operands."""
+"""Sums and products of centred codes, times the scales of their operands; rows, times a number each."""
 
 from __future__ import annotations
 
 import torch
 
 from . import fused
+
+_MADE_OF = "_dgl_lowbit_made_of"
 
 
 class _Scaled(torch.autograd.Function):
@@ -48,3 +50,22 @@ def scaled(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None = N
         is_by_column = first.dim() > 0 and first.shape[-1] > 1
         first, second = (one, first) if is_by_column else (first, one)
     return _Scaled.apply(x, first, second)
+
+
+def scale_rows(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """``x · factor``, (N, …) times constants (N,); the result knows what it is made of, see :func:`made_of`."""
+    out = x * factor.view(-1, *[1] * (x.dim() - 1))
+    if type(x) is torch.Tensor and x.dim() == 2 and x.is_contiguous() and x.dtype == out.dtype:
+        setattr(out, _MADE_OF, (x, factor.view(-1, 1), (x._version, out._version)))
+    return out
+
+
+def made_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A tensor and what its rows are multiplied by, () or (N, 1), that make ``x``.
+
+    Who needs ``x`` for its gradients keeps these, and the product is not kept beside them.
+    """
+    base, factor, versions = getattr(x, _MADE_OF, (x, torch.ones((), device=x.device), None))
+    if versions not in (None, (base._version, x._version)):  # one of them was changed in place
+        return x, torch.ones((), device=x.device)
+    return base, factor

@@ -19,6 +19,7 @@ __all__ = [
     "gradients_of_scaled",
     "pack_columns",
     "products_of_columns",
+    "products_of_rows",
     "scale_rows",
     "straight_through",
     "total_and_magnitude",
@@ -100,34 +101,50 @@ def gradients_of_rows(grad, x, first, last, inverse, offset, step, low, high, ki
 
 
 @launcher
-def gradients_of_few(grad, weight, x, first, last, inverse, offset, step, low, high, sums):
-    """The sums of :func:`gradients_of_rows` for the gradient grad · weightᵀ, computed only where ``x`` is not 0."""
+def gradients_of_few(grad, weight, x, codes, first, last, inverse, offset, nothing, step, low, high, sums, products):
+    """The sums of :func:`gradients_of_rows` for the gradient grad · weightᵀ, computed only where ``x`` is not 0.
+
+    products[i] ← Σ gradient · (code − ``nothing``) over row i of ``codes``, in which ``nothing`` is the code of 0.
+    """
     for i in range(first, last):
-        v, o, total = inverse[i * step], offset[i * step], 0.0
+        v, o, n, total, of_codes = inverse[i * step], offset[i * step], nothing[i * step], 0.0, 0.0
         for j in range(x.shape[1]):
             if x[i, j] != 0:
                 product = np.float32(0)
                 for k in range(grad.shape[1]):
                     product = _plus(product, grad[i, k] * weight[j, k])
                 total += np.float64(_inside(product, x[i, j], v, o, low, high) * x[i, j])
+                of_codes += np.float64(product * (codes[i, j] - n))
+        sums[i], products[i] = total, of_codes
+
+
+@launcher
+def products_of_rows(x, y, first, last, sums):
+    """sums[i] ← Σ x · y over row i."""
+    for i in range(first, last):
+        total = 0.0
+        for j in range(x.shape[1]):
+            total = _plus(total, np.float64(x[i, j] * y[i, j]))
         sums[i] = total
 
 
 @kernel
-def straight_through(grad, x, inverse, offset, low, high, kind, grad_x, sums):
-    """Of one row: grad_x ← gradient of the values, of ``kind``; sums ← sums + grad · x of those within the range."""
+def straight_through(grad, x, times, inverse, offset, low, high, kind, grad_x, sums):
+    """Of one row, x · times: grad_x ← gradient of x, of ``kind``; sums ← sums + grad · x · times within the range."""
     for j in range(len(x)):
-        inside = _inside(grad[j], x[j], inverse[j], offset[j], low, high)
+        value = x[j] * times
+        inside = _inside(grad[j], value, inverse[j], offset[j], low, high)
         if kind != NO_GRADIENT:
-            grad_x[j] = (inside if kind == CLIPPED else grad[j]) * inverse[j]
-        sums[j] += np.float64(inside * x[j])
+            grad_x[j] = (inside if kind == CLIPPED else grad[j]) * inverse[j] * times
+        sums[j] += np.float64(inside * value)
 
 
 @launcher
 def gradients_of_columns(grad, x, first, last, inverse, offset, low, high, kind, grad_x, sums):
     """As :func:`gradients_of_rows`, by column; ``sums``, (blocks, columns) zeros, are those of BLOCK_ROWS rows each."""
+    one = np.float32(1)
     for i in range(first, last):
-        straight_through(grad[i], x[i], inverse, offset, low, high, kind, grad_x[i], sums[i // BLOCK_ROWS])
+        straight_through(grad[i], x[i], one, inverse, offset, low, high, kind, grad_x[i], sums[i // BLOCK_ROWS])
 
 
 @launcher

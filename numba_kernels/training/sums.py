@@ -64,13 +64,16 @@ def _summing(bits, lanes):
 def gradients_of_sums(graph: Graph, first: int, last: int, *arguments):
     """As :func:`.gradients_of_columns`, for the gradient of a node that is Σ grad · scale over its out-neighbours.
 
-    ``graph`` has the out-neighbours; the arguments are ``grad`` and ``scale``, then those of that function.
+    ``graph`` has the out-neighbours; the arguments are ``grad``, ``scale``, ``x``, and what its rows are multiplied by,
+    of one for all where the step is 0 and one each where it is 1; then those of that function.
     """
     _gradients_of_sums(graph.indptr, graph.fetched, first, last, *arguments)
 
 
 @launcher
-def _gradients_of_sums(indptr, indices, first, last, grad, scale, x, inverse, offset, low, high, kind, grad_x, sums):
+def _gradients_of_sums(
+    indptr, indices, first, last, grad, scale, x, times, step, inverse, offset, low, high, kind, grad_x, sums
+):
     width, at = 4 * grad.shape[1], simd.u8_at(simd.address(grad))
     total = np.empty(grad.shape[1], np.float32)
     for i in range(first, last):
@@ -82,4 +85,5 @@ def _gradients_of_sums(indptr, indices, first, last, grad, scale, x, inverse, of
             upstream = grad[np.uint32(indices[e])]
             for j in range(len(total)):
                 total[j] += upstream[j] * scale[j]
-        straight_through(total, x[i], inverse, offset, low, high, kind, grad_x[i], sums[i // BLOCK_ROWS])
+        of_block = sums[i // BLOCK_ROWS]
+        straight_through(total, x[i], times[i * step], inverse, offset, low, high, kind, grad_x[i], of_block)

@@ -8,6 +8,7 @@ from dgl_lowbit.nn import sums
 from dgl_lowbit.nn.ops import TorchOps
 from dgl_lowbit.quant import fused, make_quantizer
 from dgl_lowbit.quant.quantized import Quantized
+from dgl_lowbit.quant.scaled import made_of, scale_rows
 
 
 @pytest.fixture(autouse=True)
@@ -116,3 +117,25 @@ def test_the_sum_of_codes_is_served_where_it_pays(monkeypatch):
         assert not sums.can_sum_packed(graph.formats(formats), quantizer.quantized(x))
     monkeypatch.setattr(sums, "_LEAST", 700 * 20 + 1)
     assert not sums.can_sum_packed(graph, quantizer.quantized(x))
+
+
+def test_rows_that_are_scaled_first_have_the_gradients_of_their_product():
+    graph, x, factor = random_graph(50, 40, 700), torch.randn(50, 20), torch.rand(50) + 0.5
+    quantizer = make_quantizer("qlr", 2, channels=20)
+    quantizer.observe(x)
+
+    def gradients(change, is_known):
+        values = x.clone().requires_grad_()
+        quantizer.zero_grad()
+        rows = scale_rows(values, factor) if is_known else values * factor.view(-1, 1)
+        change(rows)
+        assert (made_of(rows)[0] is values) == (is_known and change is nothing)
+        sums.sum_packed(graph, quantizer.quantized(rows)).square().sum().backward()
+        return values.grad, quantizer.log_alpha.grad.clone()
+
+    def nothing(rows):
+        pass
+
+    for change in (nothing, lambda rows: rows.add_(1)):
+        (found, found_alpha), (plain, plain_alpha) = gradients(change, True), gradients(change, False)
+        assert torch.equal(found, plain) and torch.equal(found_alpha, plain_alpha)

@@ -6,6 +6,7 @@ import torch
 from dgl_lowbit.quant import fused, make_quantizer, products
 from dgl_lowbit.quant.products import product
 from dgl_lowbit.quant.quantized import Quantized
+from dgl_lowbit.quant.scaled import scale_rows
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +93,17 @@ def test_gradients_can_be_differentiated_again():
     for grad, plain in zip(second(True), second(False)):
         assert plain.abs().sum() > 0
         torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-2)
+
+
+def test_rows_that_are_scaled_first_have_the_gradients_of_their_product():
+    pair, factor = quantisers(), torch.rand(70, generator=torch.Generator().manual_seed(5)) + 0.5
+
+    def gradients(is_known):
+        x = drawn(70, 30).requires_grad_()
+        for quantizer in pair:
+            quantizer.zero_grad()
+        rows = scale_rows(x, factor) if is_known else x * factor.view(-1, 1)
+        product(pair[0].quantized(rows), pair[1].quantized(drawn(30, 20, seed=1))).square().sum().backward()
+        return [x.grad, *(quantizer.log_alpha.grad.clone() for quantizer in pair)]
+
+    assert all(map(torch.equal, gradients(True), gradients(False)))
