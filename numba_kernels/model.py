@@ -86,16 +86,17 @@ class PackedModel:
         """Run the model where its last result has changed.
 
         The first call, and one that does not say what changed, runs all of it. The result is kept until the next, and
-        is equal, to the bit, to that of a call of the model, as long as everything that changed is named. Where
-        :attr:`hops` is None, all of the model runs each time.
+        is equal, to the bit, to that of a call of the model, as long as everything is named that has changed since the
+        last update that returned. Where :attr:`hops` is None, all of the model runs each time. One update follows on
+        another: make them from one thread.
 
         Parameters
         ----------
         *args, **kwargs
             What the model is called with: graph and features as they are now.
         changed : (n,) integers, or a mask of N bools, optional
-            Nodes whose features are others than in the last call. Nodes behind those of the last call are new, and
-            need not be named; neither need their edges.
+            Nodes whose features are others than then. Nodes behind those that there were are new, and need not be
+            named; neither need their edges.
         changed_edges : pair of (m,) integers, optional
             Sources and destinations of edges that were added or removed, or have other weights, types or features.
 

@@ -85,7 +85,10 @@ def checked_nodes(nodes, count: int, name: str = "nodes") -> np.ndarray:
     GraphError
         When they are none, or there is no node of such a number.
     """
-    array = np.asarray(nodes)
+    try:
+        array = np.asarray(nodes)
+    except ValueError as error:  # of lists of lists
+        raise GraphError(f"{name} must be node numbers, integers in one dimension: {error}") from error
     if array.dtype == np.bool_ and array.shape == (count,):
         return np.flatnonzero(array)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

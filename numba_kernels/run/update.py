@@ -17,8 +17,8 @@ class Kept:
     def __init__(self, executor: Executor):
         self._executor, self._outputs = executor, []
 
-    def __getstate__(self):
-        return {"_executor": self._executor, "_outputs": []}
+    def __reduce__(self):
+        return Kept, (self._executor,)  # results stay
 
     def release(self) -> None:
         """Forget the results, so that the next run is whole."""
