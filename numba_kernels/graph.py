@@ -154,6 +154,10 @@ class Graph:
         """How many parts the edges of hubs are cut into."""
         return len(self.hubs.starts)
 
+    def hub_parts_within(self, nodes: int) -> int:
+        """Of how many parts are the edges of hubs among the first nodes."""
+        return int(self.hubs.first_parts[np.searchsorted(self.hubs.nodes, nodes)])
+
     def address(self, name: str) -> int:
         """Where an array stands: indptr, indices, edge_ids (0 for none), batch_starts, or one of :class:`Hubs`."""
         array = getattr(self.hubs, name) if name in Hubs._fields else getattr(self, name)
@@ -215,17 +219,29 @@ class Graph:
             When they are not.
         """
         types = _whole(edge_types, "edge types")
-        if types.shape != (self.num_edges,):
-            raise GraphError(f"edge types must have shape ({self.num_edges},), got {types.shape}.")
-        if len(types) and (types.min() < 0 or types.max() >= count):
-            raise GraphError(f"edge types must be from 0 to {count - 1}, got {types.min()} to {types.max()}.")
+        if types.shape != (self.whole.num_edges,):
+            raise GraphError(f"edge types must have shape ({self.whole.num_edges},), got {types.shape}.")
         known, graph = self._typed.get(count, (None, None))
         if known is None or not np.array_equal(known, types):
-            ordered = types if self.edge_ids is None else types[self.edge_ids]
-            indices = self.indices + ordered * self.num_src
-            graph = Graph(self.indptr, indices, count * self.num_src, self.edge_ids)
-            self._typed[count] = types.copy(), graph
+            ordered = self.by_edge(types)
+            if len(ordered) and (ordered.min() < 0 or ordered.max() >= count):
+                raise GraphError(f"edge types must be from 0 to {count - 1}, got {ordered.min()} to {ordered.max()}.")
+            graph = self._of_types(self.indices + ordered * self.num_src, count)
+            if self.whole is self:
+                self._typed[count] = types.copy(), graph
         return graph
+
+    def _of_types(self, indices, count):
+        return Graph(self.indptr, indices, count * self.num_src, self.edge_ids)
+
+    @property
+    def whole(self) -> Graph:
+        """The graph that this one is a part of, whose edges have weights and types; by default itself."""
+        return self
+
+    def by_edge(self, values: np.ndarray) -> np.ndarray:
+        """Rows of ``values``, which has one for each edge by its id, in the order of ``indices``."""
+        return values if self.edge_ids is None else values[self.edge_ids]
 
     def normed(self, edge_weight) -> np.ndarray:
         """Weights over the roots of their sums at both ends, (E,) float32 in the order of edge ids.
@@ -266,14 +282,14 @@ class Graph:
         GraphError
             Unless there is one finite number for each edge.
         """
-        weights = np.asarray(edge_weight)
-        weights = weights if weights.dtype == np.int8 else weights.astype(np.float32)
-        if weights.shape not in ((self.num_edges,), (self.num_edges, 1)):
-            raise GraphError(f"edge_weight must have shape ({self.num_edges},), got {weights.shape}.")
+        weights, edges = np.asarray(edge_weight), self.whole.num_edges
+        if weights.shape not in ((edges,), (edges, 1)):
+            raise GraphError(f"edge_weight must have shape ({edges},), got {weights.shape}.")
+        weights = self.by_edge(weights.reshape(-1))
+        weights = np.ascontiguousarray(weights, np.int8 if weights.dtype == np.int8 else np.float32)
         if not np.isfinite(weights).all():
             raise GraphError("edge_weight holds NaN or infinity.")
-        weights = weights.reshape(-1)
-        return np.ascontiguousarray(weights) if self.edge_ids is None else weights[self.edge_ids]
+        return weights
 
 
 def row_bounds(rows: int) -> np.ndarray:

@@ -13,8 +13,11 @@ from .graph import Graph, GraphError
 from .model_file import decode, encode, read
 from .plan import Plan
 from .run.executor import Executor
+from .run.features import as_floats
+from .run.part import checked_nodes, node_count, of_each
 from .run.room import refuse_beyond
 from .run.runtime import checked, launching
+from .run.update import Kept
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
 
@@ -41,9 +44,21 @@ class PackedModel:
     def __init__(self, plan: Plan, info: dict | None = None, threads: int | None = None):
         self.plan, self.info, self.threads = plan, dict(info or {}), threads
         self._executor = Executor(plan)
+        self._kept = Kept(self._executor)
 
     def __call__(self, *args, **kwargs):
         """Run the model.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the frozen model's ``forward`` takes.
+        nodes : (n,) integers, or a mask of N bools, optional, by keyword
+            The nodes whose rows are wanted, in any order, as often as they are named; default: all. The result is, to
+            the bit, ``packed(*args)[nodes]``. Where :attr:`hops` is a number, only what these rows follow from is read
+            and computed: the nodes at most so many edges away, and not that other features are finite. Keep the
+            :class:`~numba_kernels.graph.Graph` for the next call: a pair is read whole each time. A model whose own
+            ``forward`` takes an argument of this name gets it, and is run on all nodes.
 
         Returns
         -------
@@ -56,12 +71,67 @@ class PackedModel:
         TypeError
             When the arguments are not those of the frozen model's ``forward``.
         GraphError
-            When graph and features do not fit each other or the model, or hold what cannot be computed with.
+            When graph and features do not fit each other or the model, or hold what cannot be computed with; for nodes
+            that the graph has not, of blocks and graphs of several types, or where results have no row for each node.
         """
-        inputs = {}
+        nodes = None if self._takes("nodes") else kwargs.pop("nodes", None)
+        if nodes is None:
+            return self._returned(self.run(self._inputs(args, kwargs)))
+        inputs = self._inputs(args, kwargs, features=_floats)
+        nodes = checked_nodes(nodes, node_count(self.plan.inputs, inputs))
+        with launching():
+            return self._returned(self._executor.run_at(nodes, inputs, checked(self.threads)))
+
+    def update(self, *args, changed=None, changed_edges=None, **kwargs):
+        """Run the model where its last result has changed.
+
+        The first call, and one that does not say what changed, runs all of it. The result is kept until the next, and
+        is equal, to the bit, to that of a call of the model, as long as everything is named that has changed since the
+        last update that returned. Where :attr:`hops` is None, all of the model runs each time. One update follows on
+        another: make them from one thread.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the model is called with: graph and features as they are now.
+        changed : (n,) integers, or a mask of N bools, optional
+            Nodes whose features are others than then. Nodes behind those that there were are new, and need not be
+            named; neither need their edges.
+        changed_edges : pair of (m,) integers, optional
+            Sources and destinations of edges that were added or removed, or have other weights, types or features.
+
+        Returns
+        -------
+        numpy.ndarray, or a tuple or dict of them
+            As a call's, for all nodes.
+
+        Raises
+        ------
+        TypeError, GraphError
+            As a call, and where there are fewer nodes than before.
+        """
+        inputs = self._inputs(args, kwargs, features=_floats)
+        with launching():
+            return self._returned(self._kept.update(inputs, changed, changed_edges, checked(self.threads)))
+
+    @property
+    def hops(self) -> int | None:
+        """How many edges away from a node what its row of the result follows from is.
+
+        None where results mix rows otherwise, as readouts do, or NumPy computes some of them: then all of the model
+        runs whatever ``nodes`` are asked for.
+        """
+        return self._executor.reach.hops
+
+    def _inputs(self, args, kwargs, **convert):
+        """Arguments by value, checked and converted, those of some kinds in ways of their own."""
+        convert, inputs = {**_CONVERT, **convert}, {}
         for entry, value in self._bind(args, kwargs):
-            inputs[entry["value"]] = _CONVERT[entry["kind"]](value, entry["name"])
-        return self._returned(self.run(inputs))
+            inputs[entry["value"]] = convert[entry["kind"]](value, entry["name"])
+        return inputs
+
+    def _takes(self, name):
+        return any(entry["name"] == name for entry in self.plan.inputs)
 
     def run(self, inputs: dict) -> list[np.ndarray]:
         """Outputs of the plan for its inputs by number, Graphs and float32 arrays."""
@@ -96,9 +166,7 @@ class PackedModel:
         """
         if not isinstance(batch_size, int) or batch_size < 1:
             raise GraphError(f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}.")
-        inputs, convert = {}, {**_CONVERT, "features": _rows_of}
-        for entry, value in self._bind(args, kwargs):
-            inputs[entry["value"]] = convert[entry["kind"]](value, entry["name"])
+        inputs = self._inputs(args, kwargs, features=_rows_of)
         for value, count in self._blocks_read().items():
             if isinstance(inputs[value], (Graph, dict)):
                 inputs[value] = [inputs[value]] * count
@@ -132,8 +200,9 @@ class PackedModel:
         return tuple(outputs) if plan.returns == "tuple" else outputs[0]
 
     def release(self):
-        """Free the memory that is kept, with the last graph, so that the next call on it need not prepare anything."""
+        """Free the memory that is kept from run to run, and the last result of :meth:`update`."""
         self._executor.release()
+        self._kept.release()
 
     def _bind(self, args, kwargs):
         names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs if "frame" not in entry))
@@ -231,6 +300,11 @@ def _graphs(value, name):
 
 
 def _features(value, name):
+    return of_each(as_floats, _floats(value, name))
+
+
+def _floats(value, name):
+    """Features, as they are."""
     if isinstance(value, tuple):
         if len(value) != 2:
             raise GraphError(f"{name} must be one array or a pair (source, destination), got {len(value)}.")
@@ -271,8 +345,7 @@ def _array(value, name):
         raise GraphError(f"{name} must be floating point, got {array.dtype}; convert it to float32.")
     if array.ndim != 2:
         raise GraphError(f"{name} must have shape (nodes, width), got {array.shape}.")
-    with np.errstate(over="ignore"):  # that numbers are finite is checked when they are read
-        return np.ascontiguousarray(array, np.float32)
+    return array
 
 
 def _any_array(value, name):

@@ -68,7 +68,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         self.training = False
 
     def __call__(self, *args, **kwargs):
-        """Run the model, as :meth:`numba_kernels.PackedModel.__call__`.
+        """Run the model, as :meth:`numba_kernels.PackedModel.__call__`, of some ``nodes`` where they are given.
 
         Raises
         ------
@@ -127,6 +127,17 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         """
         out = out.numpy() if isinstance(out, torch.Tensor) else out
         run = functools.partial(super().inference, batch_size=batch_size, out=out)
+        return self._run(run, args, kwargs)
+
+    def update(self, *args, changed=None, changed_edges=None, **kwargs):
+        """Run the model where its last result has changed, as :meth:`numba_kernels.PackedModel.update`.
+
+        Raises
+        ------
+        DGLError
+            As a call, and where there are fewer nodes than before.
+        """
+        run = functools.partial(super().update, changed=_plain(changed), changed_edges=_plain(changed_edges))
         return self._run(run, args, kwargs)
 
     def _run(self, run, args, kwargs):

@@ -7,6 +7,7 @@ from typing import Callable
 
 import numpy as np
 
+from ..plan.reach import NODES
 from ..plan.resolve import whole
 from ..plan.schedule import Schedule
 from .assembly import Assembly
@@ -39,10 +40,13 @@ class Assembled:
         return [(self.calls.get(start, ()), start, stop) for start, stop in zip(starts, [*starts[1:], len(self.costs)])]
 
 
-def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = None) -> Assembled:
+def assemble(
+    schedule: Schedule, plan, kept: dict, run, places: dict | None = None, needs: dict | None = None
+) -> Assembled:
     """The program of ``schedule`` for runs like ``run``.
 
-    ``kept`` holds what is laid out of the plan's constants, ``places`` where codes stand that are given.
+    ``kept`` holds what is laid out of the plan's constants, ``places`` where codes stand that are given, ``needs`` how
+    far outputs reach values of the plan.
     """
     assembly = Assembly(schedule, plan, kept, run)
     values, features = dict(places or {}), set(run.arrays)
@@ -62,7 +66,10 @@ def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = No
             calls[len(programs)], between = steps_of(schedule, between, values, assembly), []
         assembler = StageAssembler(assembly, stage, values, run.sparse)
         assembler.assemble()
+        writes = {value[0] if isinstance(value, tuple) else value for op in stage.ops for value in op.writes}
+        needed = tuple((needs or {}).get(value, (NODES, 0)) for value in writes)
         for program, cost in (*assembler.before, (assembler.program, assembler.costs)):
+            cost.needs = needed
             programs.append(program)
             costs.append(cost)
             reads.append({value for op in stage.ops for value in map(whole, op.reads)} & features)

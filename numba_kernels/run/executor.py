@@ -12,15 +12,17 @@ from ..graph import Graph, GraphError, row_bounds
 from ..plan.ops import OPERATIONS
 from ..plan.ops.call import written
 from ..plan.plan import INPUT_KINDS, Plan
+from ..plan.reach import reach_of
 from ..plan.resolve import resolve
 from ..plan.schedule import schedule
 from ..plan.sizes import all_sizes
 from .ahead import split
 from .assemble import Assembled, assemble
 from .calls import Arrays
-from .features import is_sparse, rows_of
+from .features import as_floats, is_sparse, rows_of
 from .launch import run_parallel, run_serial
 from .memory import LINE, Arena, address_of, aligned_empty
+from .part import Part, node_count, of_each, rows_at
 from .program import LEAST_TILE_ROWS
 from .room import refuse_beyond, room_for
 from .runtime import using_threads
@@ -41,7 +43,7 @@ class Executor:
     """
 
     def __init__(self, plan: Plan):
-        self._whole, (self._ahead, self.plan) = plan, split(plan, Executor)
+        self._whole, (self._ahead, self.plan), self.reach = plan, split(plan, Executor), reach_of(plan)
         self._kept, self._arena = {}, Arena()
         self._programs: OrderedDict = OrderedDict()
         self._before = [op for op in self.plan.ops if OPERATIONS[op["op"]].is_before]
@@ -69,16 +71,18 @@ class Executor:
         batch_size: int | None = None,
         out: np.ndarray | None = None,
         room: int | None = None,
+        part: Part | None = None,
     ) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
 
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
         ``out`` takes the place of the one output. A run takes at most ``room`` bytes, by default what inputs allow.
+        Of a ``part`` of the inputs only the rows that its nodes follow from are computed.
         """
         room = self.room(inputs.values()) if room is None else room
         for ahead in self._ahead:
             inputs = {**inputs, ahead.value: ahead.of(inputs, threads, room)}
-        run = self._run_of(inputs, room)
+        run = self._run_of(inputs, room, part)
         assembled = self._assembled(run)
         for check in assembled.checks:
             check(run)
@@ -92,9 +96,25 @@ class Executor:
             self._refuse_faults(assembled)
         return [run.result(value, size) for value, size in assembled.results]
 
-    def _run_of(self, inputs, room):
+    def run_at(self, nodes: np.ndarray, inputs: dict, threads: int) -> list:
+        """The rows of ``nodes`` of what :meth:`run` returns, to the bit; features may be floats of any width."""
+        count, part = node_count(self.plan.inputs, inputs), Part.of(self.reach, inputs, nodes)
+        if part is None:
+            return [rows_at(output, nodes, count) for output in self.run_with_floats(inputs, threads)]
+        return [rows_at(output, part.places, part.graph.num_dst) for output in self.run(inputs, threads, part=part)]
+
+    def run_with_floats(self, inputs: dict, threads: int) -> list:
+        """As :meth:`run`; features may be floats of any width."""
+        floats = {entry["value"] for entry in self.plan.inputs if entry["kind"] == "features"}
+        inputs = {value: of_each(as_floats, given) if value in floats else given for value, given in inputs.items()}
+        return self.run(inputs, threads)
+
+    def _run_of(self, inputs, room, part=None):
         """The run of arguments by value, with the graphs and weights that the plan makes of others."""
-        given = {kind: {} for kind in INPUT_KINDS}
+        features = {entry["value"]: inputs[entry["value"]] for entry in self.plan.inputs if entry["kind"] == "features"}
+        multiplied = {value: features[value] for value in self._multiplied.intersection(features)}
+        sparse = {value for value, array in by_part(multiplied).items() if is_sparse(array)}
+        inputs, given = inputs if part is None else part.inputs, {kind: {} for kind in INPUT_KINDS}
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
         graphs, types = given["graph"], given["edge_types"]
@@ -103,8 +123,8 @@ class Executor:
             OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
             refuse_beyond(room, 8 * getattr(graphs.get(op.get("out")), "num_src", 0))
         arrays = Arrays(given["array"], self.plan.arrays)
-        run = Run(given["features"], graphs, edge_weights, self._times, self._multiplied, arrays, self._matrices, room)
-        run.edge_types = types
+        run = Run(given["features"], graphs, edge_weights, self._times, sparse, arrays, self._matrices, room)
+        run.edge_types, run.part = types, part
         return run
 
     def room(self, arguments) -> int:
@@ -126,7 +146,7 @@ class Executor:
         _, _, columns, _ = resolved
         refuse_beyond(run.room, LEAST_TILE_ROWS * 4 * max(columns.values(), default=0))
         planned = schedule(*resolved)
-        assembled = assemble(planned, self.plan, self._kept, run)
+        assembled = assemble(planned, self.plan, self._kept, run, needs=self.reach.needs)
         while len(self._programs) >= _KEPT_PROGRAMS:
             self._programs.popitem(last=False)
         self._programs[key] = assembled
@@ -144,8 +164,8 @@ class Run:
         Graphs and edge weights by value.
     times : iterable of int
         By what numbers of rows may be multiplied.
-    multiplied : collection
-        Features whose codes are multiplied, which pays to look up where most of them are 0.
+    sparse : collection
+        Features whose codes are multiplied, which pays to look up as most of them are 0.
     arrays : Arrays, optional
         The n-dimensional arrays that are given.
     matrices : list
@@ -154,23 +174,13 @@ class Run:
         Bytes that it may take.
     """
 
-    def __init__(
-        self, features, graphs, edge_weights, times=(), multiplied=(), arrays=None, matrices=(), room=math.inf
-    ):
+    def __init__(self, features, graphs, edge_weights, times=(), sparse=(), arrays=None, matrices=(), room=math.inf):
         self.room = room
         self.graphs, self.edge_weights, self.arrays_made = graphs, edge_weights, arrays or Arrays({}, {})
         self.array_shapes = {value: array.shape for value, array in self.arrays_made.made.items()}
         self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
-        self.shapes, self.arrays = {}, {}
-        for value, given in features.items():
-            is_pair = isinstance(given, tuple)
-            self.shapes[value] = tuple(part.shape for part in given) if is_pair else given.shape
-            self.arrays.update({(value, n): part for n, part in enumerate(given)} if is_pair else {value: given})
-        self.sparse = {
-            value
-            for value, array in self.arrays.items()
-            if (value[0] if isinstance(value, tuple) else value) in multiplied and is_sparse(array)
-        }
+        self.shapes = {value: of_each(lambda part: part.shape, given) for value, given in features.items()}
+        self.arrays, self.sparse, self.part = by_part(features), set(sparse), None
         sizes = [array.shape[0] for array in self.arrays.values()]
         for graph in self.single.values():
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
@@ -206,9 +216,17 @@ class Run:
         """A number of rows, as :class:`~numba_kernels.run.assemble.Costs` names it."""
         return self.sizes[size] if isinstance(size, int) else self.graphs[size[1]].num_hub_parts
 
+    def rows_to_run(self, cost) -> int:
+        """How many rows of a stage are computed: all, or those that the nodes of a part follow from."""
+        rows = self.rows(cost.size)
+        if self.part is None:
+            return rows
+        needed = self.part.rows(cost.needs)
+        return min(rows, needed if isinstance(cost.size, int) else self.graphs[cost.size[1]].hub_parts_within(needed))
+
     def begin(self, assembled, arena, out=None):
         """Find room for what is written."""
-        self.stage_rows = [self.rows(cost.size) for cost in assembled.costs]
+        self.stage_rows = [self.rows_to_run(cost) for cost in assembled.costs]
         if min(self.stage_rows, default=0) < 0:
             raise GraphError(f"the model makes a matrix of {min(self.stage_rows)} rows of these arguments.")
         starts, end = [], 0
@@ -238,7 +256,7 @@ class Run:
         program, costs = assembled.program, assembled.costs
         self.inputs = {value: address_of(array) for value, array in self.arrays.items()}
         program.set_rows(self.stage_rows)
-        is_shared = threads > 1 and sum(map(self._work, costs)) >= _SHARED_FROM
+        is_shared = threads > 1 and sum(map(self._work, costs, self.stage_rows)) >= _SHARED_FROM
         scratch = _scratch.take(program.scratch_size * (numba.config.NUMBA_NUM_THREADS if is_shared else 1))
         most = max(self.stage_rows, default=0)
         for calls, first, stop in assembled.segments():
@@ -251,7 +269,7 @@ class Run:
             else:
                 with using_threads(threads):
                     for number in range(first, stop):
-                        self._launch(assembled, number, 0, most, scratch)
+                        self._launch(assembled, number, 0, self.stage_rows[number], scratch)
             yield
 
     def execute_in_batches(self, assembled, batch_size: int, threads: int):
@@ -292,10 +310,10 @@ class Run:
         program.set_bounds(number, bounds)
         run_parallel(program.stages_at, number, len(bounds) - 1, low, high, scratch, program.scratch_size)
 
-    def _work(self, cost):
-        """What a stage costs, in about nanoseconds."""
-        edges = 0 if cost.graph is None else cost.edge * self.graphs[cost.graph].num_edges
-        return edges + cost.row * self.rows(cost.size)
+    def _work(self, cost, rows):
+        """What as many rows of a stage cost, in about nanoseconds."""
+        edges = 0 if cost.graph is None else cost.edge * int(self.graphs[cost.graph].indptr[rows])
+        return edges + cost.row * rows
 
     def result(self, value, size) -> np.ndarray:
         """A value that is returned, or the first rows of it, as an array of its own."""
@@ -306,6 +324,16 @@ class Run:
         if value in self.arrays:
             return np.array(rows_of(self.arrays[value], 0, len(self.arrays[value]) if rows is None else rows))
         return self.outputs[value][:rows]
+
+
+def by_part(features: dict) -> dict:
+    """Arrays by value, those of pairs by value and place."""
+    arrays = {}
+    for value, given in features.items():
+        arrays.update(
+            {(value, n): part for n, part in enumerate(given)} if isinstance(given, tuple) else {value: given}
+        )
+    return arrays
 
 
 def _written(out, array):

@@ -27,7 +27,13 @@ def rows_of(features, start: int, stop: int) -> np.ndarray:
     return rows
 
 
+def as_floats(array) -> np.ndarray:
+    """An array as C-contiguous float32; that numbers are finite is checked when they are read."""
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, np.float32)
+
+
 def is_sparse(array) -> bool:
     """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows."""
-    sample = np.asarray(array[:: max(len(array) // _SAMPLED_ROWS, 1)])
+    sample = as_floats(array[:: max(len(array) // _SAMPLED_ROWS, 1)])
     return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)

@@ -31,6 +31,7 @@ class Costs:
     graph: object = None
     edge: int = 0
     row: int = _ROW_COST
+    needs: tuple = ()  # what it makes rows of, and how far outputs reach it; see Reach
 
 
 class StageAssembler:

@@ -14,6 +14,7 @@ from .registry import Operation, operation
 
 class _Ahead(Operation):
     is_ahead = True
+    reads_sources = None
 
     def check(self, plan, op, *values):
         for value in values:

@@ -37,6 +37,7 @@ class AttendNeighbours(Operation):
     (arXiv:1710.10903), times the weights of edges where they are given."""
 
     gathers = (0, 1)
+    reads_sources = (1, 2)
 
     def check(self, plan, op, graph, codes, left, right, edge_weight=None):
         columns = plan.expect(codes, "codes")
@@ -93,7 +94,7 @@ class AttendNeighbours(Operation):
 class AttentionOfEdges(Operation):
     """The attention that :class:`AttendNeighbours` sums with, of decoded scores: an array (E, heads, 1) by edge ids."""
 
-    gathers = None
+    gathers = reads_sources = None
 
     def check(self, plan, op, graph, left, right, edge_weight):
         grid = _check_attention(plan, op, graph, left, right, edge_weight, "float")

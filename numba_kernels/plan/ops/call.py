@@ -26,7 +26,7 @@ class Call(Operation):
     """A function of :data:`numba_kernels.arrays.FUNCTIONS`; it may write several values."""
 
     out = VALUE | several(VALUE)
-    gathers = None
+    gathers = reads_sources = None
 
     def check(self, plan, op, *values):
         plan.require(op["function"] in FUNCTIONS, f"unknown array function {op['function']!r}")
@@ -83,7 +83,7 @@ class Call(Operation):
 class ToMatrix(Operation):
     """An array as a float32 matrix, its trailing dimensions side by side in a row."""
 
-    gathers = None
+    gathers = reads_sources = None
 
     def check(self, plan, op, value):
         plan.expect(value, "array")
@@ -113,7 +113,7 @@ class ToMatrix(Operation):
 class ToEdgeWeight(Operation):
     """An array of a number for each edge, by edge ids, as weights of edges."""
 
-    gathers = None
+    gathers = reads_sources = None
 
     def check(self, plan, op, value):
         plan.expect(value, "array")

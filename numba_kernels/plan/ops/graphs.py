@@ -22,6 +22,8 @@ _MOST_BLOCKS = 1024
 class Item(_Before):
     """One of a list of graphs."""
 
+    reads_sources = None
+
     def check(self, plan, op, graphs):
         plan.expect(graphs, "graph")
         plan.define(op["out"], "graph", None)
@@ -37,6 +39,8 @@ class Item(_Before):
 @operation("relation", etype=several(STRING, 3))
 class Relation(_Before):
     """The edges of one type."""
+
+    reads_sources = None
 
     def check(self, plan, op, graph):
         plan.expect(graph, "graph")

@@ -38,6 +38,7 @@ class Aggregate(Operation):
     """The sum, or the maximum, of codes of the in-neighbours, weighted or not; sums may take a row's own code along."""
 
     gathers = (0,)
+    reads_sources = (1,)
 
     def check(self, plan, op, graph, codes, edge_weight, own):
         plan.expect(graph, "graph")
@@ -174,6 +175,7 @@ class AggregateEdges(Operation):
     """Sums over in-neighbours of max(node + edge, 0), codes of one grid whose zero points are whole halves."""
 
     gathers = (0, 1)
+    reads_sources, reads_edges = (1,), (2,)
 
     def check(self, plan, op, graph, nodes, edges):
         plan.expect(graph, "graph")

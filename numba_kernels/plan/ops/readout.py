@@ -14,6 +14,7 @@ class ReadOut(Operation):
     """Sums, means or maxima over the nodes of each graph of a batch."""
 
     gathers = (0,)
+    reads_sources = None
 
     def check(self, plan, op, graph, value):
         plan.expect(graph, "graph")

@@ -22,6 +22,9 @@ class Operation:
         What it writes: a value, several, or nothing.
     gathers : tuple of int, or None
         Which of the values it reads are read at rows of other nodes, and so must be complete; None for all of them.
+    reads_sources, reads_edges : tuple of int
+        Which of the values in ``in`` a row of its result follows from at rows of the in-neighbours, and of the
+        in-edges, of the graph that it reads; from others at its own row. None where it may be any rows.
     is_before : bool
         Whether it works on graphs and edge weights only, before any stage; then :meth:`prepare` stands for
         :meth:`resolve` and :meth:`emit`.
@@ -34,6 +37,8 @@ class Operation:
     optional: dict[str, Kind]
     out: Kind | None = VALUE
     gathers: tuple | None = ()
+    reads_sources: tuple | None = ()
+    reads_edges: tuple = ()
     is_before = False
     is_ahead = False
 

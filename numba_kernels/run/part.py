@@ -1,0 +1,124 @@
+"""A run for some nodes: which rows of its arguments it needs, and how many rows each of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..graph import Graph, GraphError
+from ..plan.reach import EDGES, NODES, Reach
+from ..subgraph import neighbourhood
+from .features import as_floats
+
+# Share of a graph's nodes up to which a part of it is cheaper than all of it.
+_MOST = 0.5
+
+
+class Part:
+    """What outputs of some nodes follow from, for plans and arguments of which that can be told.
+
+    Attributes
+    ----------
+    inputs : dict
+        As those of the whole run: for its graph the part of it, of features the rows of its nodes and edges.
+    places : (n,) int32
+        Where rows of the nodes that were asked for stand in the outputs.
+    """
+
+    def __init__(self, reach: Reach, inputs: dict, subgraph, places):
+        self.graph, self.places = subgraph, places
+        rows_of = {EDGES: lambda: subgraph.edges_there, NODES: lambda: subgraph.nodes}
+        self.inputs = {**inputs, reach.graph: subgraph}
+        for value, part in inputs.items():
+            if value in reach.needs and part is not None:
+                self.inputs[value] = of_each(_taken, part, rows_of[reach.needs[value][0]]())
+
+    @classmethod
+    def of(cls, reach: Reach, inputs: dict, nodes: np.ndarray) -> Part | None:
+        """The part for ``nodes``; None where the whole is cheaper, or has to run to see what does not fit."""
+        graph = inputs.get(reach.graph)
+        if reach.hops is None or not isinstance(graph, Graph) or graph.is_block or graph.num_src != graph.num_dst:
+            return None
+        rows = {NODES: graph.num_dst, EDGES: graph.num_edges}
+        for value, (space, _) in reach.needs.items():
+            for part in _parts(inputs.get(value)):
+                if part.shape[0] != rows[space]:
+                    return None
+        found = neighbourhood(graph, nodes, reach.hops, int(_MOST * graph.num_dst))
+        return None if found is None else cls(reach, inputs, *found)
+
+    def rows(self, needs) -> int:
+        """How many rows there are of what is needed: pairs of what has rows, and how many edges away."""
+        within = [(space, self.graph.within(hops)) for space, hops in needs]
+        return max(int(self.graph.indptr[count]) if space == EDGES else count for space, count in within)
+
+
+def node_count(inputs: list[dict], given: dict) -> int:
+    """How many nodes results have rows of, from arguments by value and the plan's ``inputs``.
+
+    Raises
+    ------
+    GraphError
+        Where they are not those of one set of nodes.
+    """
+    graphs = [given[entry["value"]] for entry in inputs if entry["kind"] == "graph"]
+    if any(isinstance(graph, (list, dict)) or graph.is_block or graph.num_src != graph.num_dst for graph in graphs):
+        raise GraphError(
+            "nodes are chosen from graphs of one type of nodes and edges; blocks name theirs already, and of several "
+            "types call the model on all and take the rows."
+        )
+    counts = {graph.num_dst for graph in graphs}
+    if not graphs:
+        features = [given[entry["value"]] for entry in inputs if entry["kind"] in ("features", "array")]
+        counts = {part.shape[0] for value in features for part in _parts(value) if part.ndim}
+    if len(counts) != 1:
+        raise GraphError(f"nodes are chosen from one set of them, the arguments have {sorted(counts)} nodes.")
+    return counts.pop()
+
+
+def checked_nodes(nodes, count: int, name: str = "nodes") -> np.ndarray:
+    """Numbers of nodes, int64, from integers or a mask.
+
+    Raises
+    ------
+    GraphError
+        When they are none, or there is no node of such a number.
+    """
+    try:
+        array = np.asarray(nodes)
+    except ValueError as error:  # of lists of lists
+        raise GraphError(f"{name} must be node numbers, integers in one dimension: {error}") from error
+    if array.dtype == np.bool_ and array.shape == (count,):
+        return np.flatnonzero(array)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise GraphError(
+            f"{name} must be node numbers, integers in one dimension, or a mask of {count} bools; got {array.dtype} of "
+            f"shape {array.shape}."
+        )
+    if array.size and not 0 <= array.min() <= array.max() < count:
+        raise GraphError(f"{name} must be from 0 to {count - 1}, got {array.min()} to {array.max()}.")
+    return array.astype(np.int64, copy=False)
+
+
+def rows_at(output: np.ndarray, places, count: int) -> np.ndarray:
+    """Rows of an output, which must have one for each of ``count`` nodes."""
+    if output.ndim == 0 or len(output) != count:
+        raise GraphError(
+            f"nodes are chosen from results with a row for each of {count} nodes, the model returns shape "
+            f"{output.shape}; call it without nodes."
+        )
+    return output[places]
+
+
+def _parts(value):
+    return value if isinstance(value, tuple) else () if value is None else (value,)
+
+
+def of_each(function: Callable, value, *args):
+    """A function of a value, or of both parts of a pair."""
+    return tuple(function(part, *args) for part in value) if isinstance(value, tuple) else function(value, *args)
+
+
+def _taken(array, rows):
+    return as_floats(np.take(array, rows, axis=0))

@@ -1,0 +1,227 @@
+"""Results of some nodes, and results brought up to date, against runs of all of a model, to the bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import numba_kernels.run.part as part
+from numba_kernels import Graph, GraphError
+from numba_kernels.graph import HUB_EDGES
+from numba_kernels.subgraph import Subgraph, neighbourhood, reached
+from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, normal, per_row, static
+
+IN, HIDDEN, OUT = 12, 8, 3
+STYLES = ("both", "left", "plain", "max", "edges", "attend", "normed", "typed")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def always_a_part():
+    """Small graphs are cut too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(part, "_MOST", 1.0)
+        yield
+
+
+def layer(build, rng, x, K, M, style):
+    """One layer on graph 0, with weights 2, edge features 3 and edge types 4."""
+    h = build.linear(build.quantize(x, per_row(2, rng), K), rng, K, M, 2)
+    grid = static(2, M, rng, False)
+    if style in ("both", "left"):
+        h = build.add("degree", h, 0, side="out", power=-0.5 if style == "both" else -1, plus=0)
+    if style == "edges":
+        grid["zero_point"] = np.ones(1, np.float32)
+    codes = build.quantize(h, grid, M)
+    stored = build.ops[-1]["quantizer"]
+    if style == "attend":
+        coded = {**stored, "zero_point": 0.0, "offset": 0.0, "scale": 0.1}
+        more = {"heads": 1, "slope": 0.2, "vector": 0.3, "quantizer": coded}
+        h = build.add("attend", 0, codes, codes, codes, **more)
+    elif style == "edges":
+        edges = build.add("quantize", 3, quantizer=stored, columns=M)
+        h = build.add("aggregate_edges", 0, codes, edges)
+    elif style == "typed":
+        other = build.add("quantize", build.add("relu", h), quantizer=stored, columns=M)
+        graph, stacked = build.add("edges_by_type", 0, 4, count=2), build.add("stack", codes, other)
+        h = build.add("aggregate", graph, stacked, 2, None)
+    else:
+        weight = {"plain": 2, "normed": build.add("edge_norm", 0, 2) if style == "normed" else None}.get(style)
+        h = build.add("aggregate", 0, codes, weight, codes, reduce="sum") if style != "max" else build.add(
+            "aggregate", 0, codes, None, None, reduce="max"
+        )  # fmt: skip
+    if style == "both":
+        h = build.add("degree", h, 0, side="in", power=-0.5, plus=0)
+    return build.add("combine", build.add("relu", h), h, coefficients=[1.0, 0.5])
+
+
+def model_of(rng, styles):
+    build, x, widths = PlanBuilder(), 1, [IN, *[HIDDEN] * (len(styles) - 1), HIDDEN]
+    for style, K, M in zip(styles, widths, widths[1:]):
+        x = layer(build, rng, x, K, M, style)
+    return build.model(("graph", "features", "edge_weight", "features", "edge_types"), x)
+
+
+class Draw:
+    """A graph with multiple edges, a node of many and nodes without, and arguments that change."""
+
+    def __init__(self, rng, nodes, edges):
+        self.rng, self.nodes = rng, nodes
+        self.ends = rng.integers(max(nodes - 2, 1), size=(2, edges)).astype(np.int64)
+        self.ends[1, : edges // 8] = 0
+        self.x, self.on_edges = normal(rng, nodes, IN), normal(rng, edges, HIDDEN)
+        self.weights, self.types = rng.uniform(0.1, 1, edges).astype(np.float32), rng.integers(2, size=edges)
+
+    def arguments(self):
+        order = np.argsort(self.ends[1], kind="stable")
+        indptr = np.r_[0, np.cumsum(np.bincount(self.ends[1], minlength=self.nodes))]
+        graph = Graph(indptr, self.ends[0][order], self.nodes, order)
+        return graph, self.x, self.weights, self.on_edges, self.types
+
+    def change(self):
+        """Change some of everything; returns what."""
+        rng, known = self.rng, self.nodes
+        changed = rng.integers(known, size=rng.integers(3))
+        self.x = self.x.copy()
+        self.x[changed] = normal(rng, len(changed), IN)
+        added = int(rng.integers(3))
+        self.nodes += added
+        self.x = np.concatenate([self.x, normal(rng, added, IN)])
+        removed = rng.permutation(self.ends.shape[1])[: rng.integers(3)]
+        other = rng.integers(self.ends.shape[1], size=rng.integers(2))
+        self.weights = self.weights.copy()
+        self.weights[other] += np.float32(0.5)
+        new = rng.integers(self.nodes, size=(2, int(rng.integers(4))))
+        named = np.concatenate([self.ends[:, removed], self.ends[:, other], new], axis=1)
+        keep = np.setdiff1d(np.arange(self.ends.shape[1]), removed)
+        self.ends = np.concatenate([self.ends[:, keep], new], axis=1)
+        fresh = new.shape[1]
+        self.on_edges = np.concatenate([self.on_edges[keep], normal(rng, fresh, HIDDEN)])
+        self.weights = np.concatenate([self.weights[keep], rng.uniform(0.1, 1, fresh).astype(np.float32)])
+        self.types = np.concatenate([self.types[keep], rng.integers(2, size=fresh)])
+        return changed, named[:, (named < known).all(0)]  # edges of new nodes need not be named
+
+
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(STYLES), min_size=1, max_size=3), st.integers(2, 60))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_some_nodes_and_updates_equal_all_of_it(seed, styles, nodes):
+    rng = np.random.default_rng(seed)
+    model, draw = model_of(rng, styles), Draw(rng, nodes, 2 * nodes)
+    assert model.hops == len(styles)
+    (whole,) = model(*draw.arguments())
+    for chosen in (rng.integers(nodes, size=rng.integers(5)), rng.random(nodes) < 0.1):
+        np.testing.assert_array_equal(model(*draw.arguments(), nodes=chosen)[0], whole[chosen])
+    model.update(*draw.arguments())
+    for _ in range(3):
+        changed, edges = draw.change()
+        (updated,) = model.update(*draw.arguments(), changed=changed, changed_edges=tuple(edges))
+        np.testing.assert_array_equal(updated, model(*draw.arguments())[0])
+
+
+def chain(nodes):
+    """Node v receives from v − 1."""
+    return Graph(np.r_[0, np.arange(nodes)], np.arange(nodes - 1))
+
+
+def test_only_what_results_follow_from_is_read_and_computed():
+    model, x = model_of(np.random.default_rng(0), ["both", "both"]), normal(np.random.default_rng(1), 50, IN)
+    others = [None, np.zeros((49, HIDDEN), np.float32), np.zeros(49, int)]
+    (whole,) = model(chain(50), x, *others)
+    x[:27] = x[31:] = np.nan
+    (some,) = model(chain(50), x, *others, nodes=[30, 29])
+    np.testing.assert_array_equal(some, whole[[30, 29]])
+    with pytest.raises(GraphError, match="holds NaN"):
+        model(chain(50), x, *others, nodes=[28])
+
+
+def test_a_search_finds_nodes_by_distance_and_leaves_no_marks():
+    graph = chain(9)
+    for _ in range(2):
+        found, places = neighbourhood(graph, np.array([6, 2, 6]), 2, 9)
+        assert found.nodes.tolist() == [6, 2, 5, 1, 4, 0] and found.ends == [2, 4, 6]
+        assert places.tolist() == [0, 1, 0] and found.edges_there.tolist() == [5, 1, 4, 0]
+        assert found.indices.tolist() == [2, 3, 4, 5] and found.indptr.tolist() == [0, 1, 2, 3, 4, 4, 4]
+    assert neighbourhood(graph, np.array([6, 2]), 2, 5) is None
+    assert sorted(reached(graph, {1: np.array([3]), 2: np.array([4]), 0: np.array([0])})) == [0, 3, 4, 5, 6]
+    assert not graph._arrays["marks"].any()
+
+
+def test_hubs_are_summed_in_parts_where_they_are_needed():
+    rng, count = np.random.default_rng(2), HUB_EDGES + 5
+    indptr = np.r_[0, 3, 3 + count, 3 + 2 * count, np.full(5, 3 + 2 * count)]
+    graph = Graph(indptr, np.r_[1, 1, 4, rng.integers(8, size=2 * count)])
+    model, x = model_of(rng, ["both", "both"]), normal(rng, 8, IN)
+    arguments = graph, x, None, np.zeros((graph.num_edges, HIDDEN), np.float32), np.zeros(graph.num_edges, int)
+    (whole,) = model(*arguments)
+    for nodes in ([0], [2], [1, 2], [7]):
+        np.testing.assert_array_equal(model(*arguments, nodes=nodes)[0], whole[nodes])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([9], "nodes must be from 0 to 8, got 9 to 9"),
+        ([-1], "from 0 to 8, got -1"),
+        ([0.0], "integers in one dimension, or a mask of 9 bools; got float64 of shape"),
+        (3, "got int64 of shape \\(\\)"),
+        ([[1]], "got int64 of shape \\(1, 1\\)"),
+        ([[1], [1, 2]], "must be node numbers, integers in one dimension: "),
+        (np.ones(8, bool), "a mask of 9 bools; got bool of shape \\(8,\\)"),
+    ],
+)
+def test_what_are_no_nodes_is_refused(nodes, message):
+    model = model_of(np.random.default_rng(0), ["left"])
+    arguments = chain(9), np.ones((9, IN), np.float32), None, None, None
+    with pytest.raises(GraphError, match=message):
+        model(*arguments, nodes=nodes)
+    model.update(*arguments)
+    with pytest.raises(GraphError, match=message.replace("nodes must", "changed must")):
+        model.update(*arguments, changed=nodes)
+
+
+def test_what_has_no_row_for_each_node_is_refused():
+    model, x = model_of(np.random.default_rng(0), ["left"]), np.ones((9, IN), np.float32)
+    with pytest.raises(GraphError, match="blocks name theirs already"):
+        model(Graph([0, 1], [0], num_src=9, is_block=True), x, None, None, None, nodes=[0])
+    build = PlanBuilder()
+    summed = build.model(("graph", "features"), build.add("readout", 0, build.add("relu", 1), reduce="sum"))
+    assert summed.hops is None
+    with pytest.raises(GraphError, match="a row for each of 9 nodes, the model returns shape \\(1, 12\\)"):
+        summed(chain(9), x, nodes=[0])
+
+
+def test_what_mixes_all_rows_runs_whole_and_gives_the_same():
+    build, x = PlanBuilder(), normal(np.random.default_rng(0), 9, 4)
+    total = build.add("call", 1, function="softmax", args=[{"value": 1}, 0], kwargs={})
+    model = build.model(("graph", "features"), build.add("matrix", total, columns=4, rows={"of": "nodes", "graph": 0}))
+    assert model.hops is None
+    (whole,) = model(chain(9), x)
+    np.testing.assert_array_equal(model(chain(9), x, nodes=[3, 3])[0], whole[[3, 3]])
+    model.update(chain(9), x)
+    np.testing.assert_array_equal(model.update(chain(9), x + 1, changed=[0])[0], model(chain(9), x + 1)[0])
+
+
+def test_an_update_with_fewer_nodes_is_refused_until_it_starts_anew():
+    model, others = model_of(np.random.default_rng(0), ["both"]), (None, None, None)
+    model.update(chain(9), np.ones((9, IN), np.float32), *others)
+    fewer = chain(8), np.ones((8, IN), np.float32), *others
+    with pytest.raises(GraphError, match="there were 9, now there are 8"):
+        model.update(*fewer, changed=[1])
+    with pytest.raises(GraphError, match="as many sources as destinations, got 1 and 2"):
+        model.update(chain(9), np.ones((9, IN), np.float32), *others, changed_edges=([0], [1, 2]))
+    assert len(model.update(*fewer)[0]) == 8
+
+
+def test_results_of_updates_are_the_callers_own():
+    model, x = model_of(np.random.default_rng(0), ["left"]), np.ones((9, IN), np.float32)
+    (first,) = model.update(chain(9), x, None, None, None)
+    expected = first.copy()
+    first[:] = 7
+    np.testing.assert_array_equal(model.update(chain(9), x, None, None, None, changed=[])[0], expected)
+
+
+def test_degrees_are_those_of_the_whole_graph():
+    graph = Graph([0, 2, 3, 5], [1, 2, 0, 0, 1])
+    found, _ = neighbourhood(graph, np.array([1]), 1, 3)
+    assert isinstance(found, Subgraph) and found.nodes.tolist() == [1, 0]
+    for side in ("in", "out"):
+        np.testing.assert_array_equal(found.degree_factor(side, -1, 0), graph.degree_factor(side, -1, 0)[[1, 0]])
