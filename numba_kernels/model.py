@@ -14,7 +14,7 @@ from .model_file import decode, encode, read
 from .plan import Plan
 from .run.executor import Executor
 from .run.room import refuse_beyond
-from .run.runtime import checked, launching
+from .run.runtime import checked, running
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
 
@@ -65,7 +65,7 @@ class PackedModel:
 
     def run(self, inputs: dict) -> list[np.ndarray]:
         """Outputs of the plan for its inputs by number, Graphs and float32 arrays."""
-        with launching():
+        with running():
             return self._executor.run(inputs, checked(self.threads))
 
     def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
@@ -106,7 +106,7 @@ class PackedModel:
             fits = len(self.plan.outputs) == 1 and isinstance(out, np.ndarray) and out.dtype == np.float32
             if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
                 raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
-        with launching():
+        with running():
             return self._returned(self._executor.run(inputs, checked(self.threads), batch_size, out))
 
     def check_room(self, nbytes: int) -> None:
