@@ -15,6 +15,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 
 import dgl
 import dgl.nn
@@ -72,8 +73,7 @@ def make_models(count: int, nodes: int) -> list:
 
 def resident() -> int:
     """Bytes of memory that the process holds."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Soak:
@@ -121,9 +121,9 @@ class Soak:
         growth = max([warm, *later]) / warm - 1
         seconds = time.perf_counter() - self.start
         print(
-            f"{self.done:,} predictions of {len(self.models)} models by {self.args.threads} threads in {seconds:.0f} s, "
-            f"{self.done / seconds:.1f} a second: {self.unequal} unequal, {len(self.errors)} failed, memory grew by "
-            f"{100 * growth:.2f} % after the first fifth."
+            f"{self.done:,} predictions of {len(self.models)} models by {self.args.threads} threads in "
+            f"{seconds:.0f} s, {self.done / seconds:.1f} a second: {self.unequal} unequal, {len(self.errors)} failed, "
+            f"memory grew by {100 * growth:.2f} % after the first fifth."
         )
         return int(self.unequal > 0 or bool(self.errors) or growth > MOST_GROWTH)
 

@@ -136,9 +136,11 @@ class Filled:
         self._stages[:, [FIRST, LAST]] += address_of(self._code)
         self._stages[:, BOUNDS] += self.stages_at
         self._stages[:, ROWS] = rows
+        self._bounds: dict[int, np.ndarray] = {}
 
     def set_bounds(self, number: int, bounds: np.ndarray) -> None:
-        """Cut the rows of a stage, one block so far, into blocks between ``bounds``, which must live until it runs."""
+        """Cut the rows of a stage, which are one block otherwise, into blocks between ``bounds``."""
+        self._bounds[number] = bounds  # kept as long as the stage may run
         self._stages[number, BLOCKS], self._stages[number, BOUNDS] = len(bounds) - 1, address_of(bounds)
 
     def fill_in(self, run) -> None:
