@@ -12,7 +12,7 @@ from .run.executor import Run
 from .run.matrices import Codes, Grid, Weight
 from .run.memory import Arena
 from .run.places import empty_codes, place_of
-from .run.runtime import get_num_threads, launching
+from .run.runtime import get_num_threads, running
 
 
 def quantize(values: np.ndarray, grid: Grid) -> Codes:
@@ -141,11 +141,10 @@ def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, 
     assembled = assemble(planned, None, kept, run, places)
     for check in assembled.checks:
         check(run)
-    arena = Arena()
-    with launching():
-        run.begin(assembled, arena, out)
-        for _ in run.execute(assembled, get_num_threads()):
+    with running():
+        run.begin(assembled, Arena(), get_num_threads(), out)
+        for _ in run.execute():
             pass
-    if assembled.faults.any():
+    if run.faults.any():
         raise GraphError("values hold NaN or infinity.")
     return coded[result] if coded else run.outputs[result]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from .errors import LowBitError
 from .jit import launcher
 from .layout import AHEAD
+from .once import once
 
 # Tasks a kernel's work is cut into.
 BLOCKS = 64
@@ -93,7 +93,8 @@ class Graph:
         self.has_zero_in_degree = zero_degrees > 0
         self.is_block = is_block
         self.batch_starts = _batch_starts(batch_sizes, self.num_dst)
-        self._arrays: dict[object, np.ndarray] = {}  # by what they are, kept as long as kernels may read them
+        # By what they are; kept, whichever thread made them first, as kernels may read them.
+        self._arrays: dict[object, np.ndarray] = {}
         self._typed: dict[int, tuple] = {}
 
     @property
@@ -110,14 +111,15 @@ class Graph:
     def nbytes(self) -> int:
         """Bytes of all arrays that are kept."""
         parts = self.indptr, self.fetched, self.edge_ids, self.batch_starts, *self._arrays.values()
-        return sum(part.nbytes for part in parts if part is not None) + sum(g.nbytes for _, g in self._typed.values())
+        typed = [graph for _, graph in [*self._typed.values()]]
+        return sum(part.nbytes for part in (*parts, *typed) if part is not None)
 
-    @cached_property
+    @once
     def in_degrees(self) -> np.ndarray:
         """(N_dst,) int64."""
         return np.diff(self.indptr)
 
-    @cached_property
+    @once
     def out_degrees(self) -> np.ndarray:
         """(N_src,) int64."""
         return np.bincount(self.indices, minlength=self.num_src)
@@ -129,7 +131,7 @@ class Graph:
             ends = np.array([self.indices, np.repeat(np.arange(self.num_dst), self.in_degrees)], np.int64)
             ordered = np.zeros_like(ends)
             ordered[:, slice(None) if self.edge_ids is None else self.edge_ids] = ends
-            self._arrays["edges"] = ordered
+            self._arrays.setdefault("edges", ordered)
         return self._arrays["edges"]
 
     @property
@@ -141,10 +143,10 @@ class Graph:
     def edges_by_source(self) -> tuple[np.ndarray, np.ndarray]:
         """Ids of edges in the order of their sources, and where those of each source begin, (N_src + 1,)."""
         if "by source" not in self._arrays:
-            self._arrays["by source"] = np.argsort(self.edges[0], kind="stable")
+            self._arrays.setdefault("by source", np.argsort(self.edges[0], kind="stable"))
         return self._arrays["by source"], np.concatenate([[0], np.cumsum(self.out_degrees)])
 
-    @cached_property
+    @once
     def hubs(self) -> Hubs:
         """Nodes of very many in-neighbours."""
         return _find_hubs(self.indptr, self.in_degrees)
@@ -202,7 +204,8 @@ class Graph:
             edges = np.concatenate([[0], np.cumsum(np.minimum(self.in_degrees, HUB_EDGES))])
             work = edge_cost * edges + row_cost * np.arange(self.num_dst + 1)
             goals = np.linspace(0, work[-1], BLOCKS + 1)[1:-1]
-            self._arrays[key] = np.unique([0, *np.searchsorted(work, goals), self.num_dst]).astype(np.int64)
+            bounds = np.unique([0, *np.searchsorted(work, goals), self.num_dst]).astype(np.int64)
+            self._arrays.setdefault(key, bounds)
         return self._arrays[key]
 
     def by_type(self, edge_types, count: int) -> Graph:
@@ -271,7 +274,7 @@ class Graph:
             degrees = self.out_degrees if side == "out" else self.in_degrees
             degrees = np.maximum(degrees.astype(np.float32) + np.float32(plus), np.float32(1))
             degrees = degrees if power == -1 else np.sqrt(degrees)
-            self._arrays[key] = degrees if power == 0.5 else np.float32(1) / degrees
+            self._arrays.setdefault(key, degrees if power == 0.5 else np.float32(1) / degrees)
         return self._arrays[key]
 
     def edge_weights(self, edge_weight) -> np.ndarray:

@@ -16,7 +16,7 @@ from .run.executor import Executor
 from .run.features import as_floats
 from .run.part import checked_nodes, node_count, of_each
 from .run.room import refuse_beyond
-from .run.runtime import checked, launching
+from .run.runtime import checked, running
 from .run.update import Kept
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
@@ -79,7 +79,7 @@ class PackedModel:
             return self._returned(self.run(self._inputs(args, kwargs)))
         inputs = self._inputs(args, kwargs, features=_floats)
         nodes = checked_nodes(nodes, node_count(self.plan.inputs, inputs))
-        with launching():
+        with running():
             return self._returned(self._executor.run_at(nodes, inputs, checked(self.threads)))
 
     def update(self, *args, changed=None, changed_edges=None, **kwargs):
@@ -111,7 +111,7 @@ class PackedModel:
             As a call, and where there are fewer nodes than before.
         """
         inputs = self._inputs(args, kwargs, features=_floats)
-        with launching():
+        with running():
             return self._returned(self._kept.update(inputs, changed, changed_edges, checked(self.threads)))
 
     @property
@@ -135,7 +135,7 @@ class PackedModel:
 
     def run(self, inputs: dict) -> list[np.ndarray]:
         """Outputs of the plan for its inputs by number, Graphs and float32 arrays."""
-        with launching():
+        with running():
             return self._executor.run(inputs, checked(self.threads))
 
     def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
@@ -174,7 +174,7 @@ class PackedModel:
             fits = len(self.plan.outputs) == 1 and isinstance(out, np.ndarray) and out.dtype == np.float32
             if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
                 raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
-        with launching():
+        with running():
             return self._returned(self._executor.run(inputs, checked(self.threads), batch_size, out))
 
     def check_room(self, nbytes: int) -> None:

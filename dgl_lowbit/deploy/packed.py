@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.dlpack import from_dlpack
 
 import numba_kernels
+from numba_kernels.run.runtime import with_whole_openmp
 
 from ..nn.graphs import GraphCache
 from .errors import ArgumentsError
@@ -141,6 +142,9 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         return self._run(run, args, kwargs)
 
     def _run(self, run, args, kwargs):
+        return with_whole_openmp(self._run_here, run, args, kwargs)
+
+    def _run_here(self, run, args, kwargs):
         kwargs = {**self.defaults, **kwargs, **self._frame_columns(args, kwargs)}
         given = (*args, *kwargs.values())
         wants_tensor = any(_holds(part, torch.Tensor) for part in given) or (

@@ -18,6 +18,7 @@ from torch import nn
 from numba_kernels import ModelFileError, container
 from numba_kernels.files import replace_file
 from numba_kernels.model_file import contents
+from numba_kernels.run.runtime import with_whole_openmp
 
 from ..convert import FloatModuleWarning
 from ..nn import Linear
@@ -70,8 +71,11 @@ class PartlyPacked(nn.Module):
             stacklevel=3,
         )
 
-    @torch.no_grad()
     def forward(self, *args, **kwargs):
+        return with_whole_openmp(self._forward, *args, **kwargs)
+
+    @torch.no_grad()
+    def _forward(self, *args, **kwargs):
         return self.model(*args, **kwargs)
 
     def save(self, path) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
 from collections import OrderedDict
 
@@ -12,7 +14,7 @@ class GraphCache:
     """What is prepared of graphs, in at most ``most_bytes``; the one used last is kept whatever its size.
 
     DGL replaces a graph's index when nodes or edges change, and the tensors of a batch's sizes when these are set, so a
-    graph whose index and sizes are the same objects is the same graph.
+    graph whose index and sizes are the same objects is the same graph. Several threads may ask at once.
 
     Parameters
     ----------
@@ -23,30 +25,41 @@ class GraphCache:
     def __init__(self, most_bytes: int = MOST_BYTES):
         self.most_bytes, self.nbytes = most_bytes, 0
         self._kept: OrderedDict = OrderedDict()  # by id: (reference, state, prepared, bytes)
+        self._renew()
+        if hasattr(os, "register_at_fork"):  # another thread may hold the lock, for ever in the child
+            os.register_at_fork(after_in_child=self._renew)
 
     def get(self, graph, prepare):
         """What ``prepare(graph)`` gave, or gives."""
-        kept = self._kept.get(id(graph))
-        if kept is not None and kept[0]() is graph and _same(kept[1], _state(graph)):
-            self._kept.move_to_end(id(graph))
-            return kept[2]
-        self._drop(id(graph))
+        key, state = id(graph), _state(graph)
+        with self._lock:
+            kept = self._kept.get(key)
+            if kept is not None and kept[0]() is graph and _same(kept[1], state):
+                self._kept.move_to_end(key)
+                return kept[2]
+            self._drop(key)
         prepared = prepare(graph)
         parts = prepared.values() if isinstance(prepared, dict) else (prepared,)
-        nbytes, key = sum(part.nbytes for part in parts), id(graph)
-        self._kept[key] = weakref.ref(graph, lambda _: self._drop(key)), _state(graph), prepared, nbytes
-        self.nbytes += nbytes
-        while self.nbytes > self.most_bytes and len(self._kept) > 1:
-            self._drop(next(iter(self._kept)))
+        nbytes = sum(part.nbytes for part in parts)
+        with self._lock:
+            self._drop(key)  # another thread's
+            self._kept[key] = weakref.ref(graph, lambda _: self._drop(key)), state, prepared, nbytes
+            self.nbytes += nbytes
+            while self.nbytes > self.most_bytes and len(self._kept) > 1:
+                self._drop(next(iter(self._kept)))
         return prepared
 
     def __len__(self):
         return len(self._kept)
 
     def _drop(self, key):
-        kept = self._kept.pop(key, None)
-        if kept is not None:
-            self.nbytes -= kept[3]
+        with self._lock:
+            kept = self._kept.pop(key, None)
+            if kept is not None:
+                self.nbytes -= kept[3]
+
+    def _renew(self):
+        self._lock = threading.RLock()  # of a thread that drops a graph while it asks for another
 
 
 def _state(graph):

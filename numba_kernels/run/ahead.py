@@ -27,19 +27,19 @@ class Ahead:
         self.graphs = [entry["value"] for entry in inputs if entry["kind"] == "graph"]
         self.follows_from_graphs = len(self.graphs) == len(inputs) > 0
         self.executor = make_executor(Plan(inputs, ops, op["in"], plan.arrays, "tuple"))
-        self._made_of: tuple = ()
-        self._made = None
+        self._made: tuple = (), None  # of which graphs, and what
 
     def of(self, inputs: dict, threads: int, room: int):
         """What the operation makes of a run's inputs, in at most ``room`` bytes."""
         graphs = [inputs[value] for value in self.graphs]
-        if self._made_of and all(known() is graph for known, graph in zip(self._made_of, graphs)):
-            return self._made
+        known, made = self._made
+        if known and all(reference() is graph for reference, graph in zip(known, graphs)):
+            return made
         arrays = self.executor.run(inputs, threads, room=room)
         refuse_beyond(room, self.asks_for(*arrays))
         made = self.make(*arrays)
         if self.follows_from_graphs and all(isinstance(graph, Graph) for graph in graphs):
-            self._made_of, self._made = tuple(map(weakref.ref, graphs)), made
+            self._made = tuple(map(weakref.ref, graphs)), made
         return made
 
 

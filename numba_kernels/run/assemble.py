@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable
 
-import numpy as np
-
 from ..plan.reach import NODES
 from ..plan.resolve import whole
 from ..plan.schedule import Schedule
@@ -29,8 +27,7 @@ class Assembled:
     results: list  # of outputs of the plan: value, and size where it is the first rows of it
     reads: list[set]  # a stage: values of features that it reads row by row
     read_out: list[set]  # a stage: those that it reads out
-    faults: np.ndarray  # of what is ``checked``, int32: 1 where numbers are not finite
-    checked: list  # features, and matrices that array functions make
+    checked: list  # features, and matrices that array functions make: of these runs say whether numbers are finite
     calls: dict  # number of a stage → steps of array functions that must come before it
     called_with: set  # features that array functions read
 
@@ -52,12 +49,12 @@ def assemble(
     values, features = dict(places or {}), set(run.arrays)
     made = [op.writes[0] for stage in schedule.stages for op in stage.ops if op.name == "matrix"]
     checked = [*run.arrays, *made]
-    faults = np.zeros(len(checked), np.int32)
     programs, costs, reads, read_out, calls, between = [], [], [], [], {}, []
     for n, value in enumerate(checked):
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
         address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
-        values[value] = Floats(address, columns, assembly.at(faults[n:]))
+        flag = assembly.reference(("fault", n), lambda run, n=n: run.fault_address(n))
+        values[value] = Floats(address, columns, flag)
     for number, stage in enumerate(schedule.stages):
         if stage.rows is None:
             between.append(number)
@@ -86,4 +83,4 @@ def assemble(
     shared = assembly.buffers, assembly.checks, assembly.outputs
     called_with = {value for stage in schedule.stages if stage.rows is None
                    for op in stage.ops for value in map(whole, op.reads)} & features  # fmt: skip
-    return Assembled(program, costs, *shared, results, reads, read_out, faults, checked, calls, called_with)
+    return Assembled(program, costs, *shared, results, reads, read_out, checked, calls, called_with)

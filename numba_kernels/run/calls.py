@@ -11,6 +11,7 @@ from ..graph import GraphError
 from ..plan.resolve import Op, whole
 from .edge_space import EdgeGroup, NotByRowsError, grouped
 from .memory import address_of
+from .runtime import share
 
 
 @dataclass
@@ -66,10 +67,10 @@ class Arrays:
         """Where an array stands, 0 while it is not made."""
         return address_of(self.made[value]) if value in self.made else 0
 
-    def take(self, step: Step, run, program, arena, threads: int) -> None:
+    def take(self, step: Step, run) -> None:
         """Run a step, and drop what is not read any more."""
-        readers = [_Reader(self, op, step, run, program, arena) for op in step.ops]
-        if step.group is None or not self._take_by_edge(step, readers, threads):
+        readers = [_Reader(self, op, step, run) for op in step.ops]
+        if step.group is None or not self._take_by_edge(step, readers, share(run.threads)):
             for op, reader in zip(step.ops, readers):
                 for value, array in zip(op.writes, op.operation.run(op.spec, reader)):
                     is_view = any(np.may_share_memory(array, memory) for memory in reader.lent)
@@ -95,9 +96,8 @@ class _Reader:
         What it read of memory that is used again, so that results must not be views of it.
     """
 
-    def __init__(self, arrays, op, step, run, program, arena):
+    def __init__(self, arrays, op, step, run):
         self._arrays, self._names, self._step, self._run = arrays, op.names, step, run
-        self._program, self._arena = program, arena
         self.graphs, self.lent, self.room = run.graphs, [], run.room
         self._read = {}
 
@@ -123,8 +123,8 @@ class _Reader:
                 array = arrays[whole(name)]
                 return array if name == whole(name) else array[: self.shape(value)[0]]
         floats, (rows, columns) = self._step.floats[whole(name)], self.shape(value)
-        address = self._program.references[floats.address.place](run)
-        self.lent.append(self._arena.view(address, rows, floats.stride))
+        address = run.assembled.program.references[floats.address.place](run)
+        self.lent.append(run.arena.view(address, rows, floats.stride))
         return self.lent[-1][:, :columns]
 
     def shape(self, value) -> tuple:

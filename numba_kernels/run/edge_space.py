@@ -9,13 +9,13 @@ blocks, whose results do not depend on each other.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
 
 import numpy as np
 
 from ..arrays import FUNCTIONS
 from ..arrays.rows import RULES, is_by_rows
 from ..graph import Graph
+from ..once import once
 from ..plan.ops.call import data_of
 
 BLOCK_EDGES = 8192
@@ -38,12 +38,12 @@ class EdgeBlock:
         self.num_edges, self.indptr = stop - self.start, graph.indptr[first : last + 1] - self.start
         self.places = slice(self.start, stop) if graph.edge_ids is None else graph.edge_ids[self.start : stop]
 
-    @cached_property
+    @once
     def targets(self) -> np.ndarray:
         """The row, of those of this block, that each edge is reduced into."""
         return np.repeat(np.arange(self.last - self.first), np.diff(self.indptr))
 
-    @cached_property
+    @once
     def edges(self) -> tuple:
         """Source and destination of each edge."""
         indices = self.graph.indices[self.start : self.start + self.num_edges]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
 
-import numba
 import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
 
 from ..graph import Graph, GraphError, row_bounds
 from ..plan.ops import OPERATIONS
@@ -21,30 +22,28 @@ from .assemble import Assembled, assemble
 from .calls import Arrays
 from .features import as_floats, is_sparse, rows_of
 from .launch import run_parallel, run_serial
-from .memory import LINE, Arena, address_of, aligned_empty
+from .memory import LINE, Arenas, address_of, aligned_empty
 from .part import Part, node_count, of_each, rows_at
-from .program import LEAST_TILE_ROWS
+from .program import LEAST_TILE_ROWS, Filled
 from .room import refuse_beyond, room_for
-from .runtime import using_threads
+from .runtime import sharing, start_threads
 
 # Programs kept for classes of shapes met.
 _KEPT_PROGRAMS = 16
 # Work, in about nanoseconds, below which a run is not shared among threads.
 _SHARED_FROM = 200_000
 
-_scratch = Arena()  # of all executors: one of them launches at a time
-
 
 class Executor:
     """Runs ``plan``; holds what is derived from it: constants, programs for classes of shapes met.
 
     Two runs are of one class when the same of their numbers of rows are equal, and the same graphs are blocks, have
-    hubs and edge weights. The memory between stages is kept for the next run.
+    hubs and edge weights. The memory between stages is kept for the next run. Several threads may run it at once.
     """
 
     def __init__(self, plan: Plan):
         self._whole, (self._ahead, self.plan), self.reach = plan, split(plan, Executor), reach_of(plan)
-        self._kept, self._arena = {}, Arena()
+        self._kept, self._arenas = {}, Arenas()
         self._programs: OrderedDict = OrderedDict()
         self._before = [op for op in self.plan.ops if OPERATIONS[op["op"]].is_before]
         self._names = names_of(self.plan)
@@ -61,7 +60,7 @@ class Executor:
 
     def release(self):
         """Free the memory kept for the next run."""
-        self._arena.release()
+        self._arenas.release()
         self._programs.clear()
 
     def run(
@@ -86,15 +85,11 @@ class Executor:
         assembled = self._assembled(run)
         for check in assembled.checks:
             check(run)
-        run.begin(assembled, self._arena, out)
-        steps = (
-            run.execute(assembled, threads)
-            if batch_size is None
-            else run.execute_in_batches(assembled, batch_size, threads)
-        )
-        for _ in steps:
-            self._refuse_faults(assembled)
-        return [run.result(value, size) for value, size in assembled.results]
+        with self._arenas.one() as arena:
+            run.begin(assembled, arena, threads, out)
+            for _ in run.execute() if batch_size is None else run.execute_in_batches(batch_size):
+                self._refuse_faults(run)
+            return [run.result(value, size) for value, size in assembled.results]
 
     def run_at(self, nodes: np.ndarray, inputs: dict, threads: int) -> list:
         """The rows of ``nodes`` of what :meth:`run` returns, to the bit; features may be floats of any width."""
@@ -131,26 +126,31 @@ class Executor:
         """Bytes that a run may take."""
         return room_for(self._nbytes, arguments)
 
-    def _refuse_faults(self, assembled):
-        if any(assembled.faults.tolist()):
-            value = assembled.checked[int(assembled.faults.argmax())]
+    def _refuse_faults(self, run):
+        if any(run.faults.tolist()):
+            value = run.assembled.checked[int(run.faults.argmax())]
             name = self._names[value[0] if isinstance(value, tuple) else value]
             raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
     def _assembled(self, run) -> Assembled:
         key = run.key()
-        if key in self._programs:
+        assembled = self._programs.get(key)
+        if assembled is None:
+            with global_compiler_lock:
+                assembled = self._programs.get(key) or self._assemble(run)
+                self._programs[key] = assembled
+                while len(self._programs) > _KEPT_PROGRAMS:
+                    self._programs.popitem(last=False)
+        with contextlib.suppress(KeyError):  # another thread's, new, took its place
             self._programs.move_to_end(key)
-            return self._programs[key]
+        return assembled
+
+    def _assemble(self, run):
         resolved = resolve(self.plan, run.shapes, run.graphs, run.edge_weights, run.array_shapes)
         _, _, columns, _ = resolved
         refuse_beyond(run.room, LEAST_TILE_ROWS * 4 * max(columns.values(), default=0))
         planned = schedule(*resolved)
-        assembled = assemble(planned, self.plan, self._kept, run, needs=self.reach.needs)
-        while len(self._programs) >= _KEPT_PROGRAMS:
-            self._programs.popitem(last=False)
-        self._programs[key] = assembled
-        return assembled
+        return assemble(planned, self.plan, self._kept, run, needs=self.reach.needs)
 
 
 class Run:
@@ -224,8 +224,9 @@ class Run:
         needed = self.part.rows(cost.needs)
         return min(rows, needed if isinstance(cost.size, int) else self.graphs[cost.size[1]].hub_parts_within(needed))
 
-    def begin(self, assembled, arena, out=None):
-        """Find room for what is written."""
+    def begin(self, assembled, arena, threads, out=None):
+        """Find room for what is written, by a run on at most as many threads."""
+        self.assembled, self.arena, self.threads, self.out = assembled, arena, threads, out
         self.stage_rows = [self.rows_to_run(cost) for cost in assembled.costs]
         if min(self.stage_rows, default=0) < 0:
             raise GraphError(f"the model makes a matrix of {min(self.stage_rows)} rows of these arguments.")
@@ -234,9 +235,11 @@ class Run:
             starts.append(end)
             end += -(-self.rows(size) * row_bytes // LINE) * LINE
         outputs = sum(4 * self.sizes[size] * columns for size, columns in assembled.outputs.values())
-        refuse_beyond(self.room, end + outputs + assembled.program.scratch_size)
-        self.arena, base = arena, arena.take(end)
-        self.buffers = [base + start for start in starts]
+        scratch_size = assembled.program.scratch_size
+        refuse_beyond(self.room, end + outputs + scratch_size)
+        # The scratch of threads comes first: small runs find it in the caches.
+        self.scratch = arena.take(threads * scratch_size + end)
+        self.buffers = [self.scratch + threads * scratch_size + start for start in starts]
         self.outputs = {}
         for value, (size, columns) in assembled.outputs.items():
             shape = self.sizes[size], columns
@@ -244,71 +247,74 @@ class Run:
                 raise GraphError(f"out must have shape {shape}, got {out.shape}.")
             self.outputs[value] = aligned_empty(shape, np.float32) if out is None else out
         self.output_at = {value: address_of(array) for value, array in self.outputs.items()}
-        self.inputs, self.out = {}, out
-        assembled.faults[:] = 0
+        self.inputs, self.program = {}, Filled(assembled.program, self.stage_rows)
+        self.faults = np.zeros(len(assembled.checked), np.int32)
 
     def address(self, value) -> int:
         """Where features, or an array that a function made, stand; 0 where they do not yet."""
         return self.inputs[value] if value in self.inputs else self.arrays_made.address(value)
 
-    def execute(self, assembled, threads: int):
+    def fault_address(self, number: int) -> int:
+        """Where it is said whether what is checked holds a number that is not finite."""
+        return address_of(self.faults) + self.faults.itemsize * number
+
+    def execute(self):
         """All stages, on this thread where there is little to do; yields where numbers are to be checked."""
-        program, costs = assembled.program, assembled.costs
         self.inputs = {value: address_of(array) for value, array in self.arrays.items()}
-        program.set_rows(self.stage_rows)
-        is_shared = threads > 1 and sum(map(self._work, costs, self.stage_rows)) >= _SHARED_FROM
-        scratch = _scratch.take(program.scratch_size * (numba.config.NUMBA_NUM_THREADS if is_shared else 1))
+        is_shared = self.threads > 1 and sum(map(self._work, self.assembled.costs, self.stage_rows)) >= _SHARED_FROM
         most = max(self.stage_rows, default=0)
-        for calls, first, stop in assembled.segments():
-            self._call(assembled, calls, threads)
+        for calls, first, stop in self.assembled.segments():
+            self._call(calls)
             if first == stop:
                 continue
-            program.fill_in(self)
-            if not is_shared:
-                run_serial(program.stages_at, first, stop, 0, most, scratch)
-            else:
-                with using_threads(threads):
-                    for number in range(first, stop):
-                        self._launch(assembled, number, 0, self.stage_rows[number], scratch)
+            self.program.fill_in(self)
+            self._launch(first, stop, 0, most, self.threads if is_shared else 1)
             yield
 
-    def execute_in_batches(self, assembled, batch_size: int, threads: int):
+    def execute_in_batches(self, batch_size: int):
         """All stages, each ``batch_size`` rows at a time; yields after each of them."""
-        if assembled.called_with:
+        if self.assembled.called_with:
             raise GraphError("features that array functions read as they are do not come in batches; call the model.")
-        for calls, first, stop in assembled.segments():
-            self._call(assembled, calls, threads)
+        for calls, first, stop in self.assembled.segments():
+            self._call(calls)
             for number in range(first, stop):
-                yield from self._in_batches(assembled, number, batch_size, threads)
+                yield from self._in_batches(number, batch_size)
 
-    def _in_batches(self, assembled, number, batch_size, threads):
-        if assembled.read_out[number]:
+    def _in_batches(self, number, batch_size):
+        if self.assembled.read_out[number]:
             raise GraphError("features that are read out as they are do not come in batches; call the model itself.")
-        program = assembled.program
-        program.set_rows(self.stage_rows)
-        scratch = _scratch.take(program.scratch_size * numba.config.NUMBA_NUM_THREADS)
         for start in range(0, self.stage_rows[number], batch_size):
             stop = min(start + batch_size, self.stage_rows[number])
             self.inputs, read = dict.fromkeys(self.arrays, 0), []
-            for value in assembled.reads[number]:
+            for value in self.assembled.reads[number]:
                 read.append(rows_of(self.arrays[value], start, stop))
                 self.inputs[value] = address_of(read[-1]) - start * read[-1].strides[0]
-            program.fill_in(self)
-            with using_threads(threads):
-                self._launch(assembled, number, start, stop, scratch)
+            self.program.fill_in(self)
+            self._launch(number, number + 1, start, stop, self.threads)
             yield
 
-    def _call(self, assembled, steps, threads):
+    def _call(self, steps):
         for step in steps:
-            self.arrays_made.take(step, self, assembled.program, self.arena, threads)
+            self.arrays_made.take(step, self)
 
-    def _launch(self, assembled, number, low, high, scratch):
-        """One stage on all threads."""
-        program, cost = assembled.program, assembled.costs[number]
-        graph = None if cost.graph is None else self.graphs[cost.graph]
-        bounds = row_bounds(self.rows(cost.size)) if graph is None else graph.bounds(cost.edge, cost.row)
-        program.set_bounds(number, bounds)
-        run_parallel(program.stages_at, number, len(bounds) - 1, low, high, scratch, program.scratch_size)
+    def _launch(self, first, stop, low, high, threads):
+        """Stages ``first`` to below ``stop``, rows ``low`` to below ``high``, on at most as many threads."""
+        program, scratch_size = self.program, self.assembled.program.scratch_size
+        with sharing(threads) as granted:
+            if granted == 1:
+                run_serial(program.stages_at, first, stop, low, high, self.scratch)
+                return
+            for number in range(first, stop):
+                bounds = self._bounds(self.assembled.costs[number])
+                program.set_bounds(number, bounds)
+                last = min(high, self.stage_rows[number])
+                run_parallel(program.stages_at, number, len(bounds) - 1, low, last, self.scratch, scratch_size)
+
+    def _bounds(self, cost):
+        """Of a stage: blocks of rows that cost about as much each."""
+        if cost.graph is None:
+            return row_bounds(self.rows(cost.size))
+        return self.graphs[cost.graph].bounds(cost.edge, cost.row)
 
     def _work(self, cost, rows):
         """What as many rows of a stage cost, in about nanoseconds."""
@@ -356,9 +362,10 @@ def names_of(plan: Plan) -> dict:
 
 
 def compile_loops() -> None:
-    """Compile, or load, the loops over stages."""
+    """Compile, or load, the loops over stages that this process may use."""
     run_serial(0, 0, 0, 0, 0, 0)
-    run_parallel(0, 0, 0, 0, 0, 0, 0)
+    if start_threads():
+        run_parallel(0, 0, 0, 0, 0, 0, 0)
 
 
 def multiplied(plan: Plan) -> set:

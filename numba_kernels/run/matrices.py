@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
 from ..kernels import fields
 from ..kernels.product import center_codes, tile_weight
 from ..layout import pad, padded, row_bytes, storage_bits
+from ..once import once
 from ..packing import unpack
 from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, RowGrid, ShiftGrid
 
@@ -83,7 +83,7 @@ class Grid:
         """Bytes of a packed row."""
         return row_bytes(self.columns, self.bits)
 
-    @cached_property
+    @once
     def exact_sum(self) -> int:
         """How many (code − zero point) float32 sums exactly; 0 where zero points are not whole in some 2^−8."""
         zero = self.zero.astype(np.float64)
@@ -186,7 +186,7 @@ class Weight:
             self._tiles[form] = tile_weight(self._codes, form)
         return self._tiles[form]
 
-    @cached_property
+    @once
     def rows(self) -> np.ndarray:
         """int8 codes of each input, (K, padded columns)."""
         rows = np.zeros((self.inputs, padded(self.columns)), np.int8)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
+from collections.abc import Iterator
 
 import numpy as np
+
+from .cpus import available_cpus
+from .runtime import renew_after_fork
 
 LINE = 64
 
@@ -57,3 +63,36 @@ class Arena:
         """Free the memory."""
         self._memory = aligned_empty(0, np.uint8)
         self._address = address_of(self._memory)
+
+
+class Arenas:
+    """Arenas for runs that go side by side, at most one a CPU; one more waits until another is given back.
+
+    The arena that was given back last, whose memory is likely to be in the caches, is used next.
+    """
+
+    def __init__(self) -> None:
+        self._most, self._free = available_cpus(), list[Arena]()
+        self.renew()
+        renew_after_fork(self)
+
+    @contextlib.contextmanager
+    def one(self) -> Iterator[Arena]:
+        """An arena that is the caller's until it leaves."""
+        with self._permits:
+            try:
+                arena = self._free.pop()
+            except IndexError:
+                arena = Arena()
+            try:
+                yield arena
+            finally:
+                self._free.append(arena)
+
+    def release(self) -> None:
+        """Free the memory of those that are not in use."""
+        self._free.clear()
+
+    def renew(self) -> None:
+        """Forget who has one: who had it before a fork will not give it back."""
+        self._permits = threading.Semaphore(self._most)

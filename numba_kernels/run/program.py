@@ -1,8 +1,8 @@
 """A plan's program for one class of shapes: instructions of all its stages, and what each run fills in.
 
-A program is assembled once. What differs from run to run — addresses of arguments, of graphs' arrays and of the memory
-between stages, numbers of rows — are its *references*: each has a number, found when a run begins, and all of them are
-written into the instructions at once.
+A program is assembled once, and never changes. What differs from run to run — addresses of arguments, of graphs' arrays
+and of the memory between stages, numbers of rows — are its *references*: each has a number, found when a run begins.
+All of them are written at once into a copy of the instructions that is the run's, so that threads may share a program.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from ..kernels.instruction import HEADER_BYTES, Instruction, flatten, to_bits
 from ..layout import padded
+from .memory import address_of
 
 # Of a stage: addresses of its first instruction and behind its last, address of its bounds, blocks, rows of a tile,
 # floats of a slot's row; then bounds of its own for one block.
@@ -88,13 +89,14 @@ class StageProgram:
         return rows, stride, end, starts
 
 
-@dataclass
+@dataclass(frozen=True)
 class Program:
-    """Instructions of all stages, laid out in memory.
+    """Instructions of all stages, laid out.
 
     Attributes
     ----------
     stages : (S, STAGE_NUMBERS) int64
+        Addresses in them count from the beginning of what they are in.
     code : (n,) int64
     references : list of callables
         From a run to the number of each reference.
@@ -104,6 +106,8 @@ class Program:
         Bytes of scratch that the largest stage asks for.
     names : list of list of str
         The instructions of each stage.
+    places, sources : (m,) int64
+        Where in the code references are written, and which.
     """
 
     stages: np.ndarray
@@ -112,29 +116,39 @@ class Program:
     alive: list
     scratch_size: int
     names: list[list[str]]
-    _places: np.ndarray = field(repr=False)
-    _sources: np.ndarray = field(repr=False)
+    places: np.ndarray = field(repr=False)
+    sources: np.ndarray = field(repr=False)
 
-    def set_rows(self, rows: list[int]) -> None:
-        """Let each stage be one block of rows."""
-        self.stages[:, ROWS] = rows
-        self.stages[:, BLOCKS] = 1
-        self.stages[:, BOUNDS] = self._own_bounds
+
+class Filled:
+    """A run's own copy of a program, filled in with what differs between runs.
+
+    Attributes
+    ----------
+    program : Program
+    stages_at : int
+        The address of the stages' numbers.
+    """
+
+    def __init__(self, program: Program, rows: list[int]):
+        self.program, self._code, self._stages = program, program.code.copy(), program.stages.copy()
+        self.stages_at = address_of(self._stages)
+        self._stages[:, [FIRST, LAST]] += address_of(self._code)
+        self._stages[:, BOUNDS] += self.stages_at
+        self._stages[:, ROWS] = rows
+        self._bounds: dict[int, np.ndarray] = {}
 
     def set_bounds(self, number: int, bounds: np.ndarray) -> None:
-        """Cut the rows of a stage into blocks between ``bounds``, which must live until it has run."""
-        self.stages[number, BLOCKS], self.stages[number, BOUNDS] = len(bounds) - 1, bounds.ctypes.data
-
-    def __post_init__(self):
-        first = self.stages.ctypes.data + 8 * OWN_BOUNDS
-        self._own_bounds = first + 8 * STAGE_NUMBERS * np.arange(len(self.stages))
-        self.stages_at = self.stages.ctypes.data
+        """Cut the rows of a stage, which are one block otherwise, into blocks between ``bounds``."""
+        self._bounds[number] = bounds  # kept as long as the stage may run
+        self._stages[number, BLOCKS], self._stages[number, BOUNDS] = len(bounds) - 1, address_of(bounds)
 
     def fill_in(self, run) -> None:
         """Write the numbers of all references."""
-        if len(self._places):
-            numbers = np.array([reference(run) for reference in self.references], np.int64)
-            self.code[self._places] = numbers[self._sources]
+        program = self.program
+        if len(program.places):
+            numbers = np.array([reference(run) for reference in program.references], np.int64)
+            self._code[program.places] = numbers[program.sources]
 
 
 def build(stages: list[StageProgram], references: list[Callable], alive: list) -> Program:
@@ -152,9 +166,11 @@ def build(stages: list[StageProgram], references: list[Callable], alive: list) -
                     value = 0
                 code.append(to_bits(kind, starts[value] if isinstance(value, (Slot, Area)) else value))
         numbers[n, LAST], size = len(code), max(size, scratch)
-    laid_out = np.array(code, np.int64)
-    numbers[:, [FIRST, LAST]] = laid_out.ctypes.data + 8 * numbers[:, [FIRST, LAST]]
+    numbers[:, [FIRST, LAST]] *= 8
+    numbers[:, BLOCKS] = 1
+    numbers[:, BOUNDS] = 8 * (OWN_BOUNDS + STAGE_NUMBERS * np.arange(len(stages)))
     names = [[instruction.name for instruction, _, _ in stage.instructions] for stage in stages]
     return Program(
-        numbers, laid_out, references, alive, size, names, np.array(places, np.int64), np.array(sources, np.int64)
-    )
+        numbers, np.array(code, np.int64), references, alive, size, names,
+        np.array(places, np.int64), np.array(sources, np.int64),
+    )  # fmt: skip

@@ -1,6 +1,7 @@
 """Graphs prepared for kernels: what identifies one, and how long it is kept."""
 
 import gc
+import sys
 
 import dgl
 import dgl.nn
@@ -13,6 +14,7 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.deploy import kernel_graph
 from dgl_lowbit.nn.graphs import GraphCache
 from tests.conftest import features, homogeneous
+from tests.processes import in_threads
 
 
 class ReadOut(nn.Module):
@@ -88,3 +90,21 @@ def test_graphs_that_are_gone_are_not_kept():
     cache.get(homogeneous(), lambda graph: Prepared(40))
     gc.collect()
     assert len(cache) == 0 and cache.nbytes == 0
+
+
+def test_a_cache_is_shared_by_threads():
+    graphs, before = [homogeneous(seed) for seed in range(6)], sys.getswitchinterval()
+    cache = GraphCache(most_bytes=250)
+
+    def work(seed):
+        wrong = 0
+        for n in np.random.default_rng(seed).integers(6, size=300):
+            wrong += cache.get(graphs[n], lambda graph, n=n: np.full(50 + n, n, np.uint8))[0] != n
+        return wrong
+
+    sys.setswitchinterval(1e-6)
+    try:
+        assert in_threads(*(lambda seed=seed: work(seed) for seed in range(4))) == [0] * 4
+    finally:
+        sys.setswitchinterval(before)
+    assert cache.nbytes == sum(kept[3] for kept in cache._kept.values()) <= 250
