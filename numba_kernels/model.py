@@ -99,7 +99,7 @@ class PackedModel:
         inputs, convert = {}, {**_CONVERT, "features": _rows_of}
         for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = convert[entry["kind"]](value, entry["name"])
-        for value, count in self._blocks_read().items():
+        for value, count in self.blocks_read().items():
             if isinstance(inputs[value], (Graph, dict)):
                 inputs[value] = [inputs[value]] * count
         if out is not None:
@@ -113,7 +113,7 @@ class PackedModel:
         """Raise GraphError where a run on small arguments may not take as many bytes."""
         refuse_beyond(self._executor.room(()), nbytes)
 
-    def _blocks_read(self):
+    def blocks_read(self):
         """How many graphs the plan reads of each argument that is a list of them."""
         counts = {}
         for op in self.plan.ops:
