@@ -35,11 +35,11 @@ def read_arrays(path) -> np.ndarray | dict[str, np.ndarray]:
     if path.suffix not in (".npy", ".npz"):
         raise ArrayFileError(f"{path} must be an .npy or .npz file; write it with numpy.save or numpy.savez.")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _plain(loaded)
-        with loaded:
-            return {name: _plain(loaded[name]) for name in loaded.files}
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            return {name: loaded[name] for name in loaded.files}
     except OSError as error:
         raise ArrayFileError(f"{path} cannot be read: {error}.") from error
     except Exception as error:  # zipfile and NumPy raise of ten kinds for damaged files
@@ -196,12 +196,6 @@ def _whole_numbers(path, columns):
     if numbers.size and numbers.shape[1] != columns:
         raise ArrayFileError(f"{path} must hold lines of {columns} whole number(s), got {numbers.shape[1]}.")
     return numbers.reshape(-1, columns)
-
-
-def _plain(array):
-    if array.dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    return array
 
 
 def _existing(path):

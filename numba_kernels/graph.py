@@ -185,6 +185,8 @@ class Graph:
         ([0, 1, 3], [1, 0, 1])
         """
         num_dst = num_src if num_dst is None else num_dst
+        if not 0 <= num_dst < 2**31:
+            raise GraphError(f"from 0 to 2^31 − 1 destination nodes fit an index, got {num_dst}.")
         sources, destinations = _whole(sources, "sources"), _whole(destinations, "destinations")
         if sources.ndim != 1 or sources.shape != destinations.shape:
             raise GraphError(

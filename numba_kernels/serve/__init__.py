@@ -13,7 +13,7 @@ def serve(call, host: str, port: int, limits: Limits) -> None:
         from .server import serve as run
     except ModuleNotFoundError as error:
         raise ImportError(
-            f"serve needs {error.name}, which is not installed: pip install starlette uvicorn httptools, or the "
+            f"serve needs {error.name}, which is not installed: pip install starlette uvicorn, or the "
             "package with its extra, as 'dgl-lowbit[serve]'."
         ) from error
     run(call, host, port, limits)

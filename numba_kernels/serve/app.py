@@ -30,6 +30,8 @@ def application(call: Call, limits: Limits) -> Starlette:
         task = asyncio.ensure_future(app.state.batcher.work())
         yield
         task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
     async def predict(request: Request) -> Response:
         body = await asyncio.wait_for(_body(request, limits.max_bytes), limits.timeout)
@@ -81,10 +83,12 @@ _STATUS = {
     MemoryError: (503, "there is not enough memory for this request; ask for less at once."),
     ClientDisconnect: (400, "the request was not sent to its end."),
 }
+# Of what has not arrived whole no more is read.
+_HEADERS = {503: {"retry-after": "1"}, 408: {"connection": "close"}, 413: {"connection": "close"}}
 
 
 async def _refusal(request, error):
     status, sentence = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     status = status or getattr(error, "status", None) or error.status_code
-    headers = {"retry-after": "1"} if status == 503 else getattr(error, "headers", None)
+    headers = _HEADERS.get(status, getattr(error, "headers", None))
     return JSONResponse({"error": sentence or str(error)}, status, headers)

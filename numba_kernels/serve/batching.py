@@ -23,13 +23,18 @@ class Waiting(NamedTuple):
 
     @property
     def size(self) -> int:
+        """How many nodes it asks for."""
         return self.call.graph.num_dst if self.nodes is None else len(self.nodes)
+
+    def alike(self, other: Waiting) -> bool:
+        """Whether one run can answer both."""
+        return self.call is other.call and (self.nodes is None) == (other.nodes is None)
 
 
 class Batcher:
     """A queue of requests, in order of arrival, and the task that answers them.
 
-    Requests for the same call that follow each other are answered by one run on all of their nodes.
+    Requests for the same call that follow each other are answered by one run, on all of their nodes.
     """
 
     def __init__(self, limits: Limits):
@@ -86,8 +91,7 @@ class Batcher:
         batch, size = [], 0
         while self._queue and len(batch) < self.limits.max_batch:
             request = self._queue[0]
-            fits = not batch or (request.call is batch[0].call and size + request.size <= self.limits.max_nodes)
-            if not fits:
+            if batch and not (request.alike(batch[0]) and size + request.size <= self.limits.max_nodes):
                 break
             self._queue.popleft()
             if not request.answer.done():
@@ -105,12 +109,9 @@ def _results(batch):
 
 
 def answer_together(call: Call, subsets: list) -> list[np.ndarray]:
-    """The rows of each subset of nodes, None for all, by one run."""
-    if len(subsets) == 1:
-        return [call.run(subsets[0])]
-    if any(nodes is None for nodes in subsets):
-        rows = call.run()
-        return [rows if nodes is None else rows[nodes] for nodes in subsets]
+    """The rows of each subset of nodes, or of all for each None, by one run."""
+    if len(subsets) == 1 or subsets[0] is None:
+        return [call.run(subsets[0])] * len(subsets)
     union, places = np.unique(np.concatenate(subsets), return_inverse=True)
     rows = call.run(union)
     return [rows[part] for part in np.split(places, np.cumsum([len(nodes) for nodes in subsets])[:-1])]

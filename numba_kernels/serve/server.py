@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 
@@ -38,12 +39,17 @@ def serve(call: Call, host: str, port: int, limits: Limits) -> None:
 
 def run(app, listening: socket.socket, limits: Limits) -> None:
     """Serve an application on a socket until a signal; SIGTERM ends it as a matter of course."""
-    config = uvicorn.Config(
-        app, lifespan="on", log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=int(limits.timeout) + 1,
-    )  # fmt: skip
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it is done
     try:
-        uvicorn.Server(config).run([listening])
+        server(app, limits).run([listening])
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def server(app, limits: Limits) -> uvicorn.Server:
+    """What runs an application, and finishes what was accepted when it is told to exit."""
+    config = uvicorn.Config(  # of its parsers only h11 bounds what headers may take
+        app, http="h11", lifespan="on", log_level="warning", access_log=False, server_header=False,
+        timeout_graceful_shutdown=math.ceil(2 * limits.timeout),
+    )  # fmt: skip
+    return uvicorn.Server(config)
