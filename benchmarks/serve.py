@@ -2,7 +2,7 @@
 
     python benchmarks/serve.py [--graph 170k] [--seconds 300] [--kills 50]
 
-A two-layer GCN, 128-256-40 at 2 bits, on a random graph; the requests are for the logits of 100 random nodes, as ``.npy``.
+A two-layer GCN, 128-256-40 at 2 bits, on a random graph; requests are for the logits of 100 random nodes, as ``.npy``.
 Each of 64 connections, of one client process on loopback, asks again when it has its answer, and compares it with a
 direct run: packed ones to the bit, float32 ones to 1e-3. DGL's handler samples blocks of the full neighbourhood of the
 nodes that are asked for together, as often as the packed model's is run, or, with ``--alone``, of each request. The
@@ -31,6 +31,7 @@ import numpy as np
 
 WIDTHS = 128, 256, 40
 FILES = "model.safetensors", "graph.npz", "feat.npy"
+KEPT = "dgl.npy", "packed.npy", "model.pt", "kernels"
 ASK = b"POST /predict HTTP/1.1\r\nhost: localhost\r\naccept: application/x-npy\r\ncontent-length: %d\r\n\r\n%s"
 
 
@@ -210,7 +211,7 @@ def measure(kind: str, options) -> dict:
 def kill_at_random(options) -> str:
     """Start and kill the packed server; returns what came of it."""
     files = [options.folder / file for file in FILES]
-    before, expected = [hashlib.sha256(file.read_bytes()).digest() for file in files], None
+    before = [hashlib.sha256(file.read_bytes()).digest() for file in files]
     expected, answers, wrong, served = np.load(options.folder / "packed.npy"), 0, 0, 0
     moments = random.Random(0)
     for number in range(options.kills + 1):
@@ -235,9 +236,6 @@ def kill_at_random(options) -> str:
         f"killed {options.kills} times, {served - 1} of them while serving: {answers:,} answers, {wrong} wrong; "
         f"files unchanged, {len(left)} left over; started again"
     )
-
-
-KEPT = "dgl.npy", "packed.npy", "model.pt", "kernels"
 
 
 def main():
@@ -277,26 +275,11 @@ def compare(options):
     for kind in ["packed", "dgl", *["dgl-alone"] * options.alone]:
         got = measure(kind, options)
         first = first or got
-        numbers = [
-            f"{got['rate']:.0f}",
-            f"{first['rate'] / got['rate']:.1f}x",
-            f"{got['p50']:.0f}",
-            f"{got['p99']:.0f}",
-        ]
+        ratio = f"{got['rate'] / first['rate']:.2f}x"
+        times = [f"{got[name]:.0f}" for name in ("rate", "p50", "p99")]
         counts = [f"{got[name]:,}" for name in ("answers", "wrong", "lost")]
-        rows.append([labels[kind], *numbers, *counts, f"{got['server_cpu']:.2f}", f"{got['cpu']:.2f}"])
-    header = [
-        "server",
-        "answers/s",
-        "packed is",
-        "p50, ms",
-        "p99, ms",
-        "answers",
-        "wrong",
-        "lost",
-        "its CPUs",
-        "client's",
-    ]
+        rows.append([labels[kind], ratio, *times, *counts, f"{got['server_cpu']:.2f}", f"{got['cpu']:.2f}"])
+    header = ["server", "to packed", "answers/s", "p50, ms", "p99, ms", "answers", "wrong", "lost", "CPUs", "client's"]
     print(table(header, rows))
     if options.kills:
         print(f"\n{kill_at_random(options)}")
