@@ -6,6 +6,8 @@ import os
 import re
 from importlib import metadata
 
+from ._version import __version__
+
 
 def _release(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.match(r"\d+(\.\d+)*", version).group().split("."))
@@ -30,8 +32,24 @@ def check_versions(dgl: str, torch: str) -> None:
         )
 
 
+def check_kernels() -> None:
+    """Raise ImportError where ``numba_kernels`` is not of this release.
+
+    dgl-lowbit-runtime installs the same folder: the later installation replaces it, and uninstalling either removes it.
+    """
+    try:
+        from numba_kernels._version import __version__ as found
+    except ModuleNotFoundError:
+        found = "none"
+    if found != __version__:
+        raise ImportError(
+            f"dgl_lowbit {__version__} needs the numba_kernels of the same release, found {found}; dgl-lowbit-runtime "
+            "installs, and removes, the same folder: install dgl-lowbit again, with pip's --force-reinstall --no-deps."
+        )
+
+
 def prepare() -> None:
-    """Check the installed pair and choose DGL's PyTorch backend where the user chose none."""
+    """Check what is installed and choose DGL's PyTorch backend where the user chose none."""
     try:
         versions = metadata.version("dgl"), metadata.version("torch")
     except metadata.PackageNotFoundError as missing:
@@ -39,4 +57,5 @@ def prepare() -> None:
             f"dgl_lowbit needs {missing.name}, which is not installed: pip install 'dgl>=1.1.3' torch."
         ) from None
     check_versions(*versions)
+    check_kernels()
     os.environ.setdefault("DGLBACKEND", "pytorch")

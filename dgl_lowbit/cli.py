@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dgl import DGLError
 
-from numba_kernels.commands import OneLineParser, one_line, printable
+from numba_kernels.commands import OneLineParser, count, one_line
 from numba_kernels.errors import LowBitError
 
 from ._version import __version__
@@ -46,8 +46,8 @@ def _parser():
     demo.add_argument("--graph", default="planted", choices=GRAPH_NAMES, metavar="GRAPH", help=", ".join(GRAPH_NAMES))
     demo.add_argument("--model", default="gcn", choices=sorted(MODELS), help="default: gcn")
     demo.add_argument("--bits", default="8,4,2", type=_widths, help="comma-separated widths; default: 8,4,2")
-    demo.add_argument("--seeds", default=1, type=_count, help="number of runs; default: 1")
-    demo.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
+    demo.add_argument("--seeds", default=1, type=count, help="number of runs; default: 1")
+    demo.add_argument("--epochs", default=200, type=count, help="epochs of each training stage; default: 200")
     demo.add_argument("--json", action="store_true", help="print JSON instead of the table")
     demo.add_argument("--output", metavar="DIR", help="write the frozen models and checkpoints of seed 0 there")
     demo.add_argument("--quiet", action="store_true", help="show no progress bars")
@@ -65,7 +65,7 @@ def _parser():
     train.add_argument(
         "--states", default=32, type=int, choices=(1, 2, 3, 4, 8, 32), help="of states; default: 32, off"
     )
-    train.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
+    train.add_argument("--epochs", default=200, type=count, help="epochs of each training stage; default: 200")
     train.add_argument("--seed", default=0, type=int, help="default: 0")
     train.add_argument("--output", default=".", metavar="DIR", help="default: the current folder")
     onto_a_run = train.add_mutually_exclusive_group()
@@ -101,9 +101,9 @@ def _parser():
         help="of accuracy: scales of what GCN and SAGE send, shift a power of two a node; default: channel",
     )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
-    study.add_argument("--seeds", default=10, type=_count, help="seeds 0 to N − 1; default: 10")
-    study.add_argument("--epochs", default=200, type=_count, help="epochs of each training stage; default: 200")
-    study.add_argument("--jobs", default=1, type=_count, help="processes, of one thread each; default: 1")
+    study.add_argument("--seeds", default=10, type=count, help="seeds 0 to N − 1; default: 10")
+    study.add_argument("--epochs", default=200, type=count, help="epochs of each training stage; default: 200")
+    study.add_argument("--jobs", default=1, type=count, help="processes, of one thread each; default: 1")
     study.add_argument("--output", default="study", metavar="DIR", help="folder for results; default: study")
     study.add_argument("--plot", action="store_true", help="draw pictures into DIR too (needs matplotlib)")
     study.add_argument("--quiet", action="store_true", help="show no progress bar")
@@ -128,7 +128,7 @@ def _parser():
     )  # fmt: skip
     bench.add_argument("--bits", default="2,4,8", type=_widths, help="comma-separated widths; default: 2,4,8")
     bench.add_argument("--threads", type=_counts, metavar="LIST", help="comma-separated; default: 1 and all")
-    bench.add_argument("--rounds", default=3, type=_count, help="rounds of three calls, or five steps; default: 3")
+    bench.add_argument("--rounds", default=3, type=count, help="rounds of three calls, or five steps; default: 3")
     bench.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     bench.add_argument("--output", metavar="FILE", help="write JSON there as well")
     bench.add_argument("--plot", metavar="FILE", help="draw ratios, and times against edges (needs matplotlib)")
@@ -167,12 +167,6 @@ def _widths(text):
     return tuple(widths)
 
 
-def _count(text):
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
-    return int(text)
-
-
 def _share(text):
     try:
         share = float(text)
@@ -188,7 +182,7 @@ def _names(text):
 
 
 def _counts(text):
-    return tuple(map(_count, text.split(",")))
+    return tuple(map(count, text.split(",")))
 
 
 def _demo(options):
@@ -317,24 +311,11 @@ def _predict(options):
 
 
 def _info(options):
-    from .deploy import load
-    from .experiments.facts import Facts
+    from numba_kernels.description import describe
 
-    packed = load(options.model)
-    size, facts = Path(options.model).stat().st_size, Facts.of(packed.info)
-    arguments = [f"{entry['name']}: {entry['kind']}" for entry in packed.plan.inputs]
-    if options.json:
-        print(json.dumps({"bytes": size, "arguments": arguments, "operations": len(packed.plan.ops), **packed.info}))
-        return
-    signature = f"{facts.model}({', '.join(arguments)})"
-    print(printable(f"{signature}, {len(packed.plan.ops)} operations, {size:,} bytes"))
-    print(printable(f"graph: {facts.described}") + "\n")
-    rows = [[name or "(the model)", json.dumps(config)] for name, config in facts.layers.items()]
-    print(table(["layer", "config"], [list(map(printable, row)) for row in rows]))
-    weights = [op["weight"] for op in packed.plan.ops if op["op"] == "linear"]
-    if weights:
-        print()
-        print(table(["weights", "bits"], [["×".join(map(str, w["shape"])), w["bits"]] for w in weights]))
+    from .deploy import load
+
+    print(describe(load(options.model), Path(options.model).stat().st_size, options.json))
 
 
 if __name__ == "__main__":

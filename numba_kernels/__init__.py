@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ._version import __version__
+
 if TYPE_CHECKING:
     from .errors import LowBitError, ModelFileError
     from .functional import dequantize, gemm, quantize, spmm
@@ -27,6 +29,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Weight",
+    "__version__",
     "dequantize",
     "gemm",
     "get_num_threads",

@@ -1,28 +1,127 @@
-"""``python -m numba_kernels warm-up [FILE …]``: compile kernels ahead, into the user's cache."""
+"""``python -m numba_kernels``: packed models without torch or DGL."""
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 
-from .cache import folder
-from .commands import OneLineParser, one_line
-from .warming import warm_up
+from ._version import __version__
+from .commands import OneLineParser, count, one_line
+from .errors import LowBitError
+
+_GRAPH = (
+    "scipy's .npz of a sparse matrix, whose entry (u, v) is an edge u -> v; an .npz of indptr and indices, each node's "
+    "in-neighbours; or lines 'u v' in a .txt, .tsv or .csv file"
+)
+_FEATURES = "the model's array, an .npy file, or its arrays by the names of its arguments, an .npz file"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
+    """Run a command line; returns the exit status: 0, or 2 after one line on stderr."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except (LowBitError, ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
+        print(f"numba_kernels {options.command}: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"numba_kernels {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser():
     parser = OneLineParser(prog="python -m numba_kernels", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"numba_kernels {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    predict = commands.add_parser("predict", help="run a packed model on a graph and features, and keep the result")
+    _add_call(predict)
+    predict.add_argument("output", metavar="OUT", help="the result: an .npy file, or .npz, which may hold several")
+    predict.add_argument("--nodes", metavar="FILE", help="of these nodes, in a text file of one a line or an .npy file")
+    predict.set_defaults(run=_predict)
+
+    info = commands.add_parser("info", help="print what a packed model is")
+    info.add_argument("model", metavar="MODEL", help="a .safetensors file")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    info.set_defaults(run=_info)
+
     warm = commands.add_parser("warm-up", help="compile what models need, or every common kernel, and keep it")
     warm.add_argument("files", nargs="*", metavar="FILE", help="packed models; default: every common kernel")
-    options = parser.parse_args(arguments)
-    try:
-        warm_up(*options.files)
-    except (OSError, ValueError) as error:
-        print(f"numba_kernels: error: {one_line(error)}", file=sys.stderr)
-        return 2
+    warm.set_defaults(run=_warm_up)
+
+    serve = commands.add_parser(
+        "serve",
+        help="answer requests over HTTP with a packed model (needs the extra serve)",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_call(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serve.add_argument("--port", default=8000, type=_port, help="0 for any that is free")
+    serve.add_argument("--max-nodes", default=100_000, type=count, help="nodes of a request, or of its own graph")
+    serve.add_argument("--max-bytes", default=16 * 2**20, type=count, help="bytes of a request")
+    serve.add_argument("--max-waiting", default=1024, type=count, help="requests that may wait; others are refused")
+    serve.add_argument("--max-batch", default=64, type=count, help="requests that one run of the model may answer")
+    serve.add_argument("--timeout", default=30, type=count, help="seconds for a request to arrive, and for its answer")
+    serve.set_defaults(run=_serve)
+    return parser
+
+
+def _add_call(command):
+    command.add_argument("model", metavar="MODEL", help="a .safetensors file")
+    command.add_argument("graph", metavar="GRAPH", help=_GRAPH)
+    command.add_argument("features", metavar="FEATURES", help=_FEATURES)
+    command.add_argument("--threads", type=count, help="threads to run on; default: Numba's number")
+
+
+def _port(text):
+    if not (text.isascii() and text.isdigit()) or int(text) >= 2**16:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**16 - 1}, got {text!r}")
+    return int(text)
+
+
+def _call(options):
+    """What MODEL, GRAPH and FEATURES stand for."""
+    from .array_files import read_arrays, read_graph
+    from .calling import Call, num_nodes
+    from .model import load
+    from .run.runtime import checked
+
+    checked(options.threads)
+    model, given = load(options.model, options.threads), read_arrays(options.features)
+    return Call(model, read_graph(options.graph, num_nodes(given)), given)
+
+
+def _predict(options):
+    from .array_files import read_nodes, refuse_result, write_arrays
+
+    call = _call(options)
+    refuse_result(options.output, call.model.plan.returns)
+    result = call.run(None if options.nodes is None else read_nodes(options.nodes))
+    print(write_arrays(options.output, result))
+
+
+def _info(options):
+    from .description import describe
+    from .model import load
+
+    print(describe(load(options.model), Path(options.model).stat().st_size, options.json))
+
+
+def _warm_up(options):
+    from .cache import folder
+    from .warming import warm_up
+
+    warm_up(*options.files)
     print(folder() or "compiled, but nothing could be kept")
-    return 0
+
+
+def _serve(options):
+    from .serve import Limits, serve
+
+    limits = Limits(options.max_nodes, options.max_bytes, options.max_waiting, options.max_batch, options.timeout)
+    serve(_call(options), options.host, options.port, limits)
 
 
 if __name__ == "__main__":

@@ -173,9 +173,39 @@ class Graph:
     def from_scipy(cls, matrix) -> Graph:
         """From a sparse matrix whose entry (u, v) is an edge u → v, as ``dgl.from_scipy`` reads it."""
         coo = matrix.tocoo()
-        order = np.argsort(coo.col, kind="stable")
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(coo.col, minlength=coo.shape[1]))])
-        return cls(indptr, coo.row[order], num_src=coo.shape[0], edge_ids=order)
+        return cls.from_edges(coo.row, coo.col, *coo.shape)
+
+    @classmethod
+    def from_edges(cls, sources, destinations, num_src: int, num_dst: int | None = None) -> Graph:
+        """From the two ends of every edge, (E,) integers each; weights stand in the same order.
+
+        Raises
+        ------
+        GraphError
+            When they are not among ``num_src`` and ``num_dst`` nodes, by default as many.
+
+        Examples
+        --------
+        >>> graph = Graph.from_edges([1, 0, 1], [0, 1, 1], 2)
+        >>> graph.indptr.tolist(), graph.indices.tolist()
+        ([0, 1, 3], [1, 0, 1])
+        """
+        num_dst = num_src if num_dst is None else num_dst
+        if not 0 <= num_dst < 2**31:
+            raise GraphError(f"from 0 to 2^31 − 1 destination nodes fit an index, got {num_dst}.")
+        sources, destinations = _whole(sources, "sources"), _whole(destinations, "destinations")
+        if sources.ndim != 1 or sources.shape != destinations.shape:
+            raise GraphError(
+                f"sources and destinations must be 1-D and as many, got shapes {sources.shape} and "
+                f"{destinations.shape}."
+            )
+        if len(destinations) and (destinations.min() < 0 or destinations.max() >= num_dst):
+            raise GraphError(
+                f"destinations must name one of {num_dst} nodes, got {destinations.min()} … {destinations.max()}."
+            )
+        order = np.argsort(destinations, kind="stable")
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(destinations, minlength=num_dst))])
+        return cls(indptr, sources[order], num_src=num_src, edge_ids=order)
 
     @classmethod
     def of(cls, graph) -> Graph:

@@ -167,7 +167,7 @@ class PackedModel:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise GraphError(f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}.")
         inputs = self._inputs(args, kwargs, features=_rows_of)
-        for value, count in self._blocks_read().items():
+        for value, count in self.blocks_read().items():
             if isinstance(inputs[value], (Graph, dict)):
                 inputs[value] = [inputs[value]] * count
         if out is not None:
@@ -181,7 +181,7 @@ class PackedModel:
         """Raise GraphError where a run on small arguments may not take as many bytes."""
         refuse_beyond(self._executor.room(()), nbytes)
 
-    def _blocks_read(self):
+    def blocks_read(self):
         """How many graphs the plan reads of each argument that is a list of them."""
         counts = {}
         for op in self.plan.ops:

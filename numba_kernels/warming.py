@@ -42,7 +42,9 @@ def warm_up(*models: PackedModel | str | Path) -> None:
     """
     loaded = [model if isinstance(model, PackedModel) else load(model) for model in models]
     compile_loops()
-    reached(Graph([0, 1], [0]), {1: neighbourhood(Graph([0, 1], [0]), np.zeros(1, np.int64), 1, 1)[0].nodes})
+    node, found = Graph([0, 1], [0]), neighbourhood(Graph([0, 1], [0]), np.zeros(1, np.int64), 1, 1)
+    if found is not None:
+        reached(node, {1: found[0].nodes})
     for model in loaded:
         _run_on_examples(model)
     if not models:

@@ -32,11 +32,11 @@ KERNELS_ORDER = (
     "errors", "layout", "spec", "cache", "jit", "packing",
     "graph", "arrays", "simd", "kernels", "training", "plan", "run",
 )  # fmt: skip
-# What runs the kernels, and what times them. The number contract, numba_kernels.spec, and the root of errors are
-# everyone's; the passes of training, numba_kernels.training, are quant's, which loads them, and with them Numba, when
-# they are first needed.
+# What runs the kernels, and what times them. The number contract, numba_kernels.spec, the root of errors, the release
+# and what command lines share are everyone's; the passes of training, numba_kernels.training, are quant's, which loads
+# them, and with them Numba, when they are first needed.
 MAY_IMPORT_KERNELS = {"deploy", "experiments", "cli"}
-ALL_MAY_IMPORT = {"spec", "errors"}
+ALL_MAY_IMPORT = {"spec", "errors", "commands", "_version"}
 QUANT_MAY_IMPORT = {*ALL_MAY_IMPORT, "training"}
 
 

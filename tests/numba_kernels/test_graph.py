@@ -80,3 +80,21 @@ def test_edge_weights_are_checked():
         graph.edge_weights([1, 2, 3])
     with pytest.raises(GraphError, match="NaN or infinity"):
         graph.edge_weights([1, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0], [2], 2), "destinations must name one of 2 nodes, got 2 … 2"),
+        (([0], [-1], 2), "destinations must name one of 2 nodes, got -1 … -1"),
+        (([2], [0], 2), "indices must name one of 2 source nodes"),
+        (([0, 1], [0], 2), r"as many, got shapes \(2,\) and \(1,\)"),
+        (([[0]], [[0]], 2), "must be 1-D"),
+        (([0.5], [0], 2), "sources must hold integers, got float64"),
+        (([0], [0], 2, 2**31), "destination nodes fit an index"),
+        (([0], [0], -1), "destination nodes fit an index"),
+    ],
+)
+def test_edges_that_describe_no_graph_are_refused(arguments, message):
+    with pytest.raises(GraphError, match=message):
+        Graph.from_edges(*arguments)
