@@ -120,22 +120,39 @@ def gradients(
     return _sums(sums, inverse)
 
 
-def gradients_of_few(
-    grad, weight, x, codes, inverse, offset, nothing, low: float, high: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :func:`gradients` gives for grad · weightᵀ, (rows, in), computed only where ``x`` is not 0.
+def multiply_few(x, params: QParams, nothing, qmax: int, weight, out: torch.Tensor) -> None:
+    """out ← out + (centred codes − ``nothing``) · weight, (in, columns), read only where ``x``, (rows, in), is not 0.
 
-    The scales are one for all or one a row, ``nothing`` the centred code of 0. The second result is Σ over a row of
-    (grad · weightᵀ) · codes, (rows,) float64, of all ``codes``.
+    The scales are one for all or one a row; ``nothing``, for each, is the centred code of 0.
     """
-    values, upstream, matrix, coded = (part.detach().contiguous().numpy() for part in (x, grad, weight, codes))
-    numbers = [_numbers(part, inverse) for part in (inverse, offset, nothing)]
-    ends, sums, products = (np.float32(low), np.float32(high)), np.empty(len(values)), np.empty(len(values))
-    _in_parts(values, 1, lambda a, b: kernels().gradients_of_few(
-        upstream, matrix, values, coded, a, b, *numbers, int(inverse.numel() > 1), *ends, sums, products
+    values, numbers = _of_few(x, params, nothing, qmax)
+    matrix, sums = weight.detach().numpy(), out.numpy()
+    _in_parts(values[0], 1, lambda a, b: kernels().multiply_few(*values, a, b, *numbers, matrix, sums))
+
+
+def gradients_of_few(
+    x, params: QParams, nothing, qmax: int, grad, weight, low: float, high: float, grad_weight: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`gradients` gives for grad · weightᵀ, and Σ (grad · weightᵀ) · (codes − ``nothing``) a row, float64.
+
+    Only where ``x`` is not 0, as :func:`multiply_few`. ``grad_weight``, where it is asked for, becomes its sum with
+    (centred codes − ``nothing``)ᵀ · grad.
+    """
+    (values, numbers), upstream = _of_few(x, params, nothing, qmax), grad.numpy()
+    sums, products, matrix = np.empty(len(x)), np.empty(len(x)), weight.detach().numpy()
+    _in_parts(values[0], 1, lambda a, b: kernels().gradients_of_few(
+        *values, a, b, *numbers, upstream, matrix, np.float32(low), np.float32(high), sums, products
     ))  # fmt: skip
-    of_nothing = (grad.double() @ weight.sum(0, dtype=torch.float64)) * nothing.reshape(-1)
-    return _sums(sums, inverse), torch.from_numpy(products) + of_nothing
+    if grad_weight is not None:
+        kernels().weight_gradients_of_few(*values, *numbers, upstream, grad_weight.numpy())
+    return _sums(sums, params.scale), torch.from_numpy(products)
+
+
+def _of_few(x, params, nothing, qmax):
+    scale, zero_point, offset = params
+    numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point, nothing)]
+    values = x.detach().numpy()
+    return (values, values.view(np.uint32)), (*numbers, int(scale.numel() > 1), np.float32(qmax))
 
 
 def products_of_rows(x, y) -> torch.Tensor:

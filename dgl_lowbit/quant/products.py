@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from . import fused
+from . import few, fused
 from .format import QParams
 from .quantized import Quantized
 from .scaled import made_of, scaled
-from .ste import centered_codes, differentiable, encode, range_ends
+from .ste import centered_codes, differentiable, range_ends
 
 # Bytes of a block of codes as floats, and values from which blocks pay.
 _BLOCK_BYTES, _LEAST = 1 << 21, 1 << 17
-# Share of non-zeros up to which gradients at zeros are left out, and rows that it is judged by.
-_FEW, _JUDGED = 0.1, 64
 
 
 def product(codes: Quantized, weight: Quantized) -> torch.Tensor:
@@ -40,12 +38,17 @@ def _is_served(codes, weight):
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, times, scale, zero_point, offset, weight, weight_scale, qmax, margin, clip_gradient):
-        ctx.qmax, ctx.clip_gradient, out = qmax, clip_gradient, x.new_empty(len(x), weight.shape[1])
-        blocks = _Blocks(x, times, QParams(scale, zero_point, offset), qmax)
+        ctx.qmax, ctx.clip_gradient, params = qmax, clip_gradient, QParams(scale, zero_point, offset)
+        ctx.is_few = not ctx.needs_input_grad[0] and not times.dim() and few.is_mostly_zero(x)
+        ctx.save_for_backward(x, times, scale, zero_point, offset, weight, weight_scale, margin)
+        if ctx.is_few:
+            out = few.multiplied(x, params, qmax, weight)
+            fused.scale_in_place(out, scale, weight_scale)
+            return out
+        blocks, out = _Blocks(x, times, params, qmax), x.new_empty(len(x), weight.shape[1])
         for rows in blocks:
             torch.mm(blocks.centered(rows, blocks.values(rows)), weight, out=out[rows])
             fused.scale_in_place(out[rows], _of(scale, rows), weight_scale)
-        ctx.save_for_backward(x, times, scale, zero_point, offset, weight, weight_scale, margin)
         return out
 
     @staticmethod
@@ -59,55 +62,63 @@ class _Product(torch.autograd.Function):
                 return torch.matmul(centered, weight) * scale * weight_scale
 
             return *differentiable(ctx, multiplied, inputs, grad), None, None, None
-        return *_gradients(ctx, grad, inputs, margin), None, None, None
+        gradients = _gradients_of_few if ctx.is_few else _gradients
+        return *gradients(ctx, grad, range_ends(ctx.qmax, margin), *inputs), None, None, None
 
 
-def _gradients(ctx, grad, inputs, margin):
-    """Gradients of ``inputs``.
+# With the gradient g of the product o = (c · w) scale weight_scale, of centred codes, and h = g scale weight_scale,
+# Σ g · o is Σ c · (h · wᵀ) over a row and Σ w · (cᵀ · h) over a column: made of what gradients are made of anyway.
 
-    With the gradient g of the product o = (c · w) scale weight_scale, of centred codes, and h = g scale weight_scale,
-    Σ g · o is Σ c · (h · wᵀ) over a row and Σ w · (cᵀ · h) over a column: of what gradients are made of anyway.
-    """
-    x, times, *params, weight, weight_scale = inputs
+
+def _gradients(ctx, grad, ends, x, times, scale, zero_point, offset, weight, weight_scale):
     needs_x, _, needs_scale, _, _, needs_weight, needs_weight_scale = ctx.needs_input_grad[:7]
-    (scale, zero_point, offset), inverse, ends = params, params[0].reciprocal(), range_ends(ctx.qmax, margin)
-    blocks = _Blocks(x, times, QParams(*params), ctx.qmax)
+    blocks, inverse = _Blocks(x, times, QParams(scale, zero_point, offset), ctx.qmax), scale.reciprocal()
     grad_x = torch.empty_like(x) if needs_x else None
     grad_weight = torch.zeros_like(weight) if needs_weight or needs_weight_scale else None
-    by_scale, nothing = (
-        torch.zeros_like(scale, dtype=torch.float64),
-        encode(torch.zeros_like(offset), QParams(*params), ctx.qmax) - zero_point,
-    )
+    by_scale = torch.zeros_like(scale, dtype=torch.float64)
     upstream, of_codes = blocks.empty(weight.shape[1]), blocks.empty(x.shape[1])
-    skips_zeros = not needs_x and needs_scale and _is_mostly_zero(x)
     for rows in blocks:
-        of_sums, of_scale = upstream[: rows.stop - rows.start], _of(scale, rows)
-        torch.mul(grad[rows], weight_scale.reshape(-1), out=of_sums).mul_(of_scale)
+        of_sums = upstream[: rows.stop - rows.start]
+        torch.mul(grad[rows], weight_scale.reshape(-1), out=of_sums).mul_(_of(scale, rows))
         values = blocks.values(rows)
         centered = blocks.centered(rows, values)
         if grad_weight is not None:
             grad_weight.addmm_(centered.t(), of_sums)
-        of_x = values, *(_of(part, rows) for part in (inverse, offset))
-        if skips_zeros:
-            within, by_row = fused.gradients_of_few(
-                of_sums, weight, of_x[0], centered, *of_x[1:], _of(nothing, rows), *ends
-            )
-        elif needs_x or needs_scale:
-            passed = None if grad_x is None else grad_x[rows]
-            of_centered = torch.mm(of_sums, weight.t(), out=of_codes[: len(of_sums)])
-            within = fused.gradients(of_centered, *of_x, *ends, blocks.layout, passed, ctx.clip_gradient)
-            by_row = fused.products_of_rows(of_centered, centered)
-            if passed is not None and times.dim():
-                passed.mul_(times[rows])
-        if needs_scale:
-            by_row = by_row.view(-1, 1) if scale.numel() > 1 else by_row.sum()
-            _of(by_scale, rows).add_(by_row / of_scale - within * _of(inverse, rows).square())
-    by_weight_scale = None
-    if needs_weight_scale:
-        by_column = (weight * grad_weight).sum(0, dtype=torch.float64)
-        by_weight_scale = (by_column if weight_scale.numel() > 1 else by_column.sum()).view_as(weight_scale)
-        by_weight_scale = (by_weight_scale / weight_scale).float()
+        if not (needs_x or needs_scale):
+            continue
+        passed = None if grad_x is None else grad_x[rows]
+        of_centered = torch.mm(of_sums, weight.t(), out=of_codes[: len(of_sums)])
+        within = fused.gradients(
+            of_centered, values, _of(inverse, rows), _of(offset, rows), *ends, blocks.layout, passed, ctx.clip_gradient
+        )
+        if passed is not None and times.dim():
+            passed.mul_(times[rows])
+        by_row = fused.products_of_rows(of_centered, centered)
+        _of(by_scale, rows).add_(_of_scale(by_row, within, _of(scale, rows)))
+    by_weight_scale = _of_weight_scale(grad_weight, weight, weight_scale) if needs_weight_scale else None
     return grad_x, None, by_scale.float(), None, None, grad_weight if needs_weight else None, by_weight_scale
+
+
+def _gradients_of_few(ctx, grad, ends, x, times, scale, zero_point, offset, weight, weight_scale):
+    needs_weight, needs_weight_scale = ctx.needs_input_grad[5:7]
+    of_sums = (grad * weight_scale.reshape(-1)).mul_(scale)
+    grad_weight = torch.zeros(weight.shape) if needs_weight or needs_weight_scale else None
+    within, by_row = few.gradients(x, QParams(scale, zero_point, offset), ctx.qmax, of_sums, weight, ends, grad_weight)
+    by_scale = _of_scale(by_row, within, scale).float()
+    by_weight_scale = _of_weight_scale(grad_weight, weight, weight_scale) if needs_weight_scale else None
+    return None, None, by_scale, None, None, grad_weight if needs_weight else None, by_weight_scale
+
+
+def _of_scale(by_row, within, scale):
+    """Gradients of scales, float64, of Σ g · o over rows, and of Σ gradient · x of codes within the range."""
+    by_row = by_row.view(-1, 1) if scale.numel() > 1 else by_row.sum()
+    return by_row / scale - within * scale.reciprocal().square()
+
+
+def _of_weight_scale(grad_weight, weight, weight_scale):
+    by_column = (weight * grad_weight).sum(0, dtype=torch.float64)
+    by_scale = (by_column if weight_scale.numel() > 1 else by_column.sum()).view_as(weight_scale)
+    return (by_scale / weight_scale).float()
 
 
 class _Blocks:
@@ -134,12 +145,6 @@ class _Blocks:
         scale, zero_point, offset = (_of(part, rows) for part in self.params)
         out = self._codes[: len(values)]
         return fused.centered(values, scale, zero_point, offset, self.qmax, self.layout, out)
-
-
-def _is_mostly_zero(x):
-    """Whether few of the values are not 0, as in bags of words; judged by some rows."""
-    some = x[:: max(len(x) // _JUDGED, 1)]
-    return int(some.count_nonzero()) <= _FEW * some.numel()
 
 
 def _of(numbers, rows):

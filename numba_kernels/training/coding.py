@@ -14,7 +14,6 @@ __all__ = [
     "code_columns",
     "code_rows",
     "gradients_of_columns",
-    "gradients_of_few",
     "gradients_of_rows",
     "gradients_of_scaled",
     "pack_columns",
@@ -32,13 +31,13 @@ NO_GRADIENT, CLIPPED, UNCLIPPED = 0, 1, 2
 
 
 @kernel(reassociate=True)
-def _plus(total, term):
+def plus(total, term):
     """A sum whose order is the compiler's."""
     return total + term
 
 
 @kernel
-def _code(x, inverse, offset, qmax):
+def code_of(x, inverse, offset, qmax):
     """clamp(round(x · inverse + offset), 0, qmax), NaN where x is."""
     code = np.rint(x * inverse + offset)
     code = np.float32(0) if code < np.float32(0) else code
@@ -46,7 +45,7 @@ def _code(x, inverse, offset, qmax):
 
 
 @kernel
-def _inside(gradient, x, inverse, offset, low, high):
+def within(gradient, x, inverse, offset, low, high):
     """``gradient`` where x stands within the range, else 0."""
     place = x * inverse + offset
     return gradient if (place >= low) & (place <= high) else np.float32(0)
@@ -58,7 +57,7 @@ def code_rows(x, first, last, inverse, offset, zero, step, qmax, out):
     for i in range(first, last):
         v, o, z = inverse[i * step], offset[i * step], zero[i * step]
         for j in range(x.shape[1]):
-            out[i, j] = _code(x[i, j], v, o, qmax) - z
+            out[i, j] = code_of(x[i, j], v, o, qmax) - z
 
 
 @launcher
@@ -66,7 +65,7 @@ def code_columns(x, first, last, inverse, offset, zero, qmax, out):
     """out ← codes − zero, with the numbers ``[j]`` of ``inverse`` scales, offsets and zeros for column j."""
     for i in range(first, last):
         for j in range(x.shape[1]):
-            out[i, j] = _code(x[i, j], inverse[j], offset[j], qmax) - zero[j]
+            out[i, j] = code_of(x[i, j], inverse[j], offset[j], qmax) - zero[j]
 
 
 @launcher
@@ -81,7 +80,7 @@ def pack_columns(x, first, last, inverse, offset, qmax, bits, packed):
             stop, shift = min(start + width, x.shape[1]), np.uint8(bits * (start // width))
             values, v, o = x[i, start:stop], inverse[start:stop], offset[start:stop]
             for j in range(len(values)):
-                code = _code(values[j], v[j], o[j], qmax)
+                code = code_of(values[j], v[j], o[j], qmax)
                 faults |= code != code
                 packed[i, j] |= np.uint8(np.int32(code)) << shift
     return faults
@@ -93,29 +92,11 @@ def gradients_of_rows(grad, x, first, last, inverse, offset, step, low, high, ki
     for i in range(first, last):
         v, o, total = inverse[i * step], offset[i * step], 0.0
         for j in range(x.shape[1]):
-            inside = _inside(grad[i, j], x[i, j], v, o, low, high)
+            inside = within(grad[i, j], x[i, j], v, o, low, high)
             if kind != NO_GRADIENT:
                 grad_x[i, j] = (inside if kind == CLIPPED else grad[i, j]) * v
-            total = _plus(total, np.float64(inside * x[i, j]))
+            total = plus(total, np.float64(inside * x[i, j]))
         sums[i] = total
-
-
-@launcher
-def gradients_of_few(grad, weight, x, codes, first, last, inverse, offset, nothing, step, low, high, sums, products):
-    """The sums of :func:`gradients_of_rows` for the gradient grad · weightᵀ, computed only where ``x`` is not 0.
-
-    products[i] ← Σ gradient · (code − ``nothing``) over row i of ``codes``, in which ``nothing`` is the code of 0.
-    """
-    for i in range(first, last):
-        v, o, n, total, of_codes = inverse[i * step], offset[i * step], nothing[i * step], 0.0, 0.0
-        for j in range(x.shape[1]):
-            if x[i, j] != 0:
-                product = np.float32(0)
-                for k in range(grad.shape[1]):
-                    product = _plus(product, grad[i, k] * weight[j, k])
-                total += np.float64(_inside(product, x[i, j], v, o, low, high) * x[i, j])
-                of_codes += np.float64(product * (codes[i, j] - n))
-        sums[i], products[i] = total, of_codes
 
 
 @launcher
@@ -124,7 +105,7 @@ def products_of_rows(x, y, first, last, sums):
     for i in range(first, last):
         total = 0.0
         for j in range(x.shape[1]):
-            total = _plus(total, np.float64(x[i, j] * y[i, j]))
+            total = plus(total, np.float64(x[i, j] * y[i, j]))
         sums[i] = total
 
 
@@ -133,7 +114,7 @@ def straight_through(grad, x, times, inverse, offset, low, high, kind, grad_x, s
     """Of one row, x · times: grad_x ← gradient of x, of ``kind``; sums ← sums + grad · x · times within the range."""
     for j in range(len(x)):
         value = x[j] * times
-        inside = _inside(grad[j], value, inverse[j], offset[j], low, high)
+        inside = within(grad[j], value, inverse[j], offset[j], low, high)
         if kind != NO_GRADIENT:
             grad_x[j] = (inside if kind == CLIPPED else grad[j]) * inverse[j] * times
         sums[j] += np.float64(inside * value)
@@ -161,8 +142,8 @@ def total_and_magnitude(x, sums):
     """sums ← Σ x, Σ |x| of flat values, float64."""
     total = magnitude = 0.0
     for i in range(len(x)):
-        total = _plus(total, np.float64(x[i]))
-        magnitude = _plus(magnitude, np.float64(abs(x[i])))
+        total = plus(total, np.float64(x[i]))
+        magnitude = plus(magnitude, np.float64(abs(x[i])))
     sums[0], sums[1] = total, magnitude
 
 
@@ -186,6 +167,6 @@ def gradients_of_scaled(grad, out, first, last, row_scale, row_step, column_scal
         for j in range(out.shape[1]):
             grad_x[i, j] = grad[i, j] * column_scale[j] * r
             product = np.float64(grad[i, j] * out[i, j])
-            total = _plus(total, product)
+            total = plus(total, product)
             totals[j] += product
         row_sums[i] = total
