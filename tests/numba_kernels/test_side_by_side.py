@@ -26,7 +26,7 @@ def model():
     rng, b = np.random.default_rng(0), PlanBuilder()
     sums = b.add("aggregate", 0, b.quantize(1, static(2, WIDTH, rng, False), WIDTH), None, None)
     h = b.linear(b.quantize(sums, per_row(8, rng), WIDTH), rng, WIDTH, WIDTH, 8)
-    return b.model(["graph", "features"], b.add("multiply", h, b.add("degree", 0, side="in", power=-0.5, plus=0)))
+    return b.model(["graph", "features"], b.add("degree", h, 0, side="in", power=-0.5, plus=0))
 
 
 def request(rows, seed=0):
