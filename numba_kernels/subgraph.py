@@ -179,6 +179,13 @@ def reached(graph: Graph, starts: dict[int, np.ndarray]) -> np.ndarray:
         return search.nodes.copy()
 
 
+def compile_searches() -> None:
+    """Compile, or load, what finds nodes."""
+    graph, nodes = Graph([0, 1], [0]), np.zeros(1, np.int64)
+    neighbourhood(graph, nodes, 1, 1)
+    reached(graph, {1: nodes})
+
+
 def out_neighbours(graph: Graph) -> tuple[np.ndarray, np.ndarray]:
     """Where edges lead to from each source, in compressed rows, made once: (N_src + 1,) int64, (E,) int32."""
     if "out indptr" not in graph._arrays:

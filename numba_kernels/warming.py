@@ -12,7 +12,7 @@ from .kernels.instruction import INSTRUCTIONS
 from .model import PackedModel, load
 from .run.executor import compile_loops
 from .run.program import LEAST_TILE_ROWS
-from .subgraph import neighbourhood, reached
+from .subgraph import compile_searches
 
 # Operations whose result has the columns of what they read first.
 _ALIKE = ("source", "destination", "degree", "relu", "map", "combine", "maximum", "multiply", "bias", "scale")
@@ -42,9 +42,7 @@ def warm_up(*models: PackedModel | str | Path) -> None:
     """
     loaded = [model if isinstance(model, PackedModel) else load(model) for model in models]
     compile_loops()
-    node, found = Graph([0, 1], [0]), neighbourhood(Graph([0, 1], [0]), np.zeros(1, np.int64), 1, 1)
-    if found is not None:
-        reached(node, {1: found[0].nodes})
+    compile_searches()
     for model in loaded:
         _run_on_examples(model)
     if not models:

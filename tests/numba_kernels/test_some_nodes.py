@@ -11,7 +11,7 @@ from numba_kernels.graph import HUB_EDGES
 from numba_kernels.subgraph import Subgraph, neighbourhood, reached
 from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, normal, per_row, static
 
-IN, HIDDEN, OUT = 12, 8, 3
+IN, HIDDEN = 12, 8
 STYLES = ("both", "left", "plain", "max", "edges", "attend", "normed", "typed")
 
 
@@ -101,7 +101,7 @@ class Draw:
         return changed, named[:, (named < known).all(0)]  # edges of new nodes need not be named
 
 
-@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(STYLES), min_size=1, max_size=3), st.integers(2, 60))
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(STYLES), min_size=1, max_size=3), st.integers(4, 60))
 @settings(max_examples=EXAMPLES, deadline=None)
 def test_some_nodes_and_updates_equal_all_of_it(seed, styles, nodes):
     rng = np.random.default_rng(seed)
@@ -122,15 +122,20 @@ def chain(nodes):
     return Graph(np.r_[0, np.arange(nodes)], np.arange(nodes - 1))
 
 
+def arguments_of(graph, x=None):
+    """What models take, on a graph."""
+    x = np.ones((graph.num_dst, IN), np.float32) if x is None else x
+    return graph, x, None, np.zeros((graph.num_edges, HIDDEN), np.float32), np.zeros(graph.num_edges, int)
+
+
 def test_only_what_results_follow_from_is_read_and_computed():
     model, x = model_of(np.random.default_rng(0), ["both", "both"]), normal(np.random.default_rng(1), 50, IN)
-    others = [None, np.zeros((49, HIDDEN), np.float32), np.zeros(49, int)]
-    (whole,) = model(chain(50), x, *others)
+    (whole,) = model(*arguments_of(chain(50), x))
     x[:27] = x[31:] = np.nan
-    (some,) = model(chain(50), x, *others, nodes=[30, 29])
+    (some,) = model(*arguments_of(chain(50), x), nodes=[30, 29])
     np.testing.assert_array_equal(some, whole[[30, 29]])
     with pytest.raises(GraphError, match="holds NaN"):
-        model(chain(50), x, *others, nodes=[28])
+        model(*arguments_of(chain(50), x), nodes=[28])
 
 
 def test_a_search_finds_nodes_by_distance_and_leaves_no_marks():
@@ -150,7 +155,7 @@ def test_hubs_are_summed_in_parts_where_they_are_needed():
     indptr = np.r_[0, 3, 3 + count, 3 + 2 * count, np.full(5, 3 + 2 * count)]
     graph = Graph(indptr, np.r_[1, 1, 4, rng.integers(8, size=2 * count)])
     model, x = model_of(rng, ["both", "both"]), normal(rng, 8, IN)
-    arguments = graph, x, None, np.zeros((graph.num_edges, HIDDEN), np.float32), np.zeros(graph.num_edges, int)
+    arguments = arguments_of(graph, x)
     (whole,) = model(*arguments)
     for nodes in ([0], [2], [1, 2], [7]):
         np.testing.assert_array_equal(model(*arguments, nodes=nodes)[0], whole[nodes])
@@ -169,8 +174,7 @@ def test_hubs_are_summed_in_parts_where_they_are_needed():
     ],
 )
 def test_what_are_no_nodes_is_refused(nodes, message):
-    model = model_of(np.random.default_rng(0), ["left"])
-    arguments = chain(9), np.ones((9, IN), np.float32), None, None, None
+    model, arguments = model_of(np.random.default_rng(0), ["left"]), arguments_of(chain(9))
     with pytest.raises(GraphError, match=message):
         model(*arguments, nodes=nodes)
     model.update(*arguments)
@@ -181,7 +185,7 @@ def test_what_are_no_nodes_is_refused(nodes, message):
 def test_what_has_no_row_for_each_node_is_refused():
     model, x = model_of(np.random.default_rng(0), ["left"]), np.ones((9, IN), np.float32)
     with pytest.raises(GraphError, match="blocks name theirs already"):
-        model(Graph([0, 1], [0], num_src=9, is_block=True), x, None, None, None, nodes=[0])
+        model(*arguments_of(Graph([0, 1], [0], num_src=9, is_block=True), x), nodes=[0])
     build = PlanBuilder()
     summed = build.model(("graph", "features"), build.add("readout", 0, build.add("relu", 1), reduce="sum"))
     assert summed.hops is None
@@ -201,22 +205,23 @@ def test_what_mixes_all_rows_runs_whole_and_gives_the_same():
 
 
 def test_an_update_with_fewer_nodes_is_refused_until_it_starts_anew():
-    model, others = model_of(np.random.default_rng(0), ["both"]), (None, None, None)
-    model.update(chain(9), np.ones((9, IN), np.float32), *others)
-    fewer = chain(8), np.ones((8, IN), np.float32), *others
+    model = model_of(np.random.default_rng(0), ["both"])
+    model.update(*arguments_of(chain(9)))
     with pytest.raises(GraphError, match="there were 9, now there are 8"):
-        model.update(*fewer, changed=[1])
+        model.update(*arguments_of(chain(8)), changed=[1])
     with pytest.raises(GraphError, match="as many sources as destinations, got 1 and 2"):
-        model.update(chain(9), np.ones((9, IN), np.float32), *others, changed_edges=([0], [1, 2]))
-    assert len(model.update(*fewer)[0]) == 8
+        model.update(*arguments_of(chain(9)), changed_edges=([0], [1, 2]))
+    with pytest.raises(GraphError, match="must be a pair of arrays"):
+        model.update(*arguments_of(chain(9)), changed_edges=[0, 1, 2])
+    assert len(model.update(*arguments_of(chain(8)))[0]) == 8
 
 
 def test_results_of_updates_are_the_callers_own():
-    model, x = model_of(np.random.default_rng(0), ["left"]), np.ones((9, IN), np.float32)
-    (first,) = model.update(chain(9), x, None, None, None)
+    model, arguments = model_of(np.random.default_rng(0), ["left"]), arguments_of(chain(9))
+    (first,) = model.update(*arguments)
     expected = first.copy()
     first[:] = 7
-    np.testing.assert_array_equal(model.update(chain(9), x, None, None, None, changed=[])[0], expected)
+    np.testing.assert_array_equal(model.update(*arguments, changed=[])[0], expected)
 
 
 def test_degrees_are_those_of_the_whole_graph():
