@@ -28,7 +28,7 @@ class Assembled:
     results: list  # of outputs of the plan: value, and size where it is the first rows of it
     reads: list[set]  # a stage: values of features that it reads row by row
     read_out: list[set]  # a stage: those that it reads out
-    faults: np.ndarray  # of what is ``checked``, int32: 1 where numbers are not finite
+    faults: np.ndarray  # of what is ``checked``, then of what is between, int32: 1 where numbers are not finite
     checked: list  # features, and matrices that array functions make
     calls: dict  # number of a stage → steps of array functions that must come before it
     called_with: set  # features that array functions read
@@ -44,11 +44,11 @@ def assemble(schedule: Schedule, plan, kept: dict, run, places: dict | None = No
 
     ``kept`` holds what is laid out of the plan's constants, ``places`` where codes stand that are given.
     """
-    assembly = Assembly(schedule, plan, kept, run)
     values, features = dict(places or {}), set(run.arrays)
     made = [op.writes[0] for stage in schedule.stages for op in stage.ops if op.name == "matrix"]
     checked = [*run.arrays, *made]
-    faults = np.zeros(len(checked), np.int32)
+    faults = np.zeros(len(checked) + 1, np.int32)
+    assembly = Assembly(schedule, plan, kept, run, faults[-1:])
     programs, costs, reads, read_out, calls, between = [], [], [], [], {}, []
     for n, value in enumerate(checked):
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]

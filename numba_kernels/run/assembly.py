@@ -15,10 +15,10 @@ class Assembly:
     """What stages of one program share: references, memory between stages, constants.
 
     Numbers of rows that are equal in ``run`` stand for one. ``kept`` holds constants laid out before, by what they are;
-    new ones are added.
+    new ones are added. ``fault``, one int32, becomes 1 where numbers within grow beyond float32.
     """
 
-    def __init__(self, schedule: Schedule, plan, kept: dict, run):
+    def __init__(self, schedule: Schedule, plan, kept: dict, run, fault: np.ndarray):
         self.schedule, self.plan, self.kept = schedule, plan, kept
         made = {op["out"]: "float32" for op in (plan.ops if plan else ()) if op["op"] == "edge_weight"}
         self.edge_weight_kinds = {**made, **{value: run.kind_of(value) for value in run.edge_weights}}
@@ -26,7 +26,7 @@ class Assembly:
         self._size_of = {size: place for place, size in reversed(list(enumerate(run.sizes)))}
         self.references, self._known, self.alive = [], {}, []
         self.buffers, self._buffer_of, self._free = [], {}, defaultdict(list)
-        self.checks, self.outputs = [], {}
+        self.checks, self.outputs, self.fault = [], {}, self.at(fault)
 
     def reference(self, key, function: Callable) -> Reference:
         """The field that is ``function(run)`` in each run, ``key`` says what that is."""

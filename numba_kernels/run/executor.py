@@ -20,7 +20,7 @@ from .assemble import Assembled, assemble
 from .calls import Arrays
 from .features import is_sparse, rows_of
 from .launch import run_parallel, run_serial
-from .memory import LINE, Arena, address_of, aligned_empty
+from .memory import Arena, address_of, aligned_empty
 from .program import LEAST_TILE_ROWS
 from .room import refuse_beyond, room_for
 from .runtime import using_threads
@@ -113,7 +113,10 @@ class Executor:
 
     def _refuse_faults(self, assembled):
         if any(assembled.faults.tolist()):
-            value = assembled.checked[int(assembled.faults.argmax())]
+            place = int(assembled.faults.argmax())
+            if place == len(assembled.checked):
+                raise GraphError("numbers within the model grow beyond float32; make the features smaller.")
+            value = assembled.checked[place]
             name = self._names[value[0] if isinstance(value, tuple) else value]
             raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
@@ -211,14 +214,10 @@ class Run:
         self.stage_rows = [self.rows(cost.size) for cost in assembled.costs]
         if min(self.stage_rows, default=0) < 0:
             raise GraphError(f"the model makes a matrix of {min(self.stage_rows)} rows of these arguments.")
-        starts, end = [], 0
-        for size, row_bytes in assembled.buffers:
-            starts.append(end)
-            end += -(-self.rows(size) * row_bytes // LINE) * LINE
+        sizes = [self.rows(size) * row_bytes for size, row_bytes in assembled.buffers]
         outputs = sum(4 * self.sizes[size] * columns for size, columns in assembled.outputs.values())
-        refuse_beyond(self.room, end + outputs + assembled.program.scratch_size)
-        self.arena, base = arena, arena.take(end)
-        self.buffers = [base + start for start in starts]
+        refuse_beyond(self.room, sum(sizes) + outputs + assembled.program.scratch_size)
+        self.arena, self.buffers = arena, arena.places(sizes)
         self.outputs = {}
         for value, (size, columns) in assembled.outputs.items():
             shape = self.sizes[size], columns

@@ -17,7 +17,7 @@ from numba_kernels.graph import HUB_EDGES, row_bounds
         (([[0, 1]], [0]), "must be 1-D"),
         (([0, 1.0], [0]), "indptr must hold integers, got float64"),
         (([0, 1], [0.5]), "indices must hold integers"),
-        (([0, 1], [0], 2**31), "from 0 to 2\\^31"),
+        (([0, 1], [0], 2**31), "num_src must be a whole number, from 0 to 2,147,483,647"),
     ],
 )
 def test_broken_arrays_are_refused(arguments, message):
