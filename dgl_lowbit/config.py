@@ -75,7 +75,7 @@ class QuantConfig:
     Raises
     ------
     ValueError
-        For unsupported bits, quantiser, grid, granularity or overrides.
+        For unsupported bits, quantiser, grid, granularity or overrides, and for bits of attention under "bt*".
 
     Examples
     --------
@@ -129,6 +129,8 @@ class QuantConfig:
                     f"out of the integer operation; got {granularity!r}."
                 )
             self._build(component, channels=1)
+        if self.attention is not None:
+            self._refuse_moved_attention()
 
     def bits_of(self, component: str) -> int:
         """Bits of one of :data:`COMPONENTS`."""
@@ -146,8 +148,22 @@ class QuantConfig:
         """A fresh quantiser for a tensor of one component, with its channel count and channel axis.
 
         Where the number of channels is not known, None, one scale serves for all.
+
+        Raises
+        ------
+        ValueError
+            For attention under "bt*".
         """
+        if component == "attention":
+            self._refuse_moved_attention()
         return self._build(component, channels=channels, axis=axis)
+
+    def _refuse_moved_attention(self):
+        if self.quantizer == "bt*" and not QFormat(self.bits_of("attention")).is_float:
+            raise ValueError(
+                "quantizer='bt*' moves the codes of attention by its skewness, and no attention must stay code 0: "
+                "write quantizer='bt', or attention=32."
+            )
 
     def _build(self, component, **shape):
         granularity = getattr(self, f"{component}_granularity")

@@ -9,3 +9,7 @@ class LowBitError(Exception):
 
 class ModelFileError(LowBitError, ValueError):
     """A file that is not a packed model, or not a whole one."""
+
+
+class GraphError(LowBitError, ValueError):
+    """A graph, or features that do not fit it."""

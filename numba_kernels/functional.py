@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .given import REAL, given_array
 from .graph import Graph, GraphError
 from .plan.resolve import Op
 from .plan.schedule import schedule
@@ -30,7 +31,7 @@ def quantize(values: np.ndarray, grid: Grid) -> Codes:
     (array([[0, 1, 2]], dtype=uint8), array([[0. , 0.5, 1. ]], dtype=float32))
     """
     _expect(Grid, grid)
-    values = np.ascontiguousarray(values, np.float32)
+    values = np.ascontiguousarray(given_array(values, "values", REAL), np.float32)
     if values.ndim != 2 or values.shape[1] != grid.columns:
         raise GraphError(f"expected values of shape (rows, {grid.columns}), got {values.shape}.")
     op = Op("quantize", ["x"], ["out"], len(values), grid.columns, {"out": "out"}, [None])

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .errors import LowBitError
+from .errors import GraphError
+from .given import REAL, given_array, whole_number
 from .jit import launcher
 from .layout import AHEAD
 from .once import once
@@ -24,10 +25,6 @@ class Hubs(NamedTuple):
     first_parts: np.ndarray  # (H + 1,) int64
     starts: np.ndarray  # (parts,) int64, edges
     stops: np.ndarray
-
-
-class GraphError(LowBitError, ValueError):
-    """A graph, or features that do not fit it."""
 
 
 class Graph:
@@ -66,9 +63,10 @@ class Graph:
         if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
             raise GraphError(f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}.")
         self.num_dst, self.num_edges = len(indptr) - 1, len(indices)
-        self.num_src = self.num_dst if num_src is None else int(num_src)
-        if not 0 <= self.num_src < 2**31:
-            raise GraphError(f"from 0 to 2^31 − 1 source nodes fit an index, got {self.num_src}.")
+        # Source nodes fit an index.
+        self.num_src = whole_number(self.num_dst if num_src is None else num_src, "num_src", 0, 2**31 - 1)
+        if not isinstance(is_block, (bool, np.bool_)):
+            raise GraphError(f"is_block must be True or False, got {is_block!r}.")
         # Copies: what was checked cannot change any more. Behind the sources stand AHEAD zeros, to be fetched.
         self.indptr, self.fetched = np.empty(self.num_dst + 1, np.int64), np.empty(self.num_edges + AHEAD, np.int32)
         ids, facts = _NO_IDS if edge_ids is None else _whole(edge_ids, "edge_ids"), np.zeros(3, np.int64)
@@ -91,7 +89,7 @@ class Graph:
             )
         self.max_in_degree, zero_degrees, self.num_hubs = facts.tolist()
         self.has_zero_in_degree = zero_degrees > 0
-        self.is_block = is_block
+        self.is_block = bool(is_block)
         self.batch_starts = _batch_starts(batch_sizes, self.num_dst)
         # By what they are; kept, whichever thread made them first, as kernels may read them.
         self._arrays: dict[object, np.ndarray] = {}
@@ -171,9 +169,19 @@ class Graph:
 
     @classmethod
     def from_scipy(cls, matrix) -> Graph:
-        """From a sparse matrix whose entry (u, v) is an edge u → v, as ``dgl.from_scipy`` reads it."""
-        coo = matrix.tocoo()
-        return cls.from_edges(coo.row, coo.col, *coo.shape)
+        """From a sparse matrix whose entry (u, v) is an edge u → v, as ``dgl.from_scipy`` reads it.
+
+        Raises
+        ------
+        GraphError
+            When rows and columns of its entries are not those of a matrix of its shape.
+        """
+        sources, destinations, (num_src, num_dst) = _entries(matrix)
+        if len(destinations) and (destinations.min() < 0 or destinations.max() >= num_dst):
+            raise GraphError(
+                f"the matrix has {num_dst} columns, and entries in columns {destinations.min()} … {destinations.max()}."
+            )
+        return cls.from_edges(sources, destinations, num_src, num_dst)
 
     @classmethod
     def from_edges(cls, sources, destinations, num_src: int, num_dst: int | None = None) -> Graph:
@@ -190,9 +198,7 @@ class Graph:
         >>> graph.indptr.tolist(), graph.indices.tolist()
         ([0, 1, 3], [1, 0, 1])
         """
-        num_dst = num_src if num_dst is None else num_dst
-        if not 0 <= num_dst < 2**31:
-            raise GraphError(f"from 0 to 2^31 − 1 destination nodes fit an index, got {num_dst}.")
+        num_dst = whole_number(num_src if num_dst is None else num_dst, "num_dst", 0, 2**31 - 1)
         sources, destinations = _whole(sources, "sources"), _whole(destinations, "destinations")
         if sources.ndim != 1 or sources.shape != destinations.shape:
             raise GraphError(
@@ -315,7 +321,7 @@ class Graph:
         GraphError
             Unless there is one finite number for each edge.
         """
-        weights, edges = np.asarray(edge_weight), self.whole.num_edges
+        weights, edges = given_array(edge_weight, "edge_weight", REAL), self.whole.num_edges
         if weights.shape not in ((edges,), (edges, 1)):
             raise GraphError(f"edge_weight must have shape ({edges},), got {weights.shape}.")
         weights = self.by_edge(weights.reshape(-1))
@@ -376,17 +382,40 @@ def _find_hubs(indptr, in_degrees):
     return Hubs(nodes, first_part, starts, np.minimum(starts + HUB_EDGES, ends))
 
 
+def _entries(matrix):
+    """Rows and columns of the entries of a sparse matrix of scipy, in its order, and its shape.
+
+    Compressed formats are read here: scipy does not look where their arrays point.
+    """
+    kind, shape = getattr(matrix, "format", None), tuple(getattr(matrix, "shape", ()))
+    if len(shape) != 2:
+        raise GraphError(f"a sparse matrix that is a graph has two dimensions, got shape {shape}.")
+    if kind not in ("csr", "csc"):
+        try:
+            if kind == "bsr":
+                matrix.check_format(full_check=True)
+            coo = matrix.tocoo()
+        except ValueError as error:
+            raise GraphError(f"the entries of a sparse matrix cannot be read: {error}") from error
+        return *(_whole(part, "the places of entries of the matrix") for part in (coo.row, coo.col)), shape
+    indptr, indices = _whole(matrix.indptr, "indptr of the matrix"), _whole(matrix.indices, "indices of the matrix")
+    lines = shape[kind == "csc"]
+    if indptr.shape != (lines + 1,) or indptr[0] != 0 or indptr[-1] > len(indices) or (np.diff(indptr) < 0).any():
+        raise GraphError(
+            f"indptr of the matrix must rise from 0 to the number of entries, one step for each of {lines}."
+        )
+    line, other = np.repeat(np.arange(lines), np.diff(indptr)), indices[: indptr[-1]]
+    return (line, other, shape) if kind == "csr" else (other, line, shape)
+
+
 def _batch_starts(sizes, nodes):
     if sizes is None:
         return np.array([0, nodes], np.int64)
-    sizes = np.array(_whole(sizes, "batch_sizes"))
-    if sizes.ndim != 1 or (sizes < 0).any() or sizes.sum() != nodes:
-        raise GraphError(f"batch_sizes must add up to {nodes} nodes, got {sizes.sum()} in {len(sizes)} graphs.")
+    sizes = _whole(sizes, "batch_sizes")
+    if sizes.ndim != 1 or (sizes < 0).any() or (sizes > nodes).any() or sizes.sum() != nodes:
+        raise GraphError(f"batch_sizes must add up to {nodes} nodes, got {sizes.sum()} in {sizes.size} graphs.")
     return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
 
 def _whole(values, name):
-    values = np.asarray(values)
-    if values.size and values.dtype.kind not in "iu":
-        raise GraphError(f"{name} must hold integers, got {values.dtype}.")
-    return values.astype(np.int64, copy=False)
+    return given_array(values, name, "iu").astype(np.int64, copy=False)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from .arrays import as_array
+from .arguments import READ, float_features, lazy_features
 from .errors import ModelFileError
 from .files import replace_file
+from .given import whole_number
 from .graph import Graph, GraphError
 from .model_file import decode, encode, read
 from .plan import Plan
 from .run.executor import Executor
-from .run.features import as_floats
-from .run.part import checked_nodes, node_count, of_each
+from .run.part import checked_nodes, node_count
 from .run.room import refuse_beyond
 from .run.runtime import checked, running
 from .run.update import Kept
@@ -77,7 +77,7 @@ class PackedModel:
         nodes = None if self._takes("nodes") else kwargs.pop("nodes", None)
         if nodes is None:
             return self._returned(self.run(self._inputs(args, kwargs)))
-        inputs = self._inputs(args, kwargs, features=_floats)
+        inputs = self._inputs(args, kwargs, features=float_features)
         nodes = checked_nodes(nodes, node_count(self.plan.inputs, inputs))
         with running():
             return self._returned(self._executor.run_at(nodes, inputs, checked(self.threads)))
@@ -110,7 +110,7 @@ class PackedModel:
         TypeError, GraphError
             As a call, and where there are fewer nodes than before.
         """
-        inputs = self._inputs(args, kwargs, features=_floats)
+        inputs = self._inputs(args, kwargs, features=float_features)
         with running():
             return self._returned(self._kept.update(inputs, changed, changed_edges, checked(self.threads)))
 
@@ -123,11 +123,11 @@ class PackedModel:
         """
         return self._executor.reach.hops
 
-    def _inputs(self, args, kwargs, **convert):
+    def _inputs(self, args, kwargs, **others):
         """Arguments by value, checked and converted, those of some kinds in ways of their own."""
-        convert, inputs = {**_CONVERT, **convert}, {}
+        read_as, inputs = {**READ, **others}, {}
         for entry, value in self._bind(args, kwargs):
-            inputs[entry["value"]] = convert[entry["kind"]](value, entry["name"])
+            inputs[entry["value"]] = read_as[entry["kind"]](value, entry["name"])
         return inputs
 
     def _takes(self, name):
@@ -164,14 +164,14 @@ class PackedModel:
         TypeError, GraphError
             As a call, and for an ``out`` that does not fit.
         """
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise GraphError(f"batch_size must be a whole number of rows, at least 1, got {batch_size!r}.")
-        inputs = self._inputs(args, kwargs, features=_rows_of)
+        batch_size = whole_number(batch_size, "batch_size", 1)
+        inputs = self._inputs(args, kwargs, features=lazy_features)
         for value, count in self.blocks_read().items():
             if isinstance(inputs[value], (Graph, dict)):
                 inputs[value] = [inputs[value]] * count
         if out is not None:
-            fits = len(self.plan.outputs) == 1 and isinstance(out, np.ndarray) and out.dtype == np.float32
+            is_array = isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray)
+            fits = len(self.plan.outputs) == 1 and is_array and out.dtype == np.float32
             if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
                 raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
         with running():
@@ -286,81 +286,3 @@ def _described(value):
     if isinstance(value, dict):
         return f"one with {', '.join(map(str, value))}"
     return repr(value) if isinstance(value, (bool, int, float, str)) else type(value).__name__
-
-
-def _graphs(value, name):
-    if isinstance(value, dict):
-        return {tuple(etype): Graph.of(part) for etype, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        if not value:
-            raise GraphError(f"{name} is an empty list; pass a graph, or a block for each layer.")
-        if all(isinstance(part, (Graph, dict)) or hasattr(part, "tocoo") for part in value):
-            return [_graphs(part, name) for part in value]
-    return Graph.of(value)
-
-
-def _features(value, name):
-    return of_each(as_floats, _floats(value, name))
-
-
-def _floats(value, name):
-    """Features, as they are."""
-    if isinstance(value, tuple):
-        if len(value) != 2:
-            raise GraphError(f"{name} must be one array or a pair (source, destination), got {len(value)}.")
-        return tuple(_array(part, name) for part in value)
-    return _array(value, name)
-
-
-def _rows_of(value, name):
-    if isinstance(value, tuple):
-        return tuple(_rows_of(part, name) for part in value)
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
-    if getattr(dtype, "kind", None) != "f" or len(shape) != 2:
-        raise GraphError(f"{name} must be a floating point array of shape (nodes, width), got {type(value).__name__}.")
-    return _Rows(value)
-
-
-class _Rows:
-    """What gives float rows for slices, of a shape that is read once."""
-
-    def __init__(self, given):
-        self._given, self.shape = given, tuple(map(int, given.shape))
-        self.nbytes = 4 * self.shape[0] * self.shape[1]
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, rows):
-        return self._given[rows]
-
-
-def _array(value, name):
-    if not hasattr(value, "dtype") and not hasattr(value, "__array_interface__"):
-        raise GraphError(
-            f"{name} must be an array or a tuple of two (source, destination), got {type(value).__name__}."
-        )
-    array = np.asarray(value)
-    if array.dtype.kind != "f":
-        raise GraphError(f"{name} must be floating point, got {array.dtype}; convert it to float32.")
-    if array.ndim != 2:
-        raise GraphError(f"{name} must have shape (nodes, width), got {array.shape}.")
-    return array
-
-
-def _any_array(value, name):
-    try:
-        return as_array(value)
-    except (TypeError, ValueError) as error:
-        raise GraphError(f"{name} must be an array of numbers: {error}") from error
-
-
-_CONVERT = {
-    "array": _any_array,
-    "graph": _graphs,
-    "features": _features,
-    "edge_weight": lambda value, name: value,  # checked against its graph
-    "edge_types": lambda value, name: value,  # likewise
-    "constant": lambda value, name: None,
-    "unused": lambda value, name: None,
-}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         DGLError
             When graph and features do not fit each other or the model.
         """
-        out = out.numpy() if isinstance(out, torch.Tensor) else out
+        out = _plain(out, "out") if isinstance(out, torch.Tensor) and not out.requires_grad else out
         run = functools.partial(super().inference, batch_size=batch_size, out=out)
         return self._run(run, args, kwargs)
 
@@ -151,15 +152,20 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
             any(_holds(part, DGLGraph) for part in given) and not any(_holds(part, np.ndarray) for part in given)
         )
         try:
-            result = run(*map(_plain, args), **{name: _plain(value) for name, value in kwargs.items()})
+            names = itertools.chain(self._names(), itertools.repeat("an argument"))
+            plain = {name: _plain(value, name) for name, value in kwargs.items()}
+            result = run(*map(_plain, args, names), **plain)
         except numba_kernels.GraphError as error:
             raise ArgumentsError(str(error)) from error
         return _tensors(result) if wants_tensor else result
 
+    def _names(self):
+        """Names of the arguments, in calling order."""
+        return list(dict.fromkeys(entry["name"] for entry in self.plan.inputs if "frame" not in entry))
+
     def _frame_columns(self, args, kwargs):
         """What the model reads in the frames of graphs that are given, by the names of its inputs."""
-        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs if "frame" not in entry))
-        given, columns = {**self.defaults, **dict(zip(names, args)), **kwargs}, {}
+        given, columns = {**self.defaults, **dict(zip(self._names(), args)), **kwargs}, {}
         for entry in self.plan.inputs:
             if "frame" in entry and entry["name"] not in given:
                 (name, *keys), side, kind, key = entry["frame"]
@@ -196,19 +202,33 @@ def _holds(value, kind):
     return isinstance(value, kind) or any(_holds(part, kind) for part in parts)
 
 
-def _plain(value):
-    """DGL graphs and tensors as what kernels take."""
+def _plain(value, name):
+    """DGL graphs and tensors, of an argument called ``name``, as what kernels take."""
     if isinstance(value, (tuple, list)):
-        return type(value)(map(_plain, value))
+        parts = [_plain(part, name) for part in value]
+        return tuple(parts) if isinstance(value, tuple) else parts
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: _plain(part, name) for key, part in value.items()}
     if isinstance(value, DGLGraph):
         return kernel_graph(value)
-    if isinstance(value, torch.Tensor):
-        if value.layout != torch.strided:
-            raise ArgumentsError(f"features must be a dense tensor, got layout {value.layout}; pass feat.to_dense().")
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy(force=True)
-    return value
+    return _numbers(value, name) if isinstance(value, torch.Tensor) else value
+
+
+def _numbers(tensor, name):
+    """A tensor as an array."""
+    if tensor.is_nested:
+        raise ArgumentsError(f"{name} is a nested tensor; pass one of a row each, torch.cat({name}.unbind()).")
+    if tensor.layout != torch.strided:
+        raise ArgumentsError(f"{name} must be a dense tensor, got layout {tensor.layout}; pass {name}.to_dense().")
+    if tensor.is_quantized:
+        raise ArgumentsError(f"{name} is a quantised tensor; pass {name}.dequantize().")
+    if tensor.is_meta:
+        raise ArgumentsError(f"{name} is on the meta device, where tensors hold no numbers; pass one on the CPU.")
+    is_small = tensor.dtype.is_floating_point and tensor.dtype not in (torch.float16, torch.float32, torch.float64)
+    try:
+        return (tensor.float() if is_small else tensor).numpy(force=True)
+    except (TypeError, RuntimeError) as error:
+        raise ArgumentsError(f"{name} must hold numbers that NumPy has, got {tensor.dtype}: {error}") from error
 
 
 def _tensors(result):

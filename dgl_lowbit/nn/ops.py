@@ -12,7 +12,7 @@ from dgl.nn.pytorch import EdgeWeightNorm
 from ..quant.products import product
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
-from .sums import can_sum_packed, sum_packed
+from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
 from .typed import TypedProducts
 
 
@@ -71,7 +71,7 @@ class TorchOps:
         total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
         if self_codes is not None:
             total = total + self_codes.centered
-        return scaled(total, codes.scale)
+        return scaled(total.to(codes.centered.dtype), codes.scale)
 
     def largest(self, graph, codes, edge_weight=None):
         return self.reduce(graph, codes, edge_weight, fn.max("m", "neigh"))
@@ -88,6 +88,8 @@ class TorchOps:
         if edge_weight is not None:
             graph.edata["w"] = edge_weight
             message = fn.u_mul_e("h", "w", "m")
+        elif not scaled:
+            graph.srcdata["h"] = exactly_summed(messages, most_messages(graph))
         graph.update_all(message, reducer)
         return graph.dstdata["neigh"]
 
@@ -98,9 +100,9 @@ class TorchOps:
         graph = graph.local_var()
         graph.srcdata["h"], graph.edata["e"] = codes.centered, edge_codes.centered
         graph.apply_edges(fn.u_add_e("h", "e", "m"))
-        graph.edata["m"] = F.relu(graph.edata["m"])
+        graph.edata["m"] = exactly_summed(F.relu(graph.edata["m"]), most_messages(graph))
         graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
-        return scaled(graph.dstdata["neigh"], codes.scale)
+        return scaled(graph.dstdata["neigh"].to(codes.centered.dtype), codes.scale)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         products = TypedProducts(codes, weight_quantizer, weights)
@@ -160,10 +162,15 @@ class TorchOps:
         if graph.num_edges() == 0:
             return codes.centered.new_zeros(graph.num_dst_nodes(), *codes.centered.shape[1:])
         graph = graph.local_var()
-        graph.srcdata["h"] = TorchOps.split_heads(codes.centered, attention.centered.shape[-2])
         graph.edata["a"] = attention.centered
+        with torch.no_grad():
+            graph.edata["weight"] = attention.centered.abs()
+            graph.update_all(fn.copy_e("weight", "m"), fn.sum("m", "weight"))
+        messages = exactly_summed(codes.centered, float(graph.dstdata["weight"].max()))
+        graph.srcdata["h"] = TorchOps.split_heads(messages, attention.centered.shape[-2])
+        graph.edata["a"] = attention.centered.to(messages.dtype)
         graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
-        return graph.dstdata["neigh"].flatten(-2) * (attention.scale * codes.scale)
+        return graph.dstdata["neigh"].to(codes.scale.dtype).flatten(-2) * (attention.scale * codes.scale)
 
     @staticmethod
     def split_heads(x, heads):

@@ -1,9 +1,11 @@
-"""Sums over neighbours of packed codes: a fraction of the bytes that sums of floats read."""
+"""Sums over neighbours of codes: packed, a fraction of the bytes that sums of floats read, or exact in floats."""
 
 from __future__ import annotations
 
 import dgl
 import torch
+
+from numba_kernels.spec import MOST_HALVINGS
 
 from ..quant import fused
 from ..quant.format import QParams
@@ -14,6 +16,9 @@ from .graphs import GraphCache
 
 # Numbers that a sum reads, edges times columns, from which packing the codes first pays.
 _LEAST = 1 << 20
+# Whole numbers that float32 holds; what centred codes are multiples of, as parts of 1: a half, or, where every node has
+# a power of two of its own, a half of the smallest of them.
+_EXACT, _HALVES, _PARTS = 1 << 24, 2, 2 << MOST_HALVINGS
 _in_neighbours, _out_neighbours = GraphCache(), GraphCache()
 
 
@@ -74,6 +79,28 @@ def sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> torch.Tensor:
     """
     x, params, *rest = codes.source
     return _SumOfCodes.apply(*made_of(x), x.detach(), *params, *rest, graph)
+
+
+def exactly_summed(messages: torch.Tensor, weight: float) -> torch.Tensor:
+    """``messages``, in float64 where float32 might not hold a sum of them exactly, as packed models compute it.
+
+    Parameters
+    ----------
+    messages : torch.Tensor
+        Centred codes.
+    weight : float
+        Of the most that one sum takes: how many messages, or the sum of the codes that they are multiplied with.
+    """
+    most = weight * float(messages.detach().abs().max()) if messages.numel() else 0.0
+    if most * _PARTS < _EXACT:
+        return messages
+    twice = messages.detach() * _HALVES
+    return messages if most * _HALVES < _EXACT and torch.equal(twice, twice.round()) else messages.double()
+
+
+def most_messages(graph: dgl.DGLGraph) -> int:
+    """The largest in-degree."""
+    return int(graph.in_degrees().max()) if graph.num_dst_nodes() else 0
 
 
 def _by_target(graph):

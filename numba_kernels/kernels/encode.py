@@ -50,6 +50,13 @@ def row_grid(low, high, target, is_half):
 
 
 @kernel
+def check_scale(scale, target):
+    """Tell that a row's extremes are too far apart for its own scale."""
+    if not scale < np.float32(np.inf):
+        simd.i32_at(target.fault)[0] = np.int32(1)
+
+
+@kernel
 def row_extremes(row, columns):
     """Smallest and largest of a float32 row and 0, where 0 stands from ``columns`` on."""
     low, high = simd.zeros_f32(), simd.zeros_f32()
@@ -105,6 +112,7 @@ def find_grids(src, stride, columns, start, count, target, is_half, base, first,
     of_rows, offsets_of_rows = simd.f32_at(inverses), simd.f32_at(offsets)
     for r in range(count):
         scale, zero, offset = row_grid(lows[r], highs[r], target, is_half)
+        check_scale(scale, target)
         scales[first + r], zeros[first + r] = scale, zero
         of_rows[r], offsets_of_rows[r] = np.float32(1.0) / scale, offset
 

@@ -46,6 +46,7 @@ class Target(NamedTuple):
     divisor: float  # in SHIFT the common scale
     added: float  # in SHIFT the zero point
     powers: int  # (rows,) int8, in SHIFT: scales in units
+    fault: int  # address of an int32 that becomes 1 when a row's own scale is not finite
 
 
 class Operand(NamedTuple):

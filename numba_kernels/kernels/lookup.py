@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import simd
 from ..jit import kernel
-from .encode import row_grid
+from .encode import check_scale, row_grid
 from .fields import ROW_AFFINE, ROW_HALF, STATIC, Matrix, ProductWeight, Target
 from .instruction import instruction, reader
 from .product import finish_row
@@ -115,6 +115,7 @@ def lookup(i, x, flag, target, is_static, is_half, weight, columns, stride, widt
         inverse, offset = simd.f32_at(target.inverse)[0], simd.f32_at(target.offset)[0]
     else:
         scale, zero, offset = row_grid(simd.smallest(low) * factor, simd.largest(high) * factor, target, is_half)
+        check_scale(scale, target)
         inverse = np.float32(1.0) / scale
     top = simd.fill(lanes, np.float32(target.top))
     none, start = simd.zeros_i32(), simd.fill(lanes, offset)

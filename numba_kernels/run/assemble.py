@@ -49,12 +49,12 @@ def assemble(
     values, features = dict(places or {}), set(run.arrays)
     made = [op.writes[0] for stage in schedule.stages for op in stage.ops if op.name == "matrix"]
     checked = [*run.arrays, *made]
+    assembly.fault = assembly.fault_of(len(checked))
     programs, costs, reads, read_out, calls, between = [], [], [], [], {}, []
     for n, value in enumerate(checked):
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
         address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
-        flag = assembly.reference(("fault", n), lambda run, n=n: run.fault_address(n))
-        values[value] = Floats(address, columns, flag)
+        values[value] = Floats(address, columns, assembly.fault_of(n))
     for number, stage in enumerate(schedule.stages):
         if stage.rows is None:
             between.append(number)

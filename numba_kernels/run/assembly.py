@@ -15,7 +15,7 @@ class Assembly:
     """What stages of one program share: references, memory between stages, constants.
 
     Numbers of rows that are equal in ``run`` stand for one. ``kept`` holds constants laid out before, by what they are;
-    new ones are added.
+    new ones are added. ``fault`` is where it is said that numbers within grow beyond float32.
     """
 
     def __init__(self, schedule: Schedule, plan, kept: dict, run):
@@ -27,6 +27,7 @@ class Assembly:
         self.references, self._known, self.alive = [], {}, []
         self.buffers, self._buffer_of, self._free = [], {}, defaultdict(list)
         self.checks, self.outputs = [], {}
+        self.fault: Reference | int = 0
 
     def reference(self, key, function: Callable) -> Reference:
         """The field that is ``function(run)`` in each run, ``key`` says what that is."""
@@ -34,6 +35,10 @@ class Assembly:
             self._known[key] = Reference(len(self.references))
             self.references.append(function)
         return self._known[key]
+
+    def fault_of(self, number: int) -> Reference:
+        """Where a run says that what it checks, by its number, is not finite."""
+        return self.reference(("fault", number), lambda run: run.fault_address(number))
 
     def size_of(self, rows) -> int:
         """The place of a number of rows among a run's sizes."""

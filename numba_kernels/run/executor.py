@@ -22,7 +22,7 @@ from .assemble import Assembled, assemble
 from .calls import Arrays
 from .features import as_floats, is_sparse, rows_of
 from .launch import run_parallel, run_serial
-from .memory import LINE, Arenas, address_of, aligned_empty
+from .memory import Arenas, address_of, aligned_empty
 from .part import Part, node_count, of_each, rows_at
 from .program import LEAST_TILE_ROWS, Filled
 from .room import refuse_beyond, room_for
@@ -128,7 +128,10 @@ class Executor:
 
     def _refuse_faults(self, run):
         if any(run.faults.tolist()):
-            value = run.assembled.checked[int(run.faults.argmax())]
+            place, checked = int(run.faults.argmax()), run.assembled.checked
+            if place == len(checked):
+                raise GraphError("numbers within the model grow beyond float32; make the features smaller.")
+            value = checked[place]
             name = self._names[value[0] if isinstance(value, tuple) else value]
             raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
@@ -230,16 +233,12 @@ class Run:
         self.stage_rows = [self.rows_to_run(cost) for cost in assembled.costs]
         if min(self.stage_rows, default=0) < 0:
             raise GraphError(f"the model makes a matrix of {min(self.stage_rows)} rows of these arguments.")
-        starts, end = [], 0
-        for size, row_bytes in assembled.buffers:
-            starts.append(end)
-            end += -(-self.rows(size) * row_bytes // LINE) * LINE
+        sizes = [self.rows(size) * row_bytes for size, row_bytes in assembled.buffers]
         outputs = sum(4 * self.sizes[size] * columns for size, columns in assembled.outputs.values())
         scratch_size = assembled.program.scratch_size
-        refuse_beyond(self.room, end + outputs + scratch_size)
+        refuse_beyond(self.room, sum(sizes) + outputs + scratch_size)
         # The scratch of threads comes first: small runs find it in the caches.
-        self.scratch = arena.take(threads * scratch_size + end)
-        self.buffers = [self.scratch + threads * scratch_size + start for start in starts]
+        self.scratch, *self.buffers = arena.places([threads * scratch_size, *sizes])
         self.outputs = {}
         for value, (size, columns) in assembled.outputs.items():
             shape = self.sizes[size], columns
@@ -248,7 +247,7 @@ class Run:
             self.outputs[value] = aligned_empty(shape, np.float32) if out is None else out
         self.output_at = {value: address_of(array) for value, array in self.outputs.items()}
         self.inputs, self.program = {}, Filled(assembled.program, self.stage_rows)
-        self.faults = np.zeros(len(assembled.checked), np.int32)
+        self.faults = np.zeros(len(assembled.checked) + 1, np.int32)  # the last for numbers within
 
     def address(self, value) -> int:
         """Where features, or an array that a function made, stand; 0 where they do not yet."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..graph import GraphError
+from ..errors import GraphError
+from ..given import REAL, given_array
 
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1
@@ -19,7 +20,7 @@ def rows_of(features, start: int, stop: int) -> np.ndarray:
     GraphError
         When it gives others than its shape says.
     """
-    rows = np.ascontiguousarray(features[start:stop], np.float32)
+    rows = np.ascontiguousarray(given_array(features[start:stop], "rows of features", REAL), np.float32)
     if rows.shape != (stop - start, features.shape[1]):
         raise GraphError(
             f"features of shape {tuple(features.shape)} gave shape {rows.shape} for rows {start} to {stop}."
@@ -35,5 +36,5 @@ def as_floats(array) -> np.ndarray:
 
 def is_sparse(array) -> bool:
     """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows."""
-    sample = as_floats(array[:: max(len(array) // _SAMPLED_ROWS, 1)])
+    sample = as_floats(given_array(array[:: max(len(array) // _SAMPLED_ROWS, 1)], "rows of features", REAL))
     return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)

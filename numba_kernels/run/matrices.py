@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..given import whole_number
 from ..kernels import fields
 from ..kernels.product import center_codes, tile_weight
 from ..layout import pad, padded, row_bytes, storage_bits
@@ -43,8 +44,7 @@ class Grid:
         self, columns, bits, scale=None, zero_point=0.0, offset=None,
         *, alpha=1.0, range_qmax=None, divisor=1.0, shift=0.0, half_grid=False, reach=None,
     ):  # fmt: skip
-        if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
-            raise ValueError(f"a grid has a whole number of columns, at least 1, got {columns!r}.")
+        columns = whole_number(columns, "columns of a grid", 1)
         if scale is None:
             top = (1 << bits) - 1 if bits in BITS else 1
             range_qmax = top if range_qmax is None else range_qmax

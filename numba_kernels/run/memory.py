@@ -20,12 +20,17 @@ def address_of(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
+def new_bytes(size: int) -> np.ndarray:
+    """Bytes of undefined content from a cache line on; all that kernels write to is made of them."""
+    raw = np.empty(size + LINE, np.uint8)
+    start = -address_of(raw) % LINE
+    return raw[start : start + size]
+
+
 def aligned_empty(shape, dtype) -> np.ndarray:
     """An uninitialised array that begins on a cache line, so that a packed row of 64 bytes is one line."""
     size = math.prod(shape if isinstance(shape, tuple) else (shape,)) * np.dtype(dtype).itemsize
-    raw = np.empty(size + LINE, np.uint8)
-    start = -address_of(raw) % LINE
-    return raw[start : start + size].view(dtype).reshape(shape)
+    return new_bytes(size).view(dtype).reshape(shape)
 
 
 class Arena:
@@ -53,6 +58,14 @@ class Arena:
             self._memory = aligned_empty(size, np.uint8)
             self._address = address_of(self._memory)
         return self._address
+
+    def places(self, sizes: list[int]) -> list[int]:
+        """Addresses of areas of as many bytes, each from a cache line on, good as what :meth:`take` gives."""
+        starts = [0]
+        for size in sizes:
+            starts.append(starts[-1] - -size // LINE * LINE)
+        base = self.take(starts.pop())
+        return [base + start for start in starts]
 
     def view(self, address: int, rows: int, columns: int) -> np.ndarray:
         """The float32 matrix that stands at an address of what was taken last."""

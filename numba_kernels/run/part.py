@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ..given import given_array
 from ..graph import Graph, GraphError
 from ..plan.reach import EDGES, NODES, Reach
 from ..subgraph import neighbourhood
@@ -85,10 +86,7 @@ def checked_nodes(nodes, count: int, name: str = "nodes") -> np.ndarray:
     GraphError
         When they are none, or there is no node of such a number.
     """
-    try:
-        array = np.asarray(nodes)
-    except ValueError as error:  # of lists of lists
-        raise GraphError(f"{name} must be node numbers, integers in one dimension: {error}") from error
+    array = given_array(nodes, name)
     if array.dtype == np.bool_ and array.shape == (count,):
         return np.flatnonzero(array)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

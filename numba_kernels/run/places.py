@@ -167,5 +167,5 @@ class Places:
         alpha, range_qmax, divisor, added = grid.ranges
         return Target(
             packed, width, bits, grid.top, local, scale, zero, factor, grid.mode, at(grid.inverse), at(grid.offset),
-            alpha, range_qmax, divisor, added, powers,
+            alpha, range_qmax, divisor, added, powers, self.assembler.assembly.fault,
         )  # fmt: skip

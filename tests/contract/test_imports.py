@@ -29,7 +29,7 @@ ALLOWED = {
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (
-    "errors", "layout", "spec", "cache", "jit", "packing",
+    "errors", "given", "layout", "spec", "cache", "jit", "packing",
     "graph", "arrays", "simd", "kernels", "training", "plan", "run",
 )  # fmt: skip
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec, the root of errors, the release

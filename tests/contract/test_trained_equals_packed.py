@@ -63,6 +63,18 @@ def recorded_codes(model, monkeypatch, *args, **kwargs):
     return output, [codes.centered for codes in flat_codes(seen)]
 
 
+def count_equal(ours, theirs):
+    """How many codes of the twin are those that training sees, and of how many."""
+    equal = total = 0
+    for part, seen in zip(ours, theirs):
+        centered = torch.from_numpy(part.codes.astype("float32") - part.zero)
+        if part.unit is not None:  # in training a row's power of two goes with its codes
+            centered *= 2.0**-MOST_HALVINGS * torch.from_numpy(part.powers()).unsqueeze(1)
+        assert centered.shape == seen.shape
+        equal, total = equal + (centered == seen).sum().item(), total + seen.numel()
+    return equal, total
+
+
 def assert_contract(model, monkeypatch, graph, feat, **kwargs):
     model.eval()
     lowbit.calibrate(model, graph, feat, **kwargs)
@@ -82,13 +94,7 @@ def assert_contract(model, monkeypatch, graph, feat, **kwargs):
     if hasattr(model, "smoothness"):  # states are coded in its hook
         plain = plain[: len(codes)]
     assert len(plain) == len(codes) > 0
-    equal = total = 0
-    for ours, theirs in zip(plain, codes):
-        centered = torch.from_numpy(ours.codes.astype("float32") - ours.zero)
-        if ours.unit is not None:  # in training a row's power of two goes with its codes
-            centered *= 2.0**-MOST_HALVINGS * torch.from_numpy(ours.powers()).unsqueeze(1)
-        assert centered.shape == theirs.shape
-        equal, total = equal + (centered == theirs).sum().item(), total + theirs.numel()
+    equal, total = count_equal(plain, codes)
     assert equal >= 0.999 * total
     if not kwargs:  # without float edge weights, even the floats are the same
         assert torch.equal(got, torch.from_numpy(values[plan.outputs[0]]))
@@ -273,3 +279,14 @@ def test_explicit_destination_rows():
     feat = features(graph, 12)
     lowbit.calibrate(model, graph, feat)
     torch.testing.assert_close(lowbit.freeze(model)(graph, feat), model(graph, feat).detach(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("states", [{}, {"states": 8}, {"states": 8, "messages": 8}])
+def test_states_of_a_hub(states, monkeypatch):
+    """Sums beyond 2^24 stay exact in training too, so that the codes of states agree, step after step."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.cat([torch.randint(300, (100_000,), generator=generator), torch.arange(300)])
+    target = torch.cat([torch.zeros(100_000, dtype=torch.long), torch.arange(300)])
+    graph = dgl.graph((source, target), num_nodes=300)
+    layer = lowbit.nn.SMPConv(5, k=3, config=lowbit.QuantConfig(8, **states))
+    assert_contract(layer, monkeypatch, graph, features(graph, 5))

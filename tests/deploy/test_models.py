@@ -186,7 +186,7 @@ def test_inference_names_what_does_not_fit(graph):
     feat = features(graph, 12)
     packed = lowbit.freeze(calibrated(OverBlocks(), [graph] * 3, feat))
     for options, message in (
-        ({"batch_size": 0}, "batch_size must be a whole number of rows"),
+        ({"batch_size": 0}, "batch_size must be a whole number, at least 1"),
         ({"out": np.zeros((3, 3), np.float32)}, r"out must have shape \(40, 4\), got \(3, 3\)"),
         ({"out": np.zeros((40, 4))}, "out must be a writeable C-contiguous float32 matrix"),
     ):

@@ -139,3 +139,33 @@ def test_rows_that_are_scaled_first_have_the_gradients_of_their_product():
     for change in (nothing, lambda rows: rows.add_(1)):
         (found, found_alpha), (plain, plain_alpha) = gradients(change, True), gradients(change, False)
         assert torch.equal(found, plain) and torch.equal(found_alpha, plain_alpha)
+
+
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize(("granularity", "bits"), [("channel", 8), ("tensor", 2), ("shift", 8)])
+def test_sums_over_a_hub_are_exact(granularity, bits, packs, monkeypatch):
+    """Of a node of 100,000 in-neighbours, in float64's numbers; float32 alone errs."""
+    monkeypatch.setattr(sums, "_LEAST", 1 if packs else 1 << 40)
+    graph = random_graph(3000, 1, 100_000)
+    x = torch.rand(3000, 7, generator=torch.Generator().manual_seed(1)) + 0.5
+    quantizer = make_quantizer("qlr", bits, granularity=granularity, channels=7, grid="affine")
+    quantizer.observe(x)
+    codes = quantizer.quantized(x)
+    assert sums.can_sum_packed(graph, codes) == (packs and granularity != "shift")
+    source = graph.edges()[0]
+    exact = (codes.centered.double()[source].sum(0, keepdim=True)).float() * codes.scale
+    assert torch.equal(TorchOps().aggregate(graph, codes), exact)
+    plain = dgl.ops.copy_u_sum(graph, codes.centered) * codes.scale
+    assert bits == 2 or not torch.equal(plain, exact)
+
+
+def test_attention_over_a_hub_is_summed_exactly():
+    graph, degree = random_graph(3000, 1, 100_000), 100_000
+    quantizer = make_quantizer("qlr", 8, granularity="tensor", grid="affine")
+    x = torch.rand(3000, 6, generator=torch.Generator().manual_seed(1)) + 0.5
+    quantizer.observe(x)
+    attention = Quantized(torch.randint(1, 256, (degree, 2, 1)).float(), torch.tensor(1e-5))
+    codes = quantizer.quantized(x)
+    messages = codes.centered.view(-1, 2, 3).double()[graph.edges()[0]] * attention.centered.double()
+    exact = messages.sum(0, keepdim=True).float().flatten(1) * (attention.scale * codes.scale)
+    assert torch.equal(TorchOps.attend(graph, codes, attention), exact)

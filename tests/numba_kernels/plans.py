@@ -115,10 +115,11 @@ def shifted(bits, rng):
     return {**static(bits, 1, rng, False), "granularity": "shift", "reach": float(np.float32(rng.uniform(0.5, 8)))}
 
 
-def run_tests_of_kernels(chosen: str, **environment: str) -> str:
+def run_tests_of_kernels(chosen: str, *options: str, **environment: str) -> str:
     """What the tests print, run in another process, that another processor, or no compiler, makes a difference to.
 
-    ``chosen`` are those of them to run, as ``-k`` takes it; an AssertionError if one fails.
+    ``chosen`` are those of them to run, as ``-k`` takes it, ``options`` more of pytest's.
+    AssertionError if one fails.
     """
     names = (
         "attention functional graph instructions kernels operations packing products simd sums "
@@ -127,7 +128,7 @@ def run_tests_of_kernels(chosen: str, **environment: str) -> str:
     files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names.split()]
     few = {key: value for key, value in os.environ.items() if key != "DRAW_FROM_ALL"}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "-k", chosen, *files],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", "-k", chosen, *options, *files],
         env={**few, **environment},
         capture_output=True,
         text=True,

@@ -17,7 +17,7 @@ from numba_kernels.graph import HUB_EDGES, row_bounds
         (([[0, 1]], [0]), "must be 1-D"),
         (([0, 1.0], [0]), "indptr must hold integers, got float64"),
         (([0, 1], [0.5]), "indices must hold integers"),
-        (([0, 1], [0], 2**31), "from 0 to 2\\^31"),
+        (([0, 1], [0], 2**31), "num_src must be a whole number, from 0 to 2,147,483,647"),
     ],
 )
 def test_broken_arrays_are_refused(arguments, message):
@@ -91,8 +91,8 @@ def test_edge_weights_are_checked():
         (([0, 1], [0], 2), r"as many, got shapes \(2,\) and \(1,\)"),
         (([[0]], [[0]], 2), "must be 1-D"),
         (([0.5], [0], 2), "sources must hold integers, got float64"),
-        (([0], [0], 2, 2**31), "destination nodes fit an index"),
-        (([0], [0], -1), "destination nodes fit an index"),
+        (([0], [0], 2, 2**31), "num_dst must be a whole number, from 0 to"),
+        (([0], [0], -1), "num_dst must be a whole number, from 0 to"),
     ],
 )
 def test_edges_that_describe_no_graph_are_refused(arguments, message):

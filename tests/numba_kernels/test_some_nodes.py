@@ -169,7 +169,7 @@ def test_hubs_are_summed_in_parts_where_they_are_needed():
         ([0.0], "integers in one dimension, or a mask of 9 bools; got float64 of shape"),
         (3, "got int64 of shape \\(\\)"),
         ([[1]], "got int64 of shape \\(1, 1\\)"),
-        ([[1], [1, 2]], "must be node numbers, integers in one dimension: "),
+        ([[1], [1, 2]], "nodes must be an array, got list"),
         (np.ones(8, bool), "a mask of 9 bools; got bool of shape \\(8,\\)"),
     ],
 )

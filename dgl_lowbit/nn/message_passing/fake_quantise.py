@@ -9,6 +9,7 @@ import torch
 from dgl import DGLError
 
 from ...quant import NotCalibratedError
+from ..sums import exactly_summed
 from .calls import Call, coded, tensors_of
 
 
@@ -41,12 +42,15 @@ class FakeQuantise:
             left = iter(codes)
             for number in numbers:
                 operands[number], scales[number] = _like(operands[number], left), scale
+        if call.kind == "spmm" and call.is_plain_sum:
+            most = _most_messages(call.graph)
+            operands = [None if x is None else exactly_summed(x, most) for x in operands]
         with _float32(parts[0]):
             result = call.original(*operands)
         scale = scales[0] if call.op in ("add", "sub") else math.prod(scales)
 
         def scaled(part):  # a type that nothing is sent to has nothing
-            return part if part is None or not part.numel() else (part * scale).to(parts[0].dtype)
+            return part if part is None or not part.numel() else (part.float() * scale).to(parts[0].dtype)
 
         return tuple(map(scaled, result)) if isinstance(result, tuple) else scaled(result)
 
@@ -119,6 +123,13 @@ def _split_together(quantizer, tensors, channels):
     codes = centered.split([len(part) for part in rows])
     scale = scale.reshape(tensors[0].shape[1:] if scale.numel() > 1 else ())
     return [part.view(x.shape) for part, x in zip(codes, tensors)], scale
+
+
+def _most_messages(index):
+    """The largest in-degree of DGL's index of a graph of one edge type."""
+    _, target = index.metagraph.find_edge(0)
+    nodes = torch.arange(index.number_of_nodes(target), dtype=getattr(torch, index.dtype), device=str(index.ctx))
+    return int(index.in_degrees(0, nodes).max()) if len(nodes) else 0
 
 
 def _like(operand, parts):

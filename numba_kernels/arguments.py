@@ -1,0 +1,123 @@
+"""The arguments of a model, by kind, as its run reads them; each is refused with a GraphError that names it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .arrays import as_array
+from .errors import GraphError
+from .given import given_array, refuse_unread, whole_number
+from .graph import Graph
+from .run.features import as_floats
+from .run.part import of_each
+
+
+def graphs(value, name: str):
+    """A Graph; a list of them for blocks; a dict of them by (source type, edge type, destination type)."""
+    if isinstance(value, dict):
+        return {_edge_type(key, name): Graph.of(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        if not value:
+            raise GraphError(f"{name} is an empty list; pass a graph, or a block for each layer.")
+        if all(map(_is_graph, value)):
+            return [graphs(part, name) for part in value]
+    return Graph.of(value)
+
+
+def _is_graph(value) -> bool:
+    """Whether a part of a list is a graph of its own, not one half of a pair (indptr, indices)."""
+    if isinstance(value, (list, tuple)):
+        return len(value) == 2 and all(isinstance(part, (list, tuple)) or getattr(part, "ndim", 0) for part in value)
+    return isinstance(value, (Graph, dict)) or hasattr(value, "tocoo")
+
+
+def _edge_type(key, name):
+    if not isinstance(key, (tuple, list)) or len(key) != 3 or not all(isinstance(part, str) for part in key):
+        raise GraphError(
+            f"the keys of {name} must be (source type, edge type, destination type), three strings, got {key!r}."
+        )
+    return tuple(key)
+
+
+def features(value, name: str):
+    """(nodes, width) float32, or a pair of them."""
+    return of_each(as_floats, float_features(value, name))
+
+
+def float_features(value, name: str):
+    """(nodes, width) floats as they are, or a pair of them."""
+    if isinstance(value, tuple):
+        return tuple(_matrix(part, name) for part in _pair(value, name))
+    return _matrix(value, name)
+
+
+def _pair(value, name):
+    if len(value) != 2:
+        raise GraphError(f"{name} must be one array or a pair (source, destination), got {len(value)}.")
+    return value
+
+
+def _matrix(value, name):
+    if not hasattr(value, "dtype") and not hasattr(value, "__array_interface__"):
+        raise GraphError(
+            f"{name} must be an array or a tuple of two (source, destination), got {type(value).__name__}."
+        )
+    array = given_array(value, name)
+    if array.dtype.kind != "f":
+        raise GraphError(f"{name} must be floating point, got {array.dtype}; convert it to float32.")
+    if array.ndim != 2:
+        raise GraphError(f"{name} must have shape (nodes, width), got {array.shape}; reshape it.")
+    return array
+
+
+def lazy_features(value, name: str):
+    """What gives float rows for slices, or a pair of such."""
+    if isinstance(value, tuple):
+        return tuple(lazy_features(part, name) for part in _pair(value, name))
+    refuse_unread(value, name)
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    if getattr(dtype, "kind", None) != "f" or len(shape) != 2 or not hasattr(value, "__getitem__"):
+        raise GraphError(f"{name} must be a floating point array of shape (nodes, width), got {type(value).__name__}.")
+    return _Rows(value, tuple(whole_number(size, f"a size of {name}", 0) for size in shape))
+
+
+class _Rows:
+    """What gives float rows for slices, of a shape that is read once."""
+
+    def __init__(self, given, shape):
+        self._given, self.shape = given, shape
+        self.nbytes = 4 * shape[0] * shape[1]
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        return self._given[rows]
+
+
+def any_array(value, name: str) -> np.ndarray:
+    """An array of any dimensions, float32, int64 or bool."""
+    try:
+        return as_array(given_array(value, name))
+    except TypeError as error:
+        raise GraphError(f"{name} must be an array of numbers: {error}") from error
+
+
+def _as_given(value, name):
+    return value
+
+
+def _unread(value, name):
+    return None
+
+
+# What a value of each kind of the plan's inputs is read with.
+READ = {
+    "array": any_array,
+    "graph": graphs,
+    "features": features,
+    "edge_weight": _as_given,  # checked against its graph
+    "edge_types": _as_given,  # likewise
+    "constant": _unread,
+    "unused": _unread,
+}
