@@ -139,7 +139,8 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         DGLError
             As a call, and where there are fewer nodes than before.
         """
-        run = functools.partial(super().update, changed=_plain(changed), changed_edges=_plain(changed_edges))
+        named = {"changed": changed, "changed_edges": changed_edges}
+        run = functools.partial(super().update, **{name: _plain(value, name) for name, value in named.items()})
         return self._run(run, args, kwargs)
 
     def _run(self, run, args, kwargs):
