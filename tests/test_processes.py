@@ -71,6 +71,7 @@ def calibrated(rank):
     return states, gathered(data(rank), 0, group), gathered(data(rank).t(), 1, group)
 
 
+@pytest.mark.slow
 def test_a_range_from_data_is_refused_in_a_step_of_several_processes(tmp_path):
     for message in world(refused, tmp_path, 2):
         assert message.startswith("a quantiser without a range would take another one in each of 2 processes")
@@ -82,6 +83,7 @@ def test_processes_calibrated_together_train_together(tmp_path):
     assert first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())
 
 
+@pytest.mark.slow
 def test_ranges_taken_together_are_those_of_all_data(tmp_path):
     together = torch.cat([data(rank) for rank in range(3)])
     for states, rows, columns in world(calibrated, tmp_path, 3):

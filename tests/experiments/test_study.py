@@ -64,6 +64,7 @@ def test_what_is_done_is_not_done_again(tmp_path, capsys, monkeypatch):
     assert len(done) == 3
 
 
+@pytest.mark.slow
 def test_processes_give_the_same_result(tmp_path):
     settings = {"graphs": ["planted"], "models": ["gcn"], "seeds": 2, "epochs": 1, "bits": (2,)}
     alone = run_study("accuracy", tmp_path / "one", progress=False, **settings)

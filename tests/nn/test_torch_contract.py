@@ -218,6 +218,7 @@ def train_a_step(rank, folder):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_keep_the_same_parameters(tmp_path):
     torch.multiprocessing.spawn(train_a_step, (str(tmp_path),), nprocs=2)
     (before, gradients, state, loss), (other_before, other_gradients, other_state, other_loss) = (

@@ -59,6 +59,7 @@ def test_what_one_process_compiled_the_next_one_loads(tmp_path):
     assert was_loaded and "compiling" not in errors
 
 
+@pytest.mark.slow
 def test_damaged_files_are_compiled_anew_and_mended(tmp_path):
     run(NUMBA_CACHE_DIR=tmp_path)
     damages = [lambda data: b"", lambda data: data[:99], lambda data: data[:60] + b"x"]
@@ -77,6 +78,7 @@ def test_a_folder_that_cannot_be_made_only_warns(tmp_path):
     assert "NUMBA_CACHE_DIR to a folder of yours" in errors
 
 
+@pytest.mark.slow
 def test_a_folder_open_to_others_is_not_used(tmp_path):
     run(NUMBA_CACHE_DIR=tmp_path)
     (folder,) = (tmp_path / "numba_kernels").iterdir()
@@ -85,6 +87,7 @@ def test_a_folder_open_to_others_is_not_used(tmp_path):
     assert not was_loaded and "open to others" in errors
 
 
+@pytest.mark.slow
 def test_folders_of_other_versions_are_pruned(tmp_path):
     for n in range(9):
         (tmp_path / "numba_kernels" / f"old{n}").mkdir(parents=True)
@@ -94,6 +97,7 @@ def test_folders_of_other_versions_are_pruned(tmp_path):
     assert len(kept) == 4 and {"old8", "old7", "old6"} < kept
 
 
+@pytest.mark.slow
 def test_home_is_used_where_nothing_else_is_said(tmp_path):
     environment = {"HOME": tmp_path, "XDG_CACHE_HOME": "", "NUMBA_CACHE_DIR": ""}
     run(**environment)
