@@ -162,11 +162,9 @@ class TorchOps:
         if graph.num_edges() == 0:
             return codes.centered.new_zeros(graph.num_dst_nodes(), *codes.centered.shape[1:])
         graph = graph.local_var()
-        graph.edata["a"] = attention.centered
-        with torch.no_grad():
-            graph.edata["weight"] = attention.centered.abs()
-            graph.update_all(fn.copy_e("weight", "m"), fn.sum("m", "weight"))
-        messages = exactly_summed(codes.centered, float(graph.dstdata["weight"].max()))
+        messages = exactly_summed(codes.centered, _most_attention(graph, attention.centered, sums=False))
+        if messages.dtype != codes.centered.dtype:  # the sums themselves may be smaller than their bound
+            messages = exactly_summed(codes.centered, _most_attention(graph, attention.centered, sums=True))
         graph.srcdata["h"] = TorchOps.split_heads(messages, attention.centered.shape[-2])
         graph.edata["a"] = attention.centered.to(messages.dtype)
         graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
@@ -217,6 +215,17 @@ class TorchOps:
 
     def requantize(self, quantizer, x):
         return x if quantizer.format.is_float else self.dequantize(self.quantize(quantizer, x))
+
+
+@torch.no_grad()
+def _most_attention(graph, attention, sums):
+    """The largest sum of attention codes, as magnitudes, that a node has, or a bound of it."""
+    magnitudes = attention.abs()
+    if not sums:
+        return most_messages(graph) * float(magnitudes.max())
+    graph.edata["weight"] = magnitudes
+    graph.update_all(fn.copy_e("weight", "m"), fn.sum("m", "weight"))
+    return float(graph.dstdata["weight"].max())
 
 
 def _each(function, x):
