@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 
 from .graph import HUB_EDGES, Graph
 from .jit import launcher
 from .layout import AHEAD
+from .once import once
 
 
 class Subgraph(Graph):
@@ -42,7 +41,7 @@ class Subgraph(Graph):
     def whole(self) -> Graph:
         return self._whole
 
-    @cached_property
+    @once
     def edges_there(self) -> np.ndarray:
         """The number of each edge in the whole graph, (E,) int64."""
         inner = self.nodes[: self.ends[-2]] if len(self.ends) > 1 else self.nodes[:0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from ..graph import Graph, GraphError
@@ -9,20 +11,28 @@ from ..plan.reach import Reach
 from ..subgraph import out_neighbours, reached
 from .executor import Executor
 from .part import checked_nodes, node_count
+from .runtime import renew_after_fork
 
 
 class Kept:
-    """The last results of an executor, kept up to date."""
+    """The last results of an executor, kept up to date; threads that update them come one after the other."""
 
     def __init__(self, executor: Executor):
-        self._executor, self._outputs = executor, []
+        self._executor, self._outputs, self._lock = executor, [], threading.Lock()
+        renew_after_fork(self)
 
     def __reduce__(self):
         return Kept, (self._executor,)  # results stay
 
     def release(self) -> None:
         """Forget the results, so that the next run is whole."""
-        self._outputs = []
+        with self._lock:
+            self._outputs = []
+
+    def renew(self) -> None:
+        """In a forked process: forget results that another thread was writing."""
+        if self._lock.locked():
+            self._outputs, self._lock = [], threading.Lock()
 
     def update(self, inputs: dict, nodes, edges, threads: int) -> list[np.ndarray]:
         """Results for ``inputs``, after features of ``nodes``, and ``edges``, (sources, destinations), have changed.
@@ -34,6 +44,11 @@ class Kept:
         GraphError
             For nodes that there are not, and where there are fewer than before.
         """
+        with self._lock:
+            self._update(inputs, nodes, edges, threads)
+            return [output.copy() for output in self._outputs]
+
+    def _update(self, inputs, nodes, edges, threads):
         reach = self._executor.reach
         if not self._outputs or (nodes is None and edges is None) or reach.hops is None:
             self._outputs = self._executor.run_with_floats(inputs, threads)
@@ -47,7 +62,6 @@ class Kept:
                 )
             affected = changed_rows(reach, inputs[reach.graph], nodes, edges, known)
             self._write(affected, self._executor.run_at(affected, inputs, threads), count)
-        return [output.copy() for output in self._outputs]
 
     def _write(self, rows, parts, count):
         for place, (output, part) in enumerate(zip(self._outputs, parts)):

@@ -17,7 +17,7 @@ from tests.processes import forked
 
 from . import workers
 
-ROOT, SECONDS = Path(__file__).parents[2], 120
+ROOT, SECONDS = Path(__file__).parents[2], 300
 
 
 @pytest.fixture

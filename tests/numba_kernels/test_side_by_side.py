@@ -3,6 +3,7 @@
 import copy
 import os
 import signal
+import sys
 import threading
 
 import numba
@@ -64,6 +65,25 @@ def test_threads_run_models_side_by_side_to_the_same_results(model):
 
     assert in_threads(*(lambda seed=seed: work(seed) for seed in range(4))) == [(0, before)] * 4
     assert not runtime._process.inside
+
+
+def test_threads_that_update_a_result_and_release_it_do_not_meet(model):
+    graph, feat = request(300)
+    (expected,), before = model(graph, feat), sys.getswitchinterval()
+
+    def work(seed):
+        wrong = 0
+        for node in np.random.default_rng(seed).integers(300, size=5 if JIT_OFF else 40):
+            wrong += not np.array_equal(model.update(graph, feat, changed=[node])[0], expected)
+            if node % 4 == 0:
+                model.release()
+        return wrong
+
+    sys.setswitchinterval(1e-5)
+    try:
+        assert in_threads(*(lambda seed=seed: work(seed) for seed in range(3))) == [0] * 3
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_no_run_waits_for_another(model):
@@ -178,7 +198,8 @@ def test_a_forked_process_runs_on_its_own_thread(model):
                 m(*arguments)[0].tobytes() for m in (model, copy.deepcopy(model)) for arguments in (small, large)
             ]
         again = forked(lambda: model(*small)[0].tobytes())
-        nk.warm_up(model)
+        if not JIT_OFF:  # a graph of very many edges
+            nk.warm_up(model)
         return nk.get_num_threads(), results, again
 
     assert forked(child) == (1, 2 * expected, expected[0])
