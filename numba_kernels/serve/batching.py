@@ -101,11 +101,13 @@ class Batcher:
 
 
 def _results(batch):
-    """For each of some requests for one call its rows, or what the run raised."""
+    """For each of some requests for one call its rows, or what its run raised."""
     try:
         return answer_together(batch[0].call, [request.nodes for request in batch])
-    except BaseException as error:  # whatever it is, those who wait are told
-        return [error] * len(batch)
+    except BaseException as error:  # whatever it is, the one who caused it is told
+        if len(batch) == 1:
+            return [error]
+        return [result for request in batch for result in _results([request])]
 
 
 def answer_together(call: Call, subsets: list) -> list[np.ndarray]:

@@ -40,7 +40,8 @@ class Held:
 
     graph, check_nodes = GRAPH, Call.check_nodes
 
-    def __init__(self):
+    def __init__(self, fails=-1):
+        self.fails = fails
         self.may, self.began, self.asked = threading.Event(), threading.Event(), []
 
     def run(self, nodes=None):
@@ -48,7 +49,7 @@ class Held:
         self.began.set()
         assert self.may.wait(20)
         nodes = np.arange(12) if nodes is None else nodes
-        if 11 in nodes:
+        if self.fails in nodes:
             raise MemoryError
         return nodes[:, None].astype(np.float32)
 
@@ -191,7 +192,7 @@ def test_requests_that_wait_are_answered_by_one_run():
         assert get(port)[1] == {"status": "ok", "nodes": 12, "waiting": 0, "answered": 8, "runs": 3}
 
 
-def test_the_whole_graph_is_run_once_for_all_who_wait_and_faults_are_told_to_all():
+def test_the_whole_graph_is_run_once_for_all_who_wait():
     held = Held()
     with serving(held) as (port, _), ThreadPoolExecutor(8) as threads:
         first = threads.submit(post, port, {"nodes": [1]})
@@ -199,12 +200,22 @@ def test_the_whole_graph_is_run_once_for_all_who_wait_and_faults_are_told_to_all
         wholes = [threads.submit(post, port, {}) for _ in range(3)]
         wait_until(lambda: get(port)[1]["waiting"] == 3)
         held.may.set()
-        assert first.result()[0] == 200
-        for whole in wholes:  # it holds node 11
-            status, answer = whole.result()
-            assert status == 503 and "not enough memory" in answer["error"]
-        assert [nodes is None for nodes in held.asked] == [False, True]
-        assert post(port, {"nodes": [5]}) == (200, {"logits": [[5]]})
+        assert [whole.result() for whole in wholes] == [(200, {"logits": [[n] for n in range(12)]})] * 3
+        assert first.result()[0] == 200 and [nodes is None for nodes in held.asked] == [False, True]
+
+
+def test_a_request_that_fails_fails_alone():
+    held = Held(fails=11)
+    with serving(held) as (port, _), ThreadPoolExecutor(8) as threads:
+        first = threads.submit(post, port, {"nodes": [1]})
+        assert held.began.wait(20)
+        others = [threads.submit(post, port, {"nodes": [n]}) for n in (2, 11, 3)]
+        wait_until(lambda: get(port)[1]["waiting"] == 3)
+        held.may.set()
+        status, answer = others.pop(1).result()
+        assert status == 503 and "not enough memory" in answer["error"]
+        for n, request in zip((1, 2, 3), (first, *others)):
+            assert request.result() == (200, {"logits": [[n]]})
 
 
 def test_a_full_queue_and_a_late_answer_are_refused():
