@@ -76,7 +76,7 @@ def test_quantize_and_dequantize():
             lambda: nk.spmm(RING, CODES, out=np.frombuffer(bytes(48), np.float32).reshape(3, 4)),
             "out must be a writeable",
         ),
-        (lambda: nk.Grid(0, 2, scale=1.0), "columns, at least 1, got 0"),
+        (lambda: nk.Grid(0, 2, scale=1.0), "columns of a grid must be a whole number, at least 1, got 0"),
         (lambda: nk.Grid(2, 2, scale=np.inf), "must be finite"),
         (lambda: nk.Weight(np.full((4, 2), 300), 1.0, 0.0), "uint8 array, got int64"),
         (lambda: nk.Weight(np.ones((4, 2), np.uint8), np.nan, 0.0), "must be finite"),
