@@ -43,7 +43,7 @@ class FakeQuantise:
             for number in numbers:
                 operands[number], scales[number] = _like(operands[number], left), scale
         if call.kind == "spmm" and call.is_plain_sum:
-            most = _most_messages(call.graph)
+            most = _most_messages(call.graph, parts[0].device)
             operands = [None if x is None else exactly_summed(x, most) for x in operands]
         with _float32(parts[0]):
             result = call.original(*operands)
@@ -125,10 +125,10 @@ def _split_together(quantizer, tensors, channels):
     return [part.view(x.shape) for part, x in zip(codes, tensors)], scale
 
 
-def _most_messages(index):
+def _most_messages(index, device):
     """The largest in-degree of DGL's index of a graph of one edge type."""
     _, target = index.metagraph.find_edge(0)
-    nodes = torch.arange(index.number_of_nodes(target), dtype=getattr(torch, index.dtype), device=str(index.ctx))
+    nodes = torch.arange(index.number_of_nodes(target), dtype=getattr(torch, index.dtype), device=device)
     return int(index.in_degrees(0, nodes).max()) if len(nodes) else 0
 
 
