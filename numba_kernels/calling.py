@@ -59,6 +59,8 @@ class Call:
         if nodes is None:
             return self.model(**self.arguments)
         self.check_nodes(nodes)
+        if not self.model.blocks_read() and "nodes" not in self.arguments:
+            return self.model(**self.arguments, nodes=nodes)
         result = self.model(**self.arguments)
         return _mapped(result, lambda rows: self._rows(rows)[nodes])
 

@@ -226,7 +226,7 @@ def test_nodes_of_a_model_that_returns_other_rows_are_refused():
     plan = Plan(entries, [{"op": "readout", "in": [0, 1], "out": 2, "reduce": "sum"}], [2], {})
     call = Call(PackedModel(plan), GRAPH, EXAMPLE["feat"])
     assert len(call.run()) == 1
-    with pytest.raises(GraphError, match=r"returns 1 row\(s\), not one for each of 12 nodes; ask for all"):
+    with pytest.raises(GraphError, match="a row for each of 12 nodes"):
         call.run(np.array([0]))
 
 
