@@ -30,9 +30,9 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.cli import main as command
-from dgl_lowbit.experiments.data import planted_graph
+from dgl_lowbit.experiments.data import load_graph
 
-EPOCHS, NODES = 40, 560
+EPOCHS = 40
 
 
 class GCN(nn.Module):
@@ -109,7 +109,7 @@ def packed_models() -> list:
 
 def planted():
     """The graph that is trained on."""
-    return dgl.add_self_loop(planted_graph(num_nodes=NODES))
+    return dgl.add_self_loop(load_graph("planted"))
 
 
 def kills_of_save(folder: Path, kills: int) -> str:
