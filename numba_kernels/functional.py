@@ -9,9 +9,9 @@ from .graph import Graph, GraphError
 from .plan.resolve import Op
 from .plan.schedule import schedule
 from .run.assemble import assemble
-from .run.executor import Run
 from .run.matrices import Codes, Grid, Weight
 from .run.memory import Arena
+from .run.one_run import Run
 from .run.places import empty_codes, place_of
 from .run.runtime import get_num_threads, running
 

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from .compressed import (
+    BAD_ID,
+    BAD_INDEX,
+    BAD_INDPTR,
+    HUB_EDGES,
+    NO_IDS,
+    Hubs,
+    batch_starts,
+    copy_edges,
+    entries,
+    find_hubs,
+    integers,
+)  # fmt: skip
 from .errors import GraphError
 from .given import REAL, given_array, whole_number
-from .jit import launcher
 from .layout import AHEAD
 from .once import once
 
 # Tasks a kernel's work is cut into.
 BLOCKS = 64
-# In-degree from which the edges of one node are summed in parts, by several threads.
-HUB_EDGES = 32768
-
-
-class Hubs(NamedTuple):
-    """Nodes of very many in-neighbours, and the parts their edges are cut into."""
-
-    nodes: np.ndarray  # (H,) int64, ascending
-    first_parts: np.ndarray  # (H + 1,) int64
-    starts: np.ndarray  # (parts,) int64, edges
-    stops: np.ndarray
 
 
 class Graph:
@@ -59,7 +58,7 @@ class Graph:
     """
 
     def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False, batch_sizes=None) -> None:
-        indptr, indices = _whole(indptr, "indptr"), _whole(indices, "indices")
+        indptr, indices = integers(indptr, "indptr"), integers(indices, "indices")
         if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
             raise GraphError(f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}.")
         self.num_dst, self.num_edges = len(indptr) - 1, len(indices)
@@ -69,20 +68,20 @@ class Graph:
             raise GraphError(f"is_block must be True or False, got {is_block!r}.")
         # Copies: what was checked cannot change any more. Behind the sources stand AHEAD zeros, to be fetched.
         self.indptr, self.fetched = np.empty(self.num_dst + 1, np.int64), np.empty(self.num_edges + AHEAD, np.int32)
-        ids, facts = _NO_IDS if edge_ids is None else _whole(edge_ids, "edge_ids"), np.zeros(3, np.int64)
+        ids, facts = NO_IDS if edge_ids is None else integers(edge_ids, "edge_ids"), np.zeros(3, np.int64)
         self.edge_ids = None if edge_ids is None else np.empty(self.num_edges, np.int64)
         if edge_ids is None or ids.shape == (self.num_edges,):
             copies = self.indptr, self.fetched, ids if edge_ids is None else self.edge_ids
             fault = copy_edges(indptr, indices, ids, self.num_src, *copies, np.zeros(len(ids), np.bool_), facts)
         else:
-            fault = _BAD_ID
-        if fault == _BAD_INDPTR:
+            fault = BAD_ID
+        if fault == BAD_INDPTR:
             raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
-        if fault == _BAD_INDEX:
+        if fault == BAD_INDEX:
             raise GraphError(
                 f"indices must name one of {self.num_src} source nodes, got {indices.min()} … {indices.max()}."
             )
-        if fault == _BAD_ID:
+        if fault == BAD_ID:
             raise GraphError(
                 f"edge_ids must be the places of {self.num_edges} edges, from 0 on, each once, got an array of shape "
                 f"{ids.shape}."
@@ -90,7 +89,7 @@ class Graph:
         self.max_in_degree, zero_degrees, self.num_hubs = facts.tolist()
         self.has_zero_in_degree = zero_degrees > 0
         self.is_block = bool(is_block)
-        self.batch_starts = _batch_starts(batch_sizes, self.num_dst)
+        self.batch_starts = batch_starts(batch_sizes, self.num_dst)
         # By what they are; kept, whichever thread made them first, as kernels may read them.
         self._arrays: dict[object, np.ndarray] = {}
         self._typed: dict[int, tuple] = {}
@@ -147,7 +146,7 @@ class Graph:
     @once
     def hubs(self) -> Hubs:
         """Nodes of very many in-neighbours."""
-        return _find_hubs(self.indptr, self.in_degrees)
+        return find_hubs(self.indptr, self.in_degrees)
 
     @property
     def num_hub_parts(self) -> int:
@@ -176,7 +175,7 @@ class Graph:
         GraphError
             When rows and columns of its entries are not those of a matrix of its shape.
         """
-        sources, destinations, (num_src, num_dst) = _entries(matrix)
+        sources, destinations, (num_src, num_dst) = entries(matrix)
         if len(destinations) and (destinations.min() < 0 or destinations.max() >= num_dst):
             raise GraphError(
                 f"the matrix has {num_dst} columns, and entries in columns {destinations.min()} … {destinations.max()}."
@@ -199,7 +198,7 @@ class Graph:
         ([0, 1, 3], [1, 0, 1])
         """
         num_dst = whole_number(num_src if num_dst is None else num_dst, "num_dst", 0, 2**31 - 1)
-        sources, destinations = _whole(sources, "sources"), _whole(destinations, "destinations")
+        sources, destinations = integers(sources, "sources"), integers(destinations, "destinations")
         if sources.ndim != 1 or sources.shape != destinations.shape:
             raise GraphError(
                 f"sources and destinations must be 1-D and as many, got shapes {sources.shape} and "
@@ -257,7 +256,7 @@ class Graph:
         GraphError
             When they are not.
         """
-        types = _whole(edge_types, "edge types")
+        types = integers(edge_types, "edge types")
         if types.shape != (self.whole.num_edges,):
             raise GraphError(f"edge types must have shape ({self.whole.num_edges},), got {types.shape}.")
         known, graph = self._typed.get(count, (None, None))
@@ -334,88 +333,3 @@ class Graph:
 def row_bounds(rows: int) -> np.ndarray:
     """Blocks of as many rows each, (B + 1,) int64."""
     return np.linspace(0, rows, min(BLOCKS, max(rows, 1)) + 1).astype(np.int64)
-
-
-_BAD_INDPTR, _BAD_INDEX, _BAD_ID = 1, 2, 3
-_NO_IDS = np.empty(0, np.int64)
-
-
-@launcher
-def copy_edges(indptr, indices, edge_ids, num_src, new_indptr, new_indices, new_ids, seen, facts):
-    """Check compressed rows, and edge ids if there are any, and copy them; returns what is wrong, 0 for nothing.
-
-    ``facts`` becomes the largest in-degree, the number of nodes of in-degree 0, and the number of hubs. Zeros follow
-    the indices.
-    """
-    if indptr[0] != 0 or indptr[len(indptr) - 1] != len(indices):
-        return _BAD_INDPTR
-    new_indptr[0] = 0
-    for v in range(len(indptr) - 1):
-        degree = indptr[v + 1] - indptr[v]
-        if degree < 0:
-            return _BAD_INDPTR
-        facts[0] = max(facts[0], degree)
-        facts[1] += degree == 0
-        facts[2] += degree >= HUB_EDGES
-        new_indptr[v + 1] = indptr[v + 1]
-    for e in range(len(indices)):
-        index = indices[e]
-        if index < 0 or index >= num_src:
-            return _BAD_INDEX
-        new_indices[e] = index
-    new_indices[len(indices) :] = 0
-    for e in range(len(edge_ids)):
-        number = edge_ids[e]
-        if number < 0 or number >= len(edge_ids) or seen[number]:
-            return _BAD_ID
-        seen[number] = True
-        new_ids[e] = number
-    return 0
-
-
-def _find_hubs(indptr, in_degrees):
-    nodes = np.flatnonzero(in_degrees >= HUB_EDGES)
-    parts = [np.arange(indptr[node], indptr[node + 1], HUB_EDGES) for node in nodes]
-    starts = np.concatenate([*parts, np.empty(0, np.int64)]).astype(np.int64)
-    ends = np.repeat(indptr[nodes + 1], [len(part) for part in parts])
-    first_part = np.cumsum([0, *(len(part) for part in parts)])
-    return Hubs(nodes, first_part, starts, np.minimum(starts + HUB_EDGES, ends))
-
-
-def _entries(matrix):
-    """Rows and columns of the entries of a sparse matrix of scipy, in its order, and its shape.
-
-    Compressed formats are read here: scipy does not look where their arrays point.
-    """
-    kind, shape = getattr(matrix, "format", None), tuple(getattr(matrix, "shape", ()))
-    if len(shape) != 2:
-        raise GraphError(f"a sparse matrix that is a graph has two dimensions, got shape {shape}.")
-    if kind not in ("csr", "csc"):
-        try:
-            if kind == "bsr":
-                matrix.check_format(full_check=True)
-            coo = matrix.tocoo()
-        except ValueError as error:
-            raise GraphError(f"the entries of a sparse matrix cannot be read: {error}") from error
-        return *(_whole(part, "the places of entries of the matrix") for part in (coo.row, coo.col)), shape
-    indptr, indices = _whole(matrix.indptr, "indptr of the matrix"), _whole(matrix.indices, "indices of the matrix")
-    lines = shape[kind == "csc"]
-    if indptr.shape != (lines + 1,) or indptr[0] != 0 or indptr[-1] > len(indices) or (np.diff(indptr) < 0).any():
-        raise GraphError(
-            f"indptr of the matrix must rise from 0 to the number of entries, one step for each of {lines}."
-        )
-    line, other = np.repeat(np.arange(lines), np.diff(indptr)), indices[: indptr[-1]]
-    return (line, other, shape) if kind == "csr" else (other, line, shape)
-
-
-def _batch_starts(sizes, nodes):
-    if sizes is None:
-        return np.array([0, nodes], np.int64)
-    sizes = _whole(sizes, "batch_sizes")
-    if sizes.ndim != 1 or (sizes < 0).any() or (sizes > nodes).any() or sizes.sum() != nodes:
-        raise GraphError(f"batch_sizes must add up to {nodes} nodes, got {sizes.sum()} in {sizes.size} graphs.")
-    return np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-
-def _whole(values, name):
-    return given_array(values, name, "iu").astype(np.int64, copy=False)

@@ -10,7 +10,7 @@ import numpy as np
 from .graph import HUB_EDGES, Graph, GraphError
 from .kernels.instruction import INSTRUCTIONS
 from .model import PackedModel, load
-from .run.executor import compile_loops
+from .run.launch import compile_loops
 from .run.program import LEAST_TILE_ROWS
 from .subgraph import compile_searches
 

@@ -8,6 +8,7 @@ from .. import simd
 from ..jit import kernel, launcher
 from ..kernels.instruction import HEADER_BYTES, call
 from .program import STAGE_NUMBERS
+from .runtime import start_threads
 
 
 @kernel
@@ -42,3 +43,10 @@ def run_parallel(stages_at, number, blocks, low, high, scratch, scratch_size):
     for block in numba.prange(blocks):
         stage = simd.i64_at(stages_at + 8 * STAGE_NUMBERS * number)
         run_block(stage, block, low, high, scratch + numba.get_thread_id() * scratch_size)
+
+
+def compile_loops() -> None:
+    """Compile, or load, the loops over stages that this process may use."""
+    run_serial(0, 0, 0, 0, 0, 0)
+    if start_threads():
+        run_parallel(0, 0, 0, 0, 0, 0, 0)

@@ -35,7 +35,7 @@ def plans(first, count):
 
 def overrun(step):
     """A run whose kernels read features some bytes from where they stand."""
-    from numba_kernels.run.executor import Run
+    from numba_kernels.run.one_run import Run
     from tests.numba_kernels.plans import PlanBuilder
 
     original = Run.address
