@@ -20,7 +20,7 @@ def rows_of(features, start: int, stop: int) -> np.ndarray:
     GraphError
         When it gives others than its shape says.
     """
-    rows = np.ascontiguousarray(given_array(features[start:stop], "rows of features", REAL), np.float32)
+    rows = as_floats(given_array(features[start:stop], "rows of features", REAL))
     if rows.shape != (stop - start, features.shape[1]):
         raise GraphError(
             f"features of shape {tuple(features.shape)} gave shape {rows.shape} for rows {start} to {stop}."
