@@ -142,16 +142,21 @@ def follow_edges(indptr, indices, nodes, marks, found, count, places):
     return count
 
 
-def neighbourhood(graph: Graph, nodes: np.ndarray, hops: int, most: int) -> tuple[Subgraph, np.ndarray] | None:
+def neighbourhood(
+    graph: Graph, nodes: np.ndarray, hops: int, most: float, most_edges: float = np.inf
+) -> tuple[Subgraph, np.ndarray] | None:
     """What results of ``nodes`` follow from through ``hops`` sums over in-neighbours, and their places in it.
 
-    Takes time in proportion to it, but for the first of a graph. None where there are more than ``most`` nodes.
+    Takes time in proportion to it, but for the first of a graph. None where there are more than ``most`` nodes, or more
+    than ``most_edges`` edges from nodes as many edges away, which are not followed then.
     """
     with Search(graph, graph.indptr, graph.indices) as search:
         places = search.add(nodes)[: len(nodes)]
         ends, degrees, edges = [0, search.count], [], []
         for _ in range(hops):
             degrees.append(search.degrees(*ends[-2:]))
+            if degrees[-1].sum() > most_edges:
+                return None
             edges.append(search.follow(*ends[-2:]))
             ends.append(search.count)
             if search.count > most:
@@ -181,7 +186,7 @@ def reached(graph: Graph, starts: dict[int, np.ndarray]) -> np.ndarray:
 def compile_searches() -> None:
     """Compile, or load, what finds nodes."""
     graph, nodes = Graph([0, 1], [0]), np.zeros(1, np.int64)
-    neighbourhood(graph, nodes, 1, 1)
+    neighbourhood(graph, nodes, 1, 1, 1)
     reached(graph, {1: nodes})
 
 

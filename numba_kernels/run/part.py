@@ -12,8 +12,9 @@ from ..plan.reach import EDGES, NODES, Reach
 from ..subgraph import neighbourhood
 from .features import as_floats
 
-# Share of a graph's nodes up to which a part of it is cheaper than all of it.
-_MOST = 0.5
+# Up to which share of a graph's nodes a part of it is cheaper than all of it, and up to how many edges a node of it may
+# be followed at once: twice as many lead to most of its nodes.
+_MOST, _MOST_EDGES = 0.85, 2.0
 
 
 class Part:
@@ -46,7 +47,8 @@ class Part:
             for part in _parts(inputs.get(value)):
                 if part.shape[0] != rows[space]:
                     return None
-        found = neighbourhood(graph, nodes, reach.hops, int(_MOST * graph.num_dst))
+        limits = _MOST * graph.num_dst, _MOST_EDGES * graph.num_dst
+        found = neighbourhood(graph, nodes, reach.hops, *limits)
         return None if found is None else cls(reach, inputs, *found)
 
     def rows(self, needs) -> int:

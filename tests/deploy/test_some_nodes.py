@@ -19,6 +19,7 @@ from tests.nn.layers import LAYERS, arguments, make
 def always_a_part(monkeypatch):
     """Small graphs are cut too."""
     monkeypatch.setattr(part, "_MOST", 1.0)
+    monkeypatch.setattr(part, "_MOST_EDGES", float("inf"))
 
 
 def sparse(nodes=300, edges=450):
