@@ -27,6 +27,7 @@ from .errors import LowBitError
 BITS = (1, 2, 3, 4, 8)
 # In "shift" a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
 MOST_HALVINGS = 6
+MOST_ZERO_POINT = 1 << 24
 # Keeps a row of zeros invertible.
 SMALLEST_SCALE = np.float32(2.0**-40)
 
@@ -112,7 +113,8 @@ class FixedGrid(GridSpec):
     Raises
     ------
     SpecError
-        For numbers that are not finite, scales that are not positive, or lengths that differ from ``columns`` and 1.
+        For numbers that are not finite, scales that are not positive, zero points beyond 2^24, beside which float32 has
+        no codes, or lengths that differ from ``columns`` and 1.
     """
 
     scale: np.ndarray
@@ -130,6 +132,8 @@ class FixedGrid(GridSpec):
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         _require((self.scale > 0).all(), "a scale must be positive")
+        is_within = (abs(self.zero_point) <= MOST_ZERO_POINT).all()
+        _require(is_within, f"a zero point is at most {MOST_ZERO_POINT:,} in size")
 
     @property
     def is_uniform(self) -> bool:

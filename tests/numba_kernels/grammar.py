@@ -204,8 +204,11 @@ def outcome(drawn):
         got = PackedModel(plan)(*drawn.arguments)
     except GraphError:
         return "refused arguments"
-    with np.errstate(all="ignore"):
-        expected = reference.run(plan, dict(enumerate(drawn.arguments)))
+    try:
+        with np.errstate(all="ignore"):
+            expected = reference.run(plan, dict(enumerate(drawn.arguments)))
+    except GraphError:  # of what no output follows from, which only the twin computes
+        return "ran"
     float_weights = drawn.arguments[3].dtype != np.int8 and any(3 in op["in"] for op in plan.ops)
     is_exact = not float_weights and _INEXACT.isdisjoint(op["op"] for op in plan.ops)
     for value, array in zip(plan.outputs, got):

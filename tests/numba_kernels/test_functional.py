@@ -59,6 +59,7 @@ def test_quantize_and_dequantize():
     [
         (lambda: nk.Grid(4, 5), "1, 2, 3, 4, 8 bits, got 5"),
         (lambda: nk.Grid(4, 2, scale=0.0), "scale must be positive"),
+        (lambda: nk.Grid(4, 2, scale=1.0, zero_point=1e38), "zero point is at most 16,777,216"),
         (lambda: nk.quantize(np.ones((3, 5)), nk.Grid(4, 2)), r"shape \(rows, 4\), got \(3, 5\)"),
         (lambda: nk.quantize(np.full((3, 4), np.nan), nk.Grid(4, 2)), "NaN or infinity"),
         (lambda: nk.spmm(RING, CODES, out=np.empty((3, 4))), "out must be a writeable contiguous float32"),
