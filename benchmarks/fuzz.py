@@ -147,9 +147,11 @@ def drawn_model(seed):
 
     width, hidden, out = int(rng.integers(1, 80)), int(rng.integers(1, 40)), int(rng.integers(1, 20))
     kind = pick("gcn", "sage", "gat", "gatv2", "gin", "smp", "tag")
+    granularity = pick("channel", "tensor") if kind in ("gat", "gatv2") else pick("channel", "tensor", "shift")
+    aggregators = ("mean", "gcn") if granularity == "shift" else ("mean", "gcn", "pool")  # of plain sums alone
     layers = {
         "gcn": lambda i, o: dgl.nn.GraphConv(i, o, norm=pick("both", "right", "none")),
-        "sage": lambda i, o: dgl.nn.SAGEConv(i, o, pick("mean", "gcn", "pool")),
+        "sage": lambda i, o: dgl.nn.SAGEConv(i, o, pick(*aggregators)),
         "gat": lambda i, o: dgl.nn.GATConv(i, o, 1),
         "gatv2": lambda i, o: dgl.nn.GATv2Conv(i, o, 1),
         "gin": lambda i, o: dgl.nn.GINConv(nn.Linear(i, o), "sum"),
@@ -168,7 +170,6 @@ def drawn_model(seed):
                 x = torch.relu(x) if number == 0 else x
             return x
 
-    granularity = pick("channel", "tensor") if kind in ("gat", "gatv2") else pick("channel", "tensor", "shift")
     more = {"messages": int(pick(2, 4, 8))} if pick(True, False) else {}
     more.update({"states": int(pick(2, 8))} if kind == "smp" and pick(True, False) else {})
     config = lowbit.QuantConfig(int(pick(2, 4, 8)), messages_granularity=granularity, **more)

@@ -2,8 +2,8 @@
 
     pip install atheris && python benchmarks/guided_fuzz.py -max_total_time=1200 [other options of libFuzzer]
 
-The bytes are the JSON of a model's file; sealed again with the arrays of ``tests/data``, it is loaded, and run where it
-loads. A ModelFileError is what may come of it, of a run a GraphError or TypeError; anything else ends the program with the
+The bytes are the JSON of a file; sealed again with the arrays of ``tests/data``, it is loaded, and run where it loads. A
+ModelFileError is what may come of it, of a run a GraphError or TypeError; anything else ends the program with the
 bytes that led to it.
 """
 

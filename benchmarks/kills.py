@@ -239,7 +239,7 @@ PARTS = {"save": kills_of_save, "fit": kills_of_fit, "train": kills_of_train, "l
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=list(PARTS), help="default: all")
+    parser.add_argument("parts", nargs="*", choices=list(PARTS), help="default: all")
     parser.add_argument("--kills", type=int, default=50, help="of each part; limits that are tried")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
@@ -247,7 +247,7 @@ def main() -> int:
     torch.set_num_threads(1)
     dgl.utils.set_num_threads(1)
     failed = 0
-    for name in args.parts:
+    for name in args.parts or PARTS:
         random.seed(args.seed)
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / name).mkdir()
