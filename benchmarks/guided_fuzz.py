@@ -2,20 +2,19 @@
 
     pip install atheris && python benchmarks/guided_fuzz.py -max_total_time=1200 [other options of libFuzzer]
 
-The bytes are the JSON of a file; sealed again with the arrays of ``tests/data``, it is loaded, and run where it loads. A
-ModelFileError is what may come of it, of a run a GraphError or TypeError; anything else ends the program with the
-bytes that led to it.
+The bytes are the JSON of a file; sealed again with the arrays of ``tests/data`` it is loaded. Anything else than a model
+or a ModelFileError ends the program with the bytes that led to it. What loads, ``fuzz.py plans`` runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
 from pathlib import Path
 
 import atheris
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -24,8 +23,6 @@ with atheris.instrument_imports(include=["numba_kernels"]):
     from numba_kernels import container, model_file
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data"
-EXAMPLE = np.load(DATA / "version2.npz")
-GRAPH, FEAT = (EXAMPLE["indptr"], EXAMPLE["indices"]), EXAMPLE["feat"]
 MODELS = [numba_kernels.load(DATA / f"version{version}.safetensors") for version in (2, 3)]
 ARRAYS = {name: array for model in MODELS for name, array in model.plan.arrays.items()}
 DIGESTS = {name: container.sha256(array) for name, array in ARRAYS.items()}
@@ -46,14 +43,8 @@ def one(data: bytes) -> None:
     if not isinstance(content, dict):
         return
     text = json.dumps({**content, "sha256": DIGESTS})
-    try:
-        model = numba_kernels.PackedModel.from_bytes(container.write(ARRAYS, {model_file.FORMAT: text}))
-    except numba_kernels.ModelFileError:
-        return
-    try:
-        model(GRAPH, FEAT)
-    except (numba_kernels.GraphError, TypeError):
-        return
+    with contextlib.suppress(numba_kernels.ModelFileError):
+        numba_kernels.PackedModel.from_bytes(container.write(ARRAYS, {model_file.FORMAT: text}))
 
 
 if __name__ == "__main__":

@@ -239,10 +239,13 @@ PARTS = {"save": kills_of_save, "fit": kills_of_fit, "train": kills_of_train, "l
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=list(PARTS), help="default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="of " + ", ".join(PARTS) + "; default: all")
     parser.add_argument("--kills", type=int, default=50, help="of each part; limits that are tried")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
+    for name in args.parts:
+        if name not in PARTS:
+            parser.error(f"there is no part {name!r}; there are {', '.join(PARTS)}")
     # A forked process has none of OpenMP's threads.
     torch.set_num_threads(1)
     dgl.utils.set_num_threads(1)
