@@ -2,8 +2,8 @@
 
     pip install atheris && python benchmarks/guided_fuzz.py -max_total_time=1200 [other options of libFuzzer]
 
-The bytes are the JSON of a file; sealed again with the arrays of ``tests/data`` it is loaded. Anything else than a model
-or a ModelFileError ends the program with the bytes that led to it. What loads, ``fuzz.py plans`` runs.
+The bytes are the JSON of a file; sealed again with the arrays of ``tests/data`` it is loaded. Anything else than a
+model or a ModelFileError ends the program with the bytes that led to it. What loads, ``fuzz.py plans`` runs.
 """
 
 from __future__ import annotations
