@@ -6,6 +6,7 @@ import numpy as np
 
 from .graph import Graph, GraphError
 from .model import PackedModel
+from .run.part import checked_nodes
 
 _ARRAYS = ("features", "array", "edge_weight", "edge_types")
 
@@ -48,7 +49,7 @@ class Call:
 
         Parameters
         ----------
-        nodes : (n,) integers, optional
+        nodes : (n,) integers, or a mask of N bools, optional
             In any order; one that is named twice comes twice. Default: all that it returns.
 
         Raises
@@ -58,18 +59,15 @@ class Call:
         """
         if nodes is None:
             return self.model(**self.arguments)
-        self.check_nodes(nodes)
+        nodes = self.check_nodes(nodes)
         if not self.model.blocks_read() and "nodes" not in self.arguments:
             return self.model(**self.arguments, nodes=nodes)
         result = self.model(**self.arguments)
         return _mapped(result, lambda rows: self._rows(rows)[nodes])
 
-    def check_nodes(self, nodes: np.ndarray) -> None:
-        """Raise GraphError unless ``nodes`` are numbers of nodes."""
-        if nodes.ndim != 1 or nodes.dtype.kind not in "iu":
-            raise GraphError(f"nodes must be a list of whole numbers, got {nodes.dtype} of shape {nodes.shape}.")
-        if len(nodes) and (nodes.min() < 0 or nodes.max() >= self.graph.num_dst):
-            raise GraphError(f"nodes must be from 0 to {self.graph.num_dst - 1}, got {nodes.min()} … {nodes.max()}.")
+    def check_nodes(self, nodes: np.ndarray) -> np.ndarray:
+        """Numbers of nodes, (n,) int64, of integers or a mask; GraphError for what names no nodes of the graph."""
+        return checked_nodes(nodes, self.graph.num_dst)
 
     def _rows(self, rows):
         if len(rows) != self.graph.num_dst:

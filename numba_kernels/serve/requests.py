@@ -44,7 +44,7 @@ def parse(body: bytes, loaded: Call, limits: Limits) -> tuple[Call, np.ndarray |
             return call, None
         nodes = _array(nodes, "nodes", np.int64)
         _refuse_beyond(nodes.size, limits, "the request")
-        call.check_nodes(nodes)
+        nodes = call.check_nodes(nodes)
     except GraphError as error:
         raise RequestError(422, str(error)) from error
     return call, nodes

@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_in_one_line(files, capsys):
         ((model, graph, str(files / "ints.npy"), out), "feat must be floating point, got int64"),
         ((model, graph, feat, str(files / "out.txt")), "must go to a file named .npy or .npz, got"),
         ((model, graph, feat, str(files / "no" / "out.npy")), "no folder"),
-        ((model, graph, feat, out, "--nodes", str(files / "nodes.txt")), "nodes must be from 0 to 11, got 12 … 12"),
+        ((model, graph, feat, out, "--nodes", str(files / "nodes.txt")), "nodes must be from 0 to 11, got 12 to 12"),
         ((model, graph, feat, out, "--nodes", feat), "must hold whole numbers"),
         ((model, graph, feat, out, "--threads", "100000"), "threads must be between 1 and"),
     ]:

@@ -147,6 +147,9 @@ def test_a_search_finds_nodes_by_distance_and_leaves_no_marks():
         assert places.tolist() == [0, 1, 0] and found.edges_there.tolist() == [5, 1, 4, 0]
         assert found.indices.tolist() == [2, 3, 4, 5] and found.indptr.tolist() == [0, 1, 2, 3, 4, 4, 4]
     assert neighbourhood(graph, np.array([6, 2]), 2, 5) is None
+    edges = int(graph.in_degrees[[6, 2]].sum())
+    assert neighbourhood(graph, np.array([6, 2]), 1, 9, edges) is not None
+    assert neighbourhood(graph, np.array([6, 2]), 1, 9, edges - 1) is None
     assert sorted(reached(graph, {1: np.array([3]), 2: np.array([4]), 0: np.array([0])})) == [0, 3, 4, 5, 6]
     assert not graph._arrays["marks"].any()
 
