@@ -29,8 +29,8 @@ ALLOWED = {
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (
-    "errors", "given", "layout", "spec", "cache", "jit", "packing",
-    "graph", "arrays", "simd", "kernels", "training", "plan", "run",
+    "errors", "once", "given", "layout", "spec", "cache", "jit", "packing", "compressed",
+    "graph", "subgraph", "arrays", "simd", "kernels", "training", "plan", "run", "arguments", "model", "calling",
 )  # fmt: skip
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec, the root of errors, the release
 # and what command lines share are everyone's; the passes of training, numba_kernels.training, are quant's, which loads
