@@ -23,7 +23,7 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.deploy.packed import kernel_graph
 from dgl_lowbit.experiments.bench.work import SYNTHETIC, skewed_graph
 from dgl_lowbit.report import table
-from numba_kernels.subgraph import neighbourhood
+from numba_kernels.subgraph import Limits, neighbourhood
 
 FEATS, HIDDEN, CLASSES = 128, 256, 40
 
@@ -63,7 +63,7 @@ def rows_of(graph, layers, sizes, bits, calls):
     for size in sizes:
         drawn = [torch.randperm(graph.num_nodes())[:size] for _ in range(20)]
         assert torch.equal(packed(graph, feat, nodes=drawn[0]), whole[drawn[0]])
-        found, _ = neighbourhood(kernel_graph(graph), drawn[0].numpy(), layers, graph.num_nodes())
+        found, _ = neighbourhood(kernel_graph(graph), drawn[0].numpy(), layers, Limits())
         nodes = itertools.cycle(drawn)
 
         @torch.no_grad()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .model import PackedModel, load
     from .packing import pack, unpack
     from .plan import Plan, PlanError
+    from .prepared import Prepared
     from .run.matrices import Codes, Grid, Weight
     from .run.runtime import get_num_threads
     from .warming import warm_up
@@ -28,6 +29,7 @@ __all__ = [
     "PackedModel",
     "Plan",
     "PlanError",
+    "Prepared",
     "Weight",
     "__version__",
     "dequantize",
@@ -49,6 +51,7 @@ _HOMES = {
     "model": ("PackedModel", "load"),
     "packing": ("pack", "unpack"),
     "plan": ("Plan", "PlanError"),
+    "prepared": ("Prepared",),
     "run.matrices": ("Codes", "Grid", "Weight"),
     "run.runtime": ("get_num_threads",),
     "warming": ("warm_up",),

@@ -6,6 +6,7 @@ import numpy as np
 
 from .graph import Graph, GraphError
 from .model import PackedModel
+from .prepared import Prepared
 from .run.part import checked_nodes
 
 _ARRAYS = ("features", "array", "edge_weight", "edge_types")
@@ -43,6 +44,14 @@ class Call:
             elif kind not in _ARRAYS:
                 self.arguments.setdefault(name, entry.get("constant"))
         self.arguments.update(_by_argument(plan, given))
+        self._prepared: Prepared | None = None
+        self._chooses = not blocks and "nodes" not in self.arguments  # rows of results, by the model itself
+
+    def prepare(self):
+        """Run the model once, and keep for later runs what it makes of the arrays alone; returns the result."""
+        if self._chooses:
+            self._prepared = self.model.prepare(**self.arguments)
+        return self.run()
 
     def run(self, nodes: np.ndarray | None = None):
         """What the model returns, of some nodes if any are named.
@@ -57,10 +66,13 @@ class Call:
         GraphError
             As a model's call, for numbers that are no nodes, and for nodes of a model that does not return a row each.
         """
+        if nodes is not None:
+            nodes = self.check_nodes(nodes)
+        if self._prepared is not None:
+            return self._prepared(nodes)
         if nodes is None:
             return self.model(**self.arguments)
-        nodes = self.check_nodes(nodes)
-        if not self.model.blocks_read() and "nodes" not in self.arguments:
+        if self._chooses:
             return self.model(**self.arguments, nodes=nodes)
         result = self.model(**self.arguments)
         return _mapped(result, lambda rows: self._rows(rows)[nodes])

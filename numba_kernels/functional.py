@@ -12,7 +12,7 @@ from .run.assemble import assemble
 from .run.matrices import Codes, Grid, Weight
 from .run.memory import Arena
 from .run.one_run import Run
-from .run.places import empty_codes, place_of
+from .run.places import empty_codes
 from .run.runtime import get_num_threads, running
 
 
@@ -138,8 +138,8 @@ def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, 
     run = Run(features or {}, graphs or {}, given)
     run.sizes += [last.rows]
     coded = {result: empty_codes(last.rows, grids[result])} if result in grids else {}
-    places = {name: place_of(codes) for name, codes in {**values, **coded}.items()}
-    assembled = assemble(planned, None, kept, run, places)
+    run.codes = {**values, **coded}
+    assembled = assemble(planned, None, kept, run)
     for check in assembled.checks:
         check(run)
     with running():

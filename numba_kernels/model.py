@@ -13,6 +13,8 @@ from .given import whole_number
 from .graph import Graph, GraphError
 from .model_file import decode, encode, read
 from .plan import Plan
+from .prepared import Prepared
+from .run.coded import NOT_CODED, Coded
 from .run.executor import Executor
 from .run.part import checked_nodes, node_count
 from .run.room import refuse_beyond
@@ -40,6 +42,8 @@ class PackedModel:
     threads : int, optional
         Threads to run on. Default: Numba's current number.
     """
+
+    _prepared = Prepared
 
     def __init__(self, plan: Plan, info: dict | None = None, threads: int | None = None):
         self.plan, self.info, self.threads = plan, dict(info or {}), threads
@@ -76,11 +80,28 @@ class PackedModel:
         """
         nodes = None if self._takes("nodes") else kwargs.pop("nodes", None)
         if nodes is None:
-            return self._returned(self.run(self._inputs(args, kwargs)))
+            return self.run_at(None, self._inputs(args, kwargs))
         inputs = self._inputs(args, kwargs, features=float_features)
-        nodes = checked_nodes(nodes, node_count(self.plan.inputs, inputs))
-        with running():
-            return self._returned(self._executor.run_at(nodes, inputs, checked(self.threads)))
+        return self.run_at(nodes, inputs)
+
+    def prepare(self, *args, **kwargs) -> Prepared:
+        """The model with arguments that stay.
+
+        ``packed.prepare(graph, feat)(nodes=…)`` is ``packed(graph, feat, nodes=…)``. The model runs once. What it makes
+        of features row by row, their codes, is kept, so that later runs neither convert nor encode them; where nothing
+        else reads features, a run reads 16 times less at 2 bits. The arguments must not change while it is in use.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the model is called with.
+
+        Raises
+        ------
+        TypeError, GraphError
+            As a call.
+        """
+        return self._prepared(self, self._inputs(args, kwargs))
 
     def update(self, *args, changed=None, changed_edges=None, **kwargs):
         """Run the model where its last result has changed.
@@ -137,6 +158,21 @@ class PackedModel:
         """Outputs of the plan for its inputs by number, Graphs and float32 arrays."""
         with running():
             return self._executor.run(inputs, checked(self.threads))
+
+    def run_at(self, nodes, inputs: dict, coded: Coded = NOT_CODED):
+        """What a call returns, for ``nodes`` if any are named, of inputs by number, of which some are ``coded``."""
+        if nodes is not None:
+            nodes = checked_nodes(nodes, node_count(self.plan.inputs, inputs))
+        with running():
+            executor, threads = self._executor, checked(self.threads)
+            if nodes is None:
+                return self._returned(executor.run(inputs, threads, coded=coded))
+            return self._returned(executor.run_at(nodes, inputs, threads, coded))
+
+    def coded(self, inputs: dict) -> Coded:
+        """What is made of features row by row, for calls with the same inputs by number."""
+        with running():
+            return self._executor.coded(inputs, checked(self.threads))
 
     def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
         """Run the model layer by layer, ``batch_size`` rows at a time, on graphs whose features do not fit at once.

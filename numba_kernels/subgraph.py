@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .graph import HUB_EDGES, Graph
@@ -100,6 +102,10 @@ class Search:
         """Find ``nodes``; returns their places among those found, int32, before AHEAD zeros."""
         return self._follow(np.array([0, len(nodes)]), nodes.astype(np.int32), np.zeros(1, np.int32), len(nodes))
 
+    def add_others(self) -> None:
+        """Find all nodes that have not been found."""
+        self.add(np.flatnonzero(self._marks == 0))
+
     def follow(self, first: int, last: int) -> np.ndarray:
         """Find where edges lead from the nodes found ``first`` to before ``last``; returns places as :meth:`add`."""
         nodes = self._found[first:last]
@@ -142,24 +148,43 @@ def follow_edges(indptr, indices, nodes, marks, found, count, places):
     return count
 
 
-def neighbourhood(
-    graph: Graph, nodes: np.ndarray, hops: int, most: float, most_edges: float = np.inf
-) -> tuple[Subgraph, np.ndarray] | None:
+class Limits(NamedTuple):
+    """Up to what a part of a graph is looked for; the default is without limit.
+
+    Attributes
+    ----------
+    nodes, last_nodes : float
+        How many nodes are in it before those that are furthest away, and with them.
+    edges : float
+        How many edges lead to nodes as many edges away.
+    edges_to_others : float
+        How many edges lead to those that are furthest away before all other nodes are taken for these.
+    """
+
+    nodes: float = np.inf
+    last_nodes: float = np.inf
+    edges: float = np.inf
+    edges_to_others: float = np.inf
+
+
+def neighbourhood(graph: Graph, nodes: np.ndarray, hops: int, limits: Limits) -> tuple[Subgraph, np.ndarray] | None:
     """What results of ``nodes`` follow from through ``hops`` sums over in-neighbours, and their places in it.
 
-    Takes time in proportion to it, but for the first of a graph. None where there are more than ``most`` nodes, or more
-    than ``most_edges`` edges from nodes as many edges away, which are not followed then.
+    Takes time in proportion to it, but for the first of a graph. None where there is more than ``limits`` say.
     """
     with Search(graph, graph.indptr, graph.indices) as search:
         places = search.add(nodes)[: len(nodes)]
         ends, degrees, edges = [0, search.count], [], []
-        for _ in range(hops):
+        for hop in range(1, hops + 1):
             degrees.append(search.degrees(*ends[-2:]))
-            if degrees[-1].sum() > most_edges:
+            followed = degrees[-1].sum()
+            if hop == hops and followed > limits.edges_to_others:
+                search.add_others()
+            elif followed > limits.edges:
                 return None
             edges.append(search.follow(*ends[-2:]))
             ends.append(search.count)
-            if search.count > most:
+            if search.count > (limits.nodes if hop < hops else limits.last_nodes):
                 return None
         found = search.nodes.copy()
     indptr = np.zeros(len(found) + 1, np.int64)
@@ -186,7 +211,7 @@ def reached(graph: Graph, starts: dict[int, np.ndarray]) -> np.ndarray:
 def compile_searches() -> None:
     """Compile, or load, what finds nodes."""
     graph, nodes = Graph([0, 1], [0]), np.zeros(1, np.int64)
-    neighbourhood(graph, nodes, 1, 1, 1)
+    neighbourhood(graph, nodes, 1, Limits())
     reached(graph, {1: nodes})
 
 

@@ -50,6 +50,20 @@ def _prepare_type(graph, number, etype):
     return numba_kernels.Graph(indptr, indices, num_src, edge_ids, graph.is_block, sizes)
 
 
+class Prepared(numba_kernels.Prepared):
+    """What :meth:`PackedModel.prepare` returns: call it for results."""
+
+    def __call__(self, nodes=None):
+        """What the model returns, or the rows of ``nodes``, as a call with ``nodes=``; tensors.
+
+        Raises
+        ------
+        DGLError
+            For nodes that the graph has not.
+        """
+        return _tensors(with_whole_openmp(_run_plain, super().__call__, [_plain(nodes, "nodes")], {}))
+
+
 class PackedModel(numba_kernels.PackedModel, nn.Module):
     """A frozen low-bit model on DGL graphs and torch tensors.
 
@@ -62,6 +76,8 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
     defaults : dict of str to DGLGraph
         Graphs that the frozen model's modules keep, by name; they serve where a call gives no others. A file has none.
     """
+
+    _prepared = Prepared
 
     def __init__(self, plan, info=None, threads=None):
         nn.Module.__init__(self)
@@ -143,22 +159,28 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         run = functools.partial(super().update, **{name: _plain(value, name) for name, value in named.items()})
         return self._run(run, args, kwargs)
 
+    def prepare(self, *args, **kwargs) -> Prepared:
+        """The model with arguments that stay, as :meth:`numba_kernels.PackedModel.prepare`; its results are tensors.
+
+        Raises
+        ------
+        DGLError
+            As a call.
+        """
+        return self._run(super().prepare, args, kwargs)
+
     def _run(self, run, args, kwargs):
         return with_whole_openmp(self._run_here, run, args, kwargs)
 
     def _run_here(self, run, args, kwargs):
         kwargs = {**self.defaults, **kwargs, **self._frame_columns(args, kwargs)}
         given = (*args, *kwargs.values())
+        names = itertools.chain(self._names(), itertools.repeat("an argument"))
         wants_tensor = any(_holds(part, torch.Tensor) for part in given) or (
             any(_holds(part, DGLGraph) for part in given) and not any(_holds(part, np.ndarray) for part in given)
         )
-        try:
-            names = itertools.chain(self._names(), itertools.repeat("an argument"))
-            plain = {name: _plain(value, name) for name, value in kwargs.items()}
-            result = run(*map(_plain, args, names), **plain)
-        except numba_kernels.GraphError as error:
-            raise ArgumentsError(str(error)) from error
-        return _tensors(result) if wants_tensor else result
+        result = _run_plain(run, map(_plain, args, names), {name: _plain(kwargs[name], name) for name in kwargs})
+        return _tensors(result) if wants_tensor and not isinstance(result, Prepared) else result
 
     def _names(self):
         """Names of the arguments, in calling order."""
@@ -195,6 +217,14 @@ def frame_column(graph: DGLGraph, side: str, kind: str | list, key: str) -> torc
         raise ArgumentsError(
             f"the model reads {key!r} of the graph's {side} frame of {kind}, which it does not have."
         ) from error
+
+
+def _run_plain(run, args, kwargs):
+    """Run on what kernels take."""
+    try:
+        return run(*args, **kwargs)
+    except numba_kernels.GraphError as error:
+        raise ArgumentsError(str(error)) from error
 
 
 def _holds(value, kind):

@@ -10,7 +10,7 @@ from ..plan.resolve import whole
 from ..plan.schedule import Schedule
 from .assembly import Assembly
 from .calls import steps_of
-from .places import Floats
+from .places import Floats, given_codes
 from .program import Program, build
 from .stage import Costs, StageAssembler
 
@@ -31,22 +31,25 @@ class Assembled:
     calls: dict  # number of a stage → steps of array functions that must come before it
     called_with: set  # features that array functions read
 
+    @property
+    def floats_read(self) -> set:
+        """Features that are read as numbers, not by codes that are given."""
+        return set().union(self.called_with, *self.reads, *self.read_out, (value for value, _ in self.results))
+
     def segments(self):
         """Stages of kernels between those of array functions, as ranges; the calls that come before each."""
         starts = sorted({0, *self.calls})
         return [(self.calls.get(start, ()), start, stop) for start, stop in zip(starts, [*starts[1:], len(self.costs)])]
 
 
-def assemble(
-    schedule: Schedule, plan, kept: dict, run, places: dict | None = None, needs: dict | None = None
-) -> Assembled:
+def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = None) -> Assembled:
     """The program of ``schedule`` for runs like ``run``.
 
-    ``kept`` holds what is laid out of the plan's constants, ``places`` where codes stand that are given, ``needs`` how
-    far outputs reach values of the plan.
+    ``kept`` holds what is laid out of the plan's constants, ``needs`` how far outputs reach values of the plan.
     """
     assembly = Assembly(schedule, plan, kept, run)
-    values, features = dict(places or {}), set(run.arrays)
+    values: dict = {value: given_codes(value, codes, assembly) for value, codes in run.codes.items()}
+    features = set(run.arrays)
     made = [op.writes[0] for stage in schedule.stages for op in stage.ops if op.name == "matrix"]
     checked = [*run.arrays, *made]
     assembly.fault = assembly.fault_of(len(checked))

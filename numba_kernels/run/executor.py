@@ -18,10 +18,13 @@ from ..plan.schedule import schedule
 from .ahead import split
 from .assemble import Assembled, assemble
 from .calls import Arrays
+from .coded import NOT_CODED, Coded, coded_features
 from .features import as_floats, is_sparse
+from .matrices import Grid
 from .memory import Arenas
 from .one_run import Run, by_part
 from .part import Part, node_count, of_each, rows_at
+from .places import empty_codes
 from .program import LEAST_TILE_ROWS
 from .room import refuse_beyond, room_for
 
@@ -66,17 +69,18 @@ class Executor:
         out: np.ndarray | None = None,
         room: int | None = None,
         part: Part | None = None,
+        coded: Coded = NOT_CODED,
     ) -> list:
         """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
 
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
         ``out`` takes the place of the one output. A run takes at most ``room`` bytes, by default what inputs allow.
-        Of a ``part`` of the inputs only the rows that its nodes follow from are computed.
+        Of a ``part`` of the inputs only the rows that its nodes follow from are computed. Codes that are ``coded`` are
+        read, or made, where they stand.
         """
         room = self.room(inputs.values()) if room is None else room
-        for ahead in self._ahead:
-            inputs = {**inputs, ahead.value: ahead.of(inputs, threads, room)}
-        run = self._run_of(inputs, room, part)
+        run = self._run_of(self._with_ahead(inputs, threads, room), room, part)
+        run.codes, run.codes_are_made = coded.codes if part is None else part.codes, coded.are_made
         assembled = self._assembled(run)
         for check in assembled.checks:
             check(run)
@@ -86,18 +90,38 @@ class Executor:
                 self._refuse_faults(run)
             return [run.result(value, size) for value, size in assembled.results]
 
-    def run_at(self, nodes: np.ndarray, inputs: dict, threads: int) -> list:
+    def run_at(self, nodes: np.ndarray, inputs: dict, threads: int, coded: Coded = NOT_CODED) -> list:
         """The rows of ``nodes`` of what :meth:`run` returns, to the bit; features may be floats of any width."""
-        count, part = node_count(self.plan.inputs, inputs), Part.of(self.reach, inputs, nodes)
+        count, part = node_count(self.plan.inputs, inputs), Part.of(self.reach, inputs, nodes, coded)
         if part is None:
-            return [rows_at(output, nodes, count) for output in self.run_with_floats(inputs, threads)]
-        return [rows_at(output, part.places, part.graph.num_dst) for output in self.run(inputs, threads, part=part)]
+            inputs = self.with_float32(inputs)
+            return [rows_at(output, nodes, count) for output in self.run(inputs, threads, coded=coded)]
+        outputs = self.run(inputs, threads, part=part, coded=coded)
+        return [rows_at(output, part.places, part.graph.num_dst) for output in outputs]
 
-    def run_with_floats(self, inputs: dict, threads: int) -> list:
-        """As :meth:`run`; features may be floats of any width."""
+    def coded(self, inputs: dict, threads: int) -> Coded:
+        """Codes that runs of ``inputs`` share."""
+        room = self.room(inputs.values())
+        run = self._run_of(self._with_ahead(inputs, threads, room), room)
+        ops, _, columns, _ = self._resolve(run)
+        makers = coded_features(ops, run.arrays, run.sparse)
+        grids = {value: Grid.of(self.plan.grids[op.spec["out"]], columns[value]) for value, op in makers.items()}
+        codes = {value: empty_codes(makers[value].rows, grid) for value, grid in grids.items()}
+        self.run(inputs, threads, coded=Coded(codes))
+        run.codes, run.codes_are_made = codes, True
+        read = {name[0] if isinstance(name, tuple) else name for name in self._assembled(run).floats_read}
+        return Coded(codes, frozenset(run.shapes).difference(read), True)
+
+    def with_float32(self, inputs: dict) -> dict:
+        """Inputs of a run with features, floats of any width, in float32."""
         floats = {entry["value"] for entry in self.plan.inputs if entry["kind"] == "features"}
-        inputs = {value: of_each(as_floats, given) if value in floats else given for value, given in inputs.items()}
-        return self.run(inputs, threads)
+        return {value: of_each(as_floats, given) if value in floats else given for value, given in inputs.items()}
+
+    def _with_ahead(self, inputs, threads, room):
+        """Inputs, and what operations that run ahead make of them."""
+        for ahead in self._ahead:
+            inputs = {**inputs, ahead.value: ahead.of(inputs, threads, room)}
+        return inputs
 
     def _run_of(self, inputs, room, part=None):
         """The run of arguments by value, with the graphs and weights that the plan makes of others."""
@@ -143,12 +167,15 @@ class Executor:
             self._programs.move_to_end(key)
         return assembled
 
+    def _resolve(self, run):
+        return resolve(self.plan, run.shapes, run.graphs, run.edge_weights, run.array_shapes)
+
     def _assemble(self, run):
-        resolved = resolve(self.plan, run.shapes, run.graphs, run.edge_weights, run.array_shapes)
-        _, _, columns, _ = resolved
+        ops, outputs, columns, rows = self._resolve(run)
         refuse_beyond(run.room, LEAST_TILE_ROWS * 4 * max(columns.values(), default=0))
-        planned = schedule(*resolved)
-        return assemble(planned, self.plan, self._kept, run, needs=self.reach.needs)
+        if run.codes_are_made:
+            ops = [op for op in ops if op.writes[0] not in run.codes]
+        return assemble(schedule(ops, outputs, columns, rows), self.plan, self._kept, run, self.reach.needs)
 
 
 def names_of(plan: Plan) -> dict:

@@ -40,6 +40,11 @@ class Run:
         Rows, as sizes of the plan, of matrices made of arrays.
     room : float
         Bytes that it may take.
+
+    Attributes
+    ----------
+    codes : dict
+        Codes by value that the caller holds: given, or, before they ``codes_are_made``, room for what is made.
     """
 
     def __init__(self, features, graphs, edge_weights, times=(), sparse=(), arrays=None, matrices=(), room=math.inf):
@@ -54,6 +59,7 @@ class Run:
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
         self.sizes = all_sizes(sizes, times, matrices, self.graphs, self.array_shapes)
         self._ordered_weights, self.edge_types = {}, {}
+        self.codes, self.codes_are_made = {}, False
 
     def key(self) -> tuple:
         """What decides the program: which sizes are equal, widths, what is sparse, what graphs and weights are like."""
@@ -64,7 +70,8 @@ class Run:
         )
         widths = tuple((value, array.shape[1]) for value, array in self.arrays.items())
         weights = tuple((value, self.kind_of(value)) for value in self.edge_weights)
-        return tuple(map(sizes.index, sizes)), widths, frozenset(self.sparse), graphs, weights
+        codes = frozenset(self.codes), self.codes_are_made
+        return tuple(map(sizes.index, sizes)), widths, frozenset(self.sparse), graphs, weights, codes
 
     def kind_of(self, weight) -> str:
         """How edge weights are summed: as "int8" or "float32"."""

@@ -9,12 +9,14 @@ import numpy as np
 from ..given import given_array
 from ..graph import Graph, GraphError
 from ..plan.reach import EDGES, NODES, Reach
-from ..subgraph import neighbourhood
+from ..subgraph import Limits, neighbourhood
+from .coded import Coded, rows_of_codes
 from .features import as_floats
 
-# Up to which share of a graph's nodes a part of it is cheaper than all of it, and up to how many edges a node of it may
-# be followed at once: twice as many lead to most of its nodes.
-_MOST, _MOST_EDGES = 0.85, 2.0
+# Up to what shares of a graph's nodes a part of it is cheaper than all of it: where features have to be encoded, and
+# where their codes are at hand, so that it does not matter how many of them are read.
+_ENCODED = Limits(nodes=0.85, last_nodes=0.85, edges=2.0)
+_CODED = Limits(nodes=0.6, edges=2.0, edges_to_others=0.3)
 
 
 class Part:
@@ -24,32 +26,40 @@ class Part:
     ----------
     inputs : dict
         As those of the whole run: for its graph the part of it, of features the rows of its nodes and edges.
+    codes : dict
+        As those of the whole run, of these rows.
     places : (n,) int32
         Where rows of the nodes that were asked for stand in the outputs.
     """
 
-    def __init__(self, reach: Reach, inputs: dict, subgraph, places):
+    def __init__(self, reach: Reach, inputs: dict, coded: Coded, subgraph, places):
         self.graph, self.places = subgraph, places
         rows_of = {EDGES: lambda: subgraph.edges_there, NODES: lambda: subgraph.nodes}
         self.inputs = {**inputs, reach.graph: subgraph}
         for value, part in inputs.items():
             if value in reach.needs and part is not None:
-                self.inputs[value] = of_each(_taken, part, rows_of[reach.needs[value][0]]())
+                take = _shape_of if value in coded.unread else _taken
+                self.inputs[value] = of_each(take, part, rows_of[reach.needs[value][0]]())
+        self.codes = {}
+        for name, codes in coded.codes.items():
+            value = name[0] if isinstance(name, tuple) else name  # of a pair
+            self.codes[name] = rows_of_codes(codes, rows_of[reach.needs[value][0]]())
 
     @classmethod
-    def of(cls, reach: Reach, inputs: dict, nodes: np.ndarray) -> Part | None:
+    def of(cls, reach: Reach, inputs: dict, nodes: np.ndarray, coded: Coded) -> Part | None:
         """The part for ``nodes``; None where the whole is cheaper, or has to run to see what does not fit."""
         graph = inputs.get(reach.graph)
         if reach.hops is None or not isinstance(graph, Graph) or graph.is_block or graph.num_src != graph.num_dst:
             return None
         rows = {NODES: graph.num_dst, EDGES: graph.num_edges}
-        for value, (space, _) in reach.needs.items():
-            for part in _parts(inputs.get(value)):
+        read = {value: needed for value, needed in reach.needs.items() if inputs.get(value) is not None}
+        for value, (space, _) in read.items():
+            for part in _parts(inputs[value]):
                 if part.shape[0] != rows[space]:
                     return None
-        limits = _MOST * graph.num_dst, _MOST_EDGES * graph.num_dst
-        found = neighbourhood(graph, nodes, reach.hops, *limits)
-        return None if found is None else cls(reach, inputs, *found)
+        limits = _CODED if coded.unread.issuperset(read) else _ENCODED
+        found = neighbourhood(graph, nodes, reach.hops, Limits(*(share * graph.num_dst for share in limits)))
+        return None if found is None else cls(reach, inputs, coded, *found)
 
     def rows(self, needs) -> int:
         """How many rows there are of what is needed: pairs of what has rows, and how many edges away."""
@@ -118,6 +128,10 @@ def _parts(value):
 def of_each(function: Callable, value, *args):
     """A function of a value, or of both parts of a pair."""
     return tuple(function(part, *args) for part in value) if isinstance(value, tuple) else function(value, *args)
+
+
+def _shape_of(array, rows):
+    return np.broadcast_to(np.float32(0), (len(rows), array.shape[1]))  # numbers that nothing reads
 
 
 def _taken(array, rows):

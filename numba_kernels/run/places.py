@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels.fields import SHIFT, Matrix, Operand, Target
 from ..plan.resolve import whole
 from .matrices import Codes, Grid
-from .memory import aligned_empty
+from .memory import address_of, aligned_empty
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,13 @@ class CodesAt:
         return self.grid.mode == SHIFT
 
 
-def place_of(codes: Codes) -> CodesAt:
-    """Where arrays stand that live as long as what reads them."""
-    powers = 0 if codes.powers is None else codes.powers.ctypes.data
-    return CodesAt(codes.grid, codes.packed.ctypes.data, codes.scale.ctypes.data, codes.zero.ctypes.data, powers)
+def given_codes(value, codes: Codes, assembly) -> CodesAt:
+    """Where the codes of ``value`` stand that runs like one with these ``codes`` are given."""
+
+    def at(name):
+        return assembly.reference(("codes", value, name), lambda run: address_of(getattr(run.codes[value], name)))
+
+    return CodesAt(codes.grid, at("packed"), at("scale"), at("zero"), 0 if codes.powers is None else at("powers"))
 
 
 def empty_codes(rows: int, grid: Grid) -> Codes:

@@ -17,6 +17,7 @@ import weakref
 import numba
 from numba.core.compiler_lock import global_compiler_lock
 
+from ..given import whole_number
 from .cpus import available_cpus
 
 
@@ -104,11 +105,11 @@ def checked(threads: int | None) -> int:
     Raises
     ------
     ValueError
-        For a count Numba was not started with.
+        For what is no whole number of threads, or more than Numba was started with.
     """
-    limit = numba.config.NUMBA_NUM_THREADS
-    if threads is not None and not (isinstance(threads, int) and 1 <= threads <= limit):
-        raise ValueError(f"threads must be between 1 and {limit} (NUMBA_NUM_THREADS), got {threads!r}.")
+    if threads is not None:
+        most = numba.config.NUMBA_NUM_THREADS
+        threads = whole_number(threads, "threads, of which there are NUMBA_NUM_THREADS,", 1, most)
     return get_num_threads() if threads is None or _process.is_forked else threads
 
 

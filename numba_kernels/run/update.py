@@ -51,7 +51,7 @@ class Kept:
     def _update(self, inputs, nodes, edges, threads):
         reach = self._executor.reach
         if not self._outputs or (nodes is None and edges is None) or reach.hops is None:
-            self._outputs = self._executor.run_with_floats(inputs, threads)
+            self._outputs = self._executor.run(self._executor.with_float32(inputs), threads)
         else:
             count, known = node_count(self._executor.plan.inputs, inputs), len(self._outputs[0])
             nodes, edges = checked_nodes([] if nodes is None else nodes, count, "changed"), _checked_edges(edges, count)

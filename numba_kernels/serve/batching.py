@@ -60,13 +60,16 @@ class Batcher:
         """
         if self.waiting >= self.limits.max_waiting:
             raise RequestError(503, f"{self.waiting} requests wait already; try again later.")
-        request = Waiting(call, nodes, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        request = Waiting(call, nodes, loop.create_future())
         self._queue.append(request)
         self._arrived.set()
+        late = RequestError(503, f"no answer within {self.limits.timeout} s; try again later.")
+        timer = loop.call_later(self.limits.timeout, _settle, request.answer, late)
         try:
-            return await asyncio.wait_for(request.answer, self.limits.timeout)
-        except asyncio.TimeoutError:
-            raise RequestError(503, f"no answer within {self.limits.timeout} s; try again later.") from None
+            return await request.answer
+        finally:
+            timer.cancel()
 
     async def work(self) -> None:
         """Answer requests, batch after batch, until cancelled."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import socket
+import sys
 
 import numpy as np
 import uvicorn
@@ -13,6 +14,9 @@ from ..calling import Call
 from ..graph import GraphError
 from .app import application
 from .limits import Limits
+
+# Seconds after which the thread that reads requests and the one that runs the model let each other go on.
+_SWITCH_INTERVAL = 0.0005
 
 
 def serve(call: Call, host: str, port: int, limits: Limits) -> None:
@@ -29,7 +33,7 @@ def serve(call: Call, host: str, port: int, limits: Limits) -> None:
     KeyboardInterrupt
         After SIGINT.
     """
-    if not isinstance(call.run(), np.ndarray):
+    if not isinstance(call.prepare(), np.ndarray):
         raise GraphError("serve answers for models that return one array; this one returns several.")
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
         address = f"[{host}]" if ":" in host else host
@@ -40,10 +44,13 @@ def serve(call: Call, host: str, port: int, limits: Limits) -> None:
 def run(app, listening: socket.socket, limits: Limits) -> None:
     """Serve an application on a socket until a signal; SIGTERM ends it as a matter of course."""
     before = signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it again when it is done
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_INTERVAL)
     try:
         server(app, limits).run([listening])
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.setswitchinterval(interval)
 
 
 def server(app, limits: Limits) -> uvicorn.Server:

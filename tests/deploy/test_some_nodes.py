@@ -10,6 +10,7 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 import numba_kernels.run.part as part
+from numba_kernels.subgraph import Limits
 from tests.conftest import GRAPHS, features
 from tests.contract.test_every_layer_packed import Constant
 from tests.nn.layers import LAYERS, arguments, make
@@ -18,8 +19,8 @@ from tests.nn.layers import LAYERS, arguments, make
 @pytest.fixture(autouse=True)
 def always_a_part(monkeypatch):
     """Small graphs are cut too."""
-    monkeypatch.setattr(part, "_MOST", 1.0)
-    monkeypatch.setattr(part, "_MOST_EDGES", float("inf"))
+    monkeypatch.setattr(part, "_ENCODED", Limits())
+    monkeypatch.setattr(part, "_CODED", Limits())
 
 
 def sparse(nodes=300, edges=450):
@@ -42,6 +43,17 @@ def test_nodes_may_be_tensors_lists_and_masks(packed, graph, feat):
     assert packed(graph, feat, nodes=[]).shape == (0, 3)
     with pytest.raises(dgl.DGLError, match="nodes must be from 0 to 39, got 40 to 40"):
         packed(graph, feat, nodes=torch.tensor([40]))
+
+
+def test_a_prepared_model_keeps_its_arguments(packed, graph, feat):
+    whole, prepared = packed(graph, feat), packed.prepare(graph, feat)
+    feat.zero_()  # only their codes are read
+    assert torch.equal(prepared(), whole) and torch.equal(prepared([5, 5, 2]), whole[[5, 5, 2]])
+    assert torch.equal(prepared(torch.arange(40) < 3), whole[:3])
+    with pytest.raises(dgl.DGLError, match="nodes must be from 0 to 39, got 40 to 40"):
+        prepared([40])
+    with pytest.raises(dgl.DGLError, match="expected features of width"):
+        packed.prepare(graph, torch.zeros(40, 5))
 
 
 def test_updates_follow_features_edges_and_nodes_of_a_graph(packed, graph, feat):
@@ -146,8 +158,11 @@ def test_every_layer_gives_the_rows_it_gives_of_all_nodes(name, weighted):
     packed = lowbit.freeze(layer, graph=graph)
     assert name in ("cheb", "linear") or packed.hops is not None
     whole = packed(*args, **keywords)
+    prepared = packed.prepare(*args, **keywords)
+    assert torch.equal(prepared(), whole)
     for nodes in (torch.tensor([7, 3, 100, 3]), torch.arange(0, 300, 11)):
         assert torch.equal(packed(*args, nodes=nodes, **keywords), whole[nodes])
+        assert torch.equal(prepared(nodes), whole[nodes])
     if not LAYERS[name].takes_graph:
         return
     packed.update(*args, **keywords)

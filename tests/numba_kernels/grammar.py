@@ -201,9 +201,12 @@ def outcome(drawn):
     except PlanError:
         return "refused"
     try:
-        got = PackedModel(plan)(*drawn.arguments)
+        model = PackedModel(plan)
+        got, prepared = model(*drawn.arguments), model.prepare(*drawn.arguments)()
     except GraphError:
         return "refused arguments"
+    for array, again in zip(got, prepared):
+        np.testing.assert_array_equal(array, again)
     try:
         with np.errstate(all="ignore"):
             expected = reference.run(plan, dict(enumerate(drawn.arguments)))

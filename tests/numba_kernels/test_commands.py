@@ -116,7 +116,7 @@ def test_what_is_wrong_is_said_in_one_line(files, capsys):
         ((model, graph, feat, str(files / "no" / "out.npy")), "no folder"),
         ((model, graph, feat, out, "--nodes", str(files / "nodes.txt")), "nodes must be from 0 to 11, got 12 to 12"),
         ((model, graph, feat, out, "--nodes", feat), "must hold whole numbers"),
-        ((model, graph, feat, out, "--threads", "100000"), "threads must be between 1 and"),
+        ((model, graph, feat, out, "--threads", "100000"), "threads, of which there are NUMBA_NUM_THREADS, must"),
     ]:
         assert main(["predict", *arguments]) == 2, message
         output, error = capsys.readouterr()

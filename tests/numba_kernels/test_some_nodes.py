@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import numba_kernels.run.part as part
 from numba_kernels import Graph, GraphError
 from numba_kernels.graph import HUB_EDGES
-from numba_kernels.subgraph import Subgraph, neighbourhood, reached
+from numba_kernels.subgraph import Limits, Subgraph, neighbourhood, reached
 from tests.numba_kernels.plans import EXAMPLES, PlanBuilder, normal, per_row, static
 
 IN, HIDDEN = 12, 8
@@ -19,8 +19,8 @@ STYLES = ("both", "left", "plain", "max", "edges", "attend", "normed", "typed")
 def always_a_part():
     """Small graphs are cut too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(part, "_MOST", 1.0)
-        patch.setattr(part, "_MOST_EDGES", np.inf)
+        patch.setattr(part, "_ENCODED", Limits())
+        patch.setattr(part, "_CODED", Limits())
         yield
 
 
@@ -118,6 +118,25 @@ def test_some_nodes_and_updates_equal_all_of_it(seed, styles, nodes):
         np.testing.assert_array_equal(updated, model(*draw.arguments())[0])
 
 
+@given(st.integers(0, 2**32 - 1), st.lists(st.sampled_from(STYLES), min_size=1, max_size=3), st.integers(4, 60))
+@settings(max_examples=EXAMPLES, deadline=None)
+def test_prepared_models_give_what_calls_give(seed, styles, nodes):
+    rng = np.random.default_rng(seed)
+    model, graph = model_of(rng, styles), Draw(rng, nodes, 2 * nodes)
+    arguments = graph.arguments()
+    (whole,) = model(*arguments)
+    prepared = model.prepare(*arguments)
+    by_codes_only = "edges" not in styles
+    if by_codes_only:
+        graph.x[:] = np.nan  # they are not read again
+    np.testing.assert_array_equal(prepared()[0], whole)
+    for limits in (Limits(), Limits(edges_to_others=0), Limits(nodes=0)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(part, "_CODED", limits)
+            for chosen in (rng.integers(nodes, size=rng.integers(5)), rng.random(nodes) < 0.1):
+                np.testing.assert_array_equal(prepared(chosen)[0], whole[chosen])
+
+
 def chain(nodes):
     """Node v receives from v − 1."""
     return Graph(np.r_[0, np.arange(nodes)], np.arange(nodes - 1))
@@ -142,14 +161,18 @@ def test_only_what_results_follow_from_is_read_and_computed():
 def test_a_search_finds_nodes_by_distance_and_leaves_no_marks():
     graph = chain(9)
     for _ in range(2):
-        found, places = neighbourhood(graph, np.array([6, 2, 6]), 2, 9)
+        found, places = neighbourhood(graph, np.array([6, 2, 6]), 2, Limits())
         assert found.nodes.tolist() == [6, 2, 5, 1, 4, 0] and found.ends == [2, 4, 6]
         assert places.tolist() == [0, 1, 0] and found.edges_there.tolist() == [5, 1, 4, 0]
         assert found.indices.tolist() == [2, 3, 4, 5] and found.indptr.tolist() == [0, 1, 2, 3, 4, 4, 4]
-    assert neighbourhood(graph, np.array([6, 2]), 2, 5) is None
     edges = int(graph.in_degrees[[6, 2]].sum())
-    assert neighbourhood(graph, np.array([6, 2]), 1, 9, edges) is not None
-    assert neighbourhood(graph, np.array([6, 2]), 1, 9, edges - 1) is None
+    for exact in (Limits(nodes=4, last_nodes=6), Limits(edges=edges), Limits(edges_to_others=edges)):
+        assert neighbourhood(graph, np.array([6, 2]), 2, exact)[0].nodes.tolist() == [6, 2, 5, 1, 4, 0]
+    for less in (Limits(nodes=3), Limits(last_nodes=5), Limits(edges=edges - 1)):
+        assert neighbourhood(graph, np.array([6, 2]), 2, less) is None
+    all_of_it, _ = neighbourhood(graph, np.array([6, 2]), 2, Limits(edges_to_others=edges - 1))
+    assert all_of_it.nodes.tolist() == [6, 2, 5, 1, 0, 3, 4, 7, 8] and all_of_it.ends == [2, 4, 9]
+    assert all_of_it.indices.tolist() == [2, 3, 6, 4]
     assert sorted(reached(graph, {1: np.array([3]), 2: np.array([4]), 0: np.array([0])})) == [0, 3, 4, 5, 6]
     assert not graph._arrays["marks"].any()
 
@@ -230,7 +253,7 @@ def test_results_of_updates_are_the_callers_own():
 
 def test_degrees_are_those_of_the_whole_graph():
     graph = Graph([0, 2, 3, 5], [1, 2, 0, 0, 1])
-    found, _ = neighbourhood(graph, np.array([1]), 1, 3)
+    found, _ = neighbourhood(graph, np.array([1]), 1, Limits())
     assert isinstance(found, Subgraph) and found.nodes.tolist() == [1, 0]
     for side in ("in", "out"):
         np.testing.assert_array_equal(found.degree_factor(side, -1, 0), graph.degree_factor(side, -1, 0)[[1, 0]])

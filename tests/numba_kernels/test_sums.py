@@ -119,10 +119,11 @@ def test_results_do_not_depend_on_the_thread_count():
     model, feat = b.model(["graph", "features"], h), rng.standard_normal((500, 70)).astype(np.float32)
     before = numba.get_num_threads()
     outputs = []
-    for threads in (1, 2):
+    for threads in (1, 2, np.int64(1)):
         model.threads = threads
         outputs.append(model(graph, feat)[0].tobytes())
-    assert outputs[0] == outputs[1] and numba.get_num_threads() == before
-    model.threads = 10_000
-    with pytest.raises(ValueError, match="threads must be between 1 and"):
-        model(graph, feat)
+    assert len(set(outputs)) == 1 and numba.get_num_threads() == before
+    for threads in (10_000, 0, True, "2", 1.0):
+        model.threads = threads
+        with pytest.raises(ValueError, match="threads, of which there are NUMBA_NUM_THREADS, must be a whole number"):
+            model(graph, feat)
