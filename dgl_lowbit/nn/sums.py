@@ -91,11 +91,16 @@ def exactly_summed(messages: torch.Tensor, weight: float) -> torch.Tensor:
     weight : float
         Of the most that one sum takes: how many messages, or the sum of the codes that they are multiplied with.
     """
+    return messages if float32_holds_sums(messages, weight) else messages.double()
+
+
+def float32_holds_sums(messages: torch.Tensor, weight: float) -> bool:
+    """Whether float32 holds every sum of ``messages`` exactly; of what, :func:`exactly_summed` says."""
     most = weight * float(messages.detach().abs().max()) if messages.numel() else 0.0
     if most * _PARTS < _EXACT:
-        return messages
+        return True
     twice = messages.detach() * _HALVES
-    return messages if most * _HALVES < _EXACT and torch.equal(twice, twice.round()) else messages.double()
+    return most * _HALVES < _EXACT and torch.equal(twice, twice.round())
 
 
 def most_messages(graph: dgl.DGLGraph) -> int:

@@ -165,3 +165,51 @@ def test_blocks_and_batches(graph):
     sampler = dgl.dataloading.MultiLayerFullNeighborSampler(1)
     sources, seeds, blocks = sampler.sample_blocks(graph, torch.arange(0, 40, 3))
     torch.testing.assert_close(model(blocks[0], feat[sources]), model(graph, feat)[seeds])
+
+
+# -- many messages -----------------------------------------------------------------------------------------
+def coded(quantizer, *parts):
+    """Centred codes of each of the parts in float64, and their scale."""
+    centered, scale = quantizer.split(torch.cat(parts))
+    return [part.double() for part in centered.split([len(part) for part in parts])], scale
+
+
+def test_sums_over_a_hub_are_exact_in_a_heterograph():
+    """A node that gets 60,000 messages of each type; float32 alone errs."""
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randint(3000, (2, 60_000), generator=generator)
+    edges = {("a", "x", "a"): source[0], ("b", "y", "a"): source[1]}
+    graph = dgl.heterograph(
+        {etype: (ends, torch.zeros_like(ends)) for etype, ends in edges.items()}, {"a": 3000, "b": 3000}
+    )
+    rows = {name: torch.rand(3000, 5, generator=generator) + 0.5 for name in "ab"}
+    model = low_bit(Calls(over_all_types), graph, rows, bits=8)
+    codes, scale = coded(model.update_all_0["messages"], rows["a"], rows["b"])
+    exact = over_all_types(graph, dict(zip("ab", codes)))
+    assert torch.equal(model(graph, rows), exact.float() * scale)
+    assert not torch.equal(over_all_types(graph, {name: x.float() for name, x in zip("ab", codes)}), exact.float())
+
+
+def with_attention(graph, rows, scores):
+    return dgl.ops.u_mul_e_sum(graph, rows, edge_softmax(graph, scores))
+
+
+@pytest.mark.parametrize("call", [dgl.ops.u_add_e_sum, with_attention])
+def test_sums_of_two_codes_over_a_hub_are_exact(call):
+    generator = torch.Generator().manual_seed(0)
+    source = torch.randint(3000, (100_000,), generator=generator)
+    graph = dgl.graph((source, torch.zeros_like(source)), num_nodes=3000)
+    rows, on_edges = (torch.rand(len(source) if there else 3000, 5, generator=generator) + 0.5 for there in (0, 1))
+    model = lowbit.quantize(Calls(call), lowbit.QuantConfig(8), graph, rows, on_edges)
+    (site,) = lowbit.calibrate(model, graph, rows, on_edges).children()
+    if call is with_attention:
+        ((u,), scale), ((e,), of_edges) = (
+            coded(site["messages"], rows),
+            coded(site["attention"], edge_softmax(graph, on_edges)),
+        )
+        scale, plain = scale * of_edges, dgl.ops.u_mul_e_sum
+    else:
+        ((u, e), scale), plain = coded(site["messages"], rows, on_edges), call
+    exact = plain(graph, u, e).float()
+    assert torch.equal(model(graph, rows, on_edges), exact * scale)
+    assert not torch.equal(plain(graph, u.float(), e.float()), exact)

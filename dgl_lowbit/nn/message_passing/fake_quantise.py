@@ -9,7 +9,7 @@ import torch
 from dgl import DGLError
 
 from ...quant import NotCalibratedError
-from ..sums import exactly_summed
+from ..sums import float32_holds_sums
 from .calls import Call, coded, tensors_of
 
 
@@ -42,9 +42,12 @@ class FakeQuantise:
             left = iter(codes)
             for number in numbers:
                 operands[number], scales[number] = _like(operands[number], left), scale
-        if call.kind == "spmm" and call.is_plain_sum:
-            most = _most_messages(call.graph, parts[0].device)
-            operands = [None if x is None else exactly_summed(x, most) for x in operands]
+        if (
+            call.kind in ("spmm", "spmm_hetero")
+            and call.reduce == "sum"
+            and not _float32_holds_sums(call, groups, operands)
+        ):
+            operands = [_in_float64(operand) for operand in operands]
         with _float32(parts[0]):
             result = call.original(*operands)
         scale = scales[0] if call.op in ("add", "sub") else math.prod(scales)
@@ -125,11 +128,34 @@ def _split_together(quantizer, tensors, channels):
     return [part.view(x.shape) for part, x in zip(codes, tensors)], scale
 
 
+def _float32_holds_sums(call, groups, operands):
+    """Whether float32 holds the sums of a call on centred codes exactly; sums with weights that are no codes round."""
+    is_weighted = call.op not in ("copy_lhs", "copy_rhs", "add", "sub")
+    if is_weighted and "attention" not in groups:
+        return True
+    messages = [x for number in groups["messages"] for x in tensors_of(operands[number])]
+    weight = _most_messages(call.graph, messages[0].device)
+    if is_weighted:  # products of halves are quarters
+        weight *= 2 * max(float(x.detach().abs().max()) if x.numel() else 0.0 for x in tensors_of(operands[1]))
+    elif len(groups["messages"]) > 1:
+        weight *= 2
+    return all(float32_holds_sums(x, weight) for x in messages)
+
+
 def _most_messages(index, device):
-    """The largest in-degree of DGL's index of a graph of one edge type."""
-    _, target = index.metagraph.find_edge(0)
-    nodes = torch.arange(index.number_of_nodes(target), dtype=getattr(torch, index.dtype), device=device)
-    return int(index.in_degrees(0, nodes).max()) if len(nodes) else 0
+    """The largest in-degree in DGL's index of a graph, or the sum of those of its edge types."""
+    most = 0
+    for etype in range(index.number_of_etypes()):
+        _, target = index.metagraph.find_edge(etype)
+        nodes = torch.arange(index.number_of_nodes(target), dtype=getattr(torch, index.dtype), device=device)
+        most += int(index.in_degrees(etype, nodes).max()) if len(nodes) else 0
+    return most
+
+
+def _in_float64(operand):
+    if isinstance(operand, (tuple, list)):
+        return tuple(map(_in_float64, operand))
+    return None if operand is None else operand.double()
 
 
 def _like(operand, parts):
