@@ -81,17 +81,19 @@ def _parser():
 
     study = commands.add_parser(
         "study",
-        help="accuracy over seeds against bits, method, smoothness bounds and depth",
+        help="accuracy over seeds against bits, method, smoothness bounds, depth and schedules of training",
         description="Train models and their low-bit variants over seeds, in parallel processes. What is done is kept "
         "in DIR/runs and not done again, so that an interrupted study goes on where it was.",
     )
-    study.add_argument("name", choices=("accuracy", "ablation", "bounds", "depth"), help="what to study")
+    study.add_argument("name", choices=("accuracy", "ablation", "bounds", "depth", "schedules"), help="what to study")
     study.add_argument("--graphs", default="cora", type=_names, metavar="LIST", help="comma-separated; default: cora")
     study.add_argument(
         "--models", default="smp,gcn,sage", type=_names, metavar="LIST",
-        help="of accuracy, comma-separated; default: smp,gcn,sage",
+        help="of accuracy and schedules, comma-separated; default: smp,gcn,sage",
     )  # fmt: skip
-    study.add_argument("--bits", default="8,4,2", type=_widths, help="of accuracy, comma-separated; default: 8,4,2")
+    study.add_argument(
+        "--bits", default="8,4,2", type=_widths, help="of accuracy and schedules, comma-separated; default: 8,4,2"
+    )
     study.add_argument(
         "--every-stage", action="store_true", help="of accuracy: also SMP with all that it keeps and sends as codes"
     )
@@ -221,10 +223,11 @@ def _study(options):
 
     _check_known(options.graphs, GRAPH_NAMES, "graph")
     settings = {"graphs": options.graphs, "seeds": options.seeds, "epochs": options.epochs}
-    if options.name == "accuracy":
+    if options.name in ("accuracy", "schedules"):
         _check_known(options.models, [name for name in MODELS if name != "deep"], "model")
-        settings.update(models=options.models, bits=options.bits, every_stage=options.every_stage)
-        settings.update(dropout=options.dropout, messages=options.messages)
+        settings.update(models=options.models, bits=options.bits)
+    if options.name == "accuracy":
+        settings.update(every_stage=options.every_stage, dropout=options.dropout, messages=options.messages)
     if options.name == "depth":
         if min(options.depths) < 3:
             raise ValueError(f"a depth is at least 3 layers, got {min(options.depths)}.")

@@ -56,9 +56,29 @@ def plot_bench(report: dict, path) -> Path:
 
 def plot_study(report: dict, folder) -> list[Path]:
     """The pictures of a study; see :func:`dgl_lowbit.experiments.study.run_study`."""
-    draw = {"accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth}
+    draw = {
+        "accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth,
+        "schedules": _plot_schedules,
+    }  # fmt: skip
     figures = {report["study"]: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
+
+
+def _plot_schedules(groups):
+    """Test accuracy against seconds of the low-bit stage, a panel a graph and a point a way of training."""
+    graphs = list(dict.fromkeys(group["graph"] for group in groups))
+    figure = Figure(figsize=(6 * len(graphs), 4), layout="constrained")
+    for ax, graph in zip(figure.subplots(1, len(graphs), squeeze=False)[0], graphs):
+        for group in groups:
+            if group["graph"] == graph and group["label"] != "float32":
+                seconds = statistics.mean(run["seconds"] for run in group["runs"])
+                mean, spread = _tests(group)
+                ax.errorbar(seconds, mean, spread, marker="o", capsize=3)
+                ax.annotate(f"{group['setting']}, {group['label']}", (seconds, mean), fontsize=7)
+        ax.set_xlabel("seconds")
+        ax.set_ylabel("test accuracy in %")
+        ax.set_title(graph)
+    return figure
 
 
 def _tests(group):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from ..config import QuantConfig
@@ -23,6 +24,7 @@ from .batches import as_sampled, batches, check_graph, mostly_zero, whole_graph
 from .history import History
 from .identity import identity_of
 from .resume import Checkpoint
+from .schedules import schedule_of
 
 
 class Fitted(NamedTuple):
@@ -138,6 +140,7 @@ def train(
     weight_decay: float = 5e-4,
     quantizer_lr: float = 0.01,
     parameters: Callable | None = None,
+    schedule: str | Callable | None = None,
     patience: int | None = None,
     transform: Callable | None = None,
     sampler=None,
@@ -168,6 +171,9 @@ def train(
         Adam's, see :func:`parameter_groups`. GCN and SAGE at 2 bits do better with ``quantizer_lr=0.003``.
     parameters : callable, optional
         Makes optimiser groups of a model, in place of ``parameter_groups(model, lr, weight_decay, quantizer_lr)``.
+    schedule : str or callable, optional
+        How rates change from epoch to epoch: "cosine" (to 0, arXiv:1608.03983), "one-cycle" (up to the rates and down,
+        arXiv:1708.07120), or what makes a torch scheduler of an optimiser and a number of epochs. Default: they stay.
     patience : int, optional
         Stop after as many epochs without a better validation epoch. Default: never.
     transform : callable, optional
@@ -195,8 +201,8 @@ def train(
     Raises
     ------
     ValueError
-        When the graph lacks features, labels or masks, ``epochs`` is not positive, the loss is not finite, or
-        ``checkpoint`` belongs to another run.
+        When the graph lacks features, labels or masks, ``epochs`` is not positive, ``schedule`` is unknown, the loss is
+        not finite, or ``checkpoint`` belongs to another run.
     """
     check_model(model, "train")
     check_graph(graph)
@@ -204,14 +210,16 @@ def train(
         raise ValueError(f"epochs and patience must be at least 1, got {epochs!r} and {patience!r}.")
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
+    make_schedule = schedule_of(schedule)
     run = _Run(model, graph, distillation, transform, sampler, batch_size, sparse, seed)
     with torch.random.fork_rng(devices=[]):
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
         run.optimizer = torch.optim.Adam(make_groups(model), lr=lr)
+        run.schedule = None if make_schedule is None else make_schedule(run.optimizer, epochs)
         settings = {
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
-            "distillation": distillation,
+            "distillation": distillation, "schedule": getattr(schedule, "__qualname__", schedule),
             "patience": patience, "batch_size": batch_size, "sampler": type(sampler).__name__, "seed": seed,
         }  # fmt: skip
         slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")
@@ -238,6 +246,7 @@ class _Run:
     """The state of one stage of training, and its next epoch."""
 
     optimizer: torch.optim.Optimizer
+    schedule: LRScheduler | None
 
     def __init__(self, model, graph, distillation, transform, sampler, batch_size, sparse, seed):
         self.model, self.graph, self.distillation, self.seed = model, as_sampled(graph, sampler), distillation, seed
@@ -276,6 +285,8 @@ class _Run:
         dgl.seed(state)
         self.model.train()
         losses = [self._step(batch, number) for batch in self._batches()]
+        if self.schedule is not None:
+            self.schedule.step()
         logits = _evaluation_logits(self.model, self.whole, self.feat)
         val = self.graph.ndata["val_mask"]
         record = {

@@ -93,6 +93,8 @@ class SavedStage:
         try:
             run.model.load_state_dict(saved["model"])
             run.optimizer.load_state_dict(saved["optimizer"])
+            if run.schedule is not None:
+                run.schedule.load_state_dict(saved["schedule"])
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint.path} belongs to another model: {error}") from error
         run.history.epochs, run.history.best_epoch = list(saved["epochs"]), saved["best_epoch"]
@@ -106,6 +108,7 @@ class SavedStage:
             "settings": settings,
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
+            **({} if run.schedule is None else {"schedule": run.schedule.state_dict()}),
             "epochs": run.history.epochs,
             "best_epoch": run.history.best_epoch,
             "best_state": run.best_state,

@@ -11,7 +11,10 @@ from dgl_lowbit.training import train
 
 pytestmark = pytest.mark.usefixtures("small_planted")
 
-SMALL = {"accuracy": ["--models", "smp", "--bits", "2", "--every-stage"], "depth": ["--depths", "4"]}
+SMALL = {
+    "accuracy": ["--models", "smp", "--bits", "2", "--every-stage"], "depth": ["--depths", "4"],
+    "schedules": ["--models", "gcn", "--bits", "2"],
+}  # fmt: skip
 
 SOME = {
     "bounds": ("free, 0.03", "projection, 0.03"),
@@ -25,7 +28,8 @@ def run(name, folder, *more):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "ablation" else name for name in STUDIES]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("ablation", "schedules") else name for name in STUDIES],
 )
 def test_studies_run_and_draw(name, tmp_path, capsys, monkeypatch):
     if name in SOME:
@@ -81,7 +85,7 @@ def test_violations_are_those_of_the_last_epochs():
 
 def test_every_task_of_the_studies_can_be_made():
     tasks = [task for make in STUDIES.values() for task in make(graphs=["cora"], seeds=1, epochs=1, **(
-        {"models": ["smp", "gcn"]} if make is studies.accuracy_tasks else {}))]  # fmt: skip
+        {"models": ["smp", "gcn"]} if make in (studies.accuracy_tasks, studies.schedule_tasks) else {}))]  # fmt: skip
     assert len({json.dumps(task.spec()) for task in tasks}) == len(tasks) > 20
 
 

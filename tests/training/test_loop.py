@@ -83,10 +83,13 @@ class Interrupt(BaseException):
     pass
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_an_interrupted_fit_resumes_to_the_same_result(stage, planted, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("stage", "schedule"), [pytest.param(0, None, marks=pytest.mark.slow), (1, None), (1, "one-cycle")]
+)
+def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted, tmp_path, monkeypatch):
     def run(**options):
-        return lowbit.fit(build(), planted, lowbit.QuantConfig(2), epochs=4, progress=False, **options)
+        config = lowbit.QuantConfig(2)
+        return lowbit.fit(build(), planted, config, epochs=4, schedule=schedule, progress=False, **options)
 
     monkeypatch.setattr(resume, "_EVERY", 2)
     expected, path = run(), tmp_path / "run.pt"
@@ -108,6 +111,33 @@ def test_an_interrupted_fit_resumes_to_the_same_result(stage, planted, tmp_path,
     assert torch.equal(predict(again.model, planted), predict(expected.model, planted))
     finished = run(checkpoint=path, resume=True)  # nothing is left to do
     assert torch.equal(predict(finished.model, planted), predict(expected.model, planted))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (None, [0.01] * 4),
+        ("cosine", [0.01, 0.005 * (1 + 0.5**0.5), 0.005, 0.005 * (1 - 0.5**0.5)]),
+        (lambda optimizer, epochs: torch.optim.lr_scheduler.StepLR(optimizer, epochs // 2), [0.01, 0.01, 0.001, 0.001]),
+    ],
+)
+def test_rates_follow_the_schedule(schedule, expected, planted, monkeypatch):
+    original, rates = torch.optim.Adam.step, []
+
+    def step(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    train(build(), planted, epochs=4, schedule=schedule, progress=False)
+    assert rates == pytest.approx(expected)
+
+
+def test_unknown_schedules_are_refused(planted):
+    with pytest.raises(
+        ValueError, match="schedule must be one of cosine, one-cycle, or make a scheduler, got 'linear'"
+    ):
+        train(build(), planted, schedule="linear", progress=False)
 
 
 def test_checkpoints_of_other_runs_are_refused(planted, tmp_path):

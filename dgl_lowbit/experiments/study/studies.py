@@ -13,7 +13,8 @@ class Variant:
 
     ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
     ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
-    model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs.
+    model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs; ``schedule`` and
+    ``patience`` are those of :func:`dgl_lowbit.train`.
     """
 
     label: str
@@ -22,7 +23,9 @@ class Variant:
     warm: bool = True
     distill: float = 0.5
     quantizer_lr: float = 0.01
-    longer: int = 1
+    longer: float = 1
+    schedule: str | None = None
+    patience: int | None = None
 
 
 @dataclass
@@ -40,6 +43,7 @@ class Task:
     lr: float = 0.01
     no_decay: tuple = ()
     drop_edge: float = 0.0
+    timed: bool = False  # seconds are kept, which are others each time
 
     def spec(self) -> dict:
         """All of it as JSON values."""
@@ -146,4 +150,29 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
     return tasks
 
 
-STUDIES = {"accuracy": accuracy_tasks, "ablation": ablation_tasks, "bounds": bounds_tasks, "depth": depth_tasks}
+def schedule_tasks(graphs, models, seeds, epochs, bits=(2,)):
+    """How long a low-bit stage must be, and at which rates: fewer epochs, patience, rates that fall."""
+    ways = {
+        "all epochs": {},
+        "half of them": {"longer": 0.5},
+        "a quarter": {"longer": 0.25},
+        "patience 50": {"patience": 50},
+        "patience 20": {"patience": 20},
+        "cosine": {"schedule": "cosine"},
+        "cosine, half": {"schedule": "cosine", "longer": 0.5},
+        "cosine, a quarter": {"schedule": "cosine", "longer": 0.25},
+        "one-cycle, half": {"schedule": "one-cycle", "longer": 0.5},
+    }
+    variants = [
+        Variant(f"INT{b}, {way}", {"bits": b}, quantizer_lr=0.003, **how) for b in bits for way, how in ways.items()
+    ]
+    return [Task(m, g, m, seed, epochs, variants, timed=True) for g in graphs for m in models for seed in range(seeds)]
+
+
+STUDIES = {
+    "accuracy": accuracy_tasks,
+    "ablation": ablation_tasks,
+    "bounds": bounds_tasks,
+    "depth": depth_tasks,
+    "schedules": schedule_tasks,
+}

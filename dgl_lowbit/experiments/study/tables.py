@@ -33,7 +33,7 @@ def summarise(name: str, settings: dict, runs: list[dict]) -> dict:
 
 def format_study(report: dict) -> str:
     """A study's Markdown table."""
-    formats = {"bounds": _bounds, "depth": _depth}
+    formats = {"bounds": _bounds, "depth": _depth, "schedules": _schedules}
     text, columns = [], formats.get(report["study"], _accuracy)
     for graph in dict.fromkeys(group["graph"] for group in report["groups"]):
         groups = [group for group in report["groups"] if group["graph"] == graph]
@@ -75,6 +75,16 @@ def _accuracy(groups, report):
     if report["study"] == "ablation":
         header.append("authors' log")
         rows = [[*row, AUTHORS.get(group["label"], "-")] for row, group in zip(rows, groups)]
+    return header, rows
+
+
+def _schedules(groups, report):
+    header = ["model", "variant", "test accuracy", "validation accuracy", "epochs", "seconds"]
+    rows = []
+    for group in groups:
+        epochs, seconds = (statistics.mean(_of(group, key)) for key in ("epochs", "seconds"))
+        accuracies = _tests(group), mean_std(_of(group, "val"))
+        rows.append([group["setting"], group["label"], *accuracies, f"{epochs:.0f}", f"{seconds:.1f}"])
     return header, rows
 
 

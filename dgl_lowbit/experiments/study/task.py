@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 
 import dgl
 
@@ -23,15 +24,16 @@ def run_task(spec: dict) -> dict:
     -------
     dict
         ``spec`` and ``results``, a list of dicts with label, test and val accuracy at the best validation epoch, its
-        number, for low-bit models the packed accuracy, the share of equal predictions, bytes and (seed 0) the report of
-        every quantiser, and under a smoothness bound its rows per layer and their course over the epochs.
+        number and how many there were (in timed tasks also their seconds), for low-bit models the packed accuracy, the
+        share of equal predictions, bytes and (seed 0) the report of every quantiser, and under a smoothness bound its
+        rows per layer and their course over the epochs.
     """
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
     recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
     options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False, **recipe.options()}
     teacher = recipe.train_teacher(graph, spec["seed"], spec["epochs"])
     model = build(spec["model"], graph, spec["seed"], **spec["options"])
-    results = [_entry("float32", model, graph, train(model, graph, teacher=teacher, **options))]
+    results = [_entry("float32", model, graph, *_trained(spec, model, graph, teacher=teacher, **options))]
     for variant in spec["variants"]:
         start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
         student = copy.deepcopy(start)
@@ -43,11 +45,12 @@ def run_task(spec: dict) -> dict:
         stage = {
             **options,
             **recipe.options(variant["quantizer_lr"]),
-            "epochs": options["epochs"] * variant["longer"],
+            "epochs": max(round(options["epochs"] * variant["longer"]), 1),
             "distillation": variant["distill"],
+            "schedule": variant["schedule"],
+            "patience": variant["patience"],
         }
-        history = train(student, graph, teacher=teacher, **stage)
-        entry = _entry(variant["label"], student, graph, history)
+        entry = _entry(variant["label"], student, graph, *_trained(spec, student, graph, teacher=teacher, **stage))
         if variant["config"]["bits"] < 32:
             entry.update(_packed(student, graph))
             if spec["seed"] == 0:
@@ -56,13 +59,23 @@ def run_task(spec: dict) -> dict:
     return {"spec": spec, "results": results}
 
 
-def _entry(label, model, graph, history):
+def _trained(spec, *args, **options):
+    """The History of a stage of training, and its seconds where the task is timed."""
+    start = time.perf_counter()
+    history = train(*args, **options)
+    return history, time.perf_counter() - start if spec["timed"] else None
+
+
+def _entry(label, model, graph, history, seconds):
     entry = {
         "label": label,
         "test": history.best["test_accuracy"],
         "val": history.best["val_accuracy"],
         "epoch": history.best_epoch,
+        "epochs": len(history.epochs),
     }
+    if seconds is not None:
+        entry["seconds"] = seconds
     regularizer = SmoothnessRegularizer.attached(model)
     if regularizer is not None:
         entry["layers"] = regularizer.measure(graph, graph.ndata["feat"])
