@@ -14,6 +14,7 @@ _GRAPH = (
     "scipy's .npz of a sparse matrix, whose entry (u, v) is an edge u -> v; an .npz of indptr and indices, each node's "
     "in-neighbours; or lines 'u v' in a .txt, .tsv or .csv file"
 )
+_DAY = 24 * 60 * 60
 _FEATURES = "the model's array, an .npy file, or its arrays by the names of its arguments, an .npz file"
 
 
@@ -57,13 +58,15 @@ def _parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     _add_call(serve)
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serve.add_argument("--host", default="127.0.0.1", type=_host, help="address to listen on")
     serve.add_argument("--port", default=8000, type=_port, help="0 for any that is free")
     serve.add_argument("--max-nodes", default=100_000, type=count, help="nodes of a request, or of its own graph")
     serve.add_argument("--max-bytes", default=16 * 2**20, type=count, help="bytes of a request")
     serve.add_argument("--max-waiting", default=1024, type=count, help="requests that may wait; others are refused")
     serve.add_argument("--max-batch", default=64, type=count, help="requests that one run of the model may answer")
-    serve.add_argument("--timeout", default=30, type=count, help="seconds for a request to arrive, and for its answer")
+    serve.add_argument(
+        "--timeout", default=30, type=_seconds, help="seconds for a request to arrive, and for its answer"
+    )
     serve.set_defaults(run=_serve)
     return parser
 
@@ -79,6 +82,23 @@ def _port(text):
     if not (text.isascii() and text.isdigit()) or int(text) >= 2**16:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**16 - 1}, got {text!r}")
     return int(text)
+
+
+def _host(text):
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        text = ""
+    if not text:
+        raise argparse.ArgumentTypeError("expected an address or a name of this machine, as 127.0.0.1")
+    return text
+
+
+def _seconds(text):
+    seconds = count(text)
+    if seconds > _DAY:
+        raise argparse.ArgumentTypeError(f"expected at most {_DAY}, a day, got {text!r:.40}")
+    return seconds
 
 
 def _call(options):

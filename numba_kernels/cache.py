@@ -8,6 +8,7 @@ folder must be the user's own and closed to others.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -41,7 +42,8 @@ def source_digest(folder: Path = Path(__file__).parent) -> str:
 
 def machine_key() -> str:
     """Name of the folder of kernels for this code, these versions and this processor."""
-    settings = (numba.config.OPT, numba.config.LOOP_VECTORIZE, numba.config.SLP_VECTORIZE, numba.config.THREADING_LAYER)
+    names = "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "THREADING_LAYER", "BOUNDSCHECK", "DEBUGINFO_DEFAULT"
+    settings = tuple(getattr(numba.config, name) for name in names)
     facts = (
         source_digest(), numba.__version__, llvmlite.__version__, platform.python_implementation(),
         sys.version_info[:3], settings, cpu_target.target_context.codegen().magic_tuple(),
@@ -62,7 +64,10 @@ def parent_folder() -> Path:
 
 @functools.cache
 def folder() -> Path | None:
-    """The folder of this process, made if need be; None, after a warning, where nothing can be kept."""
+    """The folder of this process, made if need be; None, after a warning, where there can be none.
+
+    Kernels are read from one that cannot be written, as in an image that was warmed up.
+    """
     try:
         path = parent_folder() / machine_key()
         is_new = not path.is_dir()
@@ -70,17 +75,22 @@ def folder() -> Path | None:
         _refuse_others(path)
         if is_new:
             _prune(path.parent, path)
-        os.utime(path)
-        with tempfile.TemporaryFile(dir=path):
-            return path
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
     except (OSError, RuntimeError) as error:
-        warnings.warn(
-            f"numba_kernels: compiled kernels cannot be kept ({error}), so every process compiles them anew; set "
-            "NUMBA_CACHE_DIR to a folder of yours that can be written.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        _warn_once(str(error))
         return None
+
+
+@functools.cache
+def _warn_once(error: str):
+    warnings.warn(
+        f"numba_kernels: compiled kernels cannot be kept ({error}), so every process compiles them anew; set "
+        "NUMBA_CACHE_DIR to a folder of yours that can be written.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def _refuse_others(path: Path):
@@ -145,9 +155,14 @@ class KernelCache(_Cache):
             return
         content = pickle.dumps(data._reduce())
         try:
-            handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            Path(beside).replace(path)
-        except OSError:  # a full disk, a folder that is gone: compiled it is all the same
-            return
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            beside = Path(name)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(hashlib.sha256(content).digest() + content)
+                beside.replace(path)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
+        except OSError as error:  # a full disk, a folder that is gone or read-only: compiled it is all the same
+            _warn_once(error.strerror)

@@ -114,6 +114,8 @@ def _by_argument(plan, given):
     values: dict = {}
     for place, array in given.items():
         name, is_part, part = place.partition("/")
+        if name in values and not (is_part and isinstance(values[name], dict)):
+            raise GraphError(f"{name} is given whole and in parts; give either {name}, or {name}/… for each part.")
         if is_part:
             values.setdefault(name, {})[part] = array
         else:

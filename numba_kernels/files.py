@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -36,7 +37,10 @@ def replace_file(path, data: bytes) -> Path:
     if before is not None and not stat.S_ISREG(before.st_mode):
         path.write_bytes(data)
         return path
-    place = path.resolve()
+    try:
+        place = path.resolve()
+    except RuntimeError as error:  # as Python before 3.13 says that links lead in a circle
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
     if not place.parent.is_dir():
         raise FileNotFoundError(f"no folder {place.parent} to write {place.name} to.")
     if before is not None and not (before.st_mode & 0o222 and os.access(place, os.W_OK)):

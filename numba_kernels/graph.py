@@ -107,7 +107,8 @@ class Graph:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays that are kept."""
-        parts = self.indptr, self.fetched, self.edge_ids, self.batch_starts, *self._arrays.values()
+        found = (vars(self).get(name) for name in ("in_degrees", "out_degrees", "hubs"))
+        parts = self.indptr, self.fetched, self.edge_ids, self.batch_starts, *self._arrays.values(), *found
         typed = [graph for _, graph in [*self._typed.values()]]
         return sum(part.nbytes for part in (*parts, *typed) if part is not None)
 

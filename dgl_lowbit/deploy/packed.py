@@ -16,6 +16,7 @@ import numba_kernels
 from numba_kernels.run.runtime import with_whole_openmp
 
 from ..nn.graphs import GraphCache
+from ..quant.sparse import SparseFeatures
 from .errors import ArgumentsError
 
 _graphs = GraphCache()
@@ -51,17 +52,20 @@ def _prepare_type(graph, number, etype):
 
 
 class Prepared(numba_kernels.Prepared):
-    """What :meth:`PackedModel.prepare` returns: call it for results."""
+    """What :meth:`PackedModel.prepare` returns: call it for results, tensors or arrays as those of a call."""
+
+    _gives_tensors = True
 
     def __call__(self, nodes=None):
-        """What the model returns, or the rows of ``nodes``, as a call with ``nodes=``; tensors.
+        """What the model returns, or the rows of ``nodes``, as a call with ``nodes=``.
 
         Raises
         ------
         DGLError
             For nodes that the graph has not.
         """
-        return _tensors(with_whole_openmp(_run_plain, super().__call__, [_plain(nodes, "nodes")], {}))
+        result = with_whole_openmp(_run_plain, super().__call__, [_plain(nodes, "nodes")], {})
+        return _tensors(result) if self._gives_tensors else result
 
 
 class PackedModel(numba_kernels.PackedModel, nn.Module):
@@ -160,7 +164,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         return self._run(run, args, kwargs)
 
     def prepare(self, *args, **kwargs) -> Prepared:
-        """The model with arguments that stay, as :meth:`numba_kernels.PackedModel.prepare`; its results are tensors.
+        """The model with arguments that stay, as :meth:`numba_kernels.PackedModel.prepare`.
 
         Raises
         ------
@@ -180,7 +184,10 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
             any(_holds(part, DGLGraph) for part in given) and not any(_holds(part, np.ndarray) for part in given)
         )
         result = _run_plain(run, map(_plain, args, names), {name: _plain(kwargs[name], name) for name in kwargs})
-        return _tensors(result) if wants_tensor and not isinstance(result, Prepared) else result
+        if isinstance(result, Prepared):
+            result._gives_tensors = wants_tensor
+            return result
+        return _tensors(result) if wants_tensor else result
 
     def _names(self):
         """Names of the arguments, in calling order."""
@@ -242,6 +249,8 @@ def _plain(value, name):
         return {key: _plain(part, name) for key, part in value.items()}
     if isinstance(value, DGLGraph):
         return kernel_graph(value)
+    if isinstance(value, SparseFeatures):
+        raise ArgumentsError(f"{name} is SparseFeatures, which training takes; pass {name}.to_dense().")
     return _numbers(value, name) if isinstance(value, torch.Tensor) else value
 
 

@@ -14,7 +14,7 @@ class GraphCache:
     """What is prepared of graphs, in at most ``most_bytes``; the one used last is kept whatever its size.
 
     DGL replaces a graph's index when nodes or edges change, and the tensors of a batch's sizes when these are set, so a
-    graph whose index and sizes are the same objects is the same graph. Several threads may ask at once.
+    graph whose index and sizes are the same objects, and unchanged, is the same graph. Several threads may ask at once.
 
     Parameters
     ----------
@@ -36,21 +36,28 @@ class GraphCache:
             kept = self._kept.get(key)
             if kept is not None and kept[0]() is graph and _same(kept[1], state):
                 self._kept.move_to_end(key)
+                self._count(key)  # what runs have added
                 return kept[2]
             self._drop(key)
         prepared = prepare(graph)
-        parts = prepared.values() if isinstance(prepared, dict) else (prepared,)
-        nbytes = sum(part.nbytes for part in parts)
         with self._lock:
             self._drop(key)  # another thread's
-            self._kept[key] = weakref.ref(graph, lambda _: self._drop(key)), state, prepared, nbytes
-            self.nbytes += nbytes
+            self._kept[key] = weakref.ref(graph, lambda _: self._drop(key)), state, prepared, 0
+            self._count(key)
             while self.nbytes > self.most_bytes and len(self._kept) > 1:
                 self._drop(next(iter(self._kept)))
         return prepared
 
     def __len__(self):
         return len(self._kept)
+
+    def _count(self, key):
+        *kept, before = self._kept[key]
+        prepared = kept[-1]
+        parts = prepared.values() if isinstance(prepared, dict) else (prepared,)
+        nbytes = sum(part.nbytes for part in parts)
+        self._kept[key] = *kept, nbytes
+        self.nbytes += nbytes - before
 
     def _drop(self, key):
         with self._lock:
@@ -63,13 +70,13 @@ class GraphCache:
 
 
 def _state(graph):
-    """The objects that DGL replaces when a graph changes."""
-    sizes = graph._batch_num_nodes
-    return (graph._graph, *(() if sizes is None else sizes.values()))
+    """The objects that DGL replaces when a graph changes, and the versions of those that users may write to."""
+    sizes = () if graph._batch_num_nodes is None else tuple(graph._batch_num_nodes.values())
+    return (graph._graph, *sizes), [None if part.is_inference() else part._version for part in sizes]
 
 
 def _same(known, state):
-    return len(known) == len(state) and all(map(_is, known, state))
+    return len(known[0]) == len(state[0]) and all(map(_is, known[0], state[0])) and known[1] == state[1]
 
 
 def _is(one, other):

@@ -82,7 +82,7 @@ class TorchOps:
     def reduce(graph, codes, edge_weight, reducer, scaled=True):
         messages = codes.centered * codes.scale if scaled else codes.centered
         if graph.num_edges() == 0:
-            return messages.new_zeros(graph.num_dst_nodes(), *messages.shape[1:])
+            return _nothing(graph, messages)
         graph, message = graph.local_var(), fn.copy_u("h", "m")
         graph.srcdata["h"] = messages
         if edge_weight is not None:
@@ -96,7 +96,7 @@ class TorchOps:
     @staticmethod
     def aggregate_edges(graph, codes, edge_codes):
         if graph.num_edges() == 0:
-            return codes.centered.new_zeros(graph.num_dst_nodes(), codes.centered.shape[1])
+            return _nothing(graph, codes.centered)
         graph = graph.local_var()
         graph.srcdata["h"], graph.edata["e"] = codes.centered, edge_codes.centered
         graph.apply_edges(fn.u_add_e("h", "e", "m"))
@@ -160,7 +160,7 @@ class TorchOps:
     @staticmethod
     def attend(graph, codes, attention):
         if graph.num_edges() == 0:
-            return codes.centered.new_zeros(graph.num_dst_nodes(), *codes.centered.shape[1:])
+            return _nothing(graph, codes.centered)
         graph = graph.local_var()
         messages = exactly_summed(codes.centered, _most_attention(graph, attention.centered, sums=False))
         if messages.dtype != codes.centered.dtype:  # the sums themselves may be smaller than their bound
@@ -226,6 +226,11 @@ def _most_attention(graph, attention, sums):
     graph.edata["weight"] = magnitudes
     graph.update_all(fn.copy_e("weight", "m"), fn.sum("m", "weight"))
     return float(graph.dstdata["weight"].max())
+
+
+def _nothing(graph, messages):
+    """Zeros for each node, which depend on messages that none of them gets."""
+    return messages.new_zeros(graph.num_dst_nodes(), *messages.shape[1:]) + 0 * messages.sum()
 
 
 def _each(function, x):

@@ -26,6 +26,7 @@ class Store(NamedTuple):
     columns: int
     matrix: Matrix
     rows: int  # that are stored
+    fault: int  # address of an int32 that becomes 1 when a number is not finite, or 0
 
 
 read_load, read_store = reader(Load), reader(Store)
@@ -68,7 +69,7 @@ def store():
     def run(at, start, count, base, stride):
         f = read_store(at)
         src, matrix, columns = base + f.src, f.matrix, f.columns
-        lanes = simd.zeros_f32()
+        lanes, worst = simd.zeros_f32(), simd.zeros_i32()
         first, rows = matrix.address + 4 * start * matrix.stride, max(min(count, f.rows - start), 0)
         if matrix.stride == stride and columns == stride:
             rows, columns = 1, rows * columns
@@ -77,14 +78,24 @@ def store():
             row, values = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(src + 4 * r * stride)
             if matrix.flag != 0:
                 for c in range(0, whole, 16):
-                    simd.stream(simd.load(lanes, values, c), row, c)
+                    x = simd.load(lanes, values, c)
+                    worst = simd.maximum(worst, simd.magnitude_bits(x))
+                    simd.stream(x, row, c)
             else:
                 for c in range(0, whole, 16):
-                    simd.store(simd.load(lanes, values, c), row, c)
+                    x = simd.load(lanes, values, c)
+                    worst = simd.maximum(worst, simd.magnitude_bits(x))
+                    simd.store(x, row, c)
             if whole > 0 and whole < columns:
-                simd.store(simd.load(lanes, values, columns - 16), row, columns - 16)
+                x = simd.load(lanes, values, columns - 16)
+                worst = simd.maximum(worst, simd.magnitude_bits(x))
+                simd.store(x, row, columns - 16)
             elif whole < columns:
                 for c in range(columns):
                     row[c] = values[c]
+                    if f.fault != 0 and not abs(values[c]) < np.inf:
+                        simd.i32_at(f.fault)[0] = np.int32(1)
+        if f.fault != 0 and simd.largest(worst) >= 0x7F800000:
+            simd.i32_at(f.fault)[0] = np.int32(1)
 
     return run

@@ -105,9 +105,13 @@ class Executor:
         run = self._run_of(self._with_ahead(inputs, threads, room), room)
         ops, _, columns, _ = self._resolve(run)
         makers = coded_features(ops, run.arrays, run.sparse)
+        if self.reach.hops is not None:
+            makers = {value: op for value, op in makers.items() if op.spec["out"] in self.reach.needs}
         grids = {value: Grid.of(self.plan.grids[op.spec["out"]], columns[value]) for value, op in makers.items()}
+        kept = sum(grid.bytes_of(makers[value].rows) for value, grid in grids.items())
+        refuse_beyond(room, kept)
         codes = {value: empty_codes(makers[value].rows, grid) for value, grid in grids.items()}
-        self.run(inputs, threads, coded=Coded(codes))
+        self.run(inputs, threads, room=room - kept, coded=Coded(codes))
         run.codes, run.codes_are_made = codes, True
         read = {name[0] if isinstance(name, tuple) else name for name in self._assembled(run).floats_read}
         return Coded(codes, frozenset(run.shapes).difference(read), True)

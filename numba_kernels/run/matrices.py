@@ -83,6 +83,10 @@ class Grid:
         """Bytes of a packed row."""
         return row_bytes(self.columns, self.bits)
 
+    def bytes_of(self, rows: int) -> int:
+        """Bytes of as many rows of codes, with what each has of its own."""
+        return rows * (self.width + 8 * self.per_row + (self.mode == fields.SHIFT))
+
     @once
     def exact_sum(self) -> int:
         """How many (code − zero point) float32 sums exactly; 0 where zero points are not whole in some 2^−8."""

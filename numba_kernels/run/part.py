@@ -55,7 +55,7 @@ class Part:
         read = {value: needed for value, needed in reach.needs.items() if inputs.get(value) is not None}
         for value, (space, _) in read.items():
             for part in _parts(inputs[value]):
-                if part.shape[0] != rows[space]:
+                if part.shape[0] != rows.get(space):
                     return None
         limits = _CODED if coded.unread.issuperset(read) else _ENCODED
         found = neighbourhood(graph, nodes, reach.hops, Limits(*(share * graph.num_dst for share in limits)))
@@ -131,7 +131,7 @@ def of_each(function: Callable, value, *args):
 
 
 def _shape_of(array, rows):
-    return np.broadcast_to(np.float32(0), (len(rows), array.shape[1]))  # numbers that nothing reads
+    return np.zeros((len(rows), array.shape[1]), np.float32)  # nothing reads them: the system need not even make them
 
 
 def _taken(array, rows):

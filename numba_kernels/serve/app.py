@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from collections.abc import AsyncIterator
 
 import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..array_files import to_npy
@@ -19,6 +20,9 @@ from ..graph import GraphError
 from .batching import Batcher
 from .limits import Limits, RequestError
 from .requests import NPY, parse
+
+# Numbers of an answer that are written as JSON at once.
+_PIECE = 4096
 
 
 def application(call: Call, limits: Limits) -> Starlette:
@@ -39,7 +43,7 @@ def application(call: Call, limits: Limits) -> Starlette:
         result = await request.app.state.batcher.answer(wanted, nodes)
         if NPY in request.headers.get("accept", ""):
             return Response(to_npy(result), media_type=NPY)
-        return Response(to_json(result), media_type="application/json")
+        return StreamingResponse(to_json(result), media_type="application/json")
 
     async def health(request: Request) -> Response:
         batcher = request.app.state.batcher
@@ -53,12 +57,23 @@ def application(call: Call, limits: Limits) -> Starlette:
     )
 
 
-def to_json(result: np.ndarray) -> str:
-    """Numbers by rows under the key ``logits``; NaN and infinities are null."""
-    if not np.isfinite(result).all():
-        finite, result = np.isfinite(result), result.astype(object)
-        result[~finite] = None
-    return json.dumps({"logits": result.tolist()}, separators=(",", ":"))
+async def to_json(result: np.ndarray) -> AsyncIterator[str]:
+    """Numbers by rows under the key ``logits``, in pieces, between which others get on; NaN and infinities are null."""
+    if not result.ndim or not len(result):
+        yield f'{{"logits":{_numbers(result)}}}'
+        return
+    step = max(_PIECE // max(result[0].size, 1), 1)
+    for start in range(0, len(result), step):
+        rows = _numbers(result[start : start + step])[1:-1]
+        yield ('{"logits":[' if start == 0 else ",") + rows + ("]}" if start + step >= len(result) else "")
+        await asyncio.sleep(0)
+
+
+def _numbers(array):
+    if not np.isfinite(array).all():
+        finite, array = np.isfinite(array), array.astype(object)
+        array[~finite] = None
+    return json.dumps(array.tolist(), separators=(",", ":"))
 
 
 async def _body(request, max_bytes):

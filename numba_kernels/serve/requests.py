@@ -52,7 +52,7 @@ def parse(body: bytes, loaded: Call, limits: Limits) -> tuple[Call, np.ndarray |
 
 def _object(body) -> dict[str, Any]:
     try:
-        content = json.loads(body) if body else {}
+        content = json.loads(body, object_pairs_hook=_without_doubles) if body else {}
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body must be JSON: {error}.") from error
     if not isinstance(content, dict):
@@ -60,6 +60,13 @@ def _object(body) -> dict[str, Any]:
             400, f'the body must be a JSON object, as {{"nodes": [0, 1]}}, got {type(content).__name__}.'
         )
     return content
+
+
+def _without_doubles(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in an object")
+    return found
 
 
 def _call(content, loaded, limits):
@@ -95,6 +102,8 @@ def _array(values, name, dtype):
     if array.size and array.dtype.kind not in ("iu" if dtype == np.int64 else "biuf"):
         numbers = "whole numbers" if dtype == np.int64 else "numbers"
         raise RequestError(422, f"{name} must be a list of {numbers}, or of such lists, all of one length.")
+    if dtype == np.int64 and array.dtype == np.uint64:  # beyond int64
+        raise RequestError(422, f"{name} must be below 2^63, got {array.max()}.")
     with np.errstate(over="ignore"):  # that numbers are finite is checked when they are read
         return array if dtype is None else array.astype(dtype)
 

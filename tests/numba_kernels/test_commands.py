@@ -191,6 +191,9 @@ def test_arguments_are_found_by_their_names():
     got = Call(model, GRAPH, {"x": feat, "w": weight, "h/user": ones, "h/item": weight}).run()
     assert got["w"] is weight and got["h"] == {"user": ones, "item": weight}
     assert Call(model, GRAPH, {"x/1": weight, "x/0": ones}).run()["x"] == (ones, weight)
+    for both in ({"x": feat, "x/0": ones}, {"x/0": ones, "x": feat}):
+        with pytest.raises(GraphError, match="x is given whole and in parts"):
+            Call(model, GRAPH, both)
     with pytest.raises(GraphError, match="the model takes h, w, x, of which x must be given; got w"):
         Call(model, GRAPH, {"w": weight})
     two = echo(("x", "features", {}), ("y", "features", {}))

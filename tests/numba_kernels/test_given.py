@@ -225,8 +225,17 @@ def test_numbers_that_grow_beyond_float32_are_told(half_grid, zeros):
     x = np.hstack([X, np.zeros((3, zeros), np.float32)])
     assert np.isfinite(model(x)[0]).all()
     x[1, :2] = -3.3e38, 3.3e38
-    if zeros and half_grid:  # a scale that float32 holds
-        assert np.isfinite(model(x)[0][0]).all()
-        return
+    with pytest.raises(GraphError, match="numbers within the model grow beyond float32; make the features smaller"):
+        model(x)
+
+
+@pytest.mark.parametrize("columns", [3, 16, 21, 64])
+@pytest.mark.parametrize("place", [0, -1])
+def test_results_that_grow_beyond_float32_are_told(columns, place):
+    builder = PlanBuilder()
+    model = builder.model(["features"], builder.add("combine", 0, coefficients=[4.0]))
+    x = np.ones((70, columns), np.float32)
+    assert (model(x)[0] == 4).all()
+    x[place, place] = 3e38
     with pytest.raises(GraphError, match="numbers within the model grow beyond float32; make the features smaller"):
         model(x)

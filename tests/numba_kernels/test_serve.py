@@ -1,5 +1,6 @@
 """A model behind HTTP, on a real socket."""
 
+import asyncio
 import contextlib
 import http.client
 import io
@@ -264,7 +265,18 @@ def accepts(port):
 
 
 def test_numbers_that_json_has_not_are_null():
-    assert to_json(np.array([[1, np.nan], [-np.inf, 0.5]], np.float32)) == '{"logits":[[1.0,null],[null,0.5]]}'
+    async def written(result):
+        return [part async for part in to_json(result)]
+
+    for result, expected in (
+        (np.array([[1, np.nan], [-np.inf, 0.5]], np.float32), '{"logits":[[1.0,null],[null,0.5]]}'),
+        (np.float32(2).reshape(()), '{"logits":2.0}'),
+        (np.empty((0, 3), np.float32), '{"logits":[]}'),
+    ):
+        assert "".join(asyncio.run(written(result))) == expected
+    large = np.arange(30_000, dtype=np.float32).reshape(3000, 2, 5)
+    parts = asyncio.run(written(large))
+    assert json.loads("".join(parts)) == {"logits": large.tolist()} and len(parts) == 8
 
 
 @pytest.fixture

@@ -137,6 +137,36 @@ def test_prepared_models_give_what_calls_give(seed, styles, nodes):
                 np.testing.assert_array_equal(prepared(chosen)[0], whole[chosen])
 
 
+def test_a_model_is_prepared_whatever_its_plan_does_with_features():
+    rng = np.random.default_rng(0)
+    build, x = PlanBuilder(), normal(rng, 9, IN)
+    build.quantize(1, static(2, IN, rng, True), IN)  # nothing reads these codes
+    codes = build.quantize(1, static(2, IN, rng, True), IN)
+    model = build.model(("graph", "features"), build.add("aggregate", 0, codes, None, None, reduce="sum"))
+    (whole,) = model(chain(9), x)
+    np.testing.assert_array_equal(model.prepare(chain(9), x)([3, 2])[0], whole[[3, 2]])
+    build = PlanBuilder()  # features of a row for each node and type
+    codes, graph = build.quantize(1, static(2, IN, rng, True), IN), build.add("edges_by_type", 0, 2, count=2)
+    typed = build.model(
+        ("graph", "features", "edge_types"), build.add("aggregate", graph, codes, None, None, reduce="sum")
+    )
+    arguments = chain(9), normal(rng, 18, IN), rng.integers(2, size=8)
+    (whole,) = typed(*arguments)
+    for run in (lambda nodes: typed(*arguments, nodes=nodes), typed.prepare(*arguments)):
+        np.testing.assert_array_equal(run(nodes=[3, 2])[0], whole[[3, 2]])
+
+
+def test_codes_that_are_kept_count_as_memory_of_a_run(monkeypatch):
+    rng, build = np.random.default_rng(0), PlanBuilder()
+    rounded = [build.add("dequantize", build.quantize(0, static(2, IN, rng, False), IN)) for _ in range(20)]
+    model = build.model(("features",), build.add("combine", *rounded, coefficients=[1.0] * 20))
+    x = normal(rng, 5000, IN)
+    monkeypatch.setattr(model._executor, "room", lambda arguments: 1_000_000)
+    model(x)
+    with pytest.raises(GraphError, match="the model asks for 1,600,000 bytes"):
+        model.prepare(x)
+
+
 def chain(nodes):
     """Node v receives from v − 1."""
     return Graph(np.r_[0, np.arange(nodes)], np.arange(nodes - 1))

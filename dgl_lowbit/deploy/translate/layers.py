@@ -17,9 +17,10 @@ from .rules import rule
 @rule("layer")
 def _layer(t, call, *args, **kwargs):
     _, layer = call.owner
-    if isinstance(layer, Linear) and isinstance(args[0], TensorRef) and len(t.shape(args[0])) != 2:
-        return _linear(t, call, args[0])
     bound = inspect.signature(layer.forward).bind(*args, **kwargs)
+    first = next(iter(bound.arguments.values()))
+    if isinstance(layer, Linear) and isinstance(first, TensorRef) and len(t.shape(first)) != 2:
+        return _linear(t, call, first)
     features = [name for name in bound.arguments if layer.arguments[name] is Role.FEATURES]
     given = [leaf for name in features for leaf in leaves(bound.arguments[name]) if isinstance(leaf, TensorRef)]
     middle = {t.shape(leaf)[1:-1] for leaf in given}
