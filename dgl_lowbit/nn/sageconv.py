@@ -92,8 +92,7 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
                 inputs = ops.quantize(q["inputs_self"], ops.destination(feat, graph))
             else:
                 inputs = ops.destination(inputs, graph)
-            own = ops.product(inputs, q["weights_self"], self.fc_self.weight.t())
-            h = ops.combine((1, ops.bias(own, self.fc_self.bias)), (1, h))
+            h = ops.product(inputs, q["weights_self"], self.fc_self.weight.t(), bias=self.fc_self.bias, onto=h)
         h = ops.activate(ops.activate(h, self.activation), self.norm)
         return ops.requantize(q["outputs"], h)
 
@@ -116,8 +115,8 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
             h = ops.reduce(graph, messages, edge_weight, self._lstm_reducer)
         else:
             own = ops.destination(messages, graph) if aggregator == "gcn" else None
-            h = ops.aggregate(graph, ops.source(messages), edge_weight, own)
-            h = ops.scale_by_degree(h, graph, "in", -1, plus=0 if own is None else 1)
+            norm = graph, "in", -1, 0 if own is None else 1
+            h = ops.aggregate(graph, ops.source(messages), edge_weight, own, norm=norm)
         if not self.multiplies_first:
             h = ops.product(ops.quantize(q["aggregates"], h), q["weights"], weight)
         return h
