@@ -109,6 +109,9 @@ class Recorder(Writer):
         spec = self._export(self.constants.weight, quantizer, weight)
         return self._each(lambda part: self._finished(self._linear(part, spec), norm, bias, onto), codes)
 
+    def products(self, *terms):
+        return tuple(self.product(*term) for term in terms)
+
     def _finished(self, x, norm=None, bias=None, onto=None):
         x = self.bias(x if norm is None else self.scale_by_degree(x, *norm), bias)
         return x if onto is None else self.combine((1, x), (1, onto))

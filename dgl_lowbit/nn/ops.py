@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
-from ..quant.products import finished, product
+from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
@@ -64,6 +64,13 @@ class TorchOps:
     def product(codes, quantizer, weight, norm=None, bias=None, onto=None):
         quantized, after = quantizer.quantized(weight), _of_degrees(norm, codes)
         return _each(lambda part: product(part, quantized, after, bias, onto), codes)
+
+    @staticmethod
+    def products(*terms):
+        codes, others = terms[0][0], [part for part, *_ in terms[1:]]
+        if _is_pair(codes) or any(other is not codes for other in others):
+            return tuple(TorchOps.product(*term) for term in terms)
+        return products(codes, [quantizer.quantized(weight) for _, quantizer, weight in terms])
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
         after = _of_degrees(norm, codes)

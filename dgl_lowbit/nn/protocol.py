@@ -45,6 +45,9 @@ class Ops(Protocol):
         ``onto``, which nothing else reads: it may be written over.
         """
 
+    def products(self, *terms) -> tuple:
+        """:meth:`product` of each of ``terms``, (codes, quantizer, weight); of the same codes they are made at once."""
+
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None) -> Rows:
         """Sum of the codes of the in-neighbours (weighted, where weights are given) plus ``self_codes``.
 

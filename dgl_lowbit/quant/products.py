@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,11 +43,25 @@ def product(
     if not _is_served(codes, weight):
         out = scaled(torch.matmul(codes.centered, weight.centered), codes.scale, weight.scale)
         return finished(out, after, bias, onto)
+    return _multiplied(codes, weight.centered, weight.scale, bias, onto, after)[0]
+
+
+def products(codes: Quantized, weights: Sequence[Quantized]) -> tuple[torch.Tensor, ...]:
+    """:func:`product` of the same codes and each of several weights, made at once, forward and backward."""
+    if not all(_is_served(codes, weight) for weight in weights):
+        return tuple(product(codes, weight) for weight in weights)
+    columns = [weight.centered.shape[1] for weight in weights]
+    scales = [weight.scale.reshape(1, -1).expand(1, count) for weight, count in zip(weights, columns)]
+    centered = torch.cat([weight.centered for weight in weights], 1)
+    return _multiplied(codes, centered, torch.cat(scales, 1), columns=columns)
+
+
+def _multiplied(codes, weight, weight_scale, bias=None, onto=None, after=None, columns=None):
     x, params, *rest = codes.source
-    origin, factor = origin_of(x), torch.ones(()) if after is None else after
-    how = _How(x.detach(), origin, *rest)
+    origin, after = origin_of(x), torch.ones(()) if after is None else after
+    how = _How(x.detach(), origin, columns or [weight.shape[1]], *rest)
     x = x if origin is None else origin.stand_in
-    return _Product.apply(x, *params, weight.centered, weight.scale, bias, onto, factor, how)
+    return _Product.apply(x, *params, weight, weight_scale, bias, onto, after, how)
 
 
 def finished(x, after=None, bias=None, onto=None) -> torch.Tensor:
@@ -71,6 +86,7 @@ class _How(NamedTuple):
 
     x: torch.Tensor | None
     origin: Origin | None
+    columns: list[int]  # of the results
     qmax: int
     margin: torch.Tensor
     clip_gradient: bool
@@ -84,39 +100,50 @@ class _Product(torch.autograd.Function):
         kept, ctx.rows = ((), None) if how.origin is None else how.origin[1:]
         ctx.how = how._replace(x=None, origin=None)
         ctx.save_for_backward(x, scale, zero_point, offset, weight, weight_scale, after, *kept)
+        weight_scales = _by_result(weight_scale, how.columns)
         is_over = type(getattr(onto, "grad_fn", None)) is _Product._backward_cls  # which does not keep it
         if is_over:
             ctx.mark_dirty(onto)
         if ctx.is_few:
-            products = few.multiplied(how.x, params, how.qmax, weight)
-            out = onto if is_over else products
-            _finish(products, params, weight_scale, bias, onto, after, slice(None), out)
-            return out
-        blocks, out = _Blocks(how.x, params, how.qmax), onto if is_over else torch.empty(len(x), weight.shape[1])
-        products = blocks.empty(weight.shape[1])
+            made = few.multiplied(how.x, params, how.qmax, weight).split(how.columns, 1)
+            made = [part.contiguous() for part in made]
+            outs = [onto] if is_over else made
+            for part, scales, out in zip(made, weight_scales, outs):
+                _finish(part, params, scales, bias, onto, after, slice(None), out)
+            return tuple(outs)
+        outs = [onto] if is_over else [torch.empty(len(x), count) for count in how.columns]
+        blocks, weights = _Blocks(how.x, params, how.qmax), weight.split(how.columns, 1)
+        rooms = [blocks.empty(count) for count in how.columns]
         for rows in blocks:
-            of_block = products[: rows.stop - rows.start]
-            torch.mm(blocks.centered(rows, how.x[rows]), weight, out=of_block)
-            _finish(of_block, params, weight_scale, bias, onto, after, rows, out)
-        return out
+            centered = blocks.centered(rows, how.x[rows])
+            for room, part, scales, out in zip(rooms, weights, weight_scales, outs):
+                of_block = torch.mm(centered, part, out=room[: len(centered)])
+                _finish(of_block, params, scales, bias, onto, after, rows, out)
+        return tuple(outs)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
         x, scale, zero_point, offset, weight, weight_scale, after, *kept = ctx.saved_tensors
         params, how = QParams(scale, zero_point, offset), ctx.how
-        others = grad.sum(0) if ctx.needs_input_grad[6] else None, grad if ctx.needs_input_grad[7] else None, None, None
+        others = grads[0].sum(0) if ctx.needs_input_grad[6] else None, grads[0] if ctx.needs_input_grad[7] else None
         if torch.is_grad_enabled():
 
             def multiplied(x, *rest):
                 *params, weight, weight_scale = rest
                 values = x if ctx.rows is None else remade(x, kept, ctx.rows)
                 centered = centered_codes(values, QParams(*params), how.qmax, how.margin, how.clip_gradient)
-                return finished(torch.matmul(centered, weight) * params[0] * weight_scale, after)
+                out = finished(torch.matmul(centered, weight) * params[0] * weight_scale, after)
+                return out.split(how.columns, 1)
 
             inputs = x, *params, weight, weight_scale
-            return *differentiable(ctx, multiplied, inputs, grad), *others
-        gradients = _gradients_of_few if ctx.is_few else _gradients
-        return *gradients(ctx, grad.contiguous(), x, kept, params, weight, weight_scale, after), *others
+            return *differentiable(ctx, multiplied, inputs, grads), *others, None, None
+        gradients, grads = _gradients_of_few if ctx.is_few else _gradients, [grad.contiguous() for grad in grads]
+        return *gradients(ctx, grads, x, kept, params, weight, weight_scale, after), *others, None, None
+
+
+def _by_result(weight_scale, columns):
+    """Scales of the columns of each result, or one for all."""
+    return weight_scale.split(columns, -1) if weight_scale.numel() > 1 else [weight_scale] * len(columns)
 
 
 def _finish(products, params, weight_scale, bias, onto, after, rows, out):
@@ -129,22 +156,30 @@ def _finish(products, params, weight_scale, bias, onto, after, rows, out):
         torch.add(target, onto[rows], out=out[rows])
 
 
+def _of_sums(grads, params, weight_scale, after, rows, rooms):
+    """What sums of centred codes have of the gradients of the results."""
+    scales = _by_result(weight_scale, [grad.shape[1] for grad in grads])
+    parts = [room[: rows.stop - rows.start] for room in rooms]
+    for grad, of_columns, part in zip(grads, scales, parts):
+        fused.scale_rows(grad[rows], _of(after, rows), of_columns, _of(params.scale, rows), part)
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
 # With the gradient g of the product o = (c · w) scale weight_scale after, of centred codes, and h = g after
 # weight_scale scale, Σ g · o is Σ w · (cᵀ · h) over a column: made of what gradients are made of anyway.
 
 
-def _gradients(ctx, grad, x, kept, params, weight, weight_scale, after):
+def _gradients(ctx, grads, x, kept, params, weight, weight_scale, after):
     needs_x, needs_scale, _, _, needs_weight, needs_weight_scale = ctx.needs_input_grad[:6]
     how, blocks = ctx.how, _Blocks(x, params, ctx.how.qmax)
     ends = range_ends(how.qmax, how.margin)
     grad_x = torch.empty(x.shape) if needs_x else None
     grad_weight = torch.zeros_like(weight) if needs_weight or needs_weight_scale else None
     by_scale = torch.zeros_like(params.scale, dtype=torch.float64)
-    upstream, of_codes = blocks.empty(weight.shape[1]), blocks.empty(x.shape[1])
+    rooms, of_codes = [blocks.empty(grad.shape[1]) for grad in grads], blocks.empty(x.shape[1])
     values = None if ctx.rows is None else blocks.empty(x.shape[1])
     for rows in blocks:
-        of_sums = upstream[: rows.stop - rows.start]
-        fused.scale_rows(grad[rows], _of(after, rows), weight_scale, _of(params.scale, rows), of_sums)
+        of_sums = _of_sums(grads, params, weight_scale, after, rows, rooms)
         if values is None:
             of_block = x[rows]
         else:
@@ -164,10 +199,10 @@ def _gradients(ctx, grad, x, kept, params, weight, weight_scale, after):
     return grad_x, by_scale, None, None, grad_weight if needs_weight else None, by_weight_scale
 
 
-def _gradients_of_few(ctx, grad, x, _, params, weight, weight_scale, after):
+def _gradients_of_few(ctx, grads, x, _, params, weight, weight_scale, after):
     needs_weight, needs_weight_scale = ctx.needs_input_grad[4:6]
-    how, scale, of_sums = ctx.how, params.scale, torch.empty(grad.shape)
-    fused.scale_rows(grad, after, weight_scale, scale, of_sums)
+    how, scale, rows = ctx.how, params.scale, slice(0, len(x))
+    of_sums = _of_sums(grads, params, weight_scale, after, rows, [torch.empty(grad.shape) for grad in grads])
     grad_weight = torch.zeros(weight.shape) if needs_weight or needs_weight_scale else None
     ends = range_ends(how.qmax, how.margin)
     within, by_row = few.gradients(x, params, how.qmax, of_sums, weight, ends, grad_weight)
