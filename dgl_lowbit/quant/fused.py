@@ -23,6 +23,8 @@ from .format import QParams
 
 # Values from which a compiled pass is faster than torch's operations, and values that are worth a thread.
 _LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
+# Columns from which the ranges of rows are taken in compiled passes.
+_LEAST_OF_ROW = 16
 # Columns from which values with one scale for all are worked on row by row, which threads can share.
 _WIDE = 64
 _NOTHING, _ONE = np.empty((0, 0), np.float32), torch.ones(())
@@ -172,6 +174,19 @@ def _of_few(x, params, nothing, qmax):
     numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point, nothing)]
     values = x.detach().numpy()
     return (values, values.view(np.uint32)), (*numbers, int(scale.numel() > 1), np.float32(qmax))
+
+
+def can_take_ranges(x: torch.Tensor) -> bool:
+    """Whether :func:`ranges_of_rows` serves, and pays: rows are not short."""
+    return x.dim() > 0 and x.shape[-1] >= _LEAST_OF_ROW and x.is_contiguous() and layout_of(x, _ONE) is not None
+
+
+def ranges_of_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smallest and largest of each row of ``x``, (…, columns), both (…, 1); NaN where one of its values is."""
+    low, high = x.new_empty(*x.shape[:-1], 1), x.new_empty(*x.shape[:-1], 1)
+    values, *extremes = x.detach().view(-1, x.shape[-1]).numpy(), low.view(-1).numpy(), high.view(-1).numpy()
+    _in_parts(values, 1, lambda a, b: kernels().ranges_of_rows(values, a, b, *extremes))
+    return low, high
 
 
 def total_and_magnitude(x: torch.Tensor) -> torch.Tensor:

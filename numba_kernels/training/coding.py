@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import simd
 from ..jit import kernel, launcher
 
 __all__ = [
@@ -18,12 +19,15 @@ __all__ = [
     "gradients_of_rows",
     "gradients_of_scaled",
     "pack_columns",
+    "ranges_of_rows",
     "scale_rows",
     "total_and_magnitude",
 ]
 
 # Rows whose part in the gradients of channels' scales is summed at a time.
 BLOCK_ROWS = 1024
+# Values whose extremes are followed side by side, from here on.
+_LANES, _INFINITY = 16, np.float32(np.inf)
 # What the gradient of the values becomes: it is not asked for, it ends where the range does, or it does not.
 NO_GRADIENT, CLIPPED, UNCLIPPED = 0, 1, 2
 
@@ -139,6 +143,25 @@ def codes_and_gradients(grad, x, first, last, inverse, offset, zero, step, qmax,
         if kind != NO_GRADIENT:
             for j in range(x.shape[1]):
                 grad_x[i, j] = gradient_of_value(grad[i, j], x[i, j], v, o, low, high, kind)
+
+
+@launcher
+def ranges_of_rows(x, first, last, low, high):
+    """low[i], high[i] ← smallest and largest of row i; NaN where one of its values is."""
+    columns, values, none = x.shape[1], simd.f32_at(simd.address(x)), simd.zeros_f32()
+    whole = columns - columns % _LANES
+    for i in range(first, last):
+        smallest, largest, faults = simd.fill(none, _INFINITY), simd.fill(none, -_INFINITY), none
+        for j in range(0, whole, _LANES):
+            v = simd.load(none, values, i * columns + j)
+            smallest, largest = simd.minimum(smallest, v), simd.maximum(largest, v)
+            faults = simd.add(faults, simd.subtract(v, v))  # 0 where v is finite
+        a, b, fault = simd.smallest(smallest), simd.largest(largest), simd.total(faults)
+        for j in range(whole, columns):
+            v = x[i, j]
+            a, b, fault = min(a, v), max(b, v), fault + (v - v)
+        is_faulty = fault != 0 and np.isnan(x[i]).any()
+        low[i], high[i] = (np.nan, np.nan) if is_faulty else (a, b)
 
 
 @launcher
