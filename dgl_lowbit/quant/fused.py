@@ -50,7 +50,7 @@ class Layout(NamedTuple):
 
 def layout_of(x: torch.Tensor, scale: torch.Tensor) -> Layout | None:
     """The layout of ``x``, (…, columns), and ``scale``, which broadcasts against it; None where torch is to do it."""
-    if x.numel() < _LEAST or not (_is_plain(x) and _is_plain(scale)) or _is_traced() or kernels() is None:
+    if x.numel() < _LEAST or not (_is_plain(x) and _is_plain(scale)) or is_traced() or kernels() is None:
         return None
     is_transposed = x.dim() == 2 and not x.is_contiguous() and x.t().is_contiguous()
     if scale.dim() > x.dim():
@@ -68,7 +68,7 @@ def _is_plain(x):
     return type(x) in (torch.Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
-def _is_traced():
+def is_traced():
     """Whether torch.compile reads what is run; it cannot read compiled functions."""
     compiler = getattr(torch, "compiler", None)
     return hasattr(compiler, "is_compiling") and compiler.is_compiling()

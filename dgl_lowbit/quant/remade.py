@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-_ORIGIN = "_dgl_lowbit_origin"
+from .beside import Beside
+
+_origins = Beside()
 
 
 class Origin(NamedTuple):
@@ -29,14 +31,13 @@ class Origin(NamedTuple):
 
     def remember(self, x: torch.Tensor) -> torch.Tensor:
         """``x``, the tensor itself, from now on with this origin."""
-        setattr(x, _ORIGIN, (self, x._version))
+        _origins.note(x, self)
         return x
 
 
 def origin_of(x: torch.Tensor) -> Origin | None:
     """How ``x`` is made again; None where it is to be kept."""
-    origin, version = getattr(x, _ORIGIN, (None, None))
-    return origin if version == x._version else None  # else it was changed in place
+    return _origins.of(x)
 
 
 class _Remade(torch.autograd.Function):

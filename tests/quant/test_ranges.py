@@ -55,3 +55,10 @@ def test_they_need_no_dense_matrix_of_sparse_features():
     sparse = SparseFeatures.from_dense(x)
     assert is_finite(sparse) and all(map(torch.equal, ranges_of_rows(sparse), extremes(x)))
     assert not is_finite(sparse * torch.inf)
+
+
+def test_what_is_known_is_not_saved_with_the_values(tmp_path):
+    x = torch.randn(70, 40)
+    assert is_finite(x)
+    torch.save(x, tmp_path / "x.pt")
+    assert not vars(x) and (tmp_path / "x.pt").stat().st_size < 4 * 70 * 40 + 2000
