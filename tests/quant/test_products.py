@@ -5,6 +5,7 @@ import torch
 
 from dgl_lowbit.quant import few, fused, make_quantizer, products
 from dgl_lowbit.quant.products import product
+from dgl_lowbit.quant.products import products as together
 from dgl_lowbit.quant.quantized import Quantized
 from dgl_lowbit.quant.remade import Origin
 
@@ -119,6 +120,43 @@ def test_what_follows_is_as_by_itself():
         assert torch.equal(out, plain) and (out.data_ptr() == onto.data_ptr()) == is_over
         for grad, expected in zip(gradients, plain_gradients):
             torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_products_of_the_same_codes_are_those_by_themselves(monkeypatch, is_sparse):
+    """Of weights with one scale and with one a column; dense, or mostly zeros, which need no gradient."""
+    (of_x, first), second = quantisers(), make_quantizer("qlr", 2, granularity="tensor", clip_gradient=False)
+    x, weights = drawn(70, 30), [drawn(30, 20, seed=1).requires_grad_(), drawn(30, 7, seed=2).requires_grad_()]
+    if is_sparse:
+        x = x * (drawn(70, 30, seed=4) > 1)
+        monkeypatch.setattr(few, "_FEW", 0.3)
+    of_x.observe(x)
+    second.observe(weights[1])
+    x.requires_grad_(not is_sparse)
+    leaves = [*weights, *(q.log_alpha for q in (of_x, first, second)), *([] if is_sparse else [x])]
+
+    def results(is_at_once):
+        codes, quantised = of_x.quantized(x), [q.quantized(w) for q, w in zip((first, second), weights)]
+        outs = together(codes, quantised) if is_at_once else [product(of_x.quantized(x), w) for w in quantised]
+        loss = outs[0].square().sum() + (outs[1] * drawn(70, 7, seed=3)).sum()
+        return outs, torch.autograd.grad(loss, leaves, retain_graph=True), torch.autograd.grad(
+            torch.autograd.grad(loss, of_x.log_alpha, create_graph=True), leaves, allow_unused=True
+        )  # fmt: skip
+
+    calls = _counted(monkeypatch, products._Product, "apply")
+    outs, *gradients = results(True)
+    assert len(calls) == 1
+    plain, *plain_gradients = results(False)
+    assert all(map(torch.equal, outs, plain)) and all(out.is_contiguous() for out in outs)
+    for found, expected in zip(gradients, plain_gradients):
+        for grad, other in zip(found, expected):
+            torch.testing.assert_close(grad, other, rtol=1e-4, atol=1e-3)
+
+
+def _counted(monkeypatch, owner, name):
+    calls, function = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args: calls.append(args) or function(*args))
+    return calls
 
 
 @pytest.mark.parametrize("is_changed", [False, True])
