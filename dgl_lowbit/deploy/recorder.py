@@ -103,17 +103,24 @@ class Recorder(Writer):
         after = Value(self._new(), "state")
         return self._coded("delta", quantizer, x, state, state=after.number), after
 
-    def product(self, codes, quantizer, weight):
+    def product(self, codes, quantizer, weight, norm=None, bias=None, onto=None):
         if not isinstance(weight, torch.Tensor):
             self.fail("its weight is an argument of forward; give the layer a weight of its own.")
         spec = self._export(self.constants.weight, quantizer, weight)
-        return self._each(lambda part: self._linear(part, spec), codes)
+        return self._each(lambda part: self._finished(self._linear(part, spec), norm, bias, onto), codes)
+
+    def products(self, *terms):
+        return tuple(self.product(*term) for term in terms)
+
+    def _finished(self, x, norm=None, bias=None, onto=None):
+        x = self.bias(x if norm is None else self.scale_by_degree(x, *norm), bias)
+        return x if onto is None else self.combine((1, x), (1, onto))
 
     def _linear(self, codes, spec):
         return self._set_columns(self._emit("linear", codes, weight=spec), spec["shape"][1])
 
-    def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
-        return self._emit("aggregate", graph, codes, edge_weight, self_codes)
+    def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
+        return self._finished(self._emit("aggregate", graph, codes, edge_weight, self_codes), norm)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         types, width, out = weights.shape

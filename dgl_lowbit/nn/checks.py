@@ -7,6 +7,7 @@ import torch
 from dgl import DGLError
 from torch import nn
 
+from ..quant.ranges import is_finite
 from ..quant.sparse import SparseFeatures
 
 
@@ -33,9 +34,7 @@ def check_features(
             f"{name} expects {what} with a row for each of {rows} {of}, got {feat.shape[0]} rows; "
             "pass the features of this graph."
         )
-    values = (feat.values if isinstance(feat, SparseFeatures) else feat).detach()
-    # One pass: a sum is finite unless a term is not, or (rarely) the sum overflows.
-    if not torch.isfinite(values.sum()) and not torch.isfinite(values).all():
+    if not is_finite(feat):
         raise DGLError(f"{name} got NaN or infinity in {what}; clean it before quantising.")
 
 
@@ -86,7 +85,7 @@ def check_edge_weight(layer: nn.Module, graph, edge_weight) -> None:
     shape = tuple(edge_weight.shape)
     if shape not in ((graph.num_edges(),), (graph.num_edges(), 1)):
         raise DGLError(f"{type(layer).__name__} expects edge_weight of shape ({graph.num_edges()},), got {shape}.")
-    if not torch.isfinite(edge_weight).all():
+    if not is_finite(edge_weight):
         raise DGLError(f"{type(layer).__name__} got NaN or infinity in edge_weight.")
 
 

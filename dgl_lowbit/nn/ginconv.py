@@ -60,9 +60,8 @@ class GINConv(LowBitLayer, dgl.nn.GINConv):
         if self._aggregator_type == "max":
             total = ops.largest(graph, messages, edge_weight)
         else:
-            total = ops.aggregate(graph, messages, edge_weight)
-            if self._aggregator_type == "mean":
-                total = ops.scale_by_degree(total, graph, "in", -1)
+            norm = (graph, "in", -1) if self._aggregator_type == "mean" else None
+            total = ops.aggregate(graph, messages, edge_weight, norm=norm)
         h = ops.combine((1 + self.eps, ops.destination(feat, graph)), (1, total))
         h = h if self.apply_func is None else ops.call(self.apply_func, h)
         return ops.requantize(self.quantizers["outputs"], ops.activate(h, self.activation))

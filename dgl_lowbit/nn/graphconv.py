@@ -76,16 +76,18 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
             or infinity in features or edge weights.
         """
         q, weight = self.quantizers, self.weight if weight is None else weight
-        h = ops.source(feat)
-        multiplies_first = weight is not None and self.multiplies_first
-        if multiplies_first:
-            h = ops.product(ops.quantize(q["inputs"], h), q["weights"], weight)
-        if self._norm in ("left", "both"):
-            h = ops.scale_by_degree(h, graph, "out", -0.5 if self._norm == "both" else -1)
-        h = ops.aggregate(graph, ops.quantize(q["messages"], h), edge_weight)
-        if weight is not None and not multiplies_first:
-            h = ops.product(ops.quantize(q["aggregates"], h), q["weights"], weight)
-        if self._norm in ("right", "both"):
-            h = ops.scale_by_degree(h, graph, "in", -0.5 if self._norm == "both" else -1)
-        h = ops.activate(ops.bias(h, self.bias), self._activation)
-        return ops.requantize(q["outputs"], h)
+        power = -0.5 if self._norm == "both" else -1
+        of_sources = (graph, "out", power) if self._norm in ("left", "both") else None
+        of_targets = (graph, "in", power) if self._norm in ("right", "both") else None
+        multiplies_last, h = weight is not None and not self.multiplies_first, ops.source(feat)
+        if weight is not None and self.multiplies_first:
+            h = ops.product(ops.quantize(q["inputs"], h), q["weights"], weight, norm=of_sources)
+        elif of_sources is not None:
+            h = ops.scale_by_degree(h, *of_sources)
+        messages = ops.quantize(q["messages"], h)
+        h = ops.aggregate(graph, messages, edge_weight, norm=None if multiplies_last else of_targets)
+        if multiplies_last:
+            h = ops.product(ops.quantize(q["aggregates"], h), q["weights"], weight, norm=of_targets, bias=self.bias)
+        else:
+            h = ops.bias(h, self.bias)
+        return ops.requantize(q["outputs"], ops.activate(h, self._activation))

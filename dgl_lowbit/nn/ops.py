@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
-from ..quant.products import product
+from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
@@ -61,17 +61,25 @@ class TorchOps:
         return codes, change if state is None else state + change
 
     @staticmethod
-    def product(codes, quantizer, weight):
-        quantized = quantizer.quantized(weight)
-        return _each(lambda part: product(part, quantized), codes)
+    def product(codes, quantizer, weight, norm=None, bias=None, onto=None):
+        quantized, after = quantizer.quantized(weight), _of_degrees(norm, codes)
+        return _each(lambda part: product(part, quantized, after, bias, onto), codes)
 
-    def aggregate(self, graph, codes, edge_weight=None, self_codes=None):
+    @staticmethod
+    def products(*terms):
+        codes, others = terms[0][0], [part for part, *_ in terms[1:]]
+        if _is_pair(codes) or any(other is not codes for other in others):
+            return tuple(TorchOps.product(*term) for term in terms)
+        return products(codes, [quantizer.quantized(weight) for _, quantizer, weight in terms])
+
+    def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
+        after = _of_degrees(norm, codes)
         if edge_weight is None and self_codes is None and can_sum_packed(graph, codes):
-            return sum_packed(graph, codes)
+            return sum_packed(graph, codes, after)
         total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
         if self_codes is not None:
             total = total + self_codes.centered
-        return scaled(total.to(codes.centered.dtype), codes.scale)
+        return finished(scaled(total.to(codes.centered.dtype), codes.scale), after)
 
     def largest(self, graph, codes, edge_weight=None):
         return self.reduce(graph, codes, edge_weight, fn.max("m", "neigh"))
@@ -187,12 +195,7 @@ class TorchOps:
     def scale_by_degree(x, graph, side, power, plus=0, unless=None):
         if unless is not None:
             return x
-        degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
-        degrees = (degrees.to(x) + plus).clamp_(min=1)
-        factor = (
-            degrees.reciprocal_() if power == -1 else degrees.sqrt_() if power == 0.5 else degrees.sqrt_().reciprocal_()
-        )
-        return scale_rows(x, factor)
+        return scale_rows(x, _power_of_degrees(x, graph, side, power, plus))
 
     @staticmethod
     def combine(*terms):
@@ -231,6 +234,19 @@ def _most_attention(graph, attention, sums):
 def _nothing(graph, messages):
     """Zeros for each node, which depend on messages that none of them gets."""
     return messages.new_zeros(graph.num_dst_nodes(), *messages.shape[1:]) + 0 * messages.sum()
+
+
+def _power_of_degrees(like, graph, side, power, plus=0):
+    """(degree + plus)^power of each node, degrees of 0 counting as 1, in the dtype of ``like``."""
+    degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
+    degrees = (degrees.to(like) + plus).clamp_(min=1)
+    if power == -1:
+        return degrees.reciprocal_()
+    return degrees.sqrt_() if power == 0.5 else degrees.sqrt_().reciprocal_()
+
+
+def _of_degrees(norm, codes):
+    return None if norm is None else _power_of_degrees(codes.scale, *norm)
 
 
 def _each(function, x):

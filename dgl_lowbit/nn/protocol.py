@@ -37,14 +37,22 @@ class Ops(Protocol):
     def delta_quantize(self, quantizer, x, state) -> Rows:
         """Codes of what ``x`` changed against ``state``, and the state they lead to (None: zero)."""
 
-    def product(self, codes, quantizer, weight) -> Rows:
+    def product(self, codes, quantizer, weight, norm=None, bias=None, onto=None) -> Rows:
         """Matrix product of codes, (rows, in), with the quantised ``weight``, (in, out); of each part of a pair.
 
-        The sum runs over centred codes, so it is exact; both scales follow.
+        The sum runs over centred codes, so it is exact; both scales follow. What is given of the others comes after:
+        :meth:`scale_by_degree` with the arguments ``norm``, (graph, side, power), :meth:`bias`, and a sum with
+        ``onto``, which nothing else reads: it may be written over.
         """
 
-    def aggregate(self, graph, codes, edge_weight=None, self_codes=None) -> Rows:
-        """Sum of the codes of the in-neighbours (weighted, where weights are given) plus ``self_codes``."""
+    def products(self, *terms) -> tuple:
+        """:meth:`product` of each of ``terms``, (codes, quantizer, weight); of the same codes they are made at once."""
+
+    def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None) -> Rows:
+        """Sum of the codes of the in-neighbours (weighted, where weights are given) plus ``self_codes``.
+
+        With ``norm``, (graph, side, power) or (graph, side, power, plus), :meth:`scale_by_degree` of that.
+        """
 
     def largest(self, graph, codes, edge_weight=None) -> Rows:
         """Largest of the in-neighbours' values, 0 where there are none."""

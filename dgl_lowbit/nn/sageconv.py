@@ -84,40 +84,47 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
         q = self.quantizers
         feat = ops.dropout(feat, self.feat_drop)
         inputs = ops.quantize(q["inputs"], feat) if self._shares_inputs(q) else None
-        h = self._neighbours(ops, graph, feat, inputs, edge_weight)
         if self._aggre_type == "gcn":
-            h = ops.bias(h, self.bias)
+            h = ops.bias(self._neighbours(ops, graph, feat, inputs, edge_weight), self.bias)
         else:
-            if inputs is None:
-                inputs = ops.quantize(q["inputs_self"], ops.destination(feat, graph))
-            else:
-                inputs = ops.destination(inputs, graph)
-            own = ops.product(inputs, q["weights_self"], self.fc_self.weight.t())
-            h = ops.combine((1, ops.bias(own, self.fc_self.bias)), (1, h))
+            h = self._with_own(ops, graph, feat, inputs, edge_weight)
         h = ops.activate(ops.activate(h, self.activation), self.norm)
         return ops.requantize(q["outputs"], h)
 
+    def _with_own(self, ops, graph, feat, inputs, edge_weight):
+        """What each node receives, and its own features through ``fc_self``."""
+        q, weight, bias = self.quantizers, self.fc_self.weight.t(), self.fc_self.bias
+        if inputs is None:
+            own = ops.quantize(q["inputs_self"], ops.destination(feat, graph))
+        else:
+            own, inputs = ops.destination(inputs, graph), ops.source(inputs)
+            if self.multiplies_first:
+                others = inputs, q["weights"], self.fc_neigh.weight.t()
+                h, sent = ops.products((own, q["weights_self"], weight), others)
+                return ops.combine((1, ops.bias(h, bias)), (1, self._received(ops, graph, sent, edge_weight)))
+        h = self._neighbours(ops, graph, ops.source(feat), inputs, edge_weight)
+        return ops.product(own, q["weights_self"], weight, bias=bias, onto=h)
+
     def _neighbours(self, ops, graph, feat, inputs, edge_weight):
         """What each node receives, through ``fc_neigh``; ``inputs`` are the codes of ``feat`` where shared."""
-        q, weight, aggregator = self.quantizers, self.fc_neigh.weight.t(), self._aggre_type
-        if aggregator != "gcn":  # only gcn sends the destination's own features along
-            feat, inputs = ops.source(feat), ops.source(inputs)
-        if self.multiplies_first or aggregator == "pool":
-            inputs = ops.quantize(q["inputs"], feat) if inputs is None else inputs
+        q, weight = self.quantizers, self.fc_neigh.weight.t()
+        if (self.multiplies_first or self._aggre_type == "pool") and inputs is None:
+            inputs = ops.quantize(q["inputs"], feat)
         if self.multiplies_first:
-            feat = ops.product(inputs, q["weights"], weight)
-        elif aggregator == "pool":
+            return self._received(ops, graph, ops.product(inputs, q["weights"], weight), edge_weight)
+        if self._aggre_type == "pool":
             pooled = ops.product(inputs, q["weights_pool"], self.fc_pool.weight.t())
             feat = ops.activate(ops.bias(pooled, self.fc_pool.bias), F.relu)
-        messages = ops.quantize(q["messages"], feat)
-        if aggregator == "pool":
-            h = ops.largest(graph, messages, edge_weight)
-        elif aggregator == "lstm":
-            h = ops.reduce(graph, messages, edge_weight, self._lstm_reducer)
-        else:
-            own = ops.destination(messages, graph) if aggregator == "gcn" else None
-            h = ops.aggregate(graph, ops.source(messages), edge_weight, own)
-            h = ops.scale_by_degree(h, graph, "in", -1, plus=0 if own is None else 1)
-        if not self.multiplies_first:
-            h = ops.product(ops.quantize(q["aggregates"], h), q["weights"], weight)
-        return h
+        h = self._received(ops, graph, feat, edge_weight)
+        return ops.product(ops.quantize(q["aggregates"], h), q["weights"], weight)
+
+    def _received(self, ops, graph, sent, edge_weight):
+        """What the aggregator makes of what is sent."""
+        messages = ops.quantize(self.quantizers["messages"], sent)
+        if self._aggre_type == "pool":
+            return ops.largest(graph, messages, edge_weight)
+        if self._aggre_type == "lstm":
+            return ops.reduce(graph, messages, edge_weight, self._lstm_reducer)
+        own = ops.destination(messages, graph) if self._aggre_type == "gcn" else None  # which sends its own along
+        norm = graph, "in", -1, 0 if own is None else 1
+        return ops.aggregate(graph, ops.source(messages), edge_weight, own, norm=norm)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import dgl
 import torch
 
@@ -9,7 +11,9 @@ from numba_kernels.spec import MOST_HALVINGS
 
 from ..quant import fused
 from ..quant.format import QParams
+from ..quant.products import finished
 from ..quant.quantized import Quantized
+from ..quant.remade import Origin
 from ..quant.scaled import made_of
 from ..quant.ste import centered_codes, differentiable, range_ends
 from .graphs import GraphCache
@@ -23,32 +27,42 @@ _in_neighbours, _out_neighbours = GraphCache(), GraphCache()
 
 
 class _SumOfCodes(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, times, product, scale, zero_point, offset, qmax, margin, clip_gradient, graph):
-        params = QParams(scale, zero_point, offset)
-        out = fused.sum_of_codes(_in_neighbours.get(graph, _by_target), product, params, qmax)
-        ctx.save_for_backward(x, times, scale, zero_point, offset, margin, out)
-        ctx.qmax, ctx.clip_gradient, ctx.index = qmax, clip_gradient, graph._graph
-        ctx.out_neighbours = _out_neighbours.get(graph, _by_source) if any(ctx.needs_input_grad) else None
-        return out
+    """Sums, their stand-in, and the packed codes that they are made of, empty where these have a NaN."""
 
     @staticmethod
-    def backward(ctx, grad):
-        x, times, *params, margin, out = ctx.saved_tensors
+    def forward(ctx, x, times, product, scale, zero_point, offset, after, qmax, margin, clip_gradient, graph):
+        params = QParams(scale, zero_point, offset)
+        out, packed = torch.empty(graph.num_dst_nodes(), x.shape[1]), fused.packed(product, params, qmax)
+        if packed is None:
+            out.fill_(torch.nan)
+        else:
+            fused.sum_of_codes(_in_neighbours.get(graph, _by_target), packed, params, qmax, after, out)
+        ctx.save_for_backward(x, times, scale, zero_point, offset, after)
+        ctx.qmax, ctx.margin, ctx.clip_gradient, ctx.index = qmax, margin, clip_gradient, graph._graph
+        ctx.out_neighbours = _out_neighbours.get(graph, _by_source) if any(ctx.needs_input_grad) else None
+        packed = torch.empty(0, dtype=torch.uint8) if packed is None else packed
+        ctx.mark_non_differentiable(packed)
+        ctx.set_materialize_grads(False)
+        return out, torch.zeros(()).expand(out.shape), packed
+
+    @staticmethod
+    def backward(ctx, *grads):
+        grad = functools.reduce(torch.add, [part for part in grads if part is not None])
+        x, times, *params, after = ctx.saved_tensors
         if torch.is_grad_enabled():
 
             def summed(x, times, _, *params):
-                centered = centered_codes(x * times, QParams(*params), ctx.qmax, margin, ctx.clip_gradient)
-                return dgl.backend.gspmm(ctx.index, "copy_lhs", "sum", centered, None) * params[0]
+                centered = centered_codes(x * times, QParams(*params), ctx.qmax, ctx.margin, ctx.clip_gradient)
+                total = dgl.backend.gspmm(ctx.index, "copy_lhs", "sum", centered, None)
+                return finished(total * params[0], after)
 
-            return *differentiable(ctx, summed, (x, times, None, *params), grad), *[None] * 4
-        scale, _, offset = params
+            return *differentiable(ctx, summed, (x, times, None, *params), grad), *[None] * 5
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_scale = fused.gradients_of_sum(
-            ctx.out_neighbours, grad, out, x, times, scale, offset, *range_ends(ctx.qmax, margin), grad_x,
-            ctx.clip_gradient,
+            ctx.out_neighbours, grad, after, x, times, QParams(*params), ctx.qmax, *range_ends(ctx.qmax, ctx.margin),
+            grad_x, ctx.clip_gradient,
         )  # fmt: skip
-        return grad_x, None, None, grad_scale, *[None] * 6
+        return grad_x, None, None, grad_scale, *[None] * 7
 
 
 def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
@@ -68,17 +82,30 @@ def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
     return bool((2 * params.zero_point == (2 * params.zero_point).round()).all())  # what floats sum exactly
 
 
-def sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> torch.Tensor:
+def sum_packed(graph: dgl.DGLGraph, codes: Quantized, after: torch.Tensor | None = None) -> torch.Tensor:
     """Sums of the values of the in-neighbours' codes, (N_dst, columns): those that DGL's sums make, to the bit.
+
+    What is kept of them for gradients is the packed codes, see :mod:`~dgl_lowbit.quant.remade`.
 
     Parameters
     ----------
     graph : DGLGraph
     codes : Quantized
         (N_src, columns), for which :func:`can_sum_packed` is true.
+    after : torch.Tensor, optional
+        Constants, (N_dst,), that the sums are multiplied by.
     """
-    x, params, *rest = codes.source
-    return _SumOfCodes.apply(*made_of(x), x.detach(), *params, *rest, graph)
+    x, params, qmax, *rest = codes.source
+    after = torch.ones(()) if after is None else after
+    out, stand_in, packed = _SumOfCodes.apply(*made_of(x), x.detach(), *params, after, qmax, *rest, graph)
+    if not packed.numel():
+        return out
+    sources, params = _in_neighbours.get(graph, _by_target), QParams(*(part.detach() for part in params))
+
+    def rows(kept, start, out):
+        fused.sum_of_codes(sources, kept[0], QParams(*kept[1:4]), qmax, kept[4], out, start)
+
+    return Origin(stand_in, (packed, *params, after), rows).remember(out)
 
 
 def exactly_summed(messages: torch.Tensor, weight: float) -> torch.Tensor:

@@ -23,6 +23,8 @@ from .format import QParams
 
 # Values from which a compiled pass is faster than torch's operations, and values that are worth a thread.
 _LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
+# Columns from which the ranges of rows are taken in compiled passes.
+_LEAST_OF_ROW = 16
 # Columns from which values with one scale for all are worked on row by row, which threads can share.
 _WIDE = 64
 _NOTHING, _ONE = np.empty((0, 0), np.float32), torch.ones(())
@@ -48,7 +50,7 @@ class Layout(NamedTuple):
 
 def layout_of(x: torch.Tensor, scale: torch.Tensor) -> Layout | None:
     """The layout of ``x``, (…, columns), and ``scale``, which broadcasts against it; None where torch is to do it."""
-    if x.numel() < _LEAST or not (_is_plain(x) and _is_plain(scale)) or _is_traced() or kernels() is None:
+    if x.numel() < _LEAST or not (_is_plain(x) and _is_plain(scale)) or is_traced() or kernels() is None:
         return None
     is_transposed = x.dim() == 2 and not x.is_contiguous() and x.t().is_contiguous()
     if scale.dim() > x.dim():
@@ -66,7 +68,7 @@ def _is_plain(x):
     return type(x) in (torch.Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
-def _is_traced():
+def is_traced():
     """Whether torch.compile reads what is run; it cannot read compiled functions."""
     compiler = getattr(torch, "compiler", None)
     return hasattr(compiler, "is_compiling") and compiler.is_compiling()
@@ -120,6 +122,25 @@ def gradients(
     return _sums(sums, inverse)
 
 
+def codes_and_gradients(
+    grad, x, params: QParams, qmax: int, low: float, high: float, layout: Layout, out, grad_x, clips: bool
+) -> torch.Tensor:
+    """``out`` ← :func:`centered`; for the gradient ``grad`` of these, that of the logarithm of each scale.
+
+    ``x``, (rows, columns), has one scale or one a row. ``grad_x``, where it is asked for, becomes the gradient of the
+    values.
+    """
+    upstream, values, codes = (layout.matrix(part) for part in (grad, x, out))
+    kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else layout.matrix(grad_x)
+    scale, zero_point, offset = params
+    numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point)]
+    top, ends, sums = np.float32(qmax), (np.float32(low), np.float32(high)), np.empty(len(values))
+    _in_parts(values, 1, lambda a, b: kernels().codes_and_gradients(
+        upstream, values, a, b, *numbers, int(layout.kind == "row"), top, *ends, kind, codes, passed, sums
+    ))  # fmt: skip
+    return _sums(sums, scale)
+
+
 def multiply_few(x, params: QParams, nothing, qmax: int, weight, out: torch.Tensor) -> None:
     """out ← out + (centred codes − ``nothing``) · weight, (in, columns), read only where ``x``, (rows, in), is not 0.
 
@@ -155,12 +176,17 @@ def _of_few(x, params, nothing, qmax):
     return (values, values.view(np.uint32)), (*numbers, int(scale.numel() > 1), np.float32(qmax))
 
 
-def products_of_rows(x, y) -> torch.Tensor:
-    """Σ x · y over each row, (rows,) float64."""
-    sums = torch.empty(len(x), dtype=torch.float64)
-    first, second, of_rows = x.detach().numpy(), y.detach().numpy(), sums.numpy()
-    _in_parts(first, 1, lambda a, b: kernels().products_of_rows(first, second, a, b, of_rows))
-    return sums
+def can_take_ranges(x: torch.Tensor) -> bool:
+    """Whether :func:`ranges_of_rows` serves, and pays: rows are not short."""
+    return x.dim() > 0 and x.shape[-1] >= _LEAST_OF_ROW and x.is_contiguous() and layout_of(x, _ONE) is not None
+
+
+def ranges_of_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smallest and largest of each row of ``x``, (…, columns), both (…, 1); NaN where one of its values is."""
+    low, high = x.new_empty(*x.shape[:-1], 1), x.new_empty(*x.shape[:-1], 1)
+    values, *extremes = x.detach().view(-1, x.shape[-1]).numpy(), low.view(-1).numpy(), high.view(-1).numpy()
+    _in_parts(values, 1, lambda a, b: kernels().ranges_of_rows(values, a, b, *extremes))
+    return low, high
 
 
 def total_and_magnitude(x: torch.Tensor) -> torch.Tensor:
@@ -172,43 +198,50 @@ def total_and_magnitude(x: torch.Tensor) -> torch.Tensor:
     return sums
 
 
-def sum_of_codes(graph: Any, x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor:
-    """Σ (code − zero_point) · scale over in-neighbours in ``graph``, as ``kernels().prepare`` makes it.
+def packed(x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor | None:
+    """Packed codes of ``x``, (rows, columns), which has one scale, or one a column; None where x has a NaN."""
+    values = x.detach().numpy()
+    inverse, offset = (_by_column(part, x.shape[1]) for part in (params.scale.reciprocal(), params.offset))
+    bits, top = kernels().storage_bits(qmax.bit_length()), np.float32(qmax)
+    out = torch.zeros(len(x), kernels().row_bytes(x.shape[1], bits), dtype=torch.uint8)
+    rows = out.numpy()
+    faults = _in_parts(values, 1, lambda a, b: kernels().pack_columns(values, a, b, inverse, offset, top, bits, rows))
+    return None if any(faults) else out
 
-    ``x``, (N_src, columns), has one scale, or one a column. Where one of its values is not a number, no sum is.
+
+def sum_of_codes(graph: Any, codes: torch.Tensor, params: QParams, qmax: int, times, out, start: int = 0) -> None:
+    """out ← Σ (code − zero_point) · scale · times over in-neighbours in ``graph``, as ``kernels().prepare`` makes it.
+
+    Of the nodes from ``start`` on, as many as ``out``, (rows, columns), has rows; ``codes`` are :func:`packed`,
+    ``times`` a number or one a node.
     """
-    values, out = x.detach().numpy(), torch.empty(graph.num_dst, x.shape[1])
-    numbers = params.scale.reciprocal(), *params
-    inverse, scale, zero, offset = (_by_column(part, x.shape[1]) for part in numbers)
-    bits, top, sums = kernels().storage_bits(qmax.bit_length()), np.float32(qmax), out.numpy()
-    packed = kernels().empty_packed(*values.shape, bits)
-    faults = _in_parts(values, 1, lambda a, b: kernels().pack_columns(values, a, b, inverse, offset, top, bits, packed))
-    if any(faults):
-        return out.fill_(torch.nan)
-    _in_parts(sums, 1, lambda a, b: kernels().sum_codes(graph, a, b, packed, bits, zero, scale, sums))
-    return out
+    rows, sums, bits = codes.numpy(), out.numpy(), kernels().storage_bits(qmax.bit_length())
+    zero, scale = (_by_column(part, out.shape[1]) for part in (params.zero_point, params.scale))
+    factors, step = _by_row(times)
+    _in_parts(sums, 1, lambda a, b: kernels().sum_codes(
+        graph, start + a, start + b, rows, bits, zero, scale, factors, step, sums[a:b]
+    ))  # fmt: skip
 
 
 def gradients_of_sum(
-    graph: Any, grad, out, x, times, scale, offset, low: float, high: float, grad_x: torch.Tensor | None, clips: bool
+    graph: Any, grad, after, x, times, params: QParams, qmax: int, low: float, high: float, grad_x, clips: bool
 ) -> torch.Tensor:
-    """Gradient of the scale, for ``grad`` of ``out``, which :func:`sum_of_codes` gave of ``x · times``, float32.
+    """Gradient of the scale, for ``grad`` of what :func:`sum_of_codes` gives of ``x · times``, times ``after``.
 
-    ``times`` is a number or one a row. ``graph`` has the out-neighbours. ``grad_x``, where it is asked for, becomes the
-    gradient of ``x``.
+    ``times`` and ``after`` are a number or one a row. ``graph`` has the out-neighbours. ``grad_x``, where it is asked
+    for, becomes the gradient of ``x``.
     """
     upstream, values, block = grad.contiguous().numpy(), x.detach().numpy(), kernels().BLOCK_ROWS
-    inverse, factors = scale.reciprocal(), times.detach().reshape(-1).numpy()
-    of_scale, *numbers = (_by_column(part, x.shape[1]) for part in (scale, inverse, offset))
+    scale, zero_point, offset = params
+    of_scale, *numbers = (_by_column(part, x.shape[1]) for part in (scale, scale.reciprocal(), offset, zero_point))
     kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else grad_x.numpy()
-    ends, sums = (np.float32(low), np.float32(high)), np.zeros((-(-len(values) // block), values.shape[1]))
+    top, ends = np.float32(qmax), (np.float32(low), np.float32(high))
+    sums = np.zeros((-(-len(values) // block), values.shape[1]))
     _in_parts(values, block, lambda a, b: kernels().gradients_of_sums(
-        graph, a, b, upstream, of_scale, values, factors, int(len(factors) > 1), *numbers, *ends, kind, passed, sums
+        graph, a, b, upstream, *_by_row(after), of_scale, values, *_by_row(times), *numbers, top, *ends, kind, passed,
+        sums,
     ))  # fmt: skip
-    products = np.zeros((-(-len(upstream) // block), values.shape[1]))
-    totals = out.numpy()
-    _in_parts(upstream, block, lambda a, b: kernels().products_of_columns(upstream, totals, a, b, products))
-    return _sums(products.sum(0), scale) / scale - _sums(sums.sum(0), scale) * inverse * inverse
+    return _sums(sums.sum(0), scale) / scale
 
 
 def can_scale(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:
@@ -219,15 +252,23 @@ def can_scale(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> boo
     return kinds[0] in ("tensor", "row") and kinds[1] in ("tensor", "column")
 
 
+def scale_rows(x: torch.Tensor, before, columns, after, out: torch.Tensor) -> None:
+    """out ← x · before · columns · after, of (rows, columns): numbers, or one a row, one a column and one a row."""
+    values, results, of_columns = x.detach().numpy(), out.detach().numpy(), _by_column(columns, x.shape[-1])
+    first, last = _by_row(before), _by_row(after)
+    _in_parts(values, 1, lambda a, b: kernels().scale_rows(values, a, b, *first, of_columns, *last, results))
+
+
 def scale_in_place(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> None:
     """x ← x · first · second."""
-    values, *numbers = _with_scales(x, first, second)
-    _in_parts(values, 1, lambda a, b: kernels().scale_rows(values, a, b, *numbers))
+    values = x.detach().view(-1, x.shape[-1])
+    scale_rows(values, first, second, _ONE, values)
 
 
 def gradients_of_scaled(grad, out, first, second, grad_x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Σ grad · out for each of ``first`` and for each of ``second``; ``grad_x`` becomes grad · second · first."""
-    values, *numbers = _with_scales(out, first, second)
+    values = out.detach().view(-1, out.shape[-1]).numpy()
+    numbers = *_by_row(first), _by_column(second, out.shape[-1])
     upstream, block = grad.contiguous().view(values.shape).numpy(), kernels().BLOCK_ROWS
     rows, columns = np.empty(len(values)), np.zeros((-(-len(values) // block), values.shape[1]))
     passed = grad_x.view(values.shape).numpy()
@@ -235,11 +276,6 @@ def gradients_of_scaled(grad, out, first, second, grad_x: torch.Tensor) -> tuple
         upstream, values, a, b, *numbers, passed, rows, columns
     ))  # fmt: skip
     return _sums(rows, first), _sums(columns.sum(0), second)
-
-
-def _with_scales(x, first, second):
-    values = x.detach().view(-1, x.shape[-1]).numpy()
-    return values, first.detach().reshape(-1).numpy(), int(first.numel() > 1), _by_column(second, x.shape[-1])
 
 
 def _sums(sums, scale):
@@ -259,6 +295,12 @@ def _numbers(part: torch.Tensor, scale: torch.Tensor) -> np.ndarray:
 def _by_column(part: torch.Tensor, columns: int) -> np.ndarray:
     """One number for each column, of one for all or one for each."""
     return np.ascontiguousarray(np.broadcast_to(part.detach().numpy().reshape(-1), (columns,)))
+
+
+def _by_row(part: torch.Tensor) -> tuple[np.ndarray, int]:
+    """One number for all rows, or one for each, and the step from one row's to the next."""
+    numbers = part.detach().reshape(-1).numpy()
+    return numbers, int(len(numbers) > 1)
 
 
 def _in_parts(values: np.ndarray, block: int, function: Callable[[int, int], Any]) -> list:

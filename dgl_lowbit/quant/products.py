@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 
 from . import few, fused
 from .format import QParams
 from .quantized import Quantized
-from .scaled import made_of, scaled
+from .remade import Origin, origin_of, remade
+from .scaled import scale_rows, scaled
 from .ste import centered_codes, differentiable, range_ends
 
 # Bytes of a block of codes as floats, and values from which blocks pay.
 _BLOCK_BYTES, _LEAST = 1 << 21, 1 << 17
 
 
-def product(codes: Quantized, weight: Quantized) -> torch.Tensor:
+def product(
+    codes: Quantized,
+    weight: Quantized,
+    after: torch.Tensor | None = None,
+    bias: torch.Tensor | None = None,
+    onto: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Product of ``codes``, (…, in), with a quantised ``weight``, (in, out): of centred codes, then times both scales.
 
-    Differentiable. What is kept for the gradients is the values that are coded, neither their codes nor the product.
+    Differentiable. What is kept for the gradients is the values that are coded, or what these are made of, neither
+    their codes nor the product.
+
+    Parameters
+    ----------
+    codes, weight : Quantized
+    after : torch.Tensor, optional
+        Constants, (rows,), that rows of the product are multiplied by.
+    bias : torch.Tensor, optional
+        Added after that, (out,).
+    onto : torch.Tensor, optional
+        What the result is added to, of its shape, that nothing else reads: it may become the result.
     """
     if not _is_served(codes, weight):
-        return scaled(torch.matmul(codes.centered, weight.centered), codes.scale, weight.scale)
+        out = scaled(torch.matmul(codes.centered, weight.centered), codes.scale, weight.scale)
+        return finished(out, after, bias, onto)
+    return _multiplied(codes, weight.centered, weight.scale, bias, onto, after)[0]
+
+
+def products(codes: Quantized, weights: Sequence[Quantized]) -> tuple[torch.Tensor, ...]:
+    """:func:`product` of the same codes and each of several weights, made at once, forward and backward."""
+    if not all(_is_served(codes, weight) for weight in weights):
+        return tuple(product(codes, weight) for weight in weights)
+    columns = [weight.centered.shape[1] for weight in weights]
+    scales = [weight.scale.reshape(1, -1).expand(1, count) for weight, count in zip(weights, columns)]
+    centered = torch.cat([weight.centered for weight in weights], 1)
+    return _multiplied(codes, centered, torch.cat(scales, 1), columns=columns)
+
+
+def _multiplied(codes, weight, weight_scale, bias=None, onto=None, after=None, columns=None):
     x, params, *rest = codes.source
-    return _Product.apply(*made_of(x), *params, weight.centered, weight.scale, *rest)
+    origin, after = origin_of(x), torch.ones(()) if after is None else after
+    how = _How(x.detach(), origin, columns or [weight.shape[1]], *rest)
+    x = x if origin is None else origin.stand_in
+    return _Product.apply(x, *params, weight, weight_scale, bias, onto, after, how)
+
+
+def finished(x, after=None, bias=None, onto=None) -> torch.Tensor:
+    """``x · after + bias + onto``, of those that are given; numbers a row, a column, and of its shape."""
+    x = x if after is None else scale_rows(x, after)
+    x = x if bias is None else x + bias
+    return x if onto is None else x + onto
 
 
 def _is_served(codes, weight):
@@ -35,84 +81,135 @@ def _is_served(codes, weight):
     return layout is not None and layout.kind != "column"
 
 
+class _How(NamedTuple):
+    """What a product needs of its values, beside what is differentiated."""
+
+    x: torch.Tensor | None
+    origin: Origin | None
+    columns: list[int]  # of the results
+    qmax: int
+    margin: torch.Tensor
+    clip_gradient: bool
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, times, scale, zero_point, offset, weight, weight_scale, qmax, margin, clip_gradient):
-        ctx.qmax, ctx.clip_gradient, params = qmax, clip_gradient, QParams(scale, zero_point, offset)
-        ctx.is_few = not ctx.needs_input_grad[0] and not times.dim() and few.is_mostly_zero(x)
-        ctx.save_for_backward(x, times, scale, zero_point, offset, weight, weight_scale, margin)
+    def forward(ctx, x, scale, zero_point, offset, weight, weight_scale, bias, onto, after, how):
+        params = QParams(scale, zero_point, offset)
+        ctx.is_few = how.origin is None and not ctx.needs_input_grad[0] and few.is_mostly_zero(how.x)
+        kept, ctx.rows = ((), None) if how.origin is None else how.origin[1:]
+        ctx.how = how._replace(x=None, origin=None)
+        ctx.save_for_backward(x, scale, zero_point, offset, weight, weight_scale, after, *kept)
+        weight_scales = _by_result(weight_scale, how.columns)
+        is_over = type(getattr(onto, "grad_fn", None)) is _Product._backward_cls  # which does not keep it
+        if is_over:
+            ctx.mark_dirty(onto)
         if ctx.is_few:
-            out = few.multiplied(x, params, qmax, weight)
-            fused.scale_in_place(out, scale, weight_scale)
-            return out
-        blocks, out = _Blocks(x, times, params, qmax), x.new_empty(len(x), weight.shape[1])
+            made = few.multiplied(how.x, params, how.qmax, weight).split(how.columns, 1)
+            made = [part.contiguous() for part in made]
+            outs = [onto] if is_over else made
+            for part, scales, out in zip(made, weight_scales, outs):
+                _finish(part, params, scales, bias, onto, after, slice(None), out)
+            return tuple(outs)
+        outs = [onto] if is_over else [torch.empty(len(x), count) for count in how.columns]
+        blocks, weights = _Blocks(how.x, params, how.qmax), weight.split(how.columns, 1)
+        rooms = [blocks.empty(count) for count in how.columns]
         for rows in blocks:
-            torch.mm(blocks.centered(rows, blocks.values(rows)), weight, out=out[rows])
-            fused.scale_in_place(out[rows], _of(scale, rows), weight_scale)
-        return out
+            centered = blocks.centered(rows, how.x[rows])
+            for room, part, scales, out in zip(rooms, weights, weight_scales, outs):
+                of_block = torch.mm(centered, part, out=room[: len(centered)])
+                _finish(of_block, params, scales, bias, onto, after, rows, out)
+        return tuple(outs)
 
     @staticmethod
-    def backward(ctx, grad):
-        *inputs, margin = ctx.saved_tensors
+    def backward(ctx, *grads):
+        x, scale, zero_point, offset, weight, weight_scale, after, *kept = ctx.saved_tensors
+        params, how = QParams(scale, zero_point, offset), ctx.how
+        others = grads[0].sum(0) if ctx.needs_input_grad[6] else None, grads[0] if ctx.needs_input_grad[7] else None
         if torch.is_grad_enabled():
 
-            def multiplied(x, times, scale, zero_point, offset, weight, weight_scale):
-                params = QParams(scale, zero_point, offset)
-                centered = centered_codes(x * times, params, ctx.qmax, margin, ctx.clip_gradient)
-                return torch.matmul(centered, weight) * scale * weight_scale
+            def multiplied(x, *rest):
+                *params, weight, weight_scale = rest
+                values = x if ctx.rows is None else remade(x, kept, ctx.rows)
+                centered = centered_codes(values, QParams(*params), how.qmax, how.margin, how.clip_gradient)
+                out = finished(torch.matmul(centered, weight) * params[0] * weight_scale, after)
+                return out.split(how.columns, 1)
 
-            return *differentiable(ctx, multiplied, inputs, grad), None, None, None
-        gradients = _gradients_of_few if ctx.is_few else _gradients
-        return *gradients(ctx, grad, range_ends(ctx.qmax, margin), *inputs), None, None, None
+            inputs = x, *params, weight, weight_scale
+            return *differentiable(ctx, multiplied, inputs, grads), *others, None, None
+        gradients, grads = _gradients_of_few if ctx.is_few else _gradients, [grad.contiguous() for grad in grads]
+        return *gradients(ctx, grads, x, kept, params, weight, weight_scale, after), *others, None, None
 
 
-# With the gradient g of the product o = (c · w) scale weight_scale, of centred codes, and h = g scale weight_scale,
-# Σ g · o is Σ c · (h · wᵀ) over a row and Σ w · (cᵀ · h) over a column: made of what gradients are made of anyway.
+def _by_result(weight_scale, columns):
+    """Scales of the columns of each result, or one for all."""
+    return weight_scale.split(columns, -1) if weight_scale.numel() > 1 else [weight_scale] * len(columns)
 
 
-def _gradients(ctx, grad, ends, x, times, scale, zero_point, offset, weight, weight_scale):
-    needs_x, _, needs_scale, _, _, needs_weight, needs_weight_scale = ctx.needs_input_grad[:7]
-    blocks, inverse = _Blocks(x, times, QParams(scale, zero_point, offset), ctx.qmax), scale.reciprocal()
-    grad_x = torch.empty_like(x) if needs_x else None
+def _finish(products, params, weight_scale, bias, onto, after, rows, out):
+    """out[rows] ← products · scales · after + bias + onto."""
+    target = out[rows] if onto is None else products
+    fused.scale_rows(products, _of(params.scale, rows), weight_scale, _of(after, rows), target)
+    if bias is not None:
+        target += bias
+    if onto is not None:
+        torch.add(target, onto[rows], out=out[rows])
+
+
+def _of_sums(grads, params, weight_scale, after, rows, rooms):
+    """What sums of centred codes have of the gradients of the results."""
+    scales = _by_result(weight_scale, [grad.shape[1] for grad in grads])
+    parts = [room[: rows.stop - rows.start] for room in rooms]
+    for grad, of_columns, part in zip(grads, scales, parts):
+        fused.scale_rows(grad[rows], _of(after, rows), of_columns, _of(params.scale, rows), part)
+    return torch.cat(parts, 1) if len(parts) > 1 else parts[0]
+
+
+# With the gradient g of the product o = (c · w) scale weight_scale after, of centred codes, and h = g after
+# weight_scale scale, Σ g · o is Σ w · (cᵀ · h) over a column: made of what gradients are made of anyway.
+
+
+def _gradients(ctx, grads, x, kept, params, weight, weight_scale, after):
+    needs_x, needs_scale, _, _, needs_weight, needs_weight_scale = ctx.needs_input_grad[:6]
+    how, blocks = ctx.how, _Blocks(x, params, ctx.how.qmax)
+    ends = range_ends(how.qmax, how.margin)
+    grad_x = torch.empty(x.shape) if needs_x else None
     grad_weight = torch.zeros_like(weight) if needs_weight or needs_weight_scale else None
-    by_scale = torch.zeros_like(scale, dtype=torch.float64)
-    upstream, of_codes = blocks.empty(weight.shape[1]), blocks.empty(x.shape[1])
+    by_scale = torch.zeros_like(params.scale, dtype=torch.float64)
+    rooms, of_codes = [blocks.empty(grad.shape[1]) for grad in grads], blocks.empty(x.shape[1])
+    values = None if ctx.rows is None else blocks.empty(x.shape[1])
     for rows in blocks:
-        of_sums = upstream[: rows.stop - rows.start]
-        torch.mul(grad[rows], weight_scale.reshape(-1), out=of_sums).mul_(_of(scale, rows))
-        values = blocks.values(rows)
-        centered = blocks.centered(rows, values)
+        of_sums = _of_sums(grads, params, weight_scale, after, rows, rooms)
+        if values is None:
+            of_block = x[rows]
+        else:
+            of_block = values[: len(of_sums)]
+            ctx.rows(kept, rows.start, of_block)
+        if needs_x or needs_scale:
+            of_centered = torch.mm(of_sums, weight.t(), out=of_codes[: len(of_sums)])
+            passed = None if grad_x is None else grad_x[rows]
+            centered, by_rows = blocks.differentiated(rows, of_block, of_centered, ends, passed, how.clip_gradient)
+            _of(by_scale, rows).add_(by_rows)
+        else:
+            centered = blocks.centered(rows, of_block)
         if grad_weight is not None:
             grad_weight.addmm_(centered.t(), of_sums)
-        if not (needs_x or needs_scale):
-            continue
-        passed = None if grad_x is None else grad_x[rows]
-        of_centered = torch.mm(of_sums, weight.t(), out=of_codes[: len(of_sums)])
-        within = fused.gradients(
-            of_centered, values, _of(inverse, rows), _of(offset, rows), *ends, blocks.layout, passed, ctx.clip_gradient
-        )
-        if passed is not None and times.dim():
-            passed.mul_(times[rows])
-        by_row = fused.products_of_rows(of_centered, centered)
-        _of(by_scale, rows).add_(_of_scale(by_row, within, _of(scale, rows)))
     by_weight_scale = _of_weight_scale(grad_weight, weight, weight_scale) if needs_weight_scale else None
-    return grad_x, None, by_scale.float(), None, None, grad_weight if needs_weight else None, by_weight_scale
+    by_scale = (by_scale / params.scale).float()
+    return grad_x, by_scale, None, None, grad_weight if needs_weight else None, by_weight_scale
 
 
-def _gradients_of_few(ctx, grad, ends, x, times, scale, zero_point, offset, weight, weight_scale):
-    needs_weight, needs_weight_scale = ctx.needs_input_grad[5:7]
-    of_sums = (grad * weight_scale.reshape(-1)).mul_(scale)
+def _gradients_of_few(ctx, grads, x, _, params, weight, weight_scale, after):
+    needs_weight, needs_weight_scale = ctx.needs_input_grad[4:6]
+    how, scale, rows = ctx.how, params.scale, slice(0, len(x))
+    of_sums = _of_sums(grads, params, weight_scale, after, rows, [torch.empty(grad.shape) for grad in grads])
     grad_weight = torch.zeros(weight.shape) if needs_weight or needs_weight_scale else None
-    within, by_row = few.gradients(x, QParams(scale, zero_point, offset), ctx.qmax, of_sums, weight, ends, grad_weight)
-    by_scale = _of_scale(by_row, within, scale).float()
-    by_weight_scale = _of_weight_scale(grad_weight, weight, weight_scale) if needs_weight_scale else None
-    return None, None, by_scale, None, None, grad_weight if needs_weight else None, by_weight_scale
-
-
-def _of_scale(by_row, within, scale):
-    """Gradients of scales, float64, of Σ g · o over rows, and of Σ gradient · x of codes within the range."""
+    ends = range_ends(how.qmax, how.margin)
+    within, by_row = few.gradients(x, params, how.qmax, of_sums, weight, ends, grad_weight)
     by_row = by_row.view(-1, 1) if scale.numel() > 1 else by_row.sum()
-    return by_row / scale - within * scale.reciprocal().square()
+    by_scale = (by_row / scale - within * scale.reciprocal().square()).float()
+    by_weight_scale = _of_weight_scale(grad_weight, weight, weight_scale) if needs_weight_scale else None
+    return None, by_scale, None, None, grad_weight if needs_weight else None, by_weight_scale
 
 
 def _of_weight_scale(grad_weight, weight, weight_scale):
@@ -122,31 +219,35 @@ def _of_weight_scale(grad_weight, weight, weight_scale):
 
 
 class _Blocks:
-    """Slices of rows of ``x · times``, which, as their codes, find room where those of the slice before stood."""
+    """Slices of the rows of ``x``, whose codes find room where those of the slice before stood."""
 
-    def __init__(self, x, times, params, qmax):
-        self.x, self.times, self.params, self.qmax = x, times, params, qmax
+    def __init__(self, x, params, qmax):
+        self.x, self.params, self.qmax = x, params, qmax
         self.layout = fused.layout_of(x, params.scale)
         self.size = min(max(_BLOCK_BYTES // (4 * x.shape[1]), 1), len(x))
-        self._codes, self._values = self.empty(x.shape[1]), self.empty(x.shape[1] if times.dim() else 0)
+        self._codes = self.empty(x.shape[1])
 
     def __iter__(self):
         return (slice(start, min(start + self.size, len(self.x))) for start in range(0, len(self.x), self.size))
 
     def empty(self, columns):
-        return self.x.new_empty(self.size, columns)
-
-    def values(self, rows):
-        if not self.times.dim():
-            return self.x[rows]
-        return torch.mul(self.x[rows], self.times[rows], out=self._values[: rows.stop - rows.start])
+        return torch.empty(self.size, columns)
 
     def centered(self, rows, values):
-        scale, zero_point, offset = (_of(part, rows) for part in self.params)
         out = self._codes[: len(values)]
-        return fused.centered(values, scale, zero_point, offset, self.qmax, self.layout, out)
+        return fused.centered(values, *self._numbers(rows), self.qmax, self.layout, out)
+
+    def differentiated(self, rows, values, grad, ends, grad_x, clips):
+        """Centred codes, and for their gradient that of each scale's logarithm; ``grad_x`` ← that of the values."""
+        params, out = self._numbers(rows), self._codes[: len(values)]
+        return out, fused.codes_and_gradients(
+            grad, values, params, self.qmax, *ends, self.layout, out, grad_x, clips
+        )  # fmt: skip
+
+    def _numbers(self, rows):
+        return QParams(*(_of(part, rows) for part in self.params))
 
 
 def _of(numbers, rows):
     """Those of some rows, of one for all or one a row."""
-    return numbers[rows] if numbers.dim() > 1 and len(numbers) > 1 else numbers
+    return numbers[rows] if numbers.dim() and len(numbers) > 1 else numbers

@@ -14,6 +14,7 @@ from .format import QParams
 from .observer import UNCALIBRATED, NotCalibratedError
 from .precision import converted
 from .quantized import Quantized
+from .ranges import ranges_of_rows
 
 GRIDS = ("auto", "affine", "half")
 # Magnitudes whose percentile is taken; of more, as many are looked at.
@@ -102,8 +103,7 @@ class QLRQuantizer(Quantizer):
 
     def qparams(self, x=None):
         if self.granularity == "row":
-            x = x.detach()
-            low, high = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True)
+            low, high = ranges_of_rows(x)
             return self._grid_params(self.alpha * low, self.alpha * high)
         params = self._common_params()
         if self.granularity == "shift":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from . import fused
+from .beside import Beside
 
-_MADE_OF = "_dgl_lowbit_made_of"
+_factors = Beside()
 
 
 class _Scaled(torch.autograd.Function):
@@ -55,8 +56,9 @@ def scaled(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor | None = N
 def scale_rows(x: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     """``x · factor``, (N, …) times constants (N,); the result knows what it is made of, see :func:`made_of`."""
     out = x * factor.view(-1, *[1] * (x.dim() - 1))
-    if type(x) is torch.Tensor and x.dim() == 2 and x.is_contiguous() and x.dtype == out.dtype:
-        setattr(out, _MADE_OF, (x, factor.view(-1, 1), (x._version, out._version)))
+    is_plain = type(x) is torch.Tensor and x.dim() == 2 and x.is_contiguous() and x.dtype == out.dtype
+    if is_plain and not x.is_inference():
+        _factors.note(out, (x, factor.view(-1, 1), x._version))
     return out
 
 
@@ -65,7 +67,7 @@ def made_of(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     Who needs ``x`` for its gradients keeps these, and the product is not kept beside them.
     """
-    base, factor, versions = getattr(x, _MADE_OF, (x, torch.ones((), device=x.device), None))
-    if versions not in (None, (base._version, x._version)):  # one of them was changed in place
+    base, factor, version = _factors.of(x) or (x, None, None)
+    if factor is None or base._version != version:
         return x, torch.ones((), device=x.device)
     return base, factor

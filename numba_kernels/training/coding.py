@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .. import simd
 from ..jit import kernel, launcher
 
 __all__ = [
@@ -13,19 +14,20 @@ __all__ = [
     "UNCLIPPED",
     "code_columns",
     "code_rows",
+    "codes_and_gradients",
     "gradients_of_columns",
     "gradients_of_rows",
     "gradients_of_scaled",
     "pack_columns",
-    "products_of_columns",
-    "products_of_rows",
+    "ranges_of_rows",
     "scale_rows",
-    "straight_through",
     "total_and_magnitude",
 ]
 
 # Rows whose part in the gradients of channels' scales is summed at a time.
 BLOCK_ROWS = 1024
+# Values whose extremes are followed side by side, from here on.
+_LANES, _INFINITY = 16, np.float32(np.inf)
 # What the gradient of the values becomes: it is not asked for, it ends where the range does, or it does not.
 NO_GRADIENT, CLIPPED, UNCLIPPED = 0, 1, 2
 
@@ -49,6 +51,21 @@ def within(gradient, x, inverse, offset, low, high):
     """``gradient`` where x stands within the range, else 0."""
     place = x * inverse + offset
     return gradient if (place >= low) & (place <= high) else np.float32(0)
+
+
+@kernel
+def gradient_of_value(gradient, x, inverse, offset, low, high, kind):
+    """Gradient of x, of ``kind``, for that of its centred code."""
+    return (within(gradient, x, inverse, offset, low, high) if kind == CLIPPED else gradient) * inverse
+
+
+@kernel
+def gradient_of_scale(gradient, code, x, inverse, offset, low, high):
+    """Gradient of the logarithm of the scale of centred ``code`` · scale, float64, for that of the code.
+
+    gradient · (code − x / scale), within the range what rounding left, beyond it the range's end.
+    """
+    return np.float64(gradient * (code - within(x * inverse, x, inverse, offset, low, high)))
 
 
 @launcher
@@ -92,49 +109,59 @@ def gradients_of_rows(grad, x, first, last, inverse, offset, step, low, high, ki
     for i in range(first, last):
         v, o, total = inverse[i * step], offset[i * step], 0.0
         for j in range(x.shape[1]):
-            inside = within(grad[i, j], x[i, j], v, o, low, high)
             if kind != NO_GRADIENT:
-                grad_x[i, j] = (inside if kind == CLIPPED else grad[i, j]) * v
-            total = plus(total, np.float64(inside * x[i, j]))
+                grad_x[i, j] = gradient_of_value(grad[i, j], x[i, j], v, o, low, high, kind)
+            total = plus(total, np.float64(within(grad[i, j], x[i, j], v, o, low, high) * x[i, j]))
         sums[i] = total
-
-
-@launcher
-def products_of_rows(x, y, first, last, sums):
-    """sums[i] ← Σ x · y over row i."""
-    for i in range(first, last):
-        total = 0.0
-        for j in range(x.shape[1]):
-            total = plus(total, np.float64(x[i, j] * y[i, j]))
-        sums[i] = total
-
-
-@kernel
-def straight_through(grad, x, times, inverse, offset, low, high, kind, grad_x, sums):
-    """Of one row, x · times: grad_x ← gradient of x, of ``kind``; sums ← sums + grad · x · times within the range."""
-    for j in range(len(x)):
-        value = x[j] * times
-        inside = within(grad[j], value, inverse[j], offset[j], low, high)
-        if kind != NO_GRADIENT:
-            grad_x[j] = (inside if kind == CLIPPED else grad[j]) * inverse[j] * times
-        sums[j] += np.float64(inside * value)
 
 
 @launcher
 def gradients_of_columns(grad, x, first, last, inverse, offset, low, high, kind, grad_x, sums):
     """As :func:`gradients_of_rows`, by column; ``sums``, (blocks, columns) zeros, are those of BLOCK_ROWS rows each."""
-    one = np.float32(1)
-    for i in range(first, last):
-        straight_through(grad[i], x[i], one, inverse, offset, low, high, kind, grad_x[i], sums[i // BLOCK_ROWS])
-
-
-@launcher
-def products_of_columns(x, y, first, last, sums):
-    """sums ← Σ x · y by column; (blocks, columns) zeros, those of BLOCK_ROWS rows each."""
     for i in range(first, last):
         totals = sums[i // BLOCK_ROWS]
         for j in range(x.shape[1]):
-            totals[j] += np.float64(x[i, j] * y[i, j])
+            v, o = inverse[j], offset[j]
+            if kind != NO_GRADIENT:
+                grad_x[i, j] = gradient_of_value(grad[i, j], x[i, j], v, o, low, high, kind)
+            totals[j] += np.float64(within(grad[i, j], x[i, j], v, o, low, high) * x[i, j])
+
+
+@launcher
+def codes_and_gradients(grad, x, first, last, inverse, offset, zero, step, qmax, low, high, kind, codes, grad_x, sums):
+    """codes ← those of :func:`code_rows`; grad_x ← gradient of the values, of ``kind``, for that of the codes.
+
+    sums[i] ← Σ over row i of what the gradient of its scale is made of, see :func:`gradient_of_scale`.
+    """
+    for i in range(first, last):
+        v, o, z, total = inverse[i * step], offset[i * step], zero[i * step], 0.0
+        for j in range(x.shape[1]):  # loops of few arrays are made vectors of
+            codes[i, j] = code_of(x[i, j], v, o, qmax) - z
+        for j in range(x.shape[1]):
+            total = plus(total, gradient_of_scale(grad[i, j], codes[i, j], x[i, j], v, o, low, high))
+        sums[i] = total
+        if kind != NO_GRADIENT:
+            for j in range(x.shape[1]):
+                grad_x[i, j] = gradient_of_value(grad[i, j], x[i, j], v, o, low, high, kind)
+
+
+@launcher
+def ranges_of_rows(x, first, last, low, high):
+    """low[i], high[i] ← smallest and largest of row i; NaN where one of its values is."""
+    columns, values, none = x.shape[1], simd.f32_at(simd.address(x)), simd.zeros_f32()
+    whole = columns - columns % _LANES
+    for i in range(first, last):
+        smallest, largest, faults = simd.fill(none, _INFINITY), simd.fill(none, -_INFINITY), none
+        for j in range(0, whole, _LANES):
+            v = simd.load(none, values, i * columns + j)
+            smallest, largest = simd.minimum(smallest, v), simd.maximum(largest, v)
+            faults = simd.add(faults, simd.subtract(v, v))  # 0 where v is finite
+        a, b, fault = simd.smallest(smallest), simd.largest(largest), simd.total(faults)
+        for j in range(whole, columns):
+            v = x[i, j]
+            a, b, fault = min(a, v), max(b, v), fault + (v - v)
+        is_faulty = fault != 0 and np.isnan(x[i]).any()
+        low[i], high[i] = (np.nan, np.nan) if is_faulty else (a, b)
 
 
 @launcher
@@ -148,12 +175,14 @@ def total_and_magnitude(x, sums):
 
 
 @launcher
-def scale_rows(x, first, last, row_scale, row_step, column_scale):
-    """x[i, j] ← x[i, j] · row_scale[i · row_step] · column_scale[j · column_step], in place."""
+def scale_rows(x, first, last, before, before_step, column_scale, after, after_step, out):
+    """out[i, j] ← x[i, j] · before[i · before_step] · column_scale[j] · after[i · after_step]; ``x`` may be ``out``."""
+    row = np.empty(x.shape[1], np.float32)
     for i in range(first, last):
-        r = row_scale[i * row_step]
-        for j in range(x.shape[1]):
-            x[i, j] = x[i, j] * r * column_scale[j]
+        b, a = before[i * before_step], after[i * after_step]
+        for j in range(len(row)):
+            row[j] = x[i, j] * b * column_scale[j] * a
+        out[i, :] = row
 
 
 @launcher

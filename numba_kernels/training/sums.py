@@ -11,9 +11,9 @@ from ..graph import Graph
 from ..jit import launcher
 from ..kernels.sums import clear, summing
 from ..layout import row_bytes, storage_bits
-from .coding import BLOCK_ROWS, straight_through
+from .coding import BLOCK_ROWS, NO_GRADIENT, code_of, gradient_of_scale, gradient_of_value
 
-__all__ = ["empty_packed", "gradients_of_sums", "prepare", "storage_bits", "sum_codes"]
+__all__ = ["gradients_of_sums", "prepare", "row_bytes", "storage_bits", "sum_codes"]
 
 # Edges ahead, whose gradients are fetched: no more than the AHEAD that a graph allows.
 _AHEAD = 12
@@ -24,26 +24,22 @@ def prepare(indptr: np.ndarray, indices: np.ndarray, num_src: int) -> Graph:
     return Graph(indptr, indices, num_src)
 
 
-def empty_packed(rows: int, columns: int, bits: int) -> np.ndarray:
-    """Zeros for packed codes, (rows, bytes of a row) uint8."""
-    return np.zeros((rows, row_bytes(columns, bits)), np.uint8)
+def sum_codes(graph: Graph, first: int, last: int, packed: np.ndarray, bits: int, *arguments):
+    """out[i − first] ← Σ_u (code of u − zero) · scale · times over the in-neighbours u of node i.
 
-
-def sum_codes(graph: Graph, first: int, last: int, packed: np.ndarray, bits: int, zero, scale, out: np.ndarray):
-    """out[i] ← Σ_u (code of u − zero) · scale over the in-neighbours u of node i.
-
-    ``packed`` has a row a source node, ``zero``, ``scale`` and ``out``, (N_dst, columns), float32, a number a column.
+    ``packed`` has a row a source node. The arguments are ``zero`` and ``scale``, a number a column, ``times``, of one
+    for all where the step that follows it is 0 and one a row where it is 1, and ``out``, (rows, columns); float32.
     The sum is exact as long as float32 holds it.
     """
-    lanes = 0 if out.shape[1] <= 16 and bits < 8 else min(packed.shape[1], 64)
-    _summing(bits, lanes)(graph.indptr, graph.fetched, first, last, packed, zero, scale, out)
+    lanes = 0 if arguments[-1].shape[1] <= 16 and bits < 8 else min(packed.shape[1], 64)
+    _summing(bits, lanes)(graph.indptr, graph.fetched, first, last, packed, *arguments)
 
 
 @functools.cache
 def _summing(bits, lanes):
     sum_rows = summing(bits, lanes)
 
-    def sum_rows_of(indptr, indices, first, last, packed, zero, scale, out):
+    def sum_rows_of(indptr, indices, first, last, packed, zero, scale, times, step, out):
         width = packed.shape[1]
         totals = np.empty(width * (8 // bits), np.int32)
         rows, edges = simd.u8_at(simd.address(packed)), simd.i32_at(simd.address(indices))
@@ -53,27 +49,33 @@ def _summing(bits, lanes):
                 clear(sums, len(totals))
             else:
                 sum_rows(rows, width, edges, indptr[i], indptr[i + 1], True, sums)
-            count = np.float64(indptr[i + 1] - indptr[i])
+            count, t = np.float64(indptr[i + 1] - indptr[i]), times[i * step]
             for j in range(out.shape[1]):
-                out[i, j] = np.float32(np.float64(totals[j]) - np.float64(zero[j]) * count) * scale[j]
+                centered = np.float32(np.float64(totals[j]) - np.float64(zero[j]) * count)
+                out[i - first, j] = centered * scale[j] * t
 
     sum_rows_of.__name__ = f"sum_codes_{bits}_{lanes}"
     return launcher(sum_rows_of)
 
 
 def gradients_of_sums(graph: Graph, first: int, last: int, *arguments):
-    """As :func:`.gradients_of_columns`, for the gradient of a node that is Σ grad · scale over its out-neighbours.
+    """Of rows of x · times, whose codes are summed, for the gradient ``grad`` of sums, by column.
 
-    ``graph`` has the out-neighbours; the arguments are ``grad``, ``scale``, ``x``, and what its rows are multiplied by,
-    of one for all where the step is 0 and one each where it is 1; then those of that function.
+    grad_x ← gradient of x, of ``kind``; sums ← Σ of what the gradients of the scales are made of, see
+    :func:`.gradient_of_scale`: (blocks, columns) zeros, those of BLOCK_ROWS rows each.
+
+    ``graph`` has the out-neighbours. The arguments are ``grad``, ``after`` and ``scale``, which sums are multiplied by,
+    a number a row and a column; ``x`` and ``times``; ``inverse`` scales, offsets, zeros, a number a column, the largest
+    code and the ends of the range. The steps that follow ``after`` and ``times`` are 0 where there is one for all rows.
     """
     _gradients_of_sums(graph.indptr, graph.fetched, first, last, *arguments)
 
 
 @launcher
 def _gradients_of_sums(
-    indptr, indices, first, last, grad, scale, x, times, step, inverse, offset, low, high, kind, grad_x, sums
-):
+    indptr, indices, first, last, grad, after, after_step, scale, x, times, step, inverse, offset, zero, qmax,
+    low, high, kind, grad_x, sums,
+):  # fmt: skip
     width, at = 4 * grad.shape[1], simd.u8_at(simd.address(grad))
     total = np.empty(grad.shape[1], np.float32)
     for i in range(first, last):
@@ -82,8 +84,16 @@ def _gradients_of_sums(
             ahead = np.int64(indices[e + _AHEAD]) * width
             for byte in range(0, width, 64):
                 simd.prefetch(at, ahead + byte)
-            upstream = grad[np.uint32(indices[e])]
+            node = np.uint32(indices[e])
+            upstream, a = grad[node], after[node * after_step]
             for j in range(len(total)):
-                total[j] += upstream[j] * scale[j]
-        of_block = sums[i // BLOCK_ROWS]
-        straight_through(total, x[i], times[i * step], inverse, offset, low, high, kind, grad_x[i], of_block)
+                total[j] += upstream[j] * a * scale[j]
+        of_block, t = sums[i // BLOCK_ROWS], times[i * step]
+        for j in range(len(total)):
+            value, v, o = x[i, j] * t, inverse[j], offset[j]
+            code = code_of(value, v, o, qmax) - zero[j]
+            of_block[j] += gradient_of_scale(total[j], code, value, v, o, low, high)
+        if kind != NO_GRADIENT:
+            for j in range(len(total)):
+                value = x[i, j] * t
+                grad_x[i, j] = gradient_of_value(total[j], value, inverse[j], offset[j], low, high, kind) * t

@@ -6,7 +6,8 @@ import torch
 
 from dgl_lowbit.nn import sums
 from dgl_lowbit.nn.ops import TorchOps
-from dgl_lowbit.quant import fused, make_quantizer
+from dgl_lowbit.quant import fused, make_quantizer, products
+from dgl_lowbit.quant.products import product
 from dgl_lowbit.quant.quantized import Quantized
 from dgl_lowbit.quant.scaled import made_of, scale_rows
 
@@ -139,6 +140,43 @@ def test_rows_that_are_scaled_first_have_the_gradients_of_their_product():
     for change in (nothing, lambda rows: rows.add_(1)):
         (found, found_alpha), (plain, plain_alpha) = gradients(change, True), gradients(change, False)
         assert torch.equal(found, plain) and torch.equal(found_alpha, plain_alpha)
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_sums_that_are_multiplied_are_made_again(bits, monkeypatch):
+    """Their product's gradients, and what can be differentiated of these, are those of sums that are kept."""
+    monkeypatch.setattr(products, "_LEAST", 1)
+    monkeypatch.setattr(products, "_BLOCK_BYTES", 4 * 20 * 16)  # of 16 rows
+    graph, norm = random_graph(50, 40, 700), torch.rand(40) + 0.5
+    x, weight = torch.randn(50, 20).requires_grad_(), torch.randn(20, 7)
+    of_x, of_sums = (make_quantizer("qlr", bits, granularity=kind, channels=20) for kind in ("channel", "row"))
+    of_weight = make_quantizer("qlr", bits, granularity="channel", channels=7)
+    leaves = [x, of_x.log_alpha, of_sums.log_alpha]
+    for quantizer, values in ((of_x, x), (of_sums, x), (of_weight, weight)):
+        quantizer.observe(values)
+
+    def gradients(is_kept):
+        total = sums.sum_packed(graph, of_x.quantized(x), norm)
+        assert torch.equal(total, sums.sum_packed(graph, of_x.quantized(x)) * norm.view(-1, 1))
+        stored = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: stored.append(t.untyped_storage().nbytes()) or t, _same
+        ):
+            out = product(of_sums.quantized(total * 1 if is_kept else total), of_weight.quantized(weight))
+        assert (4 * total.numel() in stored) == is_kept
+        once = torch.autograd.grad(out.square().sum(), leaves, retain_graph=True)
+        again = torch.autograd.grad(out.square().sum(), leaves, create_graph=True)
+        return once, torch.autograd.grad(again[1].sum(), leaves)
+
+    for made, kept in zip(gradients(False), gradients(True)):
+        assert torch.equal(made[0], kept[0])
+        for one, other in zip(made, kept):
+            assert other.abs().sum() > 0
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
+def _same(tensor):
+    return tensor
 
 
 @pytest.mark.parametrize("packs", [False, True])

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dgl_lowbit as lowbit
+from dgl_lowbit.experiments.models import MODELS
 from dgl_lowbit.quant import Quantizer
 from tests.conftest import features, homogeneous
 from tests.nn.layers import (
@@ -232,3 +233,14 @@ def test_two_processes_keep_the_same_parameters(tmp_path):
     for name in before.keys() - silent:
         assert torch.equal(before[name], other_before[name]) and torch.equal(gradients[name], other_gradients[name])
         assert not torch.equal(state[name], before[name])
+
+
+@pytest.mark.parametrize("kind", ["gcn", "sage"])
+def test_inference_mode_gives_what_no_grad_gives(kind):
+    graph, feat = dgl.add_self_loop(dgl.rand_graph(2500, 30_000)), torch.randn(2500, 64)
+    model = lowbit.quantize(MODELS[kind](64, 5), lowbit.QuantConfig(2), graph, feat)
+    model = lowbit.calibrate(model, graph, feat).eval()
+    with torch.no_grad():
+        expected = model(graph, feat)
+    with torch.inference_mode():
+        assert torch.equal(model(graph, feat), expected) and torch.equal(model(graph, feat * 1), expected)

@@ -5,8 +5,9 @@ import torch
 
 from dgl_lowbit.quant import few, fused, make_quantizer, products
 from dgl_lowbit.quant.products import product
+from dgl_lowbit.quant.products import products as together
 from dgl_lowbit.quant.quantized import Quantized
-from dgl_lowbit.quant.scaled import scale_rows
+from dgl_lowbit.quant.remade import Origin
 
 
 @pytest.fixture(autouse=True)
@@ -96,15 +97,91 @@ def test_gradients_can_be_differentiated_again():
         torch.testing.assert_close(grad, plain, rtol=1e-4, atol=1e-2)
 
 
-def test_rows_that_are_scaled_first_have_the_gradients_of_their_product():
-    pair, factor = quantisers(), torch.rand(70, generator=torch.Generator().manual_seed(5)) + 0.5
+def test_what_follows_is_as_by_itself():
+    """Constants a row, a bias, and a sum over an operand, which it is written over where a product made it."""
+    pair, after = quantisers(), torch.rand(70, generator=torch.Generator().manual_seed(5)) + 0.5
+    bias, x, weights = drawn(20, seed=6).requires_grad_(), drawn(70, 30).requires_grad_(), drawn(30, 20, seed=1)
+    leaves = [x, bias, *(quantizer.log_alpha for quantizer in pair)]
+
+    def results(is_at_once, onto):
+        of_x, of_weights = (lambda: pair[0].quantized(x)), pair[1].quantized(weights)
+        if is_at_once:
+            out = product(of_x(), of_weights, after, bias, onto)
+        else:
+            out = product(of_x(), of_weights) * after.view(-1, 1) + bias + onto
+        return out, torch.autograd.grad(out.square().sum(), leaves)
+
+    def first():
+        return product(pair[0].quantized(x), pair[1].quantized(weights))
+
+    for make, is_over in ((first, True), (lambda: first() * 1, False), (lambda: drawn(70, 20, seed=7), False)):
+        onto = make()
+        (out, gradients), (plain, plain_gradients) = results(True, onto), results(False, make())
+        assert torch.equal(out, plain) and (out.data_ptr() == onto.data_ptr()) == is_over
+        for grad, expected in zip(gradients, plain_gradients):
+            torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("is_sparse", [False, True])
+def test_products_of_the_same_codes_are_those_by_themselves(monkeypatch, is_sparse):
+    """Of weights with one scale and with one a column; dense, or mostly zeros, which need no gradient."""
+    (of_x, first), second = quantisers(), make_quantizer("qlr", 2, granularity="tensor", clip_gradient=False)
+    x, weights = drawn(70, 30), [drawn(30, 20, seed=1).requires_grad_(), drawn(30, 7, seed=2).requires_grad_()]
+    if is_sparse:
+        x = x * (drawn(70, 30, seed=4) > 1)
+        monkeypatch.setattr(few, "_FEW", 0.3)
+    of_x.observe(x)
+    second.observe(weights[1])
+    x.requires_grad_(not is_sparse)
+    leaves = [*weights, *(q.log_alpha for q in (of_x, first, second)), *([] if is_sparse else [x])]
+
+    def results(is_at_once):
+        codes, quantised = of_x.quantized(x), [q.quantized(w) for q, w in zip((first, second), weights)]
+        outs = together(codes, quantised) if is_at_once else [product(of_x.quantized(x), w) for w in quantised]
+        loss = outs[0].square().sum() + (outs[1] * drawn(70, 7, seed=3)).sum()
+        return outs, torch.autograd.grad(loss, leaves, retain_graph=True), torch.autograd.grad(
+            torch.autograd.grad(loss, of_x.log_alpha, create_graph=True), leaves, allow_unused=True
+        )  # fmt: skip
+
+    calls = _counted(monkeypatch, products._Product, "apply")
+    outs, *gradients = results(True)
+    assert len(calls) == 1
+    plain, *plain_gradients = results(False)
+    assert all(map(torch.equal, outs, plain)) and all(out.is_contiguous() for out in outs)
+    for found, expected in zip(gradients, plain_gradients):
+        for grad, other in zip(found, expected):
+            torch.testing.assert_close(grad, other, rtol=1e-4, atol=1e-3)
+
+
+def _counted(monkeypatch, owner, name):
+    calls, function = [], getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args: calls.append(args) or function(*args))
+    return calls
+
+
+@pytest.mark.parametrize("is_changed", [False, True])
+def test_rows_that_can_be_made_again_are_not_kept(is_changed):
+    pair, values, asked = quantisers(), drawn(70, 30), []
+
+    def rows(kept, start, out):
+        asked.append((start, len(out)))
+        out.copy_(2 * kept[0][start : start + len(out)])
 
     def gradients(is_known):
-        x = drawn(70, 30).requires_grad_()
+        base = values.clone().requires_grad_()
+        x, stand_in = 2 * base, 2 * base.sum(1, keepdim=True).expand(-1, 30)  # gradients of it would be others
+        x = Origin(stand_in, (values,), rows).remember(x) if is_known else x
+        if is_changed:
+            x.mul_(1)
         for quantizer in pair:
             quantizer.zero_grad()
-        rows = scale_rows(x, factor) if is_known else x * factor.view(-1, 1)
-        product(pair[0].quantized(rows), pair[1].quantized(drawn(30, 20, seed=1))).square().sum().backward()
-        return [x.grad, *(quantizer.log_alpha.grad.clone() for quantizer in pair)]
+        product(pair[0].quantized(x), pair[1].quantized(drawn(30, 20, seed=1))).square().sum().backward()
+        return [base.grad, *(quantizer.log_alpha.grad.clone() for quantizer in pair)]
 
-    assert all(map(torch.equal, gradients(True), gradients(False)))
+    (found, *of_ranges), (plain, *of_plain_ranges) = gradients(True), gradients(False)
+    assert all(map(torch.equal, of_ranges, of_plain_ranges))
+    if is_changed:  # what is known of it holds no more
+        assert not asked and torch.equal(found, plain)
+    else:
+        assert asked == [(0, 16), (16, 16), (32, 16), (48, 16), (64, 6)]
+        torch.testing.assert_close(found, plain.sum(1, keepdim=True).expand(-1, 30))

@@ -9,6 +9,7 @@ import torch
 from dgl import DGLError
 
 from ...quant import NotCalibratedError
+from ...quant.ranges import is_finite
 from ..sums import float32_holds_sums
 from .calls import Call, coded, tensors_of
 
@@ -91,7 +92,7 @@ def groups_of(call: Call) -> dict[str, tuple[int, ...]]:
 def _check(call, component, tensors):
     """Raise DGLError for NaN, infinity, or another width than the site was made for."""
     for x in tensors:
-        if not torch.isfinite(x.detach().sum()) and not torch.isfinite(x).all():
+        if not is_finite(x):
             raise DGLError(f"{_where(call)} got NaN or infinity in its {component}; clean it before quantising.")
     quantizer, channels = call.site[component], channels_of(call, component, tensors)
     if quantizer.granularity == "channel" and quantizer.channels != channels:
