@@ -77,7 +77,7 @@ def sizes_of_scratch(room: int, columns: int, heads: int) -> Scratch:
         codes=most + 3 * heads + 4 * room,
         words=4 * (QUADS * max(room + 16, many) + room + many + 32),
         own=4 * (max(columns, period) + 32),
-        tables=4 * max(3 * (period + 16), 32 * (2 * heads + columns // 16 + 1)),
+        tables=4 * max(3 * (period + 16), 32 * (2 * heads + columns // 16)),
         heads=16 * (period + 16),
     )
 
@@ -175,7 +175,7 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned, is_weighted):
         totals, scores = simd.i32_at(base + f.scratch.totals), simd.f32_at(base + f.scratch.scores)
         own_at = base + f.scratch.own
         own, tables, words, kept = simd.f32_at(own_at), base + f.scratch.tables, base + f.scratch.words, kept_of(heads)
-        codes, quad, numbers_at = simd.u8_at(base + f.scratch.codes), simd.f32_at(words), base + f.scratch.heads
+        codes, numbers_at = simd.u8_at(base + f.scratch.codes), base + f.scratch.heads
         most, sums = simd.f32_at(numbers_at), simd.f32_at(numbers_at + step)
         factors, counts = simd.f32_at(numbers_at + 2 * step), simd.i32_at(numbers_at + 3 * step)
         lanes_f32, whole, size = simd.zeros_f32(), simd.zeros_i32(), np.float32(f.attention.scale)
@@ -210,7 +210,7 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned, is_weighted):
                     edges = min(kept, end - first)
                     numbers = edges * heads
                     if phase == 0 or parts > 1:
-                        score(indices, first, edges, f.left, f.messages, f.attention, own, tables, codes, scores, quad)
+                        score(indices, first, edges, f.left, f.attention, own, tables, codes, scores)
                         simd.store(simd.fill(lanes_f32, np.float32(-np.inf)), scores, numbers)
                     if phase == 0:
                         keep_largest(numbers, scores, period, most)
