@@ -141,14 +141,13 @@ def weigh(weights, first, edges, heads, scores):
             scores[e * heads + h] *= weights[first + e]
 
 
-@instruction(
-    Attend, ((*variant, 8, *more, False) for variant in VARIANTS for more in product((False, True), (False, True)))
-)
-def attention(bits, lanes, score_bits, has_sums, is_aligned, is_weighted):
-    """A variant: bits of messages, bytes of them at a time, bits of what scores are made of; whether heads have more
-    than one number of that, whether they begin at multiples of sixteen columns of the messages, or are one, and
-    whether edges have weights."""
-    score = (scoring_sums if has_sums else scoring_numbers)(score_bits)
+@instruction(Attend, ((*variant, 8, *more, False) for variant in VARIANTS for more in product(range(3), (False, True))))
+def attention(bits, lanes, score_bits, blocks, is_aligned, is_weighted):
+    """A variant: bits of messages, bytes of them at a time, bits of what scores are made of; whether heads have one
+    number of that (0), one block of sixteen columns (1) or more (2); whether they begin at multiples of sixteen columns
+    of the messages, or are one, and whether edges have weights."""
+    has_sums = blocks > 0
+    score = scoring_sums(score_bits, blocks == 1) if has_sums else scoring_numbers(score_bits)
     add_rows, codes_a_byte = weighing(bits, lanes, is_signed=False, is_aligned=is_aligned), 8 // bits
     excess = np.int32(128 if bits == 8 else 0)
 

@@ -34,13 +34,20 @@ def side_by_side(packed, j0, j1, j2, j3):
 
 @kernel
 def fetch_quad(packed, width, column, indices, e):
-    """Ask for four rows that are read some edges later.
+    """Ask for four rows that are read some edges later, from a column on.
 
     Where a page is new to the processor, asking waits for its address: a quad at a time that goes on beside other work,
     while more, as of all edges of a row, hold it up.
     """
     for k in range(_SOON, _SOON + 4):
         simd.prefetch(packed, np.int64(indices[e + k]) * width + column)
+
+
+@kernel
+def fetch_rows(packed, width, indices, e):
+    """As :func:`fetch_quad`, all columns."""
+    for column in range(0, width, 64):
+        fetch_quad(packed, width, column, indices, e)
 
 
 @kernel

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import simd
 from ..jit import kernel
-from .quads import fetch_quad
+from .quads import fetch_rows
 from .softmax import repeat
 
 
@@ -74,8 +74,7 @@ def write_sum_tables(attention, tables):
 def scoring_numbers(bits: int):
     """The function that scores edges of heads of one number each, in packed rows of a width of codes.
 
-    It is called ``(indices, begin, count, left, attention, own, tables, codes, scores)``; ``codes``,
-    uint8, and ``quad``, four f32 a head, are scratch. Rows of ``messages`` are asked for.
+    It is called ``(indices, begin, count, left, attention, own, tables, codes, scores)``; ``codes``, uint8, is scratch.
     """
     top = (1 << bits) - 1
 
@@ -85,8 +84,7 @@ def scoring_numbers(bits: int):
         none, lanes, size = simd.zeros16(), simd.zeros_f32(), period + 16
         for e in range(count):
             if e % 4 == 0:
-                for column in range(0, width, 64):
-                    fetch_quad(packed, width, column, indices, begin + e)
+                fetch_rows(packed, width, indices, begin + e)
             j = np.int64(indices[begin + e]) * width
             for h in range(0, heads, 16):
                 if bits == 8:
@@ -110,31 +108,35 @@ def scoring_numbers(bits: int):
     return score
 
 
-def scoring_sums(bits: int):
-    """As :func:`scoring_numbers`, of heads of more numbers, four heads at a time."""
+def scoring_sums(bits: int, is_single: bool):
+    """As :func:`scoring_numbers`, of heads of more numbers, four heads at a time.
+
+    With ``is_single`` every head is within one block of sixteen columns.
+    """
     top = (1 << bits) - 1
 
     @kernel
-    def term(total, packed, row, width, c, scale, own, linear, bend):
+    def add_terms(total, packed, row, width, c, scales, own, table, at):
         none = simd.zeros16()
         if bits == 8:
             x = simd.to_i32(simd.load(none, packed, row + c))
         else:
             x = simd.to_i32(simd.load(none, packed, row + c % width))
             x = simd.bits_and(simd.shift_right(x, c // width * bits), top)
-        y = simd.multiply_add(simd.to_f32(x), scale, own)
-        return simd.multiply_add(simd.absolute(y), bend, simd.multiply_add(y, linear, total))
+        y = simd.multiply_add(simd.to_f32(x), simd.load(total, scales, c), simd.load(total, own, c))
+        total = simd.multiply_add(y, simd.load(total, table, at), total)
+        return simd.multiply_add(simd.absolute(y), simd.load(total, table, at + 16), total)
 
     @kernel
     def of_head(packed, row, width, h, heads, per_head, blocks, scales, own, table):
         """Sixteen numbers, whose total is the score of a head."""
-        total, at = simd.zeros_f32(), 32 * h * blocks
+        total, at, first = simd.zeros_f32(), 32 * h * blocks, (h * per_head) & -16
         if h < heads:
-            for c in range(h * per_head & -16, (h + 1) * per_head, 16):
-                scale, own_part = simd.load(total, scales, c), simd.load(total, own, c)
-                linear, bend = simd.load(total, table, at), simd.load(total, table, at + 16)
-                total = term(total, packed, row, width, c, scale, own_part, linear, bend)
-                at += 32
+            total = add_terms(total, packed, row, width, first, scales, own, table, at)
+            if not is_single:
+                for c in range(first + 16, (h + 1) * per_head, 16):
+                    at += 32
+                    total = add_terms(total, packed, row, width, c, scales, own, table, at)
         return total
 
     @kernel
@@ -144,8 +146,7 @@ def scoring_sums(bits: int):
         for e in range(count):
             j = np.int64(indices[begin + e]) * width
             if e % 4 == 0:
-                for column in range(0, width, 64):
-                    fetch_quad(packed, width, column, indices, begin + e)
+                fetch_rows(packed, width, indices, begin + e)
             for h in range(0, heads, 4):
                 a0 = of_head(packed, j, width, h, heads, per_head, blocks, scales, own, table)
                 a1 = of_head(packed, j, width, h + 1, heads, per_head, blocks, scales, own, table)
