@@ -77,7 +77,7 @@ def sizes_of_scratch(room: int, columns: int, heads: int) -> Scratch:
         codes=most + 3 * heads + 4 * room,
         words=4 * (QUADS * max(room + 16, many) + room + many + 32),
         own=4 * (max(columns, period) + 32),
-        tables=4 * max(3 * (period + 16), 32 * (2 * heads + columns // 16 + 1)),
+        tables=4 * max(3 * (period + 16), 32 * (2 * heads + columns // 16)),
         heads=16 * (period + 16),
     )
 
@@ -141,14 +141,13 @@ def weigh(weights, first, edges, heads, scores):
             scores[e * heads + h] *= weights[first + e]
 
 
-@instruction(
-    Attend, ((*variant, 8, *more, False) for variant in VARIANTS for more in product((False, True), (False, True)))
-)
-def attention(bits, lanes, score_bits, has_sums, is_aligned, is_weighted):
-    """A variant: bits of messages, bytes of them at a time, bits of what scores are made of; whether heads have more
-    than one number of that, whether they begin at multiples of sixteen columns of the messages, or are one, and
-    whether edges have weights."""
-    score = (scoring_sums if has_sums else scoring_numbers)(score_bits)
+@instruction(Attend, ((*variant, 8, *more, False) for variant in VARIANTS for more in product(range(3), (False, True))))
+def attention(bits, lanes, score_bits, blocks, is_aligned, is_weighted):
+    """A variant: bits of messages, bytes of them at a time, bits of what scores are made of; whether heads have one
+    number of that (0), one block of sixteen columns (1) or more (2); whether they begin at multiples of sixteen columns
+    of the messages, or are one, and whether edges have weights."""
+    has_sums = blocks > 0
+    score = scoring_sums(score_bits, blocks == 1) if has_sums else scoring_numbers(score_bits)
     add_rows, codes_a_byte = weighing(bits, lanes, is_signed=False, is_aligned=is_aligned), 8 // bits
     excess = np.int32(128 if bits == 8 else 0)
 
@@ -175,7 +174,7 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned, is_weighted):
         totals, scores = simd.i32_at(base + f.scratch.totals), simd.f32_at(base + f.scratch.scores)
         own_at = base + f.scratch.own
         own, tables, words, kept = simd.f32_at(own_at), base + f.scratch.tables, base + f.scratch.words, kept_of(heads)
-        codes, quad, numbers_at = simd.u8_at(base + f.scratch.codes), simd.f32_at(words), base + f.scratch.heads
+        codes, numbers_at = simd.u8_at(base + f.scratch.codes), base + f.scratch.heads
         most, sums = simd.f32_at(numbers_at), simd.f32_at(numbers_at + step)
         factors, counts = simd.f32_at(numbers_at + 2 * step), simd.i32_at(numbers_at + 3 * step)
         lanes_f32, whole, size = simd.zeros_f32(), simd.zeros_i32(), np.float32(f.attention.scale)
@@ -210,7 +209,7 @@ def attention(bits, lanes, score_bits, has_sums, is_aligned, is_weighted):
                     edges = min(kept, end - first)
                     numbers = edges * heads
                     if phase == 0 or parts > 1:
-                        score(indices, first, edges, f.left, f.messages, f.attention, own, tables, codes, scores, quad)
+                        score(indices, first, edges, f.left, f.attention, own, tables, codes, scores)
                         simd.store(simd.fill(lanes_f32, np.float32(-np.inf)), scores, numbers)
                     if phase == 0:
                         keep_largest(numbers, scores, period, most)

@@ -10,7 +10,7 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..spec import MOST_HALVINGS, SMALLEST_SCALE
-from .fields import ROW_AFFINE, ROW_HALF, SHIFT, STATIC, Target
+from .fields import ROW_AFFINE, ROW_HALF, SHIFT, STATIC, Matrix, Target
 from .instruction import instruction, reader
 
 _NONE = {16: simd.zeros16, 32: simd.zeros32, 64: simd.zeros64}
@@ -23,6 +23,7 @@ class Encode(NamedTuple):
     columns: int
     target: Target
     grids: int  # in the scratch: room for four float32 a row of the tile, of which its own scale is found
+    source: Matrix  # where src was loaded from: rows of the next tile are asked for; or of address 0
 
 
 read_encode = reader(Encode)
@@ -152,6 +153,10 @@ def encode(mode, lanes):
             packed = simd.u8_at(local + target.packed + (first + r) * width)
             grid = simd.f32_at(inverse + own * r), simd.f32_at(offset + own * r)
             factor = factor_at(target, start + r)
+            if f.source.address != 0:
+                next_row = simd.f32_at(f.source.address + 4 * (start + count + r) * f.source.stride)
+                for c in range(0, f.columns, 16):
+                    simd.prefetch(next_row, c)
             if is_shift:
                 factor *= find_shift(row, f.columns, factor, target, local, first + r)
             for block in range(0, width, lanes):

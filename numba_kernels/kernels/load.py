@@ -17,6 +17,7 @@ class Load(NamedTuple):
     dst: int  # in the scratch
     columns: int
     matrix: Matrix
+    asks: int  # whether rows of the next tile are asked for; between other work, as ENCODE does, it costs less
 
 
 class Store(NamedTuple):
@@ -46,7 +47,8 @@ def load():
         for r in range(rows):
             row, to = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(dst + 4 * r * stride)
             for c in range(0, whole, 16):
-                simd.prefetch(row, c + next_tile)
+                if f.asks != 0:
+                    simd.prefetch(row, c + next_tile)
                 x = simd.load(lanes, row, c)
                 worst = simd.maximum(worst, simd.magnitude_bits(x))
                 simd.store(x, to, c)

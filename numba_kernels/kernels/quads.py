@@ -14,6 +14,8 @@ from ..jit import kernel
 
 # Bytes of a row that are summed at a time, by width of codes.
 MOST_BYTES = {1: 16, 2: 16, 4: 32, 8: 64}
+# Edges ahead, whose rows are asked for: at most AHEAD less a quad.
+_SOON = 32
 VARIANTS = [(bits, lanes) for bits, most in MOST_BYTES.items() for lanes in (16, 32, 64) if lanes <= most]
 
 
@@ -28,6 +30,24 @@ def side_by_side(packed, j0, j1, j2, j3):
     none = simd.zeros16()
     p, q = simd.load(none, packed, j0), simd.load(none, packed, j1)
     return simd.interleave(p, q, simd.load(none, packed, j2), simd.load(none, packed, j3))
+
+
+@kernel
+def fetch_quad(packed, width, column, indices, e):
+    """Ask for four rows that are read some edges later, from a column on.
+
+    Where a page is new to the processor, asking waits for its address: a quad at a time that goes on beside other work,
+    while more, as of all edges of a row, hold it up.
+    """
+    for k in range(_SOON, _SOON + 4):
+        simd.prefetch(packed, np.int64(indices[e + k]) * width + column)
+
+
+@kernel
+def fetch_rows(packed, width, indices, e):
+    """As :func:`fetch_quad`, all columns."""
+    for column in range(0, width, 64):
+        fetch_quad(packed, width, column, indices, e)
 
 
 @kernel
@@ -104,6 +124,8 @@ def weighing(bits: int, lanes: int, is_signed: bool, is_aligned: bool):
                 s0 = s1 = s2 = s3 = simd.zeros_i32()
                 for n in range(quads):
                     e, at = begin + 4 * n, n * wide
+                    if plane == 0 and block % 64 == 0:
+                        fetch_quad(packed, width, block, indices, e)
                     j0, j1 = np.int64(indices[e]) * width + block, np.int64(indices[e + 1]) * width + block
                     j2, j3 = np.int64(indices[e + 2]) * width + block, np.int64(indices[e + 3]) * width + block
                     x = side_by_side(packed, j0, j1, j2, j3)

@@ -10,16 +10,8 @@ import numpy as np
 
 from .. import simd
 from ..jit import kernel
-from ..layout import AHEAD
+from .quads import fetch_rows
 from .softmax import repeat
-
-
-@kernel
-def ask_for(operand, indices, e):
-    """Ask for the row that is read some edges later."""
-    packed, j = simd.u8_at(operand.packed), np.int64(indices[e + AHEAD]) * operand.width
-    for column in range(0, operand.width, 64):
-        simd.prefetch(packed, j + column)
 
 
 @kernel
@@ -59,12 +51,18 @@ def write_number_tables(left, attention, tables):
 
 
 @kernel
+def blocks_of(attention):
+    """Blocks of sixteen columns that a head may have a part in."""
+    return attention.columns // attention.heads // 16 + 2
+
+
+@kernel
 def write_sum_tables(attention, tables):
     """Linear and bent parts, sixteen columns each, for every head and block of columns it has a part in."""
-    numbers, vector, at = simd.f32_at(tables), simd.f32_at(attention.vector), 0
+    numbers, vector = simd.f32_at(tables), simd.f32_at(attention.vector)
     per_head, half, slope = attention.columns // attention.heads, np.float32(0.5), np.float32(attention.slope)
     for h in range(attention.heads):
-        first, stop = h * per_head, (h + 1) * per_head
+        first, stop, at = h * per_head, (h + 1) * per_head, 32 * h * blocks_of(attention)
         for block in range(first // 16 * 16, stop, 16):
             for n in range(16):
                 c = block + n
@@ -76,18 +74,17 @@ def write_sum_tables(attention, tables):
 def scoring_numbers(bits: int):
     """The function that scores edges of heads of one number each, in packed rows of a width of codes.
 
-    It is called ``(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad)``; ``codes``,
-    uint8, and ``quad``, four f32 a head, are scratch. Rows of ``messages`` are asked for.
+    It is called ``(indices, begin, count, left, attention, own, tables, codes, scores)``; ``codes``, uint8, is scratch.
     """
     top = (1 << bits) - 1
 
     @kernel
-    def score(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad):
+    def score(indices, begin, count, left, attention, own, tables, codes, scores):
         heads, period, packed, width = attention.heads, attention.period, simd.u8_at(left.packed), left.width
         none, lanes, size = simd.zeros16(), simd.zeros_f32(), period + 16
         for e in range(count):
-            ask_for(left, indices, begin + e)
-            ask_for(messages, indices, begin + e)
+            if e % 4 == 0:
+                fetch_rows(packed, width, indices, begin + e)
             j = np.int64(indices[begin + e]) * width
             for h in range(0, heads, 16):
                 if bits == 8:
@@ -111,45 +108,50 @@ def scoring_numbers(bits: int):
     return score
 
 
-def scoring_sums(bits: int):
-    """As :func:`scoring_numbers`, of heads of more numbers, four edges at a time."""
+def scoring_sums(bits: int, is_single: bool):
+    """As :func:`scoring_numbers`, of heads of more numbers, four heads at a time.
+
+    With ``is_single`` every head is within one block of sixteen columns.
+    """
     top = (1 << bits) - 1
 
     @kernel
-    def term(total, packed, row, width, c, scale, own, linear, bend):
+    def add_terms(total, packed, row, width, c, scales, own, table, at):
         none = simd.zeros16()
         if bits == 8:
             x = simd.to_i32(simd.load(none, packed, row + c))
         else:
             x = simd.to_i32(simd.load(none, packed, row + c % width))
             x = simd.bits_and(simd.shift_right(x, c // width * bits), top)
-        y = simd.multiply_add(simd.to_f32(x), scale, own)
-        return simd.multiply_add(simd.absolute(y), bend, simd.multiply_add(y, linear, total))
+        y = simd.multiply_add(simd.to_f32(x), simd.load(total, scales, c), simd.load(total, own, c))
+        total = simd.multiply_add(y, simd.load(total, table, at), total)
+        return simd.multiply_add(simd.absolute(y), simd.load(total, table, at + 16), total)
 
     @kernel
-    def score(indices, begin, count, left, messages, attention, own, tables, codes, scores, quad):
-        heads, per_head, scales = attention.heads, attention.columns // attention.heads, simd.f32_at(left.scale)
-        packed, width, table, none = simd.u8_at(left.packed), left.width, simd.f32_at(tables), simd.zeros_f32()
-        for e in range(begin, begin + count):
-            ask_for(left, indices, e)
-            ask_for(messages, indices, e)
-        for e in range(0, count, 4):
-            j0, j1 = np.int64(indices[begin + e]) * width, np.int64(indices[begin + e + 1]) * width
-            j2, j3 = np.int64(indices[begin + e + 2]) * width, np.int64(indices[begin + e + 3]) * width
-            at, to = 0, e * heads
-            for h in range(heads):
-                a0 = a1 = a2 = a3 = none
-                for c in range(h * per_head // 16 * 16, (h + 1) * per_head, 16):
-                    scale, own_part = simd.load(none, scales, c), simd.load(none, own, c)
-                    linear, bend = simd.load(none, table, at), simd.load(none, table, at + 16)
-                    a0 = term(a0, packed, j0, width, c, scale, own_part, linear, bend)
-                    a1 = term(a1, packed, j1, width, c, scale, own_part, linear, bend)
-                    a2 = term(a2, packed, j2, width, c, scale, own_part, linear, bend)
-                    a3 = term(a3, packed, j3, width, c, scale, own_part, linear, bend)
+    def of_head(packed, row, width, h, heads, per_head, blocks, scales, own, table):
+        """Sixteen numbers, whose total is the score of a head."""
+        total, at, first = simd.zeros_f32(), 32 * h * blocks, (h * per_head) & -16
+        if h < heads:
+            total = add_terms(total, packed, row, width, first, scales, own, table, at)
+            if not is_single:
+                for c in range(first + 16, (h + 1) * per_head, 16):
                     at += 32
-                simd.store(simd.totals_of_four(a0, a1, a2, a3), quad, 4 * h)
-            for k in range(4):
-                for h in range(heads):
-                    scores[to + k * heads + h] = quad[4 * h + k]
+                    total = add_terms(total, packed, row, width, c, scales, own, table, at)
+        return total
+
+    @kernel
+    def score(indices, begin, count, left, attention, own, tables, codes, scores):
+        scales, packed, width, table = simd.f32_at(left.scale), simd.u8_at(left.packed), left.width, simd.f32_at(tables)
+        heads, per_head, blocks = attention.heads, attention.columns // attention.heads, blocks_of(attention)
+        for e in range(count):
+            j = np.int64(indices[begin + e]) * width
+            if e % 4 == 0:
+                fetch_rows(packed, width, indices, begin + e)
+            for h in range(0, heads, 4):
+                a0 = of_head(packed, j, width, h, heads, per_head, blocks, scales, own, table)
+                a1 = of_head(packed, j, width, h + 1, heads, per_head, blocks, scales, own, table)
+                a2 = of_head(packed, j, width, h + 2, heads, per_head, blocks, scales, own, table)
+                a3 = of_head(packed, j, width, h + 3, heads, per_head, blocks, scales, own, table)
+                simd.store(simd.totals_of_four(a0, a1, a2, a3), scores, e * heads + h)
 
     return score

@@ -14,7 +14,7 @@ from .fields import Edges, Operand
 from .instruction import instruction, reader
 from .planes import by_edge
 from .quads import VARIANTS, weighing
-from .sums import center, clear, fetch, summing
+from .sums import center, clear, summing
 
 
 class GatherProducts(NamedTuple):
@@ -51,18 +51,13 @@ read_products, read_floats = reader(GatherProducts), reader(GatherFloats)
 
 
 @kernel
-def collect(weights, ids, by_node, first, last, packed, width, bytes_):
-    """bytes_ ← int8 weights of the edges from ``first`` to below ``last``, then zeros to a multiple of four.
-
-    Returns their sum, and asks for rows that are read some edges later.
-    """
+def collect(weights, ids, by_node, first, last, bytes_):
+    """bytes_ ← int8 weights of the edges from ``first`` to below ``last``, then zeros to whole quads; their sum."""
     total = np.int64(0)
     for e in range(first, last):
         weight = weights[ids[e] if by_node else e]
         bytes_[e - first] = weight
         total += np.int64(weight)
-        for column in range(0, width, 64):
-            fetch(packed, width, column, ids, e)
     for n in range(last - first, (last - first + 3) // 4 * 4):
         bytes_[n] = np.int8(0)
     return total
@@ -121,7 +116,7 @@ def gather_products(bits, lanes, by_node, has_own):
                     summed += 1
                 else:
                     of = own_weights if is_own else weights
-                    summed += collect(of, ids, by_node, first, last, rows, width, bytes_)
+                    summed += collect(of, ids, by_node, first, last, bytes_)
                 quads = (last - first + 3) // 4
                 add_rows(rows, width, f.columns, f.columns, ids, first, quads, words, 1, totals)
             # Signed weights may cancel, so that their sum bounds nothing: float64 throughout.

@@ -195,10 +195,13 @@ def names_of(plan: Plan) -> dict:
 
 def multiplied(plan: Plan) -> set:
     """Features whose codes are operands of products."""
-    views = {entry["value"]: entry["value"] for entry in plan.inputs if entry["kind"] == "features"}
-    coded = {}
+    views, coded = {entry["value"]: entry["value"] for entry in plan.inputs if entry["kind"] == "features"}, {}
     for op in plan.ops:
-        known = views if op["op"] in ("source", "destination", "quantize") else {}
-        if op["in"] and op["in"][0] in known:
-            (coded if op["op"] == "quantize" else views)[op["out"]] = known[op["in"][0]]
+        read = op["in"][0] if op["in"] else None
+        if op["op"] == "quantize" and read in views:
+            coded[op["out"]] = views[read]
+        elif op["op"] in ("source", "destination"):  # of features or of codes
+            for known in (views, coded):
+                if read in known:
+                    known[op["out"]] = known[read]
     return {coded[op["in"][0]] for op in plan.ops if op["op"] == "linear" and op["in"][0] in coded}

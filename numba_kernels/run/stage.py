@@ -74,12 +74,12 @@ class StageAssembler:
         """A slot that is free until it is held."""
         return self.free.pop() if self.free else max([-1, *self.slots.values()]) + 1
 
-    def slot(self, value) -> int:
-        """The slot ``value`` is in, loading it from memory if it is in none."""
+    def slot(self, value, asks: bool = True) -> int:
+        """The slot ``value`` is in, loading it from memory if it is in none; see :class:`Load` on ``asks``."""
         if value not in self.slots:
             slot = self.hold(value, self.new_slot())
             matrix, columns = self.places.matrix(value)
-            self.add(load, (), Load(self.at_slot(slot), columns, matrix))
+            self.add(load, (), Load(self.at_slot(slot), columns, matrix, asks))
         return self.slots[value]
 
     def over(self, value) -> int:

@@ -19,6 +19,11 @@ def _shuffle(builder, x, y, lanes):
     return builder.shuffle_vector(x, y, lane_numbers(lanes))
 
 
+# Within 128 bits: lanes of two vectors of eight, alternating one by one or two by two, of the low and the high half.
+_ONES = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
+_TWOS = [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]
+
+
 @intrinsic
 def interleave(typing_context, p, q, r, s):
     """Bytes of four vectors of sixteen, as 64: byte 4n + k is the n-th of the k-th vector."""
@@ -47,9 +52,36 @@ def totals_of_four(typing_context, x, y, z, w):
 
         eights = [paired(v, v, range(8), range(8, 16)) for v in vectors]
         # Within 128 bits: sums over two of the four lanes of a vector, then over both.
-        low, high = [0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]
-        fours = [paired(*eights[k : k + 2], low, high) for k in (0, 2)]
-        both = paired(*fours, [0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15])
+        fours = [paired(*eights[k : k + 2], *_ONES) for k in (0, 2)]
+        both = paired(*fours, *_TWOS)
         return paired(both, both, range(4), range(4, 8))
 
     return generating(result(x, y, z, w), body)
+
+
+@intrinsic
+def add_in_order(typing_context, totals, x, y, z, w):
+    """``totals``, a vector of four, and the lanes of four vectors of sixteen f32, from the first lane to the last."""
+
+    def body(builder, totals, *vectors):
+        for first in (0, 8):
+            x, y, z, w = (_shuffle(builder, v, v, range(first, first + 8)) for v in vectors)
+            # Lanes n and n + 4 of each.
+            columns = [
+                _shuffle(builder, _shuffle(builder, x, y, ones), _shuffle(builder, z, w, ones), twos)
+                for ones in _ONES
+                for twos in _TWOS
+            ]
+            for lanes in (range(4), range(4, 8)):
+                for column in columns:
+                    totals = builder.fadd(totals, _shuffle(builder, column, column, lanes))
+        return totals
+
+    return generating(totals(totals, x, y, z, w), body)
+
+
+@intrinsic
+def zeros4_f32(typing_context):
+    """Four zeros."""
+    four = Vector("f32", 4)
+    return generating(four(), lambda builder: ir.Constant(four.llvm, None))

@@ -15,6 +15,7 @@ from .products import FORMS
 __all__ = [
     "absolute",
     "add",
+    "add_in_order",
     "address",
     "bits_and",
     "bits_or",
@@ -59,6 +60,7 @@ __all__ = [
     "trailing_zeros",
     "u8_at",
     "widen",
+    "zeros4_f32",
     "zeros16",
     "zeros32",
     "zeros64",
@@ -246,6 +248,14 @@ def total(x):
 
 def totals_of_four(x, y, z, w):
     return np.array([x.sum(), y.sum(), z.sum(), w.sum()], np.float32)
+
+
+def zeros4_f32():
+    return np.zeros(4, np.float32)
+
+
+def add_in_order(totals, *vectors):
+    return np.add.accumulate([totals, *np.transpose(vectors)])[-1]
 
 
 def nonzero_lanes(x):

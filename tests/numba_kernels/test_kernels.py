@@ -93,6 +93,18 @@ def test_rows_that_are_mostly_zero_are_looked_up_exactly(rows, K, M, bits, weigh
         model(feat)
 
 
+@pytest.mark.parametrize("is_block", [False, True])
+def test_codes_of_both_ends_of_edges_are_looked_up_where_they_are_of_the_same_rows(is_block):
+    rng, b, K, rows = np.random.default_rng(0), PlanBuilder(), 60, 7 if is_block else 3
+    codes = b.quantize(1, per_row(8, rng), K)
+    ends = b.add("source", codes), b.add("destination", codes, 0)
+    model = b.model(["graph", "features"], *(b.linear(end, rng, K, 5, 4) for end in ends))
+    feat = np.zeros((rows, K), np.float32)
+    feat[:, [3, 40]] = rng.standard_normal((rows, 2))
+    assert_equals_twin(model, Graph([0, 2, 2, 3], [1, 2, 0], num_src=rows, is_block=is_block), feat)
+    assert ("look_up" in operations(model)) != is_block
+
+
 @pytest.mark.parametrize("K", [1, 16, 40])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused_wherever_they_stand(K, bad):

@@ -141,6 +141,21 @@ def test_maps(function, rows, columns, scale, seed):
         np.testing.assert_allclose(got[0].sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("heads", "per_head"), [(6, 16), (9, 32), (3, 40)])
+def test_sums_of_heads_are_taken_in_order(heads, per_head):
+    """However many are taken at once, they are rounded as one after another is."""
+    rng, builder, columns = np.random.default_rng(0), PlanBuilder(), heads * per_head
+    x, vector = normal(rng, 5, columns), rng.normal(size=columns).astype(np.float32)
+    wide = builder.add("dequantize", builder.quantize(0, static(8, columns, rng, per_channel=True), columns))
+    sums = builder.add("head_sums", wide, heads=heads, vector=builder.store(vector))
+    model = builder.model(["features"], wide, sums, builder.add("head_mean", wide, heads=heads))
+    values, *got = model(x)
+    of_heads, share = values.reshape(5, heads, per_head), np.float32(1 / heads)
+    weighted = of_heads * vector.reshape(heads, per_head)
+    np.testing.assert_array_equal(got[0], np.add.accumulate(weighted, 2, np.float32)[:, :, -1])
+    np.testing.assert_array_equal(got[1], np.add.accumulate(of_heads * share, 1, np.float32)[:, -1])
+
+
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(rows=st.integers(1, 90), heads=st.integers(1, 9), per_head=st.integers(1, 20), seed=st.integers(0, 2**32))
 def test_heads_and_columns(rows, heads, per_head, seed):

@@ -73,7 +73,8 @@ class AttendNeighbours(Operation):
             bytes_at_a_time(codes.grid.bits, codes.grid.width),
             heads == 1 or op.columns // heads % 16 == 0,
         )
-        variant = codes.grid.bits, lanes, left.grid.bits, width > heads, is_aligned, is_weighted
+        blocks = 0 if width == heads else 1 if 16 % (width // heads) == 0 else 2
+        variant = codes.grid.bits, lanes, left.grid.bits, blocks, is_aligned, is_weighted
         edges, weights = edges_of(stage, graph), stage.edge_weight(graph, weight, np.float32) if is_weighted else 0
         stage.add(attention, variant, Attend(slot, op.columns, edges, weights, *operands, softmax, scratch))
         stage.costs_edges(graph, codes.grid, times=10)

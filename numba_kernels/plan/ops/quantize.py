@@ -6,18 +6,21 @@ import numpy as np
 
 from ...kernels.decode import Decode, decode
 from ...kernels.encode import Encode, encode
+from ...kernels.fields import Matrix
 from ...kernels.term import Term, term
 from ...spec import CodedRows, RowGrid
 from ..attributes import COUNT, DICT, VALUE
 from .registry import Operation, each_part, operation
 
+_NO_MATRIX = Matrix(0, 0, 0)
 
-def _emit_codes(stage, out, slot, columns, factor=0):
-    """Encode a slot as the codes ``out``."""
+
+def _emit_codes(stage, out, slot, columns, factor=0, source=_NO_MATRIX):
+    """Encode a slot, which was loaded from ``source`` if it says so, as the codes ``out``."""
     stage.places.new_codes(out, stage.grid(out))
     target = stage.places.target(out, stage.grid(out), factor)
-    variant = target.mode, min(target.width, 64)
-    stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, stage.area_of_rows("grids", 16)))
+    variant, grids = (target.mode, min(target.width, 64)), stage.area_of_rows("grids", 16)
+    stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, grids, source))
 
 
 @operation("quantize", quantizer=DICT, columns=COUNT)
@@ -37,7 +40,8 @@ class Quantize(Operation):
         (value,), (out,) = op.reads, op.writes
         factor = stage.factor(op.factors[0])
         if not stage.places.looks_up(value, out, stage.grid(out)):
-            _emit_codes(stage, out, stage.slot(value), op.columns, factor)
+            source = _NO_MATRIX if value in stage.slots else stage.places.matrix(value)[0]
+            _emit_codes(stage, out, stage.slot(value, asks=False), op.columns, factor, source)
         else:
             stage.looked_up[out] = value, stage.places.target(out, stage.grid(out), factor)
 
