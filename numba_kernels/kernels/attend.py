@@ -23,6 +23,8 @@ from .sums import clear
 
 # Numbers kept of a row's edges, of which it has one a head: rows of more are scored three times, in parts.
 KEPT = 4096
+# Parts of as many edges whose products of codes int32 holds the sums of, for codes of 8 bits each.
+PARTS = 8
 # Edges, in fours, whose words are laid out at a time.
 QUADS = 16
 
@@ -43,6 +45,7 @@ class Scratch(NamedTuple):
     """Where in the scratch numbers of a row stand; as many more as a vector has may be written."""
 
     totals: int  # int32, the codes of a packed row
+    wide: int  # float64, as many, of rows of more than PARTS parts
     scores: int  # float32
     codes: int  # uint8: codes that scores are of, then those of attention
     words: int  # int32, see weighing
@@ -73,6 +76,7 @@ def sizes_of_scratch(room: int, columns: int, heads: int) -> Scratch:
     most, period, many = max(KEPT, 4 * heads) + 32, math.lcm(16, heads), -(-heads // 16) * 16
     return Scratch(
         totals=4 * room,
+        wide=8 * room,
         scores=4 * most,
         codes=most + 3 * heads + 4 * room,
         words=4 * (QUADS * max(room + 16, many) + room + many + 32),
@@ -134,6 +138,23 @@ def center_heads(totals, counts, columns, excess, messages, size, row):
 
 
 @kernel
+def move_totals(totals, room, wide, is_first):
+    """wide ← totals, or wide + totals; totals ← 0."""
+    for c in range(room):
+        wide[c] = totals[c] + (0.0 if is_first else wide[c])
+    clear(totals, room)
+
+
+@kernel
+def center_wide(wide, counts, columns, excess, messages, size, row):
+    """As :func:`center_heads`, of totals in float64, which holds them exactly."""
+    scale, zero = simd.f32_at(messages.scale), simd.f32_at(messages.zero)
+    for c in range(columns):
+        total = wide[c] + float(excess) * counts[c]
+        row[c] = np.float32(total - zero[c] * float(counts[c])) * (size * scale[c])
+
+
+@kernel
 def weigh(weights, first, edges, heads, scores):
     """scores ← score · weight of its edge."""
     for e in range(edges):
@@ -172,6 +193,7 @@ def attention(bits, lanes, score_bits, blocks, is_aligned, is_weighted):
         heads, period, columns = f.attention.heads, f.attention.period, f.attention.columns
         per_head, room, step = f.columns // heads, f.messages.width * codes_a_byte, 4 * (period + 16)
         totals, scores = simd.i32_at(base + f.scratch.totals), simd.f32_at(base + f.scratch.scores)
+        wide = simd.f64_at(base + f.scratch.wide)
         own_at = base + f.scratch.own
         own, tables, words, kept = simd.f32_at(own_at), base + f.scratch.tables, base + f.scratch.words, kept_of(heads)
         codes, numbers_at = simd.u8_at(base + f.scratch.codes), base + f.scratch.heads
@@ -222,8 +244,13 @@ def attention(bits, lanes, score_bits, blocks, is_aligned, is_weighted):
                         for n in range((numbers + 15) // 16 * 16, numbers + 3 * heads, 16):
                             simd.store(simd.zeros16(), codes, n)
                         add_part(f, base, indices, first, edges, totals)
+                        if parts > PARTS and (part % PARTS == PARTS - 1 or part == parts - 1):
+                            move_totals(totals, room, wide, part < PARTS)
             fold(whole, False, heads, period, counts)
             spread(counts, heads, per_head, simd.i32_at(words))
-            center_heads(totals, simd.i32_at(words), f.columns, excess, f.messages, size, row)
+            if parts > PARTS:
+                center_wide(wide, simd.i32_at(words), f.columns, excess, f.messages, size, row)
+            else:
+                center_heads(totals, simd.i32_at(words), f.columns, excess, f.messages, size, row)
 
     return run

@@ -1,6 +1,7 @@
 """Sums weighted with attention, against their NumPy twin."""
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, reference
 from numba_kernels.kernels.attend import KEPT
+from numba_kernels.plan.ops.attend import refuse_overflow
 
 from .plans import (
     DRAWS_FROM_ALL,
@@ -102,26 +104,35 @@ def test_attention_of_hardly_any_edges(bits, edges, per_head):
 
 
 @pytest.mark.skipif(JIT_OFF, reason="slow without the compiler")
-def test_attention_over_a_hub_is_summed_exactly():
-    """A node of more in-neighbours than 255 times a code an edge allowed; its attention adds up to 1."""
-    rng, degree = np.random.default_rng(0), 200_000
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("degree", [8 * KEPT, 8 * KEPT // 2, 200_000, slow(2_000_000)])
+def test_attention_over_a_hub_is_summed_exactly(degree, weighted):
+    """Whatever the scale of attention, whose codes are 255 on each edge where it is small."""
+    rng = np.random.default_rng(0)
     graph = Graph([0, degree, degree + 2], rng.integers(1000, size=degree + 2), num_src=1000)
-    builder, one = PlanBuilder(), {"bits": 8, "granularity": "tensor", "zero_point": 0.0, "offset": 0.0}
-    messages = builder.quantize(1, static(8, 40, rng, per_channel=True), 40)
-    left, right = (builder.quantize(v, {**one, "scale": 1.0}, 2) for v in (2, 3))
-    vector = builder.store(np.float32([1, 0.5]))
-    attention = {**one, "scale": 2.0**-24}
-    out = builder.add("attend", 0, messages, left, right, heads=2, slope=0.2, vector=vector, quantizer=attention)
-    model = builder.model(["graph", "features", "features", "features"], out)
     # Scores are equal, so that attention is 1 / degree on each edge.
     features = normal(rng, 1000, 40), np.ones((1000, 2), np.float32), np.ones((2, 2), np.float32)
-    with pytest.raises(GraphError, match="overflows an int32 sum of codes times coded attention"):
-        model(graph, *features)
-    builder.ops[-1]["quantizer"]["scale"] = 1 / (degree * 40)
-    model = builder.model(["graph", "features", "features", "features"], out)
-    (got,) = model(graph, *features)
-    expected = reference.run(model.plan, dict(enumerate((graph, *features))))[out]
-    np.testing.assert_array_equal(got, expected)
+    edge_weight = [rng.uniform(0.5, 2, degree + 2).astype(np.float32)] if weighted else []
+    for scale in (2.0**-31, 1 / (degree * 40)):
+        builder, one = PlanBuilder(), {"bits": 8, "granularity": "tensor", "zero_point": 0.0, "offset": 0.0}
+        messages = builder.quantize(1, static(8, 40, rng, per_channel=True), 40)
+        left, right = (builder.quantize(v, {**one, "scale": 1.0}, 2) for v in (2, 3))
+        inputs, vector = (0, messages, left, right, *([4] if weighted else [])), builder.store(np.float32([1, 0.5]))
+        out = builder.add("attend", *inputs, heads=2, slope=0.2, vector=vector, quantizer={**one, "scale": scale})
+        model = builder.model(["graph", *["features"] * 3, *["edge_weight"] * weighted], out)
+        arguments = (graph, *features, *edge_weight)
+        expected = reference.run(model.plan, dict(enumerate(arguments)))[out]
+        np.testing.assert_array_equal(model(*arguments)[0], expected)
+
+
+def test_attention_whose_codes_add_up_to_more_than_int32_holds_is_refused():
+    degree = 2**31 // 255 + 1
+    graph = SimpleNamespace(max_in_degree=degree)
+    for scale in (0, 2.0**-32):
+        with pytest.raises(GraphError, match=f"codes of attention of a node of in-degree {degree} overflow an int32"):
+            refuse_overflow(graph, 255, scale)
+    refuse_overflow(graph, 255, 1e-3)
+    refuse_overflow(SimpleNamespace(max_in_degree=degree - 1), 255, 0)
 
 
 def test_attention_of_one_neighbour_is_one():

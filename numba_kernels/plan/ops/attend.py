@@ -62,7 +62,7 @@ class AttendNeighbours(Operation):
         width, top, scale = left.grid.columns, grid.top, float(grid.scale[0])
         weight = op.spec["in"][4] if len(op.spec["in"]) > 4 else None
         is_weighted = weight in stage.edge_weight_kinds
-        stage.check(graph, lambda graph: refuse_overflow(graph, codes.grid.top, top, 0 if is_weighted else scale))
+        stage.check(graph, lambda graph: refuse_overflow(graph, top, 0 if is_weighted else scale))
         vector = stage.padded(op.spec["out"], op.spec["vector"], width)
         softmax = Attention(heads, width, vector, np.float32(op.spec["slope"]), top, scale, math.lcm(16, heads))
         slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
@@ -140,13 +140,12 @@ def _coded_attention(op, vector, grid, graph, left, right, edge_weight):
     return grid.code(x).codes.astype(np.int64)
 
 
-def refuse_overflow(graph, top_code: int, top: int, scale: float) -> None:
-    """Raise GraphError where a node's weighted sum could exceed int32; ``scale`` is 0 where edges have weights.
+def refuse_overflow(graph, top: int, scale: float) -> None:
+    """Raise GraphError where a node's codes of attention, up to ``top``, could add up to more than int32 holds.
 
-    Without them attention adds up to 1, and a code is at most half a step above it: a node's codes of attention add up
-    to at most min(top · degree, 1 / scale + degree / 2).
+    Their ``scale`` is 0 where edges have weights. Without them attention adds up to 1, and a code is at most half a
+    step above it: the codes add up to at most min(top · degree, 1 / scale + degree / 2).
     """
     degree = graph.max_in_degree
-    most = min(top * degree, 1 / scale + degree / 2 if scale else math.inf) * top_code
-    if most >= 2**31:
-        raise GraphError(f"a node of in-degree {degree} overflows an int32 sum of codes times coded attention.")
+    if min(top * degree, 1 / scale + degree / 2 if scale else math.inf) >= 2**31:
+        raise GraphError(f"codes of attention of a node of in-degree {degree} overflow an int32 sum.")
