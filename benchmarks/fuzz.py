@@ -205,7 +205,8 @@ def draws(first, count, folder):
             equal, total = count_equal(ours, codes)
             counts["codes"] += total
             counts["codes that differ"] += total - equal
-            counts[_compared(expected.numpy(), got, equal, total)] += 1
+            attends = any(op["op"] == "attend" for op in packed.plan.ops)
+            counts[_compared(expected.numpy(), got, equal, total, attends)] += 1
             if folder != "-":
                 place = Path(folder) / f"{seed}_{number}"
                 indptr, indices, _ = call[0].adj_tensors("csc")
@@ -214,14 +215,21 @@ def draws(first, count, folder):
     return counts
 
 
-def _compared(expected, got, equal, total):
-    """How packed results stand to trained ones; AssertionError outside the contract."""
+def _compared(expected, got, equal, total, attends):
+    """How packed results stand to trained ones; AssertionError outside the contract.
+
+    Codes of attention are not among those that were compared: of a model that ``attends`` a few rows may differ.
+    """
     import numpy as np
 
     assert equal >= 0.999 * total or equal == total - 1, f"{total - equal} of {total} codes differ"
     assert expected.shape == got.shape
     best, ours, rows = expected.argmax(1), got.argmax(1), np.arange(len(got))
     gap = np.abs(expected[rows, best] - expected[rows, ours])
+    near = np.isclose(got, expected, rtol=1e-4, atol=1e-5 * max(np.abs(expected).max(initial=0), 1)).all(1)
+    if attends and equal == total and not near.all():
+        assert near.mean() >= 0.95, f"{(~near).sum()} of {len(near)} rows differ"
+        return "models on graphs: attention on the other side of a boundary"
     if equal == total:
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * max(np.abs(expected).max(initial=0), 1))
         assert (gap <= 1e-5 * np.abs(expected).max(axis=1, initial=0)).all(), "another class, and no tie"
