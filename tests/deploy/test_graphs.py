@@ -41,6 +41,12 @@ def test_sizes_of_a_batch_that_are_set_after_a_run_are_noticed(pooling):
         torch.testing.assert_close(got, model(graph, feat), rtol=1e-5, atol=1e-5)
     batch = dgl.batch([graph, dgl.rand_graph(3, 5)])
     assert packed(batch, features(batch, 5)).shape == (2, 3)
+    sizes = torch.tensor([4, 8])
+    graph.set_batch_num_nodes(sizes)
+    first = packed(graph, feat)
+    sizes.copy_(torch.tensor([8, 4]))
+    torch.testing.assert_close(packed(graph, feat), model(graph, feat), rtol=1e-5, atol=1e-5)
+    assert not torch.equal(packed(graph, feat), first)
 
 
 def test_a_graph_is_prepared_once_until_it_changes():
@@ -108,3 +114,13 @@ def test_a_cache_is_shared_by_threads():
     finally:
         sys.setswitchinterval(before)
     assert cache.nbytes == sum(kept[3] for kept in cache._kept.values()) <= 250
+
+
+def test_what_runs_add_to_a_kept_graph_counts():
+    cache, graph = GraphCache(), homogeneous()
+    prepared = cache.get(graph, kernel_graph)
+    before = cache.nbytes
+    assert prepared.in_degrees.sum() == graph.num_edges() and prepared.degree_factor("out", -1, 0).all()
+    assert cache.get(graph, kernel_graph) is prepared and cache.nbytes == prepared.nbytes > before
+    del graph
+    assert cache.nbytes == 0 and not len(cache)

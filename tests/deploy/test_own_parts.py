@@ -162,3 +162,21 @@ def test_a_layer_that_is_called_again_is_stored_once(graph):
         model = lowbit.calibrate(lowbit.quantize(FourTimes(times)), graph, features(graph, 12)).eval()
         sizes.append(sum(array.nbytes for array in lowbit.freeze(model).plan.arrays.values()))
     assert sizes[0] == sizes[1] > 144
+
+
+class ByKeyword(nn.Module):
+    """Calls its layer by the name of its argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.linear(input=x)
+
+
+@pytest.mark.parametrize("shape", [(7, 12), (7, 3, 12)])
+def test_linear_layers_may_be_called_by_keyword(shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    model = lowbit.calibrate(lowbit.quantize(ByKeyword(), lowbit.QuantConfig(8)), x).eval()
+    torch.testing.assert_close(lowbit.freeze(model, x)(x), model(x))

@@ -28,9 +28,9 @@ print(codes.unpacked().sum(), sum(code.cache_hits for code in loaded), len(loade
 """
 
 
-def run(**environment):
+def run(before="", **environment):
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", before + CODE], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     total, hits, compiled = map(int, done.stdout.split())
     assert total == 16
@@ -76,6 +76,39 @@ def test_a_folder_that_cannot_be_made_only_warns(tmp_path):
     was_loaded, errors = run(NUMBA_CACHE_DIR=tmp_path / "file")
     assert not was_loaded and errors.count("compiled kernels cannot be kept") == 1
     assert "NUMBA_CACHE_DIR to a folder of yours" in errors
+
+
+READ_ONLY = """
+import errno, os, tempfile
+def refuse(*args, **kwargs):
+    raise OSError(errno.EROFS, "Read-only file system")
+os.utime = tempfile.mkstemp = refuse
+"""
+FULL = """
+import errno, pathlib
+def refuse(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+pathlib.Path.replace = refuse
+"""
+
+
+@pytest.mark.slow
+def test_kernels_are_read_from_a_folder_that_cannot_be_written(tmp_path):
+    run(NUMBA_CACHE_DIR=tmp_path)
+    was_loaded, errors = run(READ_ONLY, NUMBA_CACHE_DIR=tmp_path)
+    assert was_loaded and "cannot be kept" not in errors
+    for path in files(tmp_path):
+        path.unlink()
+    was_loaded, errors = run(READ_ONLY, NUMBA_CACHE_DIR=tmp_path)
+    assert not was_loaded and errors.count("cannot be kept (Read-only file system)") == 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_only_warns_and_keeps_nothing(tmp_path):
+    was_loaded, errors = run(FULL, NUMBA_CACHE_DIR=tmp_path)
+    assert not was_loaded and errors.count("cannot be kept (No space left on device)") == 1
+    (folder,) = (tmp_path / "numba_kernels").iterdir()
+    assert not list(folder.iterdir())
 
 
 @pytest.mark.slow
