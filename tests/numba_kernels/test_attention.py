@@ -50,7 +50,7 @@ def check_attend(graph, bits, heads, per_head, scored, rng, score_bits=8, slope=
     step = np.abs(values[messages].values()).max(initial=0) / 255
     difference = np.abs(got - values[out])
     assert difference.max(initial=0) <= 1.01 * step * max(graph.max_in_degree, 1) + 1e-5
-    assert difference.size < 500 or (difference > 1e-5).mean() < 0.01
+    assert (difference > 1e-5).sum() <= max(0.01 * difference.size, 2 * per_head)
     assert np.array_equal(model(graph, *features)[0], got)
 
 
