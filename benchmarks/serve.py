@@ -1,6 +1,6 @@
 """A packed model behind HTTP against DGL's float32 behind the same server, and the server killed at random moments.
 
-    python benchmarks/serve.py [--graph 170k] [--seconds 300] [--kills 50]
+    python benchmarks/serve.py [--graph 170k] [--seconds 300] [--kills 50] [--threads 1] [--dgl-threads 2]
 
 A two-layer GCN, 128-256-40 at 2 bits, on a random graph; requests are for the logits of 100 random nodes, as ``.npy``.
 Each of 64 connections, of one client process on loopback, asks again when it has its answer, and compares it with a
@@ -193,7 +193,8 @@ def client(port: int, options) -> dict:
 
 def measure(kind: str, options) -> dict:
     """A server and a client, each in a process of its own."""
-    with server(kind, options.folder, options.threads) as process:
+    threads = options.threads if kind == "packed" else options.dgl_threads
+    with server(kind, options.folder, threads) as process:
         port = port_of(process)
         shown = ["seconds", "nodes", "connections", "folder"]
         arguments = [text for name in shown for text in (f"--{name}", str(getattr(options, name)))]
@@ -244,7 +245,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=300, help="of each server; default: %(default)s")
     parser.add_argument("--connections", type=int, default=64, help="default: %(default)s")
     parser.add_argument("--nodes", type=int, default=100, help="of a request; default: %(default)s")
-    parser.add_argument("--threads", type=int, default=2, help="of each server; default: %(default)s")
+    parser.add_argument("--threads", type=int, default=1, help="of the packed model; default: %(default)s")
+    parser.add_argument("--dgl-threads", type=int, default=2, help="of DGL's; default: %(default)s")
     parser.add_argument("--kills", type=int, default=50, help="default: %(default)s")
     parser.add_argument("--alone", action="store_true", help="also DGL with a run for each request")
     for name in ("part", "port", "kind"):
