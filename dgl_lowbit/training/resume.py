@@ -108,9 +108,14 @@ class SavedStage:
             "settings": settings,
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
-            **({} if run.schedule is None else {"schedule": run.schedule.state_dict()}),
+            **({} if run.schedule is None else {"schedule": _numbers(run.schedule.state_dict())}),
             "epochs": run.history.epochs,
             "best_epoch": run.history.best_epoch,
             "best_state": run.best_state,
         }
         self.checkpoint.write()
+
+
+def _numbers(state):
+    """What changes of a scheduler's state: some versions of torch keep functions with it, which are made anew."""
+    return {key: value for key, value in state.items() if isinstance(value, (bool, int, float, str, list, tuple))}
