@@ -63,7 +63,7 @@ class StageAssembler:
             for value in op.writes:
                 if value in self.slots and not self.assembly.schedule.stays(value):
                     matrix, rows = self.places.new_floats(value)
-                    fault = self.assembly.fault if value in self.assembly.schedule.kept else 0
+                    fault: Any = self.assembly.fault if value in self.assembly.schedule.kept else 0
                     self.add(store, (), Store(self.at_slot(self.slots[value]), matrix.stride, matrix, rows, fault))
             for value in {*op.reads, *op.writes}:
                 if self.last_use.get(value, -1) <= self.position and value in self.slots:
