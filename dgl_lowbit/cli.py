@@ -97,10 +97,13 @@ def _parser():
     study.add_argument(
         "--every-stage", action="store_true", help="of accuracy: also SMP with all that it keeps and sends as codes"
     )
-    study.add_argument("--dropout", type=_share, metavar="SHARE", help="of accuracy; default: 0.5, of SMP 0.8")
+    study.add_argument(
+        "--dropout", type=_share, metavar="SHARE", help="of accuracy and schedules; default: 0.5, of SMP 0.8"
+    )
     study.add_argument(
         "--messages", default="channel", choices=("channel", "tensor", "shift"),
-        help="of accuracy: scales of what GCN and SAGE send, shift a power of two a node; default: channel",
+        help="of accuracy and schedules: scales of what GCN and SAGE send, shift a power of two a node; default: "
+        "channel",
     )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
     study.add_argument("--seeds", default=10, type=count, help="seeds 0 to N − 1; default: 10")
@@ -225,9 +228,9 @@ def _study(options):
     settings = {"graphs": options.graphs, "seeds": options.seeds, "epochs": options.epochs}
     if options.name in ("accuracy", "schedules"):
         _check_known(options.models, [name for name in MODELS if name != "deep"], "model")
-        settings.update(models=options.models, bits=options.bits)
+        settings.update(models=options.models, bits=options.bits, dropout=options.dropout, messages=options.messages)
     if options.name == "accuracy":
-        settings.update(every_stage=options.every_stage, dropout=options.dropout, messages=options.messages)
+        settings["every_stage"] = options.every_stage
     if options.name == "depth":
         if min(options.depths) < 3:
             raise ValueError(f"a depth is at least 3 layers, got {min(options.depths)}.")

@@ -54,22 +54,27 @@ FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32})
 _CODES = {"states_granularity": "shift", "messages_granularity": "shift"}
 
 
+def low_bit(model, bits, messages="channel"):
+    """The recommended variant of a model; ``messages`` are the scales of what others than SMP send."""
+    if model == "smp":
+        return Variant(f"INT{bits}", {"bits": bits})
+    sent = {} if messages == "channel" else {"messages_granularity": messages}
+    return Variant(f"INT{bits}", {"bits": bits, **sent}, quantizer_lr=0.003)
+
+
 def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=False, dropout=None, messages="channel"):
     """Each model at several widths; SMP has delta-coded messages, and where asked for also every stage as codes.
 
     ``dropout`` is by default the models' own; ``messages`` are the scales of what other models send.
     """
     options = {} if dropout is None else {"dropout": dropout}
-    sent = {} if messages == "channel" else {"messages_granularity": messages}
-    delta = [Variant(f"INT{b}", {"bits": b}) for b in bits]
-    low_bit = [Variant(f"INT{b}", {"bits": b, **sent}, quantizer_lr=0.003) for b in bits]
     direct = {"propagate": {"messages": "direct"}}
     codes = [Variant(f"INT{b}", {"bits": b, "states": b, **_CODES}, direct, distill=0.9) for b in bits]
     tasks = []
     for graph in graphs:
         for model in models:
             for seed in range(seeds):
-                variants = [FLOAT_AGAIN, *(delta if model == "smp" else low_bit)]
+                variants = [FLOAT_AGAIN, *(low_bit(model, b, messages) for b in bits)]
                 tasks.append(Task(model, graph, model, seed, epochs, variants, options))
                 if every_stage and model == "smp":
                     variants = [replace(FLOAT_AGAIN, distill=0.9), *codes]
@@ -150,8 +155,9 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
     return tasks
 
 
-def schedule_tasks(graphs, models, seeds, epochs, bits=(2,)):
+def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messages="channel"):
     """How long a low-bit stage must be, and at which rates: fewer epochs, patience, rates that fall."""
+    options = {} if dropout is None else {"dropout": dropout}
     ways = {
         "all epochs": {},
         "half of them": {"longer": 0.5},
@@ -163,10 +169,16 @@ def schedule_tasks(graphs, models, seeds, epochs, bits=(2,)):
         "cosine, a quarter": {"schedule": "cosine", "longer": 0.25},
         "one-cycle, half": {"schedule": "one-cycle", "longer": 0.5},
     }
-    variants = [
-        Variant(f"INT{b}, {way}", {"bits": b}, quantizer_lr=0.003, **how) for b in bits for way, how in ways.items()
-    ]
-    return [Task(m, g, m, seed, epochs, variants, timed=True) for g in graphs for m in models for seed in range(seeds)]
+    tasks = []
+    for graph in graphs:
+        for model in models:
+            variants = [
+                replace(low_bit(model, b, messages), label=f"INT{b}, {way}", **how)
+                for b in bits
+                for way, how in ways.items()
+            ]
+            tasks += [Task(model, graph, model, seed, epochs, variants, options, timed=True) for seed in range(seeds)]
+    return tasks
 
 
 STUDIES = {
