@@ -16,7 +16,7 @@ from ..nn.message_passing.last_call import recall
 from ..nn.wrappers import check_model
 from ..quant import NotCalibratedError, Quantizer
 from ..quant.evaluation import evaluating
-from .capture import capture, layer_calls
+from .capture import capture, layer_calls, on_cpu
 from .equal import check_equal
 from .errors import FreezeError
 from .packed import PackedModel
@@ -36,8 +36,8 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
     Parameters
     ----------
     model : torch.nn.Module or list
-        From :func:`dgl_lowbit.quantize`; it is left as it is. A list stands for a model: its stages, modules that are
-        called one after another, with the graph where they take one.
+        From :func:`dgl_lowbit.quantize`, on any device; it is left as it is. A list stands for a model: its stages,
+        modules that are called one after another, with the graph where they take one.
     *example, **kwargs
         What the model is called with: graphs, features and whatever else its ``forward`` takes. Arguments that are
         neither tensors nor graphs keep the example's values. Default: what the model was last called with.
@@ -68,11 +68,11 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
     if not isinstance(model, nn.Module):
         raise ValueError(f"freeze expects a torch.nn.Module or a list of them, got {type(model).__name__}.")
     check_model(model, "freeze")
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit}
-    if not layers and not any(isinstance(module, Site) for module in model.modules()):
+    if not _low_bit_layers(model) and not any(isinstance(module, Site) for module in model.modules()):
         raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
     _refuse_hooks(model)
-    args, kwargs = _example(model, example, kwargs)
+    model, args, kwargs = on_cpu(model, *_example(model, example, kwargs))
+    layers = _low_bit_layers(model)
     if not partial:
         return _freeze_whole(model, layers, args, kwargs)
     try:
@@ -81,6 +81,10 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
         partly = _freeze_layers(model, layers, args, kwargs, str(error))
     partly.warn()
     return partly
+
+
+def _low_bit_layers(model):
+    return {name: m for name, m in model.named_modules() if isinstance(m, lowbit_nn.LowBitLayer) and m.is_low_bit}
 
 
 def _freeze_whole(model, layers, args, kwargs):

@@ -212,7 +212,7 @@ def train(
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
     make_schedule = schedule_of(schedule)
     run = _Run(model, graph, distillation, transform, sampler, batch_size, sparse, seed)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
         run.optimizer = torch.optim.Adam(make_groups(model), lr=lr)

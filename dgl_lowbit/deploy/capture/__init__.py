@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..errors import FreezeError
-from .arguments import bound_arguments, dense, distinct, graphs_of_modules, split
+from .arguments import bound_arguments, dense, distinct, graphs_of_modules, on_cpu, split
 from .grow import Grown, Growth
 from .optional import with_optional
 from .recording import Recording, leaves
@@ -21,7 +21,7 @@ from .shrink import Shrunk, is_large
 from .sizes import generalised
 
 _MOST_CHOICES = 16  # of what the rows of tensors are, where sizes are equal
-__all__ = ["Captured", "capture", "layer_calls"]
+__all__ = ["Captured", "capture", "layer_calls", "on_cpu"]
 
 
 class Captured(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 
 from ...quant.sparse import SparseFeatures
 from ..errors import FreezeError
-from .recording import mapped
+from .recording import leaves, mapped
 
 
 def bound_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -82,6 +83,30 @@ def graphs_of_modules(model: nn.Module) -> list[tuple[tuple, dgl.DGLGraph]]:
                     if isinstance(leaf, dgl.DGLGraph):
                         found.append(((module, *path), leaf))
     return found
+
+
+def on_cpu(model: nn.Module, args: tuple, kwargs: dict) -> tuple[nn.Module, tuple, dict]:
+    """A model and what it is called with, copies on the CPU where some of it is elsewhere.
+
+    Packed models run on the CPU, and what a model is captured on there is compared with it.
+    """
+    held = [*model.parameters(), *model.buffers(), *(graph for _, graph in graphs_of_modules(model))]
+    if all(leaf.device.type == "cpu" for leaf in [*held, *filter(_is_placed, leaves((args, kwargs)))]):
+        return model, args, kwargs
+
+    def moved(leaf):
+        return leaf.to("cpu") if _is_placed(leaf) else leaf
+
+    model = copy.deepcopy(model).cpu()
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if not name.startswith("_"):
+                vars(module)[name] = mapped(value, moved)
+    return model, mapped(args, moved), mapped(kwargs, moved)
+
+
+def _is_placed(leaf):
+    return isinstance(leaf, (torch.Tensor, dgl.DGLGraph, SparseFeatures))
 
 
 def dense(tree: Any) -> Any:
