@@ -47,7 +47,7 @@ def _parser():
     demo.add_argument("--model", default="gcn", choices=sorted(MODELS), help="default: gcn")
     demo.add_argument("--bits", default="8,4,2", type=_widths, help="comma-separated widths; default: 8,4,2")
     demo.add_argument("--seeds", default=1, type=count, help="number of runs; default: 1")
-    demo.add_argument("--epochs", default=200, type=count, help="epochs of each training stage; default: 200")
+    demo.add_argument("--epochs", default=200, type=count, help="epochs of a training stage at most; default: 200")
     demo.add_argument("--json", action="store_true", help="print JSON instead of the table")
     demo.add_argument("--output", metavar="DIR", help="write the frozen models and checkpoints of seed 0 there")
     demo.add_argument("--quiet", action="store_true", help="show no progress bars")
@@ -65,7 +65,7 @@ def _parser():
     train.add_argument(
         "--states", default=32, type=int, choices=(1, 2, 3, 4, 8, 32), help="of states; default: 32, off"
     )
-    train.add_argument("--epochs", default=200, type=count, help="epochs of each training stage; default: 200")
+    train.add_argument("--epochs", default=200, type=count, help="epochs of a training stage at most; default: 200")
     train.add_argument("--seed", default=0, type=int, help="default: 0")
     train.add_argument("--output", default=".", metavar="DIR", help="default: the current folder")
     onto_a_run = train.add_mutually_exclusive_group()
@@ -107,7 +107,7 @@ def _parser():
     )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
     study.add_argument("--seeds", default=10, type=count, help="seeds 0 to N − 1; default: 10")
-    study.add_argument("--epochs", default=200, type=count, help="epochs of each training stage; default: 200")
+    study.add_argument("--epochs", default=200, type=count, help="epochs of a training stage at most; default: 200")
     study.add_argument("--jobs", default=1, type=count, help="processes, of one thread each; default: 1")
     study.add_argument("--output", default="study", metavar="DIR", help="folder for results; default: study")
     study.add_argument("--plot", action="store_true", help="draw pictures into DIR too (needs matplotlib)")

@@ -14,7 +14,7 @@ from ..convert import quantize
 from ..deploy import freeze, get_num_threads, launching
 from ..diagnose import diagnose
 from ..report import mean_std, table
-from ..training import accuracy, fit, predict, train
+from ..training import PATIENCE, accuracy, fit, predict, train
 from .checkpoint import save_checkpoint
 from .data import load_graph, num_classes
 from .facts import facts_of
@@ -35,7 +35,7 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
     seeds : int
         Runs with seeds 0 … seeds − 1.
     epochs : int
-        Of each training stage.
+        Of each training stage; those at low bits end earlier where they no longer get better.
     output : path, optional
         Folder for the frozen models and checkpoints of seed 0.
     progress : bool
@@ -64,7 +64,7 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
         for width, config in configs.items():
             student = quantize(teacher, config)
             label_bits = progress and label.format(f"INT{width}")
-            train(student, graph, teacher=teacher, progress=label_bits, **settings)
+            train(student, graph, teacher=teacher, patience=PATIENCE, progress=label_bits, **settings)
             packed[width] = freeze(student)
             packed[width].info.update(info)
             _compare(results[width], student, packed[width], graph)

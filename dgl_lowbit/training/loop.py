@@ -26,6 +26,9 @@ from .identity import identity_of
 from .resume import Checkpoint
 from .schedules import schedule_of
 
+# Epochs without a better one after which a stage that starts from trained weights is done.
+PATIENCE = 50
+
 
 class Fitted(NamedTuple):
     """What :func:`fit` returns."""
@@ -69,6 +72,8 @@ def fit(
     teacher: nn.Module | None = None,
     epochs: int = 200,
     float_epochs: int | None = None,
+    patience: int | None = PATIENCE,
+    float_patience: int | None = None,
     checkpoint=None,
     resume: bool = False,
     progress: bool | str = True,
@@ -91,6 +96,9 @@ def fit(
         Teaches the float stage, as a shallow net does a deep one.
     epochs, float_epochs : int
         Of the low-bit stage and the float stage; by default as many.
+    patience, float_patience : int, optional
+        Stop the low-bit stage, the float stage, after as many epochs without a better validation epoch; None: never. A
+        stage that starts from trained weights is often done early, see ``dgl-lowbit study schedules``.
     checkpoint : path, optional
         File that holds the state of the run, replaced whole every ten epochs.
     resume : bool
@@ -98,7 +106,7 @@ def fit(
     progress : bool or str
         Whether to show a progress bar, and its label.
     **options
-        As for :func:`train`: rates, seed, patience, mini-batches.
+        As for :func:`train`: rates, seed, schedule, mini-batches.
 
     Returns
     -------
@@ -116,16 +124,16 @@ def fit(
     saved = Checkpoint(checkpoint, resume)
     bits = "low-bit" if config is None else f"INT{config.bits}"
 
-    def stage(name, trained, teacher, epochs):
+    def stage(name, trained, teacher, epochs, patience):
         return train(
-            trained, graph, teacher=teacher, epochs=epochs, checkpoint=saved.stage(name),
+            trained, graph, teacher=teacher, epochs=epochs, patience=patience, checkpoint=saved.stage(name),
             progress=progress and f"{label} {name}", **options,
         )  # fmt: skip
 
     float_epochs = epochs if float_epochs is None else float_epochs
-    teacher_history = stage("float32", model, teacher, float_epochs) if float_epochs else History()
+    teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
     low_bit = quantize(model, config, whole_graph(graph, options.get("sampler")), graph.ndata["feat"])
-    history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs)
+    history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
     return Fitted(low_bit, model, history, teacher_history)
 
 

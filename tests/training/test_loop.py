@@ -1,3 +1,5 @@
+import inspect
+
 import dgl
 import pytest
 import torch
@@ -7,7 +9,17 @@ from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments import data
 from dgl_lowbit.experiments.models import MODELS
 from dgl_lowbit.experiments.planted import planted_graph
-from dgl_lowbit.training import accuracy, distillation_loss, loop, parameter_groups, predict, resume, train
+from dgl_lowbit.training import (
+    PATIENCE,
+    accuracy,
+    distillation_loss,
+    history,
+    loop,
+    parameter_groups,
+    predict,
+    resume,
+    train,
+)
 from dgl_lowbit.training.identity import identity_of
 
 
@@ -111,6 +123,17 @@ def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted,
     assert torch.equal(predict(again.model, planted), predict(expected.model, planted))
     finished = run(checkpoint=path, resume=True)  # nothing is left to do
     assert torch.equal(predict(finished.model, planted), predict(expected.model, planted))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, (6, 6)), ({"patience": 1}, (6, 2)), ({"float_patience": 1}, (2, 6)), ({"patience": None}, (6, 6))],
+)
+def test_patience_is_that_of_a_stage(given, expected, planted, monkeypatch):
+    monkeypatch.setattr(history, "_rank", lambda record: 0)  # no epoch is better than the first
+    fitted = lowbit.fit(build(), planted, lowbit.QuantConfig(4), epochs=6, progress=False, **given)
+    assert (len(fitted.teacher_history.epochs), len(fitted.history.epochs)) == expected
+    assert inspect.signature(lowbit.fit).parameters["patience"].default == PATIENCE
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 
+from ...training import PATIENCE
 from ..recipes import recipe_of
 
 
@@ -50,16 +51,16 @@ class Task:
         return asdict(self)
 
 
-FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32})
+FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32}, patience=PATIENCE)
 _CODES = {"states_granularity": "shift", "messages_granularity": "shift"}
 
 
 def low_bit(model, bits, messages="channel"):
     """The recommended variant of a model; ``messages`` are the scales of what others than SMP send."""
     if model == "smp":
-        return Variant(f"INT{bits}", {"bits": bits})
+        return Variant(f"INT{bits}", {"bits": bits}, patience=PATIENCE)
     sent = {} if messages == "channel" else {"messages_granularity": messages}
-    return Variant(f"INT{bits}", {"bits": bits, **sent}, quantizer_lr=0.003)
+    return Variant(f"INT{bits}", {"bits": bits, **sent}, quantizer_lr=0.003, patience=PATIENCE)
 
 
 def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=False, dropout=None, messages="channel"):
@@ -69,7 +70,8 @@ def accuracy_tasks(graphs, models, seeds, epochs, bits=(8, 4, 2), every_stage=Fa
     """
     options = {} if dropout is None else {"dropout": dropout}
     direct = {"propagate": {"messages": "direct"}}
-    codes = [Variant(f"INT{b}", {"bits": b, "states": b, **_CODES}, direct, distill=0.9) for b in bits]
+    as_codes = {"layer": direct, "distill": 0.9, "patience": PATIENCE}
+    codes = [Variant(f"INT{b}", {"bits": b, "states": b, **_CODES}, **as_codes) for b in bits]
     tasks = []
     for graph in graphs:
         for model in models:
@@ -99,7 +101,7 @@ def ablation_tasks(graphs, seeds, epochs):
         Variant("INT2 + grid without zero", half, direct),
         Variant("INT2 + delta messages", half, {"propagate": {"messages": "delta"}}),
         Variant("INT2 + message scales per channel", {"bits": 2}, {"propagate": {"messages": "delta"}}),
-        FLOAT_AGAIN,
+        replace(FLOAT_AGAIN, patience=None),
     ]
     return [Task("smp", graph, "smp", seed, epochs, variants) for graph in graphs for seed in range(seeds)]
 
@@ -159,15 +161,15 @@ def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messa
     """How long a low-bit stage must be, and at which rates: fewer epochs, patience, rates that fall."""
     options = {} if dropout is None else {"dropout": dropout}
     ways = {
-        "all epochs": {},
-        "half of them": {"longer": 0.5},
-        "a quarter": {"longer": 0.25},
+        "all epochs": {"patience": None},
+        "half of them": {"patience": None, "longer": 0.5},
+        "a quarter": {"patience": None, "longer": 0.25},
         "patience 50": {"patience": 50},
         "patience 20": {"patience": 20},
-        "cosine": {"schedule": "cosine"},
-        "cosine, half": {"schedule": "cosine", "longer": 0.5},
-        "cosine, a quarter": {"schedule": "cosine", "longer": 0.25},
-        "one-cycle, half": {"schedule": "one-cycle", "longer": 0.5},
+        "cosine": {"patience": None, "schedule": "cosine"},
+        "cosine, half": {"patience": None, "schedule": "cosine", "longer": 0.5},
+        "cosine, a quarter": {"patience": None, "schedule": "cosine", "longer": 0.25},
+        "one-cycle, half": {"patience": None, "schedule": "one-cycle", "longer": 0.5},
     }
     tasks = []
     for graph in graphs:
