@@ -7,7 +7,7 @@ from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments import data
 from dgl_lowbit.experiments.models import MODELS
 from dgl_lowbit.experiments.planted import planted_graph
-from dgl_lowbit.training import accuracy, distillation_loss, loop, parameter_groups, predict, resume, train
+from dgl_lowbit.training import accuracy, distillation_loss, parameter_groups, predict, resume, stage, train
 from dgl_lowbit.training.identity import identity_of
 
 
@@ -93,7 +93,7 @@ def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted,
 
     monkeypatch.setattr(resume, "_EVERY", 2)
     expected, path = run(), tmp_path / "run.pt"
-    original, seen = loop._Run.epoch, []
+    original, seen = stage.Run.epoch, []
 
     def interrupted(self, number):
         if number == 3 and len(seen) == stage:
@@ -102,7 +102,7 @@ def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted,
         return original(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "epoch", interrupted)
+        patch.setattr(stage.Run, "epoch", interrupted)
         with pytest.raises(Interrupt):
             run(checkpoint=path)
     assert list(tmp_path.iterdir()) == [path]
@@ -237,7 +237,7 @@ def test_sampled_blocks(name, bits, planted):
         build(name), planted, lowbit.QuantConfig(bits), epochs=8, sampler=sampler, batch_size=60, progress=False
     )
     assert fitted.history.best["val_accuracy"] > 0.35  # one in seven by chance
-    seen = loop._Run(fitted.model, planted, 0.5, None, sampler, 60, None, 0)
+    seen = stage.Run(fitted.model, planted, 0.5, None, sampler, 60, 0, None, 0)
     seen.prepare(fitted.teacher)
     steps = list(seen._batches())
     labelled = torch.cat([step.nodes[step.labelled] for step in steps])
