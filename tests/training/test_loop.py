@@ -84,9 +84,9 @@ class Interrupt(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("stage", "schedule"), [pytest.param(0, None, marks=pytest.mark.slow), (1, None), (1, "one-cycle")]
+    ("finished", "schedule"), [pytest.param(0, None, marks=pytest.mark.slow), (1, None), (1, "one-cycle")]
 )
-def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted, tmp_path, monkeypatch):
+def test_an_interrupted_fit_resumes_to_the_same_result(finished, schedule, planted, tmp_path, monkeypatch):
     def run(**options):
         config = lowbit.QuantConfig(2)
         return lowbit.fit(build(), planted, config, epochs=4, schedule=schedule, progress=False, **options)
@@ -96,7 +96,7 @@ def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted,
     original, seen = stage.Run.epoch, []
 
     def interrupted(self, number):
-        if number == 3 and len(seen) == stage:
+        if number == 3 and len(seen) == finished:
             raise Interrupt
         seen.extend([0] * (number == 3))
         return original(self, number)
@@ -109,8 +109,8 @@ def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted,
     again = run(checkpoint=path, resume=True)
     assert again.history == expected.history and again.teacher_history == expected.teacher_history
     assert torch.equal(predict(again.model, planted), predict(expected.model, planted))
-    finished = run(checkpoint=path, resume=True)  # nothing is left to do
-    assert torch.equal(predict(finished.model, planted), predict(expected.model, planted))
+    at_its_end = run(checkpoint=path, resume=True)  # nothing is left to do
+    assert torch.equal(predict(at_its_end.model, planted), predict(expected.model, planted))
 
 
 @pytest.mark.parametrize(
