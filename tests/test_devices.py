@@ -10,7 +10,7 @@ from torch import nn
 import dgl_lowbit as lowbit
 from dgl_lowbit.experiments.models import MODELS
 from dgl_lowbit.quant import make_quantizer
-from dgl_lowbit.training import loop, predict
+from dgl_lowbit.training import predict, stage
 
 
 def _has_gpu():
@@ -124,16 +124,16 @@ def test_stages_train_resume_and_freeze(device, how, small, tmp_path, monkeypatc
     lowbit.train(teacher, graph, epochs=5, progress=False, **options)
     state = torch.cuda.get_rng_state() if device == "cuda" else None
     student = lowbit.quantize(teacher, lowbit.QuantConfig(4))
-    stage = {"teacher": teacher, "epochs": 12, "checkpoint": tmp_path / "run.pt", "progress": False, **options}
-    again, whole = copy.deepcopy(student), lowbit.train(student, graph, **stage)
+    settings = {"teacher": teacher, "epochs": 12, "checkpoint": tmp_path / "run.pt", "progress": False, **options}
+    again, whole = copy.deepcopy(student), lowbit.train(student, graph, **settings)
     if how == "dense":
         (tmp_path / "run.pt").unlink()
-        epoch = loop._Run.epoch
-        monkeypatch.setattr(loop._Run, "epoch", lambda run, number: epoch(run, number) if number < 11 else 1 / 0)
+        epoch = stage.Run.epoch
+        monkeypatch.setattr(stage.Run, "epoch", lambda run, number: epoch(run, number) if number < 11 else 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            lowbit.train(again, graph, **stage)
+            lowbit.train(again, graph, **settings)
         monkeypatch.undo()
-        assert lowbit.train(again, graph, resume=True, **stage) == whole
+        assert lowbit.train(again, graph, resume=True, **settings) == whole
     assert state is None or torch.equal(state, torch.cuda.get_rng_state())
     assert all(p.device.type == device for p in student.parameters())
     if how == "dense":

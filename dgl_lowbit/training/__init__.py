@@ -1,7 +1,8 @@
 """Training: the whole recipe, one stage of it, and its pieces for loops of one's own."""
 
 from .history import History
-from .loop import PATIENCE, Fitted, accuracy, distillation_loss, fit, parameter_groups, predict, train
+from .loop import PATIENCE, Fitted, fit, parameter_groups, train
+from .stage import accuracy, distillation_loss, predict
 
 __all__ = [
     "PATIENCE",

@@ -9,6 +9,7 @@ import dgl
 import torch
 
 from ..nn.checks import check_is_graph
+from .sampling import fetched_ahead, sampled
 
 _MASKS = ("train_mask", "val_mask", "test_mask")
 _NEEDED = ("feat", "label", *_MASKS)
@@ -89,8 +90,13 @@ def mostly_zero(feat: torch.Tensor) -> bool:
     return feat.dim() == 2 and int(sample.count_nonzero()) <= _SPARSE_UP_TO * sample.numel()
 
 
-def batches(graph: dgl.DGLGraph, feat, sampler, batch_size: int, with_others: bool) -> Iterator[Batch]:
-    """The steps of an epoch over the labelled nodes; ``with_others`` adds as many nodes that are not."""
+def batches(
+    graph: dgl.DGLGraph, feat, sampler, batch_size: int, with_others: bool, num_workers: int = 0
+) -> Iterator[Batch]:
+    """The steps of an epoch over the labelled nodes; ``with_others`` adds as many nodes that are not.
+
+    Features of a batch are fetched while the step before trains; ``close()`` the iterator if it is left early.
+    """
     train_mask = graph.ndata["train_mask"]
     if sampler is None:
         yield Batch(graph, feat, slice(None), train_mask)
@@ -99,8 +105,16 @@ def batches(graph: dgl.DGLGraph, feat, sampler, batch_size: int, with_others: bo
     others = (~train_mask).nonzero().flatten()
     labelled = labelled[torch.randperm(len(labelled))]
     others = others[torch.randperm(len(others))] if with_others else others[:0]
-    for start in range(0, len(labelled), batch_size):
-        chosen = labelled[start : start + batch_size]
-        nodes = torch.cat([chosen, others[start : start + len(chosen)]]).to(graph.idtype)
-        sources, nodes, blocks = sampler.sample_blocks(graph, nodes)
-        yield Batch(blocks, feat[sources.long()], nodes.long(), train_mask[nodes.long()])
+    chosen = [
+        torch.cat([some, others[start : start + len(some)]]).to(graph.idtype)
+        for start, some in zip(range(0, len(labelled), batch_size), labelled.split(batch_size))
+    ]
+
+    def fetch(drawn):
+        sources, nodes, blocks = drawn
+        nodes = nodes.long()
+        return Batch(blocks, feat[sources.long()], nodes, train_mask[nodes])
+
+    ahead = fetched_ahead if feat.device.type == "cpu" else map  # a GPU's streams belong to threads
+    with sampled(graph, sampler, chosen, num_workers) as blocks:
+        yield from ahead(fetch, blocks)

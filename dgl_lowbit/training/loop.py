@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Callable, NamedTuple
 
 import dgl
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from ..config import QuantConfig
-from ..convert import calibrate, quantize
+from ..convert import quantize
 from ..nn.wrappers import check_model
 from ..quant import Quantizer
-from ..quant.evaluation import evaluating
-from ..quant.sparse import SparseFeatures
-from ..smoothness import SmoothnessRegularizer
-from .batches import as_sampled, batches, check_graph, mostly_zero, whole_graph
+from .batches import check_graph, whole_graph
 from .history import History
 from .identity import identity_of
 from .resume import Checkpoint
+from .sampling import check_workers
 from .schedules import schedule_of
+from .stage import Run
 
 # Epochs without a better one after which a stage that starts from trained weights is done.
 PATIENCE = 50
@@ -57,11 +52,6 @@ def parameter_groups(
         "ranges": {"lr": quantizer_lr, "weight_decay": 0.0},
     }
     return [{"params": parameters, **settings[kind]} for kind, parameters in groups.items() if parameters]
-
-
-def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """Mean KL(teacher ‖ student) over rows at temperature 1; both (N, classes), scalar out."""
-    return F.kl_div(logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
 def fit(
@@ -120,6 +110,7 @@ def fit(
     """
     check_model(model, "fit")
     check_graph(graph)
+    check_workers(options.get("num_workers", 0), options.get("sampler"), graph)
     label = progress if isinstance(progress, str) else "training"
     saved = Checkpoint(checkpoint, resume)
     bits = "low-bit" if config is None else f"INT{config.bits}"
@@ -153,6 +144,7 @@ def train(
     transform: Callable | None = None,
     sampler=None,
     batch_size: int = 512,
+    num_workers: int = 0,
     sparse: bool | None = None,
     seed: int = 0,
     checkpoint=None,
@@ -190,6 +182,11 @@ def train(
         Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block.
     batch_size : int
         Labelled nodes a block is sampled for; with a teacher, as many others come along to be learned from.
+    num_workers : int
+        Processes that sample blocks, started anew each epoch by ``dgl.dataloading.DataLoader``. Default: none; blocks
+        are sampled between steps. Workers can help where sampling takes much of a step, as with a sampler written in
+        Python, and cores are idle; with DGL's neighbour sampling, handing blocks over costs as much. They draw other
+        blocks than none do, the same for any number of them unless the sampler keeps a state of its own.
     sparse : bool, optional
         Pass features as :class:`dgl_lowbit.quant.sparse.SparseFeatures`. Default: where at most two in five are not 0
         and the model takes them.
@@ -209,17 +206,18 @@ def train(
     Raises
     ------
     ValueError
-        When the graph lacks features, labels or masks, ``epochs`` is not positive, ``schedule`` is unknown, the loss is
-        not finite, or ``checkpoint`` belongs to another run.
+        When the graph lacks features, labels or masks, ``epochs`` is not positive, ``schedule`` is unknown,
+        ``num_workers`` cannot sample, the loss is not finite, or ``checkpoint`` belongs to another run.
     """
     check_model(model, "train")
     check_graph(graph)
+    check_workers(num_workers, sampler, graph)
     if epochs < 1 or (patience is not None and patience < 1):
         raise ValueError(f"epochs and patience must be at least 1, got {epochs!r} and {patience!r}.")
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
     make_schedule = schedule_of(schedule)
-    run = _Run(model, graph, distillation, transform, sampler, batch_size, sparse, seed)
+    run = Run(model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, seed)
     with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
@@ -228,7 +226,8 @@ def train(
         settings = {
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
             "distillation": distillation, "schedule": getattr(schedule, "__qualname__", schedule),
-            "patience": patience, "batch_size": batch_size, "sampler": type(sampler).__name__, "seed": seed,
+            "patience": patience, "batch_size": batch_size, "sampler": type(sampler).__name__,
+            "num_workers": num_workers, "seed": seed,
         }  # fmt: skip
         slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")
         if slot.is_kept:
@@ -248,102 +247,3 @@ def train(
     model.load_state_dict(run.best_state)
     model.eval()
     return run.history
-
-
-class _Run:
-    """The state of one stage of training, and its next epoch."""
-
-    optimizer: torch.optim.Optimizer
-    schedule: LRScheduler | None
-
-    def __init__(self, model, graph, distillation, transform, sampler, batch_size, sparse, seed):
-        self.model, self.graph, self.distillation, self.seed = model, as_sampled(graph, sampler), distillation, seed
-        self.transform, self.sampler, self.batch_size = transform, sampler, batch_size
-        self.whole = whole_graph(self.graph, sampler)
-        self.feat, self.sparse = graph.ndata["feat"], sparse
-        self.history, self.best_state, self.teacher_logits = History(), None, None
-        self.smoothness = SmoothnessRegularizer.attached(model)
-
-    def prepare(self, teacher):
-        dense = self.feat
-        if self.sparse or (self.sparse is None and mostly_zero(dense)):
-            self.feat = SparseFeatures.from_dense(dense)
-        try:
-            self._look()
-        except (TypeError, AttributeError, dgl.DGLError):
-            if self.sparse or self.feat is dense:
-                raise
-            self.feat = dense  # the model asks of features what sparse ones cannot do
-            self._look()
-        if teacher is not None:
-            self.teacher_logits = _evaluation_logits(teacher, self.whole, dense)
-
-    def _look(self):
-        """One evaluation pass, which sets the ranges of a model that has none."""
-        quantizers = [q for q in self.model.modules() if isinstance(q, Quantizer)]
-        if any(not q.format.is_float and not q.calibrated for q in quantizers):
-            calibrate(self.model, self.whole, self.feat)
-        else:
-            _evaluation_logits(self.model, self.whole, self.feat)
-
-    def epoch(self, number: int) -> dict:
-        # One draw an epoch, so that an epoch is the same wherever a run is taken up again.
-        state = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0] >> 1)
-        torch.manual_seed(state)
-        dgl.seed(state)
-        self.model.train()
-        losses = [self._step(batch, number) for batch in self._batches()]
-        if self.schedule is not None:
-            self.schedule.step()
-        logits = _evaluation_logits(self.model, self.whole, self.feat)
-        val = self.graph.ndata["val_mask"]
-        record = {
-            "loss": float(np.mean(losses)),
-            "val_loss": F.cross_entropy(logits[val], self.graph.ndata["label"][val]).item(),
-            "val_accuracy": accuracy(logits, self.graph, "val_mask"),
-            "test_accuracy": accuracy(logits, self.graph, "test_mask"),
-        }
-        if self.smoothness is not None:
-            record["smoothness"] = self.smoothness.report()
-        if self.history.add(record):
-            self.best_state = copy.deepcopy(self.model.state_dict())
-        return record
-
-    def _batches(self):
-        with_others = self.teacher_logits is not None
-        graph = self.graph if self.transform is None else self.transform(self.graph)
-        return batches(graph, self.feat, self.sampler, self.batch_size, with_others)
-
-    def _step(self, batch, epoch):
-        logits = self.model(batch.graph, batch.feat)
-        loss = F.cross_entropy(logits[batch.labelled], self.graph.ndata["label"][batch.nodes][batch.labelled])
-        if self.teacher_logits is not None:
-            learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
-            loss = (1 - self.distillation) * loss + self.distillation * learned
-        if self.smoothness is not None:
-            loss = loss + self.smoothness.loss()
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss is {loss.item()} in epoch {epoch}; lower lr, or look at the features.")
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        if self.smoothness is not None:
-            self.smoothness.step()
-        return loss.item()
-
-
-@torch.no_grad()
-def _evaluation_logits(model, graph, feat):
-    with evaluating(model):
-        return model(graph, feat)
-
-
-def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:
-    """Evaluation logits of ``model`` on a graph's features, (N, classes); the training mode is kept."""
-    return _evaluation_logits(model, graph, graph.ndata["feat"] if feat is None else feat)
-
-
-def accuracy(logits: torch.Tensor, graph: dgl.DGLGraph, mask: str = "test_mask") -> float:
-    """Share of nodes under ``mask`` whose largest logit is their label."""
-    chosen = graph.ndata[mask]
-    return (logits[chosen].argmax(-1) == graph.ndata["label"][chosen]).float().mean().item()

@@ -14,10 +14,10 @@ from dgl_lowbit.training import (
     accuracy,
     distillation_loss,
     history,
-    loop,
     parameter_groups,
     predict,
     resume,
+    stage,
     train,
 )
 from dgl_lowbit.training.identity import identity_of
@@ -96,33 +96,33 @@ class Interrupt(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("stage", "schedule"), [pytest.param(0, None, marks=pytest.mark.slow), (1, None), (1, "one-cycle")]
+    ("finished", "schedule"), [pytest.param(0, None, marks=pytest.mark.slow), (1, None), (1, "one-cycle")]
 )
-def test_an_interrupted_fit_resumes_to_the_same_result(stage, schedule, planted, tmp_path, monkeypatch):
+def test_an_interrupted_fit_resumes_to_the_same_result(finished, schedule, planted, tmp_path, monkeypatch):
     def run(**options):
         config = lowbit.QuantConfig(2)
         return lowbit.fit(build(), planted, config, epochs=4, schedule=schedule, progress=False, **options)
 
     monkeypatch.setattr(resume, "_EVERY", 2)
     expected, path = run(), tmp_path / "run.pt"
-    original, seen = loop._Run.epoch, []
+    original, seen = stage.Run.epoch, []
 
     def interrupted(self, number):
-        if number == 3 and len(seen) == stage:
+        if number == 3 and len(seen) == finished:
             raise Interrupt
         seen.extend([0] * (number == 3))
         return original(self, number)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "epoch", interrupted)
+        patch.setattr(stage.Run, "epoch", interrupted)
         with pytest.raises(Interrupt):
             run(checkpoint=path)
     assert list(tmp_path.iterdir()) == [path]
     again = run(checkpoint=path, resume=True)
     assert again.history == expected.history and again.teacher_history == expected.teacher_history
     assert torch.equal(predict(again.model, planted), predict(expected.model, planted))
-    finished = run(checkpoint=path, resume=True)  # nothing is left to do
-    assert torch.equal(predict(finished.model, planted), predict(expected.model, planted))
+    at_its_end = run(checkpoint=path, resume=True)  # nothing is left to do
+    assert torch.equal(predict(at_its_end.model, planted), predict(expected.model, planted))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ def test_sampled_blocks(name, bits, planted):
         build(name), planted, lowbit.QuantConfig(bits), epochs=8, sampler=sampler, batch_size=60, progress=False
     )
     assert fitted.history.best["val_accuracy"] > 0.35  # one in seven by chance
-    seen = loop._Run(fitted.model, planted, 0.5, None, sampler, 60, None, 0)
+    seen = stage.Run(fitted.model, planted, 0.5, None, sampler, 60, 0, None, 0)
     seen.prepare(fitted.teacher)
     steps = list(seen._batches())
     labelled = torch.cat([step.nodes[step.labelled] for step in steps])

@@ -1,0 +1,167 @@
+"""Blocks sampled ahead of the step that trains on them, here and by worker processes."""
+
+import multiprocessing
+import threading
+import time
+import warnings
+
+import dgl
+import pytest
+import torch
+from tqdm import TMonitor
+
+import dgl_lowbit as lowbit
+from dgl_lowbit.data import load_graph
+from dgl_lowbit.experiments.models import MODELS
+from dgl_lowbit.training import batches, stage, train
+from dgl_lowbit.training.sampling import fetched_ahead
+
+SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def planted(small_planted):
+    return dgl.add_self_loop(load_graph())
+
+
+def threads():
+    """Those that run, but for the one that watches over progress bars."""
+    return {thread for thread in threading.enumerate() if not isinstance(thread, TMonitor)}
+
+
+@pytest.fixture
+def nothing_left():
+    before = threads()
+    yield
+    end = time.monotonic() + SECONDS
+    while threads() - before and time.monotonic() < end:
+        time.sleep(0.01)  # a queue's thread ends shortly after it is closed
+    assert not threads() - before and not multiprocessing.active_children()
+
+
+class Blocks(dgl.dataloading.NeighborSampler):
+    """Five neighbours; the second batch that a sampler, or its copy in a worker, is given raises ``error``."""
+
+    def __init__(self, error=None):
+        super().__init__([5, 5])
+        self.error, self.count = error, 0
+
+    def sample_blocks(self, *args, **kwargs):
+        self.count += 1
+        if self.error is not None and self.count == 2:
+            raise self.error
+        return super().sample_blocks(*args, **kwargs)
+
+
+class NeverRun(torch.nn.Module):
+    """A model that must not be run."""
+
+    def forward(self, *args):
+        raise AssertionError("work came before the check")
+
+
+def run(graph, sampler=None, **options):
+    """Five steps an epoch, two epochs, with dropout."""
+    torch.manual_seed(0)
+    model = MODELS["sage"](1433, 7, hidden=8)
+    options = {"epochs": 2, "batch_size": 30, "progress": False, "sampler": sampler or Blocks(), **options}
+    return train(model, graph, **options)
+
+
+def test_the_next_is_fetched_while_one_is_used(nothing_left):
+    fetched, drawn = [threading.Event() for _ in range(4)], []
+
+    def fetch(number):
+        fetched[number].set()
+        return number, threading.current_thread()
+
+    def numbers():
+        for number in range(4):
+            drawn.append(threading.current_thread())
+            yield number
+
+    for step, (number, thread) in enumerate(fetched_ahead(fetch, numbers())):
+        assert number == step and thread is not threading.current_thread()
+        assert step == 3 or fetched[step + 1].wait(SECONDS)
+        assert len(drawn) == min(step + 2, 4)
+    assert step == 3 and set(drawn) == {threading.current_thread()}
+    assert list(fetched_ahead(fetch, [])) == [] and len(list(fetched_ahead(fetch, [2]))) == 1
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_losses_are_those_of_fetching_between_steps(sparse, planted, monkeypatch, nothing_left):
+    ahead = run(planted, sparse=sparse)
+    monkeypatch.setattr(batches, "fetched_ahead", map)
+    assert run(planted, sparse=sparse) == ahead
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more processes than this one has cores
+def test_any_number_of_workers_gives_the_same(planted, nothing_left):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", dgl.base.DGLWarning)
+        one = run(planted, num_workers=1)
+    assert run(planted, num_workers=2) == one != run(planted)
+    assert one.epochs[1]["loss"] < one.epochs[0]["loss"]
+
+
+@pytest.mark.slow
+def test_runs_with_workers_resume(planted, tmp_path, nothing_left):
+    path, original = tmp_path / "run.pt", stage.Run.epoch
+
+    def interrupted(self, number):
+        if number == 10:
+            raise KeyboardInterrupt
+        return original(self, number)
+
+    options = {"epochs": 11, "batch_size": 140, "num_workers": 1, "checkpoint": path}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage.Run, "epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(planted, **options)
+    with pytest.raises(ValueError, match="belongs to another run: num_workers was 1, is 0"):
+        run(planted, **{**options, "num_workers": 0}, resume=True)
+    assert run(planted, **options, resume=True) == run(planted, **{**options, "checkpoint": None})
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_the_sampler_reaches_the_caller(num_workers, planted, nothing_left):
+    with pytest.raises(ZeroDivisionError, match="no blocks") as kept:
+        run(planted, Blocks(ZeroDivisionError("no blocks")), num_workers=num_workers)
+    assert not multiprocessing.active_children() and kept.tb
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_step_left_early_leaves_nothing(num_workers, error, planted, monkeypatch, nothing_left):
+    before = threads()
+
+    def fails(self, batch, epoch):
+        assert threads() - before
+        raise error
+
+    monkeypatch.setattr(stage.Run, "_step", fails)
+    with pytest.raises(error) as kept:
+        run(planted, num_workers=num_workers)
+    assert not multiprocessing.active_children() and kept.tb
+
+
+def test_features_that_cannot_be_fetched_reach_the_caller(nothing_left):
+    def fetch(number):
+        return 1 / number
+
+    seen = []
+    with pytest.raises(ZeroDivisionError):
+        seen.extend(fetched_ahead(fetch, [2, 0, 1]))
+
+
+@pytest.mark.parametrize("function", [train, lowbit.fit])
+@pytest.mark.parametrize("num_workers", [-1, 1.0, True, "2", None])
+def test_numbers_of_workers(num_workers, function, planted):
+    with pytest.raises(ValueError, match="num_workers must be a whole number from 0 on, got"):
+        function(NeverRun(), planted, sampler=Blocks(), num_workers=num_workers)
+
+
+@pytest.mark.parametrize("function", [train, lowbit.fit])
+def test_workers_without_a_sampler(function, planted):
+    with pytest.raises(ValueError, match="num_workers=2 sample blocks; pass a sampler="):
+        function(NeverRun(), planted, num_workers=2)
