@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from .quant import QFormat, make_quantizer, quantizer_names
 from .quant.qlr import GRIDS
+from .quant.stochastic import GRADIENT_BITS
 
 COMPONENTS = ("inputs", "weights", "messages", "aggregates", "scores", "attention", "states", "outputs")
 # Few numbers on which everything after them depends: 8 bits unless given their own.
@@ -71,11 +72,17 @@ class QuantConfig:
         "tensor", "channel" or "row".
     scores_granularity : str
         "channel" (one scale a head) or "tensor".
+    gradients : int
+        Bits of what crosses edges backward, the gradients of sums over neighbours: 32 for float32, or 8. These are
+        rounded stochastically, without bias, with a step a column (:mod:`dgl_lowbit.quant.stochastic`), from bits of
+        torch's generator; where sums are packed, kernels then sum bytes. Gradients that are to be differentiated again
+        stay in float32. Default: 32.
 
     Raises
     ------
     ValueError
-        For unsupported bits, quantiser, grid, granularity or overrides, and for bits of attention under "bt*".
+        For unsupported bits, quantiser, grid, granularity, overrides or gradients, and for bits of attention under
+        "bt*".
 
     Examples
     --------
@@ -105,6 +112,7 @@ class QuantConfig:
     attention_granularity: str = "tensor"
     states_granularity: str = "row"
     outputs_granularity: str = "tensor"
+    gradients: int = 32
 
     def __post_init__(self):
         QFormat(self.bits)
@@ -120,6 +128,8 @@ class QuantConfig:
             raise ValueError(f"quantizer must be one of {', '.join(quantizer_names())}, got {self.quantizer!r}.")
         if self.grid not in GRIDS:
             raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {self.grid!r}.")
+        if isinstance(self.gradients, bool) or self.gradients not in GRADIENT_BITS:
+            raise ValueError(f"gradients must be {' or '.join(map(str, GRADIENT_BITS))} bits, got {self.gradients!r}.")
         for component in COMPONENTS:
             allowed = _ALLOWED_GRANULARITY[component]
             granularity = getattr(self, f"{component}_granularity")

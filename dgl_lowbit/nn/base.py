@@ -180,7 +180,8 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
                     if self.arguments.get(name) is Role.GRAPH:
                         check_is_graph(value, type(self).__name__)
                 self.validate(*args, **kwargs)
-                output = self.compute(TorchOps(), *args, **kwargs)
+                gradients = self.config.gradients if self.config is not None and self.is_low_bit else 32
+                output = self.compute(TorchOps(gradients), *args, **kwargs)
             return output if given is None or autocast else converted(output, given.dtype)
 
     forward.__doc__, forward.__module__ = compute.__doc__, compute.__module__

@@ -12,6 +12,7 @@ from dgl.nn.pytorch import EdgeWeightNorm
 from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
+from ..quant.stochastic import with_gradient_in
 from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
 from .typed import TypedProducts
 
@@ -21,7 +22,15 @@ class TorchOps:
 
     They write to ``graph.local_var()``, never to the caller's frames: DGL 1.x's ``local_scope`` leaves what was written
     where an error is raised in it.
+
+    Parameters
+    ----------
+    gradients : int
+        Bits of the gradients of sums over neighbours, 8 or 32: see :class:`dgl_lowbit.QuantConfig`.
     """
+
+    def __init__(self, gradients: int = 32):
+        self.gradients = gradients
 
     @staticmethod
     def source(feat):
@@ -75,11 +84,12 @@ class TorchOps:
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
         after = _of_degrees(norm, codes)
         if edge_weight is None and self_codes is None and can_sum_packed(graph, codes):
-            return sum_packed(graph, codes, after)
+            return sum_packed(graph, codes, after, self.gradients)
         total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
         if self_codes is not None:
             total = total + self_codes.centered
-        return finished(scaled(total.to(codes.centered.dtype), codes.scale), after)
+        total = scaled(total.to(codes.centered.dtype), codes.scale)
+        return finished(with_gradient_in(total, self.gradients), after)
 
     def largest(self, graph, codes, edge_weight=None):
         return self.reduce(graph, codes, edge_weight, fn.max("m", "neigh"))
@@ -101,8 +111,7 @@ class TorchOps:
         graph.update_all(message, reducer)
         return graph.dstdata["neigh"]
 
-    @staticmethod
-    def aggregate_edges(graph, codes, edge_codes):
+    def aggregate_edges(self, graph, codes, edge_codes):
         if graph.num_edges() == 0:
             return _nothing(graph, codes.centered)
         graph = graph.local_var()
@@ -110,7 +119,8 @@ class TorchOps:
         graph.apply_edges(fn.u_add_e("h", "e", "m"))
         graph.edata["m"] = exactly_summed(F.relu(graph.edata["m"]), most_messages(graph))
         graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
-        return scaled(graph.dstdata["neigh"].to(codes.centered.dtype), codes.scale)
+        total = scaled(graph.dstdata["neigh"].to(codes.centered.dtype), codes.scale)
+        return with_gradient_in(total, self.gradients)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         products = TypedProducts(codes, weight_quantizer, weights)
@@ -165,8 +175,7 @@ class TorchOps:
             weights = weights * edge_weight.view(-1, *[1] * (weights.dim() - 1))
         return quantizer.quantized(weights)
 
-    @staticmethod
-    def attend(graph, codes, attention):
+    def attend(self, graph, codes, attention):
         if graph.num_edges() == 0:
             return _nothing(graph, codes.centered)
         graph = graph.local_var()
@@ -176,7 +185,8 @@ class TorchOps:
         graph.srcdata["h"] = TorchOps.split_heads(messages, attention.centered.shape[-2])
         graph.edata["a"] = attention.centered.to(messages.dtype)
         graph.update_all(fn.u_mul_e("h", "a", "m"), fn.sum("m", "neigh"))
-        return graph.dstdata["neigh"].to(codes.scale.dtype).flatten(-2) * (attention.scale * codes.scale)
+        total = graph.dstdata["neigh"].to(codes.scale.dtype).flatten(-2) * (attention.scale * codes.scale)
+        return with_gradient_in(total, self.gradients)
 
     @staticmethod
     def split_heads(x, heads):

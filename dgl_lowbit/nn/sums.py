@@ -16,6 +16,7 @@ from ..quant.quantized import Quantized
 from ..quant.remade import Origin
 from ..quant.scaled import made_of
 from ..quant.ste import centered_codes, differentiable, range_ends
+from ..quant.stochastic import new_seed
 from .graphs import GraphCache
 
 # Numbers that a sum reads, edges times columns, from which packing the codes first pays.
@@ -30,7 +31,7 @@ class _SumOfCodes(torch.autograd.Function):
     """Sums, their stand-in, and the packed codes that they are made of, empty where these have a NaN."""
 
     @staticmethod
-    def forward(ctx, x, times, product, scale, zero_point, offset, after, qmax, margin, clip_gradient, graph):
+    def forward(ctx, x, times, product, scale, zero_point, offset, after, qmax, margin, clip_gradient, graph, bits):
         params = QParams(scale, zero_point, offset)
         out, packed = torch.empty(graph.num_dst_nodes(), x.shape[1]), fused.packed(product, params, qmax)
         if packed is None:
@@ -38,7 +39,8 @@ class _SumOfCodes(torch.autograd.Function):
         else:
             fused.sum_of_codes(_in_neighbours.get(graph, _by_target), packed, params, qmax, after, out)
         ctx.save_for_backward(x, times, scale, zero_point, offset, after)
-        ctx.qmax, ctx.margin, ctx.clip_gradient, ctx.index = qmax, margin, clip_gradient, graph._graph
+        ctx.qmax, ctx.margin, ctx.clip_gradient = qmax, margin, clip_gradient
+        ctx.index, ctx.bits = graph._graph, bits
         ctx.out_neighbours = _out_neighbours.get(graph, _by_source) if any(ctx.needs_input_grad) else None
         packed = torch.empty(0, dtype=torch.uint8) if packed is None else packed
         ctx.mark_non_differentiable(packed)
@@ -56,13 +58,13 @@ class _SumOfCodes(torch.autograd.Function):
                 total = dgl.backend.gspmm(ctx.index, "copy_lhs", "sum", centered, None)
                 return finished(total * params[0], after)
 
-            return *differentiable(ctx, summed, (x, times, None, *params), grad), *[None] * 5
+            return *differentiable(ctx, summed, (x, times, None, *params), grad), *[None] * 6
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         grad_scale = fused.gradients_of_sum(
             ctx.out_neighbours, grad, after, x, times, QParams(*params), ctx.qmax, *range_ends(ctx.qmax, ctx.margin),
-            grad_x, ctx.clip_gradient,
+            grad_x, ctx.clip_gradient, new_seed() if ctx.bits == 8 else None,
         )  # fmt: skip
-        return grad_x, None, None, grad_scale, *[None] * 7
+        return grad_x, None, None, grad_scale, *[None] * 8
 
 
 def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
@@ -82,7 +84,9 @@ def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
     return bool((2 * params.zero_point == (2 * params.zero_point).round()).all())  # what floats sum exactly
 
 
-def sum_packed(graph: dgl.DGLGraph, codes: Quantized, after: torch.Tensor | None = None) -> torch.Tensor:
+def sum_packed(
+    graph: dgl.DGLGraph, codes: Quantized, after: torch.Tensor | None = None, gradients: int = 32
+) -> torch.Tensor:
     """Sums of the values of the in-neighbours' codes, (N_dst, columns): those that DGL's sums make, to the bit.
 
     What is kept of them for gradients is the packed codes, see :mod:`~dgl_lowbit.quant.remade`.
@@ -94,10 +98,12 @@ def sum_packed(graph: dgl.DGLGraph, codes: Quantized, after: torch.Tensor | None
         (N_src, columns), for which :func:`can_sum_packed` is true.
     after : torch.Tensor, optional
         Constants, (N_dst,), that the sums are multiplied by.
+    gradients : int
+        Bits of what crosses edges in the backward pass, see :mod:`~dgl_lowbit.quant.stochastic`: 8, or 32 for float32.
     """
     x, params, qmax, *rest = codes.source
     after = torch.ones(()) if after is None else after
-    out, stand_in, packed = _SumOfCodes.apply(*made_of(x), x.detach(), *params, after, qmax, *rest, graph)
+    out, stand_in, packed = _SumOfCodes.apply(*made_of(x), x.detach(), *params, after, qmax, *rest, graph, gradients)
     if not packed.numel():
         return out
     sources, params = _in_neighbours.get(graph, _by_target), QParams(*(part.detach() for part in params))

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from .format import QParams
+from .stochastic import grid_of
 
 # Values from which a compiled pass is faster than torch's operations, and values that are worth a thread.
 _LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
@@ -224,24 +225,41 @@ def sum_of_codes(graph: Any, codes: torch.Tensor, params: QParams, qmax: int, ti
 
 
 def gradients_of_sum(
-    graph: Any, grad, after, x, times, params: QParams, qmax: int, low: float, high: float, grad_x, clips: bool
-) -> torch.Tensor:
+    graph: Any, grad, after, x, times, params: QParams, qmax: int, low: float, high: float, grad_x, clips: bool,
+    seed: torch.Tensor | None = None,
+) -> torch.Tensor:  # fmt: skip
     """Gradient of the scale, for ``grad`` of what :func:`sum_of_codes` gives of ``x · times``, times ``after``.
 
     ``times`` and ``after`` are a number or one a row. ``graph`` has the out-neighbours. ``grad_x``, where it is asked
-    for, becomes the gradient of ``x``.
+    for, becomes the gradient of ``x``. With a ``seed`` the gradients that are summed are
+    :func:`~dgl_lowbit.quant.stochastic.rounded`, and read as bytes.
     """
-    upstream, values, block = grad.contiguous().numpy(), x.detach().numpy(), kernels().BLOCK_ROWS
+    values, block = x.detach().numpy(), kernels().BLOCK_ROWS
     scale, zero_point, offset = params
     of_scale, *numbers = (_by_column(part, x.shape[1]) for part in (scale, scale.reciprocal(), offset, zero_point))
     kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else grad_x.numpy()
     top, ends = np.float32(qmax), (np.float32(low), np.float32(high))
     sums = np.zeros((-(-len(values) // block), values.shape[1]))
+    upstream: tuple = grad.contiguous().numpy(), *_by_row(after), of_scale
+    if seed is not None:
+        packed, zeros, step = packed_gradients(grad.contiguous(), after, seed)
+        upstream = packed, zeros, step * of_scale
     _in_parts(values, block, lambda a, b: kernels().gradients_of_sums(
-        graph, a, b, upstream, *_by_row(after), of_scale, values, *_by_row(times), *numbers, top, *ends, kind, passed,
-        sums,
+        graph, a, b, upstream, values, *_by_row(times), *numbers, top, *ends, kind, passed, sums
     ))  # fmt: skip
     return _sums(sums.sum(0), scale) / scale
+
+
+def packed_gradients(grad, after: torch.Tensor, seed: torch.Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``grad``, (rows, columns), times ``after``, rounded: bytes, and the zero and the step of each column."""
+    values, factors, block = grad.numpy(), _by_row(after), kernels().BLOCK_ROWS
+    low = np.full((max(-(-len(values) // block), 1), values.shape[1]), np.inf, np.float32)
+    high, out = -low, np.zeros((len(values), kernels().row_bytes(values.shape[1], 8)), np.uint8)
+    _in_parts(values, block, lambda a, b: kernels().ranges_of_gradients(values, a, b, *factors, low, high))
+    inverse, step, zero = (x.numpy() for x in grid_of(*(torch.from_numpy(x) for x in (low.min(0), high.max(0)))))
+    bits = np.uint32(int(seed))
+    _in_parts(values, 1, lambda a, b: kernels().pack_gradients(values, a, b, *factors, inverse, zero, bits, out))
+    return out, zero, step
 
 
 def can_scale(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Sums of packed codes over in-neighbours, as training needs them: of centred codes, in float32."""
+"""Sums over neighbours as training needs them: of centred codes, in float32, and of gradients."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import simd
 from ..graph import Graph
-from ..jit import launcher
+from ..jit import kernel, launcher
 from ..kernels.sums import clear, summing
 from ..layout import row_bytes, storage_bits
 from .coding import BLOCK_ROWS, NO_GRADIENT, code_of, gradient_of_scale, gradient_of_value
@@ -17,6 +17,8 @@ __all__ = ["gradients_of_sums", "prepare", "row_bytes", "storage_bits", "sum_cod
 
 # Edges ahead, whose gradients are fetched: no more than the AHEAD that a graph allows.
 _AHEAD = 12
+# Rows of bytes of which 32 bits hold a sum.
+_MOST_BYTES = 1 << 23
 
 
 def prepare(indptr: np.ndarray, indices: np.ndarray, num_src: int) -> Graph:
@@ -58,42 +60,78 @@ def _summing(bits, lanes):
     return launcher(sum_rows_of)
 
 
-def gradients_of_sums(graph: Graph, first: int, last: int, *arguments):
-    """Of rows of x · times, whose codes are summed, for the gradient ``grad`` of sums, by column.
+def gradients_of_sums(graph: Graph, first: int, last: int, upstream: tuple, *arguments):
+    """Of rows of x · times, whose codes are summed, for the gradient of centred codes' sums, by column.
 
     grad_x ← gradient of x, of ``kind``; sums ← Σ of what the gradients of the scales are made of, see
     :func:`.gradient_of_scale`: (blocks, columns) zeros, those of BLOCK_ROWS rows each.
 
-    ``graph`` has the out-neighbours. The arguments are ``grad``, ``after`` and ``scale``, which sums are multiplied by,
-    a number a row and a column; ``x`` and ``times``; ``inverse`` scales, offsets, zeros, a number a column, the largest
-    code and the ends of the range. The steps that follow ``after`` and ``times`` are 0 where there is one for all rows.
+    ``graph`` has the out-neighbours. ``upstream`` is the gradient of the sums: ``grad``, ``after``, the step that
+    follows it and ``scale``, to be multiplied, a number a row and a column; or ``packed``, bytes of
+    :func:`.pack_gradients`, their ``zero`` and ``step``, a number a column. The arguments are ``x``, ``times`` and the
+    step that follows it; ``inverse`` scales, offsets, zeros, a number a column, the largest code, the ends of the
+    range, ``kind``, ``grad_x``, ``sums``. The steps of ``after`` and ``times`` are 0 where there is one for all rows.
     """
-    _gradients_of_sums(graph.indptr, graph.fetched, first, last, *arguments)
+    rows = upstream[0]
+    lanes = min(rows.shape[1], 64) if rows.dtype == np.uint8 else None
+    _differentiating(lanes)(graph.indptr, graph.fetched, first, last, upstream, *arguments)
 
 
-@launcher
-def _gradients_of_sums(
-    indptr, indices, first, last, grad, after, after_step, scale, x, times, step, inverse, offset, zero, qmax,
-    low, high, kind, grad_x, sums,
-):  # fmt: skip
+@functools.cache
+def _differentiating(lanes):
+    sum_rows = _sum_of_floats if lanes is None else _sum_of_bytes(lanes)
+
+    def differentiate_sums(
+        indptr, indices, first, last, upstream, x, times, step, inverse, offset, zero, qmax, low, high, kind, grad_x,
+        sums,
+    ):  # fmt: skip
+        total, room = np.empty(x.shape[1], np.float32), np.empty(upstream[0].shape[1], np.int32)
+        for i in range(first, last):
+            total[:] = 0
+            sum_rows(upstream, indices, indptr[i], indptr[i + 1], room, total)
+            of_block, t = sums[i // BLOCK_ROWS], times[i * step]
+            for j in range(len(total)):
+                value, v, o = x[i, j] * t, inverse[j], offset[j]
+                code = code_of(value, v, o, qmax) - zero[j]
+                of_block[j] += gradient_of_scale(total[j], code, value, v, o, low, high)
+            if kind != NO_GRADIENT:
+                for j in range(len(total)):
+                    value = x[i, j] * t
+                    grad_x[i, j] = gradient_of_value(total[j], value, inverse[j], offset[j], low, high, kind) * t
+
+    differentiate_sums.__name__ = f"differentiate_sums_{'floats' if lanes is None else lanes}"
+    return launcher(differentiate_sums)
+
+
+@kernel
+def _sum_of_floats(upstream, indices, start, stop, room, total):
+    """total += rows of grad · after · scale."""
+    grad, after, after_step, scale = upstream
     width, at = 4 * grad.shape[1], simd.u8_at(simd.address(grad))
-    total = np.empty(grad.shape[1], np.float32)
-    for i in range(first, last):
-        total[:] = 0
-        for e in range(indptr[i], indptr[i + 1]):
-            ahead = np.int64(indices[e + _AHEAD]) * width
-            for byte in range(0, width, 64):
-                simd.prefetch(at, ahead + byte)
-            node = np.uint32(indices[e])
-            upstream, a = grad[node], after[node * after_step]
-            for j in range(len(total)):
-                total[j] += upstream[j] * a * scale[j]
-        of_block, t = sums[i // BLOCK_ROWS], times[i * step]
+    for e in range(start, stop):
+        ahead = np.int64(indices[e + _AHEAD]) * width
+        for byte in range(0, width, 64):
+            simd.prefetch(at, ahead + byte)
+        node = np.uint32(indices[e])
+        row, a = grad[node], after[node * after_step]
         for j in range(len(total)):
-            value, v, o = x[i, j] * t, inverse[j], offset[j]
-            code = code_of(value, v, o, qmax) - zero[j]
-            of_block[j] += gradient_of_scale(total[j], code, value, v, o, low, high)
-        if kind != NO_GRADIENT:
+            total[j] += row[j] * a * scale[j]
+
+
+def _sum_of_bytes(lanes):
+    sum_rows = summing(8, lanes)
+
+    @kernel
+    def sum_of_bytes(upstream, indices, start, stop, room, total):
+        """total += rows of (code − zero) · step; ``room``, int32, has a place for each byte of a row."""
+        packed, zero, step = upstream
+        rows, edges = simd.u8_at(simd.address(packed)), simd.i32_at(simd.address(indices))
+        sums = simd.i32_at(simd.address(room))
+        for first in range(start, stop, _MOST_BYTES):
+            last = min(first + _MOST_BYTES, stop)
+            sum_rows(rows, packed.shape[1], edges, first, last, True, sums)
             for j in range(len(total)):
-                value = x[i, j] * t
-                grad_x[i, j] = gradient_of_value(total[j], value, inverse[j], offset[j], low, high, kind) * t
+                centered = np.float64(room[j]) - np.float64(zero[j]) * np.float64(last - first)
+                total[j] += np.float32(centered) * step[j]
+
+    return sum_of_bytes

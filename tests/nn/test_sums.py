@@ -10,6 +10,7 @@ from dgl_lowbit.quant import fused, make_quantizer, products
 from dgl_lowbit.quant.products import product
 from dgl_lowbit.quant.quantized import Quantized
 from dgl_lowbit.quant.scaled import made_of, scale_rows
+from dgl_lowbit.quant.stochastic import grid_of, new_seed, rounded
 
 
 @pytest.fixture(autouse=True)
@@ -24,13 +25,14 @@ def random_graph(sources, destinations, edges, seed=0):
     return dgl.create_block(tuple(ends), num_src_nodes=sources, num_dst_nodes=destinations)
 
 
-def summed(graph, quantizer, x, packed):
-    """Sums and the gradients of values and range."""
+def summed(graph, quantizer, x, packed, gradients=32):
+    """Sums and the gradients of values and range; these rounded with the same seed each time."""
     x = x.clone().requires_grad_()
     quantizer.zero_grad()
     codes = quantizer.quantized(x)
     assert sums.can_sum_packed(graph, codes)
-    total = TorchOps().aggregate(graph, codes if packed else Quantized(codes.centered, codes.scale))
+    total = TorchOps(gradients).aggregate(graph, codes if packed else Quantized(codes.centered, codes.scale))
+    torch.manual_seed(4)
     total.backward(torch.randn(total.shape, generator=torch.Generator().manual_seed(3)))
     return total.detach(), x.grad, quantizer.log_alpha.grad.clone()
 
@@ -65,7 +67,8 @@ def test_they_follow_the_graph():
     assert torch.equal(sums.sum_packed(graph.int(), quantizer.quantized(x)), expected)
 
 
-def test_they_do_not_depend_on_threads(monkeypatch):
+@pytest.mark.parametrize("gradients", [32, 8])
+def test_they_do_not_depend_on_threads(monkeypatch, gradients):
     monkeypatch.setattr(fused, "_LEAST_A_THREAD", 64)
     graph, x, quantizer = random_graph(2500, 2200, 9000), torch.randn(2500, 20), make_quantizer("qlr", 2, channels=20)
     quantizer.observe(x)
@@ -73,10 +76,35 @@ def test_they_do_not_depend_on_threads(monkeypatch):
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            results.append(summed(graph, quantizer, x, True))
+            results.append(summed(graph, quantizer, x, True, gradients))
     finally:
         torch.set_num_threads(before)
     assert all(map(torch.equal, *results))
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("columns", [3, 40, 130])
+def test_rounded_gradients_are_those_of_floats_that_were_rounded(granularity, columns):
+    """Packed, in DGL's sums, and written out; rounded, they are others than without, by less than a step an edge."""
+    graph, x = random_graph(50, 40, 700), torch.randn(50, columns, generator=torch.Generator().manual_seed(1))
+    quantizer = make_quantizer("qlr", 8, granularity=granularity, channels=columns)
+    quantizer.observe(x)
+    total, grad_x, grad_alpha = summed(graph, quantizer, x, True, 8)
+    plain_total, plain_grad_x, plain_grad_alpha = summed(graph, quantizer, x, False, 8)
+    floats, float_grad_x, _ = summed(graph, quantizer, x, True)
+    assert torch.equal(total, floats) and torch.equal(total, plain_total)
+    torch.testing.assert_close(grad_x, plain_grad_x, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(grad_alpha, plain_grad_alpha, rtol=1e-4, atol=1e-3)
+
+    torch.manual_seed(4)
+    upstream = torch.randn(40, columns, generator=torch.Generator().manual_seed(3))
+    sources, targets = graph.edges()
+    sums_of_rounded = torch.zeros_like(x).index_add(0, sources, rounded(upstream, new_seed())[targets])
+    inside = float_grad_x != 0
+    torch.testing.assert_close(grad_x, sums_of_rounded * inside, rtol=1e-4, atol=1e-5)
+    step = grid_of(*upstream.aminmax(dim=0)).step
+    off = (grad_x - float_grad_x).abs()
+    assert off.max() > 0 and (off <= step * graph.out_degrees().view(-1, 1) + 1e-4).all()
 
 
 def test_gradients_can_be_differentiated_again():
@@ -93,6 +121,21 @@ def test_gradients_can_be_differentiated_again():
     for packed, plain in zip(second(True), second(False)):
         assert plain.abs().sum() > 0
         torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_gradients_that_are_to_be_differentiated_are_not_rounded(packed):
+    quantizer, x, graph = make_quantizer("qlr", 2, channels=20), torch.randn(50, 20), random_graph(50, 40, 700)
+    quantizer.observe(x)
+
+    def gradient(bits, **options):
+        given = x.clone().requires_grad_()
+        codes = quantizer.quantized(given)
+        codes = codes if packed else Quantized(codes.centered, codes.scale)
+        return torch.autograd.grad((TorchOps(bits).aggregate(graph, codes) ** 3).sum(), given, **options)[0]
+
+    assert torch.equal(gradient(8, create_graph=True), gradient(32, create_graph=True))
+    assert not torch.equal(gradient(8), gradient(32))
 
 
 def test_what_is_not_a_number_is_not_lost():
@@ -206,4 +249,4 @@ def test_attention_over_a_hub_is_summed_exactly():
     codes = quantizer.quantized(x)
     messages = codes.centered.view(-1, 2, 3).double()[graph.edges()[0]] * attention.centered.double()
     exact = messages.sum(0, keepdim=True).float().flatten(1) * (attention.scale * codes.scale)
-    assert torch.equal(TorchOps.attend(graph, codes, attention), exact)
+    assert torch.equal(TorchOps().attend(graph, codes, attention), exact)

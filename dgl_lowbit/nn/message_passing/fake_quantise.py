@@ -9,7 +9,9 @@ import torch
 from dgl import DGLError
 
 from ...quant import NotCalibratedError
+from ...quant.format import FLOAT_BITS
 from ...quant.ranges import is_finite
+from ...quant.stochastic import with_gradient_in
 from ..sums import float32_holds_sums
 from .calls import Call, coded, tensors_of
 
@@ -43,18 +45,18 @@ class FakeQuantise:
             left = iter(codes)
             for number in numbers:
                 operands[number], scales[number] = _like(operands[number], left), scale
-        if (
-            call.kind in ("spmm", "spmm_hetero")
-            and call.reduce == "sum"
-            and not _float32_holds_sums(call, groups, operands)
-        ):
+        sums_edges = call.kind in ("spmm", "spmm_hetero") and call.reduce == "sum"
+        if sums_edges and not _float32_holds_sums(call, groups, operands):
             operands = [_in_float64(operand) for operand in operands]
         with _float32(parts[0]):
             result = call.original(*operands)
+        gradients = call.module.lowbit_hook.config.gradients if sums_edges else FLOAT_BITS
         scale = scales[0] if call.op in ("add", "sub") else math.prod(scales)
 
         def scaled(part):  # a type that nothing is sent to has nothing
-            return part if part is None or not part.numel() else (part.float() * scale).to(parts[0].dtype)
+            if part is None or not part.numel():
+                return part
+            return with_gradient_in(part.float() * scale, gradients).to(parts[0].dtype)
 
         return tuple(map(scaled, result)) if isinstance(result, tuple) else scaled(result)
 
