@@ -5,8 +5,8 @@ sums of integers. Of the 255 steps between bytes 253 span a column's numbers: on
 one for 0 to have a code, as most nodes of a semi-supervised loss have no gradient at all.
 
 A number's chance is a hash of the seed and its place among the numbers, so that it is the same on every device, in
-every pass and thread, and is not kept. Stochastic rounding of gradients: arXiv:1502.02551; of what training of graph
-neural networks keeps: arXiv:2308.00890 and what it builds on. The hash is MurmurHash3's finaliser (A. Appleby).
+every pass and thread, and is not kept. Stochastic rounding: arXiv:1502.02551; in training graph neural networks:
+arXiv:2308.00890. The hash is MurmurHash3's finaliser (A. Appleby).
 """
 
 from __future__ import annotations
