@@ -22,7 +22,7 @@ from .schedules import schedule_of
 from .stage import Run
 
 # Epochs without a better one after which a stage that starts from trained weights is done.
-PATIENCE = 50
+PATIENCE = 100
 
 
 class Fitted(NamedTuple):

@@ -164,6 +164,7 @@ def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messa
         "all epochs": {"patience": None},
         "half of them": {"patience": None, "longer": 0.5},
         "a quarter": {"patience": None, "longer": 0.25},
+        "patience 100": {"patience": 100},
         "patience 50": {"patience": 50},
         "patience 20": {"patience": 20},
         "cosine": {"patience": None, "schedule": "cosine"},
