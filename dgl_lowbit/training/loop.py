@@ -13,8 +13,9 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+from ..calibration import calibrate
 from ..config import QuantConfig
-from ..convert import calibrate, quantize
+from ..convert import quantize
 from ..nn.wrappers import check_model
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
