@@ -139,42 +139,45 @@ class Rounder:
     def __init__(self, model: nn.Module, process_group=None):
         self._parameters = {_storage(parameter) for parameter in model.parameters()}
         self._group = process_group
+        # Of weights, by their addresses.
         self._owners: dict[int, set[Quantizer]] = defaultdict(set)
-        self._products: Counter[tuple] = Counter()
-        self._waiting: dict[tuple, _Waiting] = {}
+        self._products: Counter[int] = Counter()
+        self._waiting: dict[int, _Waiting] = {}
         self._factored: tuple[list[Quantized], list[Factor]] = [], []
         self.rounded: Callable[[], object] = lambda: None  # called after each weight
 
     def count(self, quantizer: Quantizer, weight: torch.Tensor, inputs: list[Quantized], columns: slice) -> None:
         """Note a product of ``weight``, (in, out), the ``columns`` of what ``quantizer`` codes, with ``inputs``."""
-        self._owners[_storage(weight)].add(quantizer)
-        self._products[_key(weight)] += 1
+        address = weight.data_ptr()
+        self._owners[address].add(quantizer)
+        self._products[address] += weight.numel() > 0 and _storage(weight) in self._parameters
 
     def meet(self, quantizer: Quantizer, weight: torch.Tensor, inputs: list[Quantized], columns: slice) -> None:
         """Round ``weight`` where this is the last of its products."""
-        key = _key(weight)
-        if not self._products[key] or not self._is_own(_storage(weight)):
+        address = weight.data_ptr()
+        if not self._is_to_round(address):
             return
-        self._products[key] -= 1
-        self._waiting.setdefault(key, _Waiting(quantizer, weight, columns, [])).inputs.extend(inputs)
-        if not self._products[key]:
-            self._round(self._waiting.pop(key))
+        self._products[address] -= 1
+        self._waiting.setdefault(address, _Waiting(quantizer, weight, columns, [])).inputs.extend(inputs)
+        if not self._products[address]:
+            self._round(self._waiting.pop(address))
 
     def finish(self) -> None:
         """Round the weights that were met less often than they were counted."""
         while self._waiting:
             self._round(self._waiting.popitem()[1])
+        self._factored = [], []
 
     def __len__(self):
-        """The number of weights to be rounded."""
-        return sum(self._is_own(storage) for storage, *_ in self._products)
+        """The number of weights that are still to be rounded."""
+        return sum(map(self._is_to_round, self._products))
 
     def left(self) -> set[Quantizer]:
-        """Those whose weights keep their nearest codes: computed in the forward, or coded by several."""
-        return {q for storage, owners in self._owners.items() if not self._is_own(storage) for q in owners}
+        """Before any is rounded, those whose weights will not be: computed ones, and those that several code."""
+        return {q for address, owners in self._owners.items() if not self._is_to_round(address) for q in owners}
 
-    def _is_own(self, storage):
-        return storage in self._parameters and len(self._owners[storage]) == 1
+    def _is_to_round(self, address):
+        return self._products[address] > 0 and len(self._owners[address]) == 1
 
     def _round(self, waiting):
         quantizer, weight, columns, inputs = waiting
@@ -226,7 +229,3 @@ def _params(quantizer, columns):
 
 def _storage(x):
     return x.untyped_storage().data_ptr()
-
-
-def _key(weight):
-    return _storage(weight), weight.data_ptr(), tuple(weight.shape), weight.stride()

@@ -231,6 +231,16 @@ def test_each_relation_is_rounded_on_the_rows_that_it_sends():
     torch.testing.assert_close(layer.linear_r.W[number].detach(), expected.detach())
 
 
+def test_slices_of_one_parameter_have_quantisers_of_their_own():
+    torch.manual_seed(0)
+    stack, graph = lowbit.nn.DeepGraphConv(8, 3, config=lowbit.QuantConfig(2)), graph_for("graphconv")
+    before = stack.weight.detach().clone()
+    lowbit.calibrate(stack, graph, features(graph, 8), rounding="gptq", progress=False)
+    for k, weight in enumerate(stack.weight.detach()):
+        assert (weight != before[k]).any()
+        torch.testing.assert_close(stack.quantizers[f"weights_{k}"].fake_quantize(weight).detach(), weight)
+
+
 class Own(nn.Module):
     """Sums of neighbours of a module's own, and matrices by type."""
 
