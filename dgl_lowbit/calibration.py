@@ -15,6 +15,7 @@ from .nn.wrappers import check_model
 from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.format import FLOAT_BITS
+from .quant.precision import floating_tensor
 from .quant.reconstruction import reconstruct
 from .quant.rounding import Rounder
 
@@ -105,6 +106,8 @@ def calibrate(
 
     rounder = Rounder(model, process_group)
     expected = run(format=QFormat(FLOAT_BITS)) if rounding == "reconstruct" else None
+    if rounding == "reconstruct" and floating_tensor(expected) is None:
+        raise ValueError(f"rounding='reconstruct' needs floating tensors returned, got {type(expected).__name__}.")
     run(observing=True, observer=chosen, watch_product=rounder.count)
     if rounding != "nearest":
         _warn_of_nearest(model, rounder)

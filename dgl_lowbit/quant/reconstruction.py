@@ -14,9 +14,8 @@ from .evaluation import evaluating
 
 # How far a step of the optimiser moves a weight, as a part of the root mean square of its matrix, and a range.
 _WEIGHT_RATE, _RANGE_RATE = 0.1, 0.003
-# The least that a parameter counts as, such as biases of 0.
-_LEAST = 1e-3
-_TINY = 1e-12
+# The least that a parameter counts as, such as biases of 0, and what outputs vary by, such as constants.
+_LEAST, _LEAST_SUM = 1e-3, 1e-12
 
 
 def reconstruct(
@@ -60,9 +59,8 @@ def reconstruct(
 def difference(outputs: Any, expected: Any) -> torch.Tensor:
     """Squared difference of the tensors in two outputs, as a part of their variance over rows, summed; a scalar."""
     pairs = zip(_tensors(outputs), _tensors(expected))
-    return torch.stack(
-        [(x - y).square().sum() / (y - y.mean(0)).square().sum().clamp_min(1e-12) for x, y in pairs]
-    ).sum()
+    parts = [(x - y).square().sum() / (y - y.mean(0)).square().sum().clamp_min(_LEAST_SUM) for x, y in pairs]
+    return torch.stack(parts).sum()
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -311,3 +311,16 @@ def test_faults_are_named_before_any_work(options, message):
     with pytest.raises(ValueError, match=message):
         lowbit.calibrate(model, torch.randn(4, 3), **options)
     assert not model.quantizers["weights"].calibrated
+
+
+class Largest(nn.Module):
+    def forward(self, x):
+        return x.argmax(1)
+
+
+@pytest.mark.filterwarnings("ignore::dgl_lowbit.FloatModuleWarning")
+def test_only_floating_outputs_can_be_brought_nearer():
+    model = lowbit.quantize(nn.Sequential(nn.Linear(3, 2), Largest()), lowbit.QuantConfig(2))
+    with pytest.raises(ValueError, match="needs floating tensors returned, got Tensor"):
+        lowbit.calibrate(model, torch.randn(4, 3), rounding="reconstruct")
+    assert not model[0].quantizers["weights"].calibrated
