@@ -16,7 +16,7 @@ from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.format import FLOAT_BITS
 from .quant.precision import floating_tensor
-from .quant.reconstruction import reconstruct
+from .quant.reconstruction import LOSSES, reconstruct
 from .quant.rounding import Rounder
 
 ROUNDINGS = ("nearest", "gptq", "reconstruct")
@@ -33,6 +33,7 @@ def calibrate(
     observer: str = "error",
     percentile: float = 99.9,
     rounding: str = "nearest",
+    loss: str = "kl",
     steps: int = 100,
     progress: bool | str = True,
     process_group=None,
@@ -63,6 +64,8 @@ def calibrate(
         parts. ``"reconstruct"`` goes on from there and tunes weights, biases and ranges by gradients, so that the model
         returns what it returns in float32 (as arXiv:2102.05426, for the whole model): some seconds to a minute on a
         graph of some ten thousand nodes.
+    loss : {"kl", "squared"}
+        How ``"reconstruct"`` compares outputs: as scores of classes, by the divergence of their softmax, or as numbers.
     steps : int
         Of ``"reconstruct"``, each a pass forward and backward over the data.
     progress : bool or str
@@ -80,8 +83,8 @@ def calibrate(
     Raises
     ------
     ValueError
-        When the model has no quantisers or is wrapped, for an unknown observer or rounding, and for steps that are no
-        whole number above 0.
+        When the model has no quantisers or is wrapped, for an unknown observer, rounding or loss, for steps that are no
+        whole number above 0, and where there are no floating outputs to reconstruct.
 
     Warns
     -----
@@ -93,7 +96,7 @@ def calibrate(
     """
     check_model(model, "calibrate")
     chosen = Observer(observer, percentile, process_group)
-    _check_rounding(rounding, steps, process_group)
+    _check_rounding(rounding, loss, steps, process_group)
     _make_sites(model, args, kwargs)
     quantizers = _quantizers(model)
     if not quantizers:
@@ -118,14 +121,16 @@ def calibrate(
             run(watch_product=rounder.meet)
             rounder.finish()
             if rounding == "reconstruct":
-                reconstruct(model, run, expected, steps, stepped=bar.update)
+                reconstruct(model, run, expected, loss, steps, stepped=bar.update)
     remember(model, args, kwargs)  # in the place of the copies, which are gone with this call
     return model
 
 
-def _check_rounding(rounding, steps, process_group):
+def _check_rounding(rounding, loss, steps, process_group):
     if rounding not in ROUNDINGS:
         raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}.")
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a whole number above 0, got {steps!r}.")
     if rounding == "reconstruct" and process_group is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from .base import Quantizer
@@ -19,7 +20,7 @@ _LEAST, _LEAST_SUM = 1e-3, 1e-12
 
 
 def reconstruct(
-    model: nn.Module, run: Callable[[], Any], expected: Any, steps: int, stepped: Callable[[], object]
+    model: nn.Module, run: Callable[[], Any], expected: Any, loss: str, steps: int, stepped: Callable[[], object]
 ) -> None:
     """Bring what ``run()`` returns nearer to ``expected``, by gradients straight through the rounding of codes.
 
@@ -31,6 +32,8 @@ def reconstruct(
     model : torch.nn.Module
     run : callable
     expected : tensors, in tuples, lists and dicts
+    loss : {"kl", "squared"}
+        What tells outputs apart, of :data:`LOSSES`.
     steps : int
     stepped : callable
         Called after each step.
@@ -41,13 +44,14 @@ def reconstruct(
     least, best = math.inf, [parameter.data for parameter in parameters]
     with torch.enable_grad(), evaluating(model):
         for step in range(steps + 1):
-            loss = difference(run(), expected)
-            if loss.item() < least:
-                least, best = loss.item(), [parameter.detach().clone() for parameter in parameters]
+            pairs = zip(_tensors(run()), _tensors(expected))
+            total = torch.stack([LOSSES[loss](*pair) for pair in pairs]).sum()
+            if total.item() < least:
+                least, best = total.item(), [parameter.detach().clone() for parameter in parameters]
             if step == steps:
                 break
             optimizer.zero_grad()
-            loss.backward()
+            total.backward()
             optimizer.step()
             schedule.step()
             stepped()
@@ -56,11 +60,19 @@ def reconstruct(
         parameter.copy_(value)
 
 
-def difference(outputs: Any, expected: Any) -> torch.Tensor:
-    """Squared difference of the tensors in two outputs, as a part of their variance over rows, summed; a scalar."""
-    pairs = zip(_tensors(outputs), _tensors(expected))
-    parts = [(x - y).square().sum() / (y - y.mean(0)).square().sum().clamp_min(_LEAST_SUM) for x, y in pairs]
-    return torch.stack(parts).sum()
+def divergence(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Mean KL(expected ‖ output) of the softmax over the last dimension, a scalar."""
+    logs, wanted = (x.reshape(-1, x.shape[-1]).log_softmax(-1) for x in (output, expected))
+    return F.kl_div(logs, wanted, reduction="batchmean", log_target=True)
+
+
+def difference(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Squared difference, as a part of the variance of ``expected`` over rows, a scalar."""
+    spread = (expected - expected.mean(0)).square().sum()
+    return (output - expected).square().sum() / spread.clamp_min(_LEAST_SUM)
+
+
+LOSSES: dict[str, Callable] = {"kl": divergence, "squared": difference}
 
 
 def _tensors(value: Any) -> Iterator[torch.Tensor]:

@@ -10,7 +10,7 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.quant import QLRQuantizer, rounding
 from dgl_lowbit.quant.evaluation import evaluating, observing
 from dgl_lowbit.quant.quantized import Quantized
-from dgl_lowbit.quant.reconstruction import difference
+from dgl_lowbit.quant.reconstruction import LOSSES
 from dgl_lowbit.quant.sparse import SparseFeatures
 from tests.conftest import features
 from tests.nn.layers import LAYERS, arguments, graph_for, make, parts
@@ -156,13 +156,14 @@ def test_the_weights_are_the_values_of_their_codes_and_stay_so(tmp_path):
     torch.testing.assert_close(loaded(graph, feat), model.eval()(graph, feat).detach(), rtol=1e-5, atol=1e-5)
 
 
-def test_what_a_model_returns_comes_nearer_to_float32():
+@pytest.mark.parametrize("loss", ["kl", "squared"])
+def test_what_a_model_returns_comes_nearer_to_float32(loss):
     errors = []
     for how in lowbit.calibration.ROUNDINGS:
-        model, graph, feat, expected = net(how, steps=20)
+        model, graph, feat, expected = net(how, loss=loss, steps=20)
         assert model.training and all(getattr(module, "watch_product", None) is None for module in model.modules())
         with torch.no_grad(), evaluating(model):
-            errors.append(float(difference(model(graph, feat), expected)))
+            errors.append(float(LOSSES[loss](model(graph, feat), expected)))
         assert all(parameter.grad is None for parameter in model.parameters())
     assert errors[2] < 0.8 * errors[1] < 0.8 * errors[0]
 
@@ -302,6 +303,7 @@ def test_weights_that_cannot_be_rounded_on_data_are_named():
     ("options", "message"),
     [
         ({"rounding": "up"}, "rounding must be one of nearest, gptq, reconstruct, got 'up'"),
+        ({"rounding": "reconstruct", "loss": "l1"}, "loss must be one of kl, squared, got 'l1'"),
         ({"rounding": "reconstruct", "steps": 0}, "steps must be a whole number above 0, got 0"),
         ({"rounding": "reconstruct", "process_group": object()}, "tunes in one process"),
     ],
