@@ -10,8 +10,9 @@ from . import nn, quant, smoothness
 from ._moved import MOVED as _MOVED
 from ._moved import install as _install
 from ._version import __version__
+from .calibration import NearestRoundingWarning, calibrate
 from .config import QuantConfig
-from .convert import FloatModuleWarning, calibrate, quantize
+from .convert import FloatModuleWarning, quantize
 from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .smoothness import SmoothnessRegularizer
@@ -24,6 +25,7 @@ _DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
 
 __all__ = [
     "FloatModuleWarning",
+    "NearestRoundingWarning",
     "LowBitError",
     "QuantConfig",
     "SmoothnessRegularizer",

@@ -1,4 +1,4 @@
-"""Float model to low-bit model, and ranges from data without training."""
+"""Float model to low-bit model."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ import copy
 import warnings
 
 import dgl.nn
-import torch
 from torch import nn
 
 from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
-from .nn.message_passing.last_call import remember, with_own_frames
 from .nn.wrappers import check_model
-from .quant import Observer, QFormat, Quantizer
-from .quant.evaluation import evaluating, observing
-from .quant.format import FLOAT_BITS
+from .quant.evaluation import evaluating
 
 
 class FloatModuleWarning(UserWarning):
@@ -111,7 +107,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
         module.configure(configs[name])
     found.make_sites()
     _share_quantizers_of_tied_weights(converted.values())
-    _warn_of_float(left, found)
+    warn_of_float(left, found)
     return model
 
 
@@ -122,7 +118,7 @@ def _passes_messages(module):
     return not is_ours and not is_torch and type(module) not in _WITHOUT_MESSAGES
 
 
-def _warn_of_float(left, found):
+def warn_of_float(left, found):
     """Name what stays in float32: products of the modules ``left``, and what is passed over edges."""
     parts = [f"left in float32: {', '.join(left)}."] if left else []
     if found.floats:
@@ -184,68 +180,3 @@ def _share_quantizers_of_tied_weights(layers):
 
 def _own_weights(layer):
     return [(n, p) for n, p in layer.named_parameters() if p.dim() > 1 and not n.startswith("quantizers.")]
-
-
-@torch.no_grad()
-def calibrate(
-    model: nn.Module, *args, observer: str = "error", percentile: float = 99.9, process_group=None, **kwargs
-) -> nn.Module:
-    """Set every range from one evaluation pass over data, in layer order, without training.
-
-    Each quantiser searches its range on the tensor it meets, downstream of the quantisers before it.
-    :func:`dgl_lowbit.diagnose` then says what each of them loses. Calls over edges that no example has shown to
-    :func:`quantize` are given their quantisers first.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        Low-bit model; its ranges are overwritten, its training mode is kept.
-    *args, **kwargs
-        What the model is called with: ``graph, feat``.
-    observer : {"error", "minmax", "percentile"}
-        What a range is: that which minimises the error of representation (arXiv:2308.14949), the extremes, or a
-        percentile of the magnitudes (as arXiv:2008.05000).
-    percentile : float
-        Of the magnitudes, from 0 to 100.
-    process_group : torch.distributed.ProcessGroup, optional
-        Processes that each call this with data of their own, through the same layers, and get the same ranges: those of
-        the data of all (for ranges of channels each holds all of them at a time). ``torch.distributed.group.WORLD`` are
-        all processes. Default: ranges of this process's data.
-
-    Returns
-    -------
-    torch.nn.Module
-        ``model``.
-
-    Raises
-    ------
-    ValueError
-        When the model has no quantisers or is wrapped, or for an unknown observer.
-
-    Warns
-    -----
-    FloatModuleWarning
-        As :func:`quantize`, of what calls over edges are seen here first.
-    """
-    check_model(model, "calibrate")
-    chosen = Observer(observer, percentile, process_group)
-    _make_sites(model, args, kwargs)
-    quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
-    if not quantizers:
-        raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
-    own_args, own_kwargs = with_own_frames((args, kwargs))
-    with evaluating(model), observing(quantizers, observing=True, observer=chosen):
-        model(*own_args, **own_kwargs)
-    remember(model, args, kwargs)  # in the place of the copies, which are gone with this call
-    return model
-
-
-def _make_sites(model, args, kwargs):
-    """Give the hooked modules of ``model`` the sites that a run in float32 comes to."""
-    if not any(isinstance(module, Hooked) for module in model.modules()):
-        return
-    quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
-    with evaluating(model), observing(quantizers, format=QFormat(FLOAT_BITS)):
-        found = discover(model, args, kwargs)
-    if found.make_sites():
-        _warn_of_float([], found)

@@ -10,8 +10,9 @@ from typing import Any, Callable
 import torch
 from torch import nn
 
+from .calibration import calibrate
 from .config import COMPONENTS, QuantConfig
-from .convert import FloatModuleWarning, calibrate, quantize
+from .convert import FloatModuleWarning, quantize
 from .nn import LowBitLayer
 from .nn.message_passing import Site
 from .quant import Quantizer

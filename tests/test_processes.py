@@ -121,3 +121,23 @@ def test_lists_of_modules_are_sent_back():
 @pytest.mark.skipif("PYTEST_XDIST_WORKER" not in os.environ, reason="one process has all cores")
 def test_tests_side_by_side_have_a_core_each():
     assert torch.get_num_threads() == 1
+
+
+def rounded(rank):
+    """A net whose weights were rounded on the inputs of two processes, or of one that has those of both."""
+    size = torch.distributed.get_world_size()
+    both = [torch.randn(20, 6, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
+    own = both[rank] if size == 2 else torch.cat(both)
+    group = torch.distributed.group.WORLD
+    return lowbit.calibrate(model(), own, rounding="gptq", progress=False, process_group=group).state_dict()
+
+
+@pytest.mark.slow
+def test_weights_are_rounded_on_the_inputs_of_all_processes(tmp_path):
+    (tmp_path / "one").mkdir()
+    alone, ours, theirs = *world(rounded, tmp_path / "one", 1), *world(rounded, tmp_path, 2)
+    nearest = lowbit.calibrate(model(), torch.randn(20, 6)).state_dict()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name])
+        torch.testing.assert_close(value, alone[name])
+    assert not torch.equal(nearest["0.weight"], ours["0.weight"])

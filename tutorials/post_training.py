@@ -2,8 +2,8 @@
 
     python tutorials/post_training.py --graph cora --seeds 5
 
-trains a GCN and a GraphSAGE in float32, calibrates low-bit copies of them with each observer at 8 and 4 bits, and
-prints test accuracies, then what each layer and each quantiser of the last one loses.
+trains a GCN and a GraphSAGE in float32, calibrates low-bit copies of them with each observer at 8 and 4 bits and with
+each rounding of weights at 2, and prints test accuracies, then what each layer and each quantiser of the last loses.
 """
 
 import argparse
@@ -17,7 +17,8 @@ from dgl_lowbit.experiments.recipes import build
 from dgl_lowbit.report import mean_std, table
 from dgl_lowbit.training import accuracy, predict
 
-OBSERVERS = ("error", "minmax", "percentile")
+WAYS = [(bits, {"observer": observer}) for bits in (8, 4) for observer in ("error", "minmax", "percentile")]
+WAYS += [(2, {"rounding": rounding}) for rounding in ("nearest", "gptq", "reconstruct")]
 
 
 def main():
@@ -35,18 +36,17 @@ def main():
             model = build(name, graph, seed)
             lowbit.train(model, graph, seed=seed, epochs=args.epochs, progress=False)
             results.setdefault(("float32", "-"), []).append(accuracy(predict(model, graph), graph))
-            for bits in (8, 4):
-                for observer in OBSERVERS:
-                    low_bit = lowbit.quantize(model, lowbit.QuantConfig(bits))
-                    lowbit.calibrate(low_bit, graph, feat, observer=observer)
-                    packed = lowbit.freeze(low_bit)
-                    results.setdefault((f"INT{bits}", observer), []).append(accuracy(packed(graph, feat), graph))
+            for bits, how in WAYS:
+                low_bit = lowbit.quantize(model, lowbit.QuantConfig(bits))
+                lowbit.calibrate(low_bit, graph, feat, progress=False, **how)
+                packed = lowbit.freeze(low_bit)
+                results.setdefault((f"INT{bits}", *how.values()), []).append(accuracy(packed(graph, feat), graph))
         base = sum(results["float32", "-"]) / args.seeds
-        for (bits, observer), values in results.items():
+        for (bits, way), values in results.items():
             change = 100 * (sum(values) / args.seeds - base)
-            rows.append([name, bits, observer, mean_std(values), "-" if bits == "float32" else f"{change:+.1f}"])
+            rows.append([name, bits, way, mean_std(values), "-" if bits == "float32" else f"{change:+.1f}"])
     print(f"{args.graph}, {args.seeds} seeds\n")
-    print(table(["model", "bits", "observer", "test accuracy", "to float32"], rows), end="\n\n")
+    print(table(["model", "bits", "observer or rounding", "test accuracy", "to float32"], rows), end="\n\n")
 
     def metric(logits):
         return accuracy(logits, graph)

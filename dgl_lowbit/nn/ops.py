@@ -14,7 +14,7 @@ from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from ..quant.stochastic import with_gradient_in
 from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
-from .typed import TypedProducts
+from .typed import TypedProducts, meet_by_type
 
 
 class TorchOps:
@@ -71,6 +71,7 @@ class TorchOps:
 
     @staticmethod
     def product(codes, quantizer, weight, norm=None, bias=None, onto=None):
+        quantizer.meets(weight, list(codes) if _is_pair(codes) else [codes])
         quantized, after = quantizer.quantized(weight), _of_degrees(norm, codes)
         return _each(lambda part: product(part, quantized, after, bias, onto), codes)
 
@@ -79,6 +80,8 @@ class TorchOps:
         codes, others = terms[0][0], [part for part, *_ in terms[1:]]
         if _is_pair(codes) or any(other is not codes for other in others):
             return tuple(TorchOps.product(*term) for term in terms)
+        for _, quantizer, weight in terms:
+            quantizer.meets(weight, [codes])
         return products(codes, [quantizer.quantized(weight) for _, quantizer, weight in terms])
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
@@ -123,10 +126,11 @@ class TorchOps:
         return with_gradient_in(total, self.gradients)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
-        products = TypedProducts(codes, weight_quantizer, weights)
         source, destination = graph.edges(order="eid")
-        places = torch.as_tensor(edge_types, device=source.device).long() * products.rows + source
+        places = torch.as_tensor(edge_types, device=source.device).long() * codes.shape[0] + source
         sent, message = torch.unique(places, return_inverse=True)
+        meet_by_type(weight_quantizer, weights, codes, sent // max(codes.shape[0], 1), sent % max(codes.shape[0], 1))
+        products = TypedProducts(codes, weight_quantizer, weights)
         messages = quantizer.quantized(products.at(sent), observed=products.sample)
         ends = {"num_src_nodes": len(sent), "num_dst_nodes": graph.num_dst_nodes()}
         return self.aggregate(dgl.create_block((message, destination.long()), **ends), messages, edge_weight)

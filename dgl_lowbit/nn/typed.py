@@ -61,3 +61,17 @@ class TypedProducts:
                 most, rows[better] = torch.where(better, largest, most), products[row[better]]
             parts.append(rows)
         return torch.cat(parts)
+
+
+def meet_by_type(quantizer, weights: torch.Tensor, codes: Quantized, types: torch.Tensor, rows=None) -> None:
+    """Say which rows of ``codes`` are about to be multiplied by each of ``weights``, (types, in, out).
+
+    ``types`` are those of all rows, or of ``rows``.
+    """
+    if quantizer.watch_product is None:
+        return
+    out = weights.shape[2]
+    for number, weight in enumerate(weights):
+        chosen = (types == number).nonzero().flatten()
+        inputs = codes.rows(chosen if rows is None else rows[chosen])
+        quantizer.meets(weight, [inputs], slice(number * out, (number + 1) * out))

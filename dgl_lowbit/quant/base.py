@@ -35,6 +35,7 @@ class Quantizer(FormattedState):
       are buffers, or parameters where it is to be learned;
     - :meth:`_search`: sets them, in place, from a tensor;
     - :meth:`qparams`: makes of them scale, zero point and offset, differentiable in parameters;
+    - :meth:`stretch`, where ranges of channels may be multiplied, as rounding on data does with those of weights;
     - :meth:`margin`, where its range reaches beyond the outermost codes;
     - :meth:`export`, where its granularity is "row" or "shift": the base exports what is fixed before the data.
 
@@ -83,6 +84,7 @@ class Quantizer(FormattedState):
         self._steps = None  # of training from a range that was not calibrated, as long as it is followed
         self._remembered = Remembered()  # ranges of the forwards in which they were followed
         self.watch = None  # called with what is coded: (quantizer, x, params)
+        self.watch_product = None  # called before products of weights: (quantizer, weight, inputs, columns)
         self.register_buffer("calibrated", torch.tensor(False))
         self.register_buffer("width", torch.tensor(channels or 0))
 
@@ -102,6 +104,14 @@ class Quantizer(FormattedState):
         """Whether a pass is made to see what this quantiser meets, as calibration and diagnosis do."""
         return self.observing or self.watch is not None
 
+    def meets(self, weight: torch.Tensor, inputs: list[Quantized], columns: slice = slice(None)) -> None:
+        """Say that codes of ``weight``, (in, out), are about to be multiplied by ``inputs``.
+
+        ``columns`` are those that it has of what is coded together.
+        """
+        if self.watch_product is not None:
+            self.watch_product(self, weight, inputs, columns)
+
     # -- for subclasses ---------------------------------------------------------------------------------
     def qparams(self, x: torch.Tensor | None = None) -> QParams:
         """Scale (positive), zero point and offset, float32.
@@ -117,6 +127,9 @@ class Quantizer(FormattedState):
         Called without gradients. For "channel" ``x`` is the whole tensor, else it may be a sample of rows.
         """
         raise NotImplementedError
+
+    def stretch(self, factor: torch.Tensor) -> None:
+        """Multiply the range, and so the scale, by ``factor``, one a channel; not stated, it stays as it is."""
 
     @property
     def margin(self) -> torch.Tensor:

@@ -97,6 +97,10 @@ class QLRQuantizer(Quantizer):
     def alpha(self) -> torch.Tensor:
         return self.log_alpha.exp()
 
+    @torch.no_grad()
+    def stretch(self, factor):
+        self.log_alpha += factor.log()
+
     @property
     def margin(self):
         return 0.5 * self.half_grid

@@ -38,6 +38,18 @@ class Quantized:
     def centered(self):
         return centered_codes(*self.source)
 
+    @property
+    def shape(self) -> torch.Size:
+        return (self.centered if self.source is None else self.source[0]).shape
+
+    def block(self, rows: slice) -> Quantized:
+        """Some of the rows, without codes of the others being made."""
+        if self.source is None or "centered" in vars(self):
+            return self.rows(rows)
+        x, params, *others = self.source
+        params = QParams(*(part[rows] if part.dim() > 1 and len(part) > 1 else part for part in params))
+        return Quantized.of(x[rows], params, *others)
+
     def rows(self, chosen: slice | torch.Tensor) -> Quantized:
         """Some of the rows, with their scales where there is one a row."""
         scale = self.scale

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -46,9 +47,21 @@ def _starts(sorted_or_not, count):
 
 
 def _csr(starts, indices, values, shape):
+    with _not_told_of_beta():
+        return torch.sparse_csr_tensor(starts, indices, values, shape, check_invariants=False)
+
+
+def compressed(x: torch.Tensor) -> torch.Tensor:
+    """The matrix ``x`` in compressed rows, as torch has them."""
+    with _not_told_of_beta():
+        return x.to_sparse_csr()
+
+
+@contextmanager
+def _not_told_of_beta():
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, indices, values, shape, check_invariants=False)
+        yield
 
 
 class _Product(torch.autograd.Function):

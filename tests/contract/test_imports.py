@@ -21,10 +21,11 @@ ALLOWED = {
     "config": {"quant"},
     "nn": {"nn", "quant", "config", "smoothness"},
     "convert": {"nn", "quant", "config"},
-    "diagnose": {"config", "convert", "nn", "quant", "report"},
+    "calibration": {"convert", "nn", "quant"},
+    "diagnose": {"calibration", "config", "convert", "nn", "quant", "report"},
     "report": set(),
     "figures": {"deploy"},
-    "training": {"training", "config", "convert", "deploy", "figures", "nn", "quant", "smoothness"},
+    "training": {"training", "calibration", "config", "convert", "deploy", "figures", "nn", "quant", "smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.

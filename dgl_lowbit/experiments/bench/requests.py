@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ...calibration import calibrate
 from ...config import QuantConfig
-from ...convert import calibrate, quantize
+from ...convert import quantize
 from ...deploy.freeze import freeze
 from .work import SYNTHETIC, ThreeLayers, Work, skewed_graph
 

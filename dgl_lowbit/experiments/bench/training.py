@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ...calibration import calibrate
 from ...config import QuantConfig
-from ...convert import calibrate, quantize
+from ...convert import quantize
 from ...report import table
 from ...training.loop import parameter_groups
 from ..data import load_graph, num_classes

@@ -17,8 +17,9 @@ from torch import nn
 import numba_kernels
 from numba_kernels.run.memory import aligned_empty
 
+from ...calibration import calibrate
 from ...config import QuantConfig
-from ...convert import calibrate, quantize
+from ...convert import quantize
 from ...deploy.freeze import freeze
 from ...deploy.packed import kernel_graph
 from ..data import GRAPH_NAMES, load_graph, num_classes

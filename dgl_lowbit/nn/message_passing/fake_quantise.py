@@ -13,6 +13,7 @@ from ...quant.format import FLOAT_BITS
 from ...quant.ranges import is_finite
 from ...quant.stochastic import with_gradient_in
 from ..sums import float32_holds_sums
+from ..typed import meet_by_type
 from .calls import Call, coded, tensors_of
 
 
@@ -67,7 +68,9 @@ class FakeQuantise:
         site: Any = call.site
         (rows, matrices), types = call.operands, call.details["types"]
         count, width, out = matrices.shape
-        centered, row_scale = site["inputs"].split(rows.float())
+        inputs = site["inputs"].quantized(rows.float())
+        meet_by_type(site["weights"], matrices, inputs, types, call.details.get("rows"))
+        centered, row_scale = inputs.centered, inputs.scale
         flat = matrices.float().transpose(0, 1).reshape(width, count * out)
         codes, scale = site["weights"].split(flat)
         with _float32(rows):

@@ -1,0 +1,158 @@
+"""A low-bit model from data alone: ranges, and weights rounded to their codes."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from .convert import warn_of_float
+from .nn.message_passing import Hooked, discover
+from .nn.message_passing.last_call import remember, with_own_frames
+from .nn.wrappers import check_model
+from .quant import Observer, QFormat, Quantizer
+from .quant.evaluation import evaluating, observing
+from .quant.format import FLOAT_BITS
+from .quant.precision import floating_tensor
+from .quant.reconstruction import LOSSES, reconstruct
+from .quant.rounding import Rounder
+
+ROUNDINGS = ("nearest", "gptq", "reconstruct")
+
+
+class NearestRoundingWarning(UserWarning):
+    """Weights that were to be rounded on data have their nearest codes."""
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    *args,
+    observer: str = "error",
+    percentile: float = 99.9,
+    rounding: str = "nearest",
+    loss: str = "kl",
+    steps: int = 100,
+    progress: bool | str = True,
+    process_group=None,
+    **kwargs,
+) -> nn.Module:
+    """Set every range from one evaluation pass over data, in layer order, without labels and training.
+
+    Each quantiser searches its range on the tensor it meets, downstream of the quantisers before it.
+    :func:`dgl_lowbit.diagnose` then says what each of them loses. Calls over edges that no example has shown to
+    :func:`quantize` are given their quantisers first.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Low-bit model; its ranges are overwritten, its training mode is kept.
+    *args, **kwargs
+        What the model is called with: ``graph, feat``.
+    observer : {"error", "minmax", "percentile"}
+        What a range is: that which minimises the error of representation (arXiv:2308.14949), the extremes, or a
+        percentile of the magnitudes (as arXiv:2008.05000).
+    percentile : float
+        Of the magnitudes, from 0 to 100.
+    rounding : {"nearest", "gptq", "reconstruct"}
+        How weights become codes. ``"gptq"`` (arXiv:2210.17323) rounds those of a product one by one, on its quantised
+        inputs, so that each makes up for the errors before it, in a second pass. The weights are overwritten by the
+        values of their codes: keep the float model, and calibrate a fresh copy to start again. Up to 8,192 inputs of a
+        layer are rounded together, in at most three float64 matrices of as many rows and columns; more are so in
+        parts. ``"reconstruct"`` goes on from there and tunes weights, biases and ranges by gradients, so that the model
+        returns what it returns in float32 (as arXiv:2102.05426, for the whole model): some seconds to a minute on a
+        graph of some ten thousand nodes.
+    loss : {"kl", "squared"}
+        How ``"reconstruct"`` compares outputs: as scores of classes, by the divergence of their softmax, or as numbers.
+    steps : int
+        Of ``"reconstruct"``, each a pass forward and backward over the data.
+    progress : bool or str
+        Whether to show a progress bar of rounding on data, and its label.
+    process_group : torch.distributed.ProcessGroup, optional
+        Processes that each call this with data of their own, through the same layers, and get the same ranges: those of
+        the data of all (for ranges of channels each holds all of them at a time). ``torch.distributed.group.WORLD`` are
+        all processes. Default: ranges of this process's data. Not for ``"reconstruct"``.
+
+    Returns
+    -------
+    torch.nn.Module
+        ``model``.
+
+    Raises
+    ------
+    ValueError
+        When the model has no quantisers or is wrapped, for an unknown observer, rounding or loss, for steps that are no
+        whole number above 0, and where there are no floating outputs to reconstruct.
+
+    Warns
+    -----
+    FloatModuleWarning
+        As :func:`quantize`, of what calls over edges are seen here first.
+    NearestRoundingWarning
+        Names the quantisers whose weights cannot be rounded on data: such as are computed in the forward, as those of
+        ``RelGraphConv`` from bases, or are coded by several quantisers.
+    """
+    check_model(model, "calibrate")
+    chosen = Observer(observer, percentile, process_group)
+    _check_rounding(rounding, loss, steps, process_group)
+    _make_sites(model, args, kwargs)
+    quantizers = _quantizers(model)
+    if not quantizers:
+        raise ValueError("the model has no quantisers to calibrate; call dgl_lowbit.quantize(model) first.")
+
+    def run(**attributes):
+        own_args, own_kwargs = with_own_frames((args, kwargs))
+        with evaluating(model), observing(quantizers, **attributes):
+            return model(*own_args, **own_kwargs)
+
+    rounder = Rounder(model, process_group)
+    expected = run(format=QFormat(FLOAT_BITS)) if rounding == "reconstruct" else None
+    if rounding == "reconstruct" and floating_tensor(expected) is None:
+        raise ValueError(f"rounding='reconstruct' needs floating tensors returned, got {type(expected).__name__}.")
+    run(observing=True, observer=chosen, watch_product=rounder.count)
+    if rounding != "nearest":
+        _warn_of_nearest(model, rounder)
+        total = len(rounder) + (steps if rounding == "reconstruct" else 0)
+        label = progress if isinstance(progress, str) else "calibrating"
+        with tqdm(total=total, desc=label, disable=not progress, leave=False, dynamic_ncols=True) as bar:
+            rounder.rounded = bar.update
+            run(watch_product=rounder.meet)
+            rounder.finish()
+            if rounding == "reconstruct":
+                reconstruct(model, run, expected, loss, steps, stepped=bar.update)
+    remember(model, args, kwargs)  # in the place of the copies, which are gone with this call
+    return model
+
+
+def _check_rounding(rounding, loss, steps, process_group):
+    if rounding not in ROUNDINGS:
+        raise ValueError(f"rounding must be one of {', '.join(ROUNDINGS)}, got {rounding!r}.")
+    if loss not in LOSSES:
+        raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be a whole number above 0, got {steps!r}.")
+    if rounding == "reconstruct" and process_group is not None:
+        raise ValueError("rounding='reconstruct' tunes in one process; leave process_group out, or take 'gptq'.")
+
+
+def _warn_of_nearest(model, rounder):
+    left = rounder.left()
+    names = [name for name, module in model.named_modules() if module in left]
+    if names:
+        warnings.warn(f"rounded to the nearest codes: {', '.join(names)}.", NearestRoundingWarning, stacklevel=4)
+
+
+def _quantizers(model):
+    return [module for module in model.modules() if isinstance(module, Quantizer)]
+
+
+def _make_sites(model, args, kwargs):
+    """Give the hooked modules of ``model`` the sites that a run in float32 comes to."""
+    if not any(isinstance(module, Hooked) for module in model.modules()):
+        return
+    with evaluating(model), observing(_quantizers(model), format=QFormat(FLOAT_BITS)):
+        found = discover(model, args, kwargs)
+    if found.make_sites():
+        warn_of_float([], found)

@@ -1,0 +1,95 @@
+"""Weights and ranges tuned on what the float model returns, without labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .base import Quantizer
+from .evaluation import evaluating
+
+# How far a step of the optimiser moves a weight, as a part of the root mean square of its matrix, and a range.
+_WEIGHT_RATE, _RANGE_RATE = 0.1, 0.003
+# The least that a parameter counts as, such as biases of 0, and what outputs vary by, such as constants.
+_LEAST, _LEAST_SUM = 1e-3, 1e-12
+
+
+def reconstruct(
+    model: nn.Module, run: Callable[[], Any], expected: Any, loss: str, steps: int, stepped: Callable[[], object]
+) -> None:
+    """Bring what ``run()`` returns nearer to ``expected``, by gradients straight through the rounding of codes.
+
+    As arXiv:2102.05426 with the whole model for a block, and no term that drives weights to the grid, on which their
+    codes are anyway. The model computes as in evaluation; of all states met it is left the best.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    run : callable
+    expected : tensors, in tuples, lists and dicts
+    loss : {"kl", "squared"}
+        What tells outputs apart, of :data:`LOSSES`.
+    steps : int
+    stepped : callable
+        Called after each step.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(_groups(model, parameters))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
+    least, best = math.inf, [parameter.data for parameter in parameters]
+    with torch.enable_grad(), evaluating(model):
+        for step in range(steps + 1):
+            pairs = zip(_tensors(run()), _tensors(expected))
+            total = torch.stack([LOSSES[loss](*pair) for pair in pairs]).sum()
+            if total.item() < least:
+                least, best = total.item(), [parameter.detach().clone() for parameter in parameters]
+            if step == steps:
+                break
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            schedule.step()
+            stepped()
+        optimizer.zero_grad()
+    for parameter, value in zip(parameters, best):
+        parameter.copy_(value)
+
+
+def divergence(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Mean KL(expected ‖ output) of the softmax over the last dimension, a scalar."""
+    logs, wanted = (x.reshape(-1, x.shape[-1]).log_softmax(-1) for x in (output, expected))
+    return F.kl_div(logs, wanted, reduction="batchmean", log_target=True)
+
+
+def difference(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Squared difference, as a part of the variance of ``expected`` over rows, a scalar."""
+    spread = (expected - expected.mean(0)).square().sum()
+    return (output - expected).square().sum() / spread.clamp_min(_LEAST_SUM)
+
+
+LOSSES: dict[str, Callable] = {"kl": divergence, "squared": difference}
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        if value.is_floating_point():
+            yield value.float()
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _groups(model, parameters):
+    ranges = {p for module in model.modules() if isinstance(module, Quantizer) for p in module.parameters()}
+    return [{"params": [p], "lr": _RANGE_RATE if p in ranges else _WEIGHT_RATE * _size(p)} for p in parameters]
+
+
+def _size(parameter):
+    return max(float(parameter.detach().square().mean().sqrt()), _LEAST)
