@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..calibration import calibrate
 from ..config import QuantConfig
 from ..convert import quantize
 from ..nn.wrappers import check_model
