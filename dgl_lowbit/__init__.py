@@ -6,10 +6,11 @@ _prepare()
 
 from numba_kernels.errors import LowBitError
 
-from . import nn, quant, smoothness
+from . import allocation, nn, quant, smoothness
 from ._moved import MOVED as _MOVED
 from ._moved import install as _install
 from ._version import __version__
+from .allocation import allocate
 from .config import QuantConfig
 from .convert import FloatModuleWarning, calibrate, quantize
 from .diagnose import diagnose, sensitivity
@@ -28,6 +29,8 @@ __all__ = [
     "QuantConfig",
     "SmoothnessRegularizer",
     "__version__",
+    "allocate",
+    "allocation",
     "calibrate",
     "diagnose",
     "fit",
