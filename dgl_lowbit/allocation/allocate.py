@@ -28,7 +28,7 @@ def allocate(
     progress: bool = True,
     **kwargs,
 ) -> QuantConfig:
-    """Bits where they count: a width for each component of each layer, so that the model keeps a budget and loses least.
+    """Bits where they count: a width for each component of each layer, with which a model keeps a budget.
 
     What a choice loses is measured by a calibrated run of the low-bit model: KL(float ‖ low-bit) of its output as
     logits, without labels. :func:`dgl_lowbit.fit` or a loop of your own then trains with the config.

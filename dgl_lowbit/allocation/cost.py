@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,8 +37,8 @@ _SMALL = ("scores", "attention")
 class Component:
     """What a layer, or call over edges, codes as one component: matrices of weights, rows of nodes, reads of edges.
 
-    ``matrices`` are (columns, inputs), by quantiser; ``rows`` (rows, width) and ``reads`` (rows that edges read, width),
-    of each call.
+    ``matrices`` are (columns, inputs), by quantiser; ``rows`` are (rows, width) and ``reads`` (rows that edges read,
+    width), of each call.
     """
 
     quantizers: list[str]
@@ -64,10 +64,12 @@ class Costs:
     """What a model's components cost, by name, and the bytes of its file's arrays that hang on no width.
 
     ``free`` are the components whose bits may be chosen, of which the mean is taken; ``kept`` the bits of the others.
+    ``meets_again`` says whether a quantiser is met several times in a forward.
     """
 
     components: dict[str, Component]
     other_arrays: int
+    meets_again: bool
     kept: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -126,13 +128,18 @@ def components_of(model: nn.Module) -> dict[str, Component]:
             inner = {key: key for key in module} if isinstance(module, Site) else {}
         for key, component in inner.items():
             path = f"{name}.{key}".lstrip(".")
-            if not model.get_submodule(path).format.is_float:
+            if not _quantizer(model, path).format.is_float:
                 found.setdefault(f"{name}.{component}".lstrip("."), Component([])).quantizers.append(path)
     return found
 
 
 def bits_of(model: nn.Module, component: Component) -> int:
-    return model.get_submodule(component.quantizers[0]).format.bits
+    """Bits of a component of a low-bit model."""
+    return _quantizer(model, component.quantizers[0]).format.bits
+
+
+def _quantizer(model, path) -> Any:
+    return model.get_submodule(path)
 
 
 @torch.no_grad()
@@ -142,11 +149,13 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
     known = {path: (name, part) for name, part in components.items() for path in part.quantizers}
     places: dict[Quantizer, list[str]] = {}
     for path in known:
-        places.setdefault(model.get_submodule(path), []).append(path)
+        places.setdefault(_quantizer(model, path), []).append(path)
     reads = _Reads(model)
     met: dict[str, Component] = {}
+    times = Counter()
 
     def watch(quantizer, x, params):
+        times[quantizer] += 1
         for path in places[quantizer]:
             name, part = known[path]
             met.setdefault(name, part)
@@ -165,7 +174,7 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
     coded_weights = sum(math.prod(matrix) for part in met.values() for matrix in part.matrices.values())
     ranges = {p for q in model.modules() if isinstance(q, Quantizer) for p in q.parameters()}
     uncoded = sum(p.numel() for p in model.parameters() if p not in ranges) - coded_weights
-    return Costs(met, 4 * max(uncoded, 0) + sum(map(_bytes_of_scales, places)))
+    return Costs(met, 4 * max(uncoded, 0) + sum(map(_bytes_of_scales, places)), max(times.values(), default=0) > 1)
 
 
 def _bytes_of_scales(quantizer):
@@ -191,9 +200,7 @@ class _Reads:
         return rows if edges is None else edges
 
     def __enter__(self):
-        self._hooks = [
-            layer.register_forward_pre_hook(partial(self._enter), with_kwargs=True) for layer in self.layers.values()
-        ]
+        self._hooks = [layer.register_forward_pre_hook(self._enter, with_kwargs=True) for layer in self.layers.values()]
         self._handling = handling(self)
         self._handling.__enter__()
 

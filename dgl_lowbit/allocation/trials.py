@@ -25,9 +25,8 @@ Bits = tuple[int, ...]
 class Trials:
     """Measured losses of a model at chosen bits, each taken once.
 
-    The loss is the mean KL divergence KL(float ‖ low-bit) over rows of the output, of a model that is calibrated and not
-    trained. A quantiser's range is searched anew only where what it meets has changed: it hangs on the bits of the
-    components that were met before.
+    The loss is the mean of KL(float ‖ low-bit) over rows of the output, of a model that is calibrated and not trained.
+    A quantiser's range hangs on the bits of the components that are met before it, and is searched once for each.
 
     Attributes
     ----------
@@ -69,7 +68,8 @@ class Trials:
             for part in self.costs.components.values()
             for path in part.quantizers
         }
-        self._known: dict[tuple[str, int], Bits] = {}  # the bits met before, when a range was searched
+        # By name and bits of a quantiser and the bits of components that were met before it.
+        self._ranges: dict[tuple[str, int, Bits], dict] = {}
         with torch.no_grad(), evaluating(model):
             own_args, own_kwargs = with_own_frames((args, kwargs))
             output = model(*own_args, **own_kwargs)
@@ -89,29 +89,33 @@ class Trials:
     def loss(self, bits: Bits) -> float:
         """Mean KL(float ‖ low-bit) of the model at ``bits``."""
         if bits not in self.losses:
-            self._run(self._set(bits))
-            pairs = list(zip(self._expected, self._log_probabilities(self._run(()))))
+            output = self._searched(bits)
+            pairs = list(zip(self._expected, self._log_probabilities(output)))
             total = sum(float((e.exp() * (e - g)).sum()) for e, g in pairs)
             self.losses[bits] = total / max(sum(e[..., 0].numel() for e, _ in pairs), 1)
             self.on_measured()
         return self.losses[bits]
 
-    def _set(self, bits):
-        """Give the components their quantisers of ``bits``; those whose ranges are to be searched."""
-        chosen, before, stale = {**dict(zip(self.names, bits)), **self.costs.kept}, (), []
+    def _searched(self, bits):
+        """The output at ``bits``; ranges that are not known yet are searched and kept."""
+        chosen, before, unknown = {**dict(zip(self.names, bits)), **self.costs.kept}, (), {}
         for name, part in self.costs.components.items():
-            is_weight = name.rpartition(".")[2] == "weights"
-            seen = () if is_weight else before
+            width = self.widths[-1] if name in self.costs.kept else chosen[name]
+            met = () if name.rpartition(".")[2] == "weights" else before
             before = (*before, chosen[name])
-            width = chosen[name] if name not in self.costs.kept else self.widths[-1]
             for path in part.quantizers:
                 holder, _, key = path.rpartition(".")
                 quantizer = self._quantizers[path, width]
                 self._model.get_submodule(holder)[key] = quantizer
-                if self._known.get((path, width)) != seen:
-                    self._known[path, width] = seen
-                    stale.append(quantizer)
-        return stale
+                known = self._ranges.get((path, width, met))
+                if known is None:
+                    unknown[path, width, met] = quantizer
+                else:
+                    quantizer.load_state_dict(known)
+        output = self._run(unknown.values())
+        for key, quantizer in unknown.items():
+            self._ranges[key] = {name: value.clone() for name, value in quantizer.state_dict().items() if name}
+        return self._run(()) if unknown and self.costs.meets_again else output
 
     def _run(self, searched):
         args, kwargs = with_own_frames(self._call)

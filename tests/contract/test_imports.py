@@ -34,8 +34,8 @@ KERNELS_ORDER = (
     "graph", "subgraph", "arrays", "simd", "kernels", "training", "plan", "run", "arguments", "model", "calling",
 )  # fmt: skip
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec, where codes stand in memory, the
-# root of errors, the release and what command lines share are everyone's; the passes of training, numba_kernels.training, are quant's, which loads
-# them, and with them Numba, when they are first needed.
+# root of errors, the release and what command lines share are everyone's; the passes of training,
+# numba_kernels.training, are quant's, which loads them, and with them Numba, when they are first needed.
 MAY_IMPORT_KERNELS = {"deploy", "experiments", "cli"}
 ALL_MAY_IMPORT = {"spec", "layout", "errors", "commands", "_version"}
 QUANT_MAY_IMPORT = {*ALL_MAY_IMPORT, "training"}
