@@ -47,12 +47,12 @@ class Trials:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FloatModuleWarning)
             copies = {w: quantize(model, replace(config, bits=w), *args, **kwargs) for w in self.widths}
-        if len({tuple(components_of(copy)) for copy in copies.values()}) > 1:
+        self._model = copies[self.widths[-1]]
+        if any(components_of(copy) != components_of(self._model) for copy in copies.values()):
             raise ValueError(
                 "what the model's layers code hangs on their bits, as where states have bits of their own; allocate "
                 "with QuantConfig(states=32), and give states their bits in the config that comes of it."
             )
-        self._model = copies[self.widths[-1]]
         self._call = self._sparse(args, kwargs)
         self.costs: Costs = measured(self._model, *self._call)
         for name, part in self.costs.components.items():
