@@ -13,8 +13,11 @@ from ..config import QuantConfig
 from ..nn.wrappers import check_model
 from ..quant import SUPPORTED_BITS
 from .cost import MEASURES
-from .search import METHODS, excess
+from .search import excess, exhaustive, greedy
+from .tree import tree
 from .trials import Bits, Trials
+
+METHODS = {"greedy": greedy, "exhaustive": exhaustive, "tree": tree}
 
 
 def allocate(
@@ -47,10 +50,11 @@ def allocate(
         :func:`dgl_lowbit.allocation.cost` says what a config costs.
     config : QuantConfig, optional
         Everything but ``bits``. Components that it gives bits of their own keep them. Default: ``QuantConfig()``.
-    method : {"greedy", "exhaustive"}
+    method : {"greedy", "exhaustive", "tree"}
         "greedy" begins with the highest width everywhere and lowers the component that loses least for what it saves,
         each time measured anew, until the budget is kept; it then raises components at the cost of others as long as
-        that helps. "exhaustive" measures all assignments, where there are few.
+        that helps. "exhaustive" measures all assignments, where there are few. "tree" measures some 70, most of them
+        proposed by a regression tree of those before (arXiv:2007.05100).
     widths : sequence of int
         Bits to choose from. 3-bit codes are stored as 4 bits.
     nodes : tensor, optional
@@ -72,8 +76,8 @@ def allocate(
 
     Notes
     -----
-    The search is that of arXiv:2007.05100 and arXiv:2505.09361 in kind: bits by layer and component under a budget of
-    memory. Scores and attention keep 8 bits.
+    Bits by layer and component under a budget are what arXiv:2007.05100 and arXiv:2505.09361 search for too. Scores and
+    attention keep 8 bits.
 
     Examples
     --------

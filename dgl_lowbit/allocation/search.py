@@ -21,7 +21,7 @@ def greedy(trials: Trials, budget: Mapping[str, float]) -> Bits:
     """Lower one component after another, that which loses least for what it saves; then trade bits while that helps."""
     best = _lowered(trials, trials.highest, budget)
     while True:
-        rivals = [_lowered(trials, raised, budget, keep) for keep, raised in _changes(trials, best, up=True)]
+        rivals = [_lowered(trials, raised, budget, keep) for keep, raised in changes(trials, best, up=True)]
         better = min(rivals, key=trials.loss, default=best)
         if trials.loss(better) >= trials.loss(best):
             return best
@@ -31,21 +31,18 @@ def greedy(trials: Trials, budget: Mapping[str, float]) -> Bits:
 def _lowered(trials, bits, budget, keep=None):
     """``bits`` brought within the budget, the component number ``keep`` left alone as long as that can be."""
     while (over := excess(trials, bits, budget)) > 0:
-        options = []
-        for number, lower in _changes(trials, bits, up=False):
+        known, options = trials.loss(bits), []
+        for number, lower in changes(trials, bits, up=False):
             saved = over - excess(trials, lower, budget)
-            if saved > 0 and number != keep:
-                options.append(((trials.loss(lower) - trials.loss(bits)) / saved, lower))
-        if not options:
-            if keep is None:
-                raise AssertionError("a budget that the least bits keep was not reached")
-            keep = None
-            continue
-        bits = min(options)[1]
+            if saved > 0:
+                options.append((number, lower, saved))
+        others = [option for option in options if option[0] != keep] or options
+        losses = [((trials.loss(lower) - known) / saved, lower) for _, lower, saved in others]
+        bits = min(losses)[1]
     return bits
 
 
-def _changes(trials, bits, up) -> Iterator[tuple[int, Bits]]:
+def changes(trials: Trials, bits: Bits, up: bool) -> Iterator[tuple[int, Bits]]:
     """``bits`` with one component, of the number given, at each other width above, or below."""
     for number, own in enumerate(bits):
         for width in trials.widths:
@@ -75,6 +72,3 @@ def within(trials: Trials, budget: Mapping[str, float]) -> Iterator[Bits]:
     for bits in itertools.product(trials.widths, repeat=len(trials.names)):
         if excess(trials, bits, budget) == 0:
             yield bits
-
-
-METHODS = {"greedy": greedy, "exhaustive": exhaustive}

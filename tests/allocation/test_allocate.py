@@ -10,8 +10,8 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.allocation import cost
-from dgl_lowbit.allocation.allocate import config_of
-from dgl_lowbit.allocation.search import METHODS, excess, greedy, within
+from dgl_lowbit.allocation.allocate import METHODS, config_of
+from dgl_lowbit.allocation.search import excess, within
 from dgl_lowbit.allocation.trials import Trials
 from numba_kernels.layout import row_bytes
 
@@ -139,7 +139,7 @@ def test_what_a_trial_measures_is_what_the_config_gives():
         assert tried.loss(bits) == pytest.approx(loss, rel=1e-9)
 
 
-def test_exhaustive_finds_the_least_loss_and_greedy_comes_near():
+def test_exhaustive_finds_the_least_loss_and_others_come_near():
     _, *call = case(GCN)
     model = dgl.nn.GraphConv(24, 3)
     tried = trials(model, *call)
@@ -149,8 +149,9 @@ def test_exhaustive_finds_the_least_loss_and_greedy_comes_near():
         everything = [bits for bits in itertools.product(WIDTHS, repeat=3) if sum(bits) <= 3 * most]
         assert sorted(within(tried, budget)) == sorted(everything)
         assert tried.loss(best) == min(map(tried.loss, everything))
-        found = greedy(tried, budget)
-        assert excess(tried, found, budget) == 0 and tried.loss(found) <= 1.05 * tried.loss(best)
+        for name in ("greedy", "tree"):
+            found = METHODS[name](trials(model, *call), budget)
+            assert excess(tried, found, budget) == 0 and tried.loss(found) <= 1.05 * tried.loss(best), name
 
 
 @pytest.mark.parametrize("make", [GAT, Own, Typed], ids=lambda make: make.__name__)
@@ -219,7 +220,7 @@ def test_zeros_of_features_are_left_out_where_the_model_takes_it():
         ({"budget": {"speed": 2}}, "budget maps measures"),
         ({"budget": {"bits": -1}}, "a budget is a positive number"),
         ({"budget": {"bits": "2"}}, "a budget is a positive number"),
-        ({"budget": {"bits": 2}, "method": "random"}, "method must be one of greedy, exhaustive"),
+        ({"budget": {"bits": 2}, "method": "random"}, "method must be one of greedy, exhaustive, tree"),
         ({"budget": {"bits": 2}, "widths": (2, 5)}, "widths are among"),
         ({"budget": {"bits": 2}, "widths": (2, 2)}, "widths are among"),
         ({"budget": {"bits": 2}, "widths": (1, 2, 3, 4, 8), "method": "exhaustive"}, "15,625 assignments"),
