@@ -64,11 +64,13 @@ class Costs:
     """What a model's components cost, by name, and the bytes of its file's arrays that hang on no width.
 
     ``free`` are the components whose bits may be chosen, of which the mean is taken; ``kept`` the bits of the others.
-    ``meets_again`` says whether a quantiser is met several times in a forward.
+    ``before`` names, for each quantiser, the components whose codes a forward meets before it, ``meets_again`` says
+    whether it meets a quantiser several times.
     """
 
     components: dict[str, Component]
     other_arrays: int
+    before: dict[str, tuple[str, ...]]
     meets_again: bool
     kept: dict[str, int] = field(default_factory=dict)
 
@@ -111,7 +113,7 @@ def cost(model: nn.Module, config: QuantConfig, *args, **kwargs) -> dict[str, fl
     >>> import dgl, dgl.nn
     >>> graph = dgl.add_self_loop(dgl.rand_graph(10, 20))
     >>> cost(dgl.nn.GraphConv(100, 64), QuantConfig(2), graph, torch.randn(10, 100))
-    {'model': 2112, 'states': 480, 'edges': 480, 'bits': 2.0}
+    {'model': 2368, 'states': 480, 'edges': 480, 'bits': 2.0}
     """
     low_bit = calibrate(quantize(model, config, *args, **kwargs), *args, **kwargs)
     costs = measured(low_bit, args, kwargs)
@@ -152,14 +154,16 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
         places.setdefault(_quantizer(model, path), []).append(path)
     reads = _Reads(model)
     met: dict[str, Component] = {}
+    before: dict[str, tuple[str, ...]] = {}
     times = Counter()
 
     def watch(quantizer, x, params):
         times[quantizer] += 1
         for path in places[quantizer]:
             name, part = known[path]
-            met.setdefault(name, part)
             kind = name.rpartition(".")[2]
+            before[path] = () if kind == "weights" else tuple(met)
+            met.setdefault(name, part)
             if kind == "weights":
                 part.matrices[path] = (x.numel() // x.shape[-2], x.shape[-2])
             elif kind not in _SMALL:
@@ -174,7 +178,8 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
     coded_weights = sum(math.prod(matrix) for part in met.values() for matrix in part.matrices.values())
     ranges = {p for q in model.modules() if isinstance(q, Quantizer) for p in q.parameters()}
     uncoded = sum(p.numel() for p in model.parameters() if p not in ranges) - coded_weights
-    return Costs(met, 4 * max(uncoded, 0) + sum(map(_bytes_of_scales, places)), max(times.values(), default=0) > 1)
+    other_arrays = 4 * max(uncoded, 0) + sum(map(_bytes_of_scales, places))
+    return Costs(met, other_arrays, before, meets_again=max(times.values(), default=0) > 1)
 
 
 def _bytes_of_scales(quantizer):

@@ -98,12 +98,11 @@ class Trials:
 
     def _searched(self, bits):
         """The output at ``bits``; ranges that are not known yet are searched and kept."""
-        chosen, before, unknown = {**dict(zip(self.names, bits)), **self.costs.kept}, (), {}
+        chosen, unknown = {**dict(zip(self.names, bits)), **self.costs.kept}, {}
         for name, part in self.costs.components.items():
             width = self.widths[-1] if name in self.costs.kept else chosen[name]
-            met = () if name.rpartition(".")[2] == "weights" else before
-            before = (*before, chosen[name])
             for path in part.quantizers:
+                met = tuple(chosen[other] for other in self.costs.before.get(path, ()))
                 holder, _, key = path.rpartition(".")
                 quantizer = self._quantizers[path, width]
                 self._model.get_submodule(holder)[key] = quantizer
