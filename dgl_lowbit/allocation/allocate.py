@@ -89,6 +89,8 @@ def allocate(
     """
     check_model(model, "allocate")
     config = QuantConfig() if config is None else config
+    if not isinstance(config, QuantConfig):
+        raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}.")
     _check(budget, method, widths)
     trials = Trials(model, config, widths, nodes, args, kwargs)
     _check_possible(trials, budget)
