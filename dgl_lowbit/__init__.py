@@ -6,10 +6,11 @@ _prepare()
 
 from numba_kernels.errors import LowBitError
 
-from . import nn, quant, smoothness
+from . import allocation, nn, quant, smoothness
 from ._moved import MOVED as _MOVED
 from ._moved import install as _install
 from ._version import __version__
+from .allocation import allocate
 from .calibration import NearestRoundingWarning, calibrate
 from .config import QuantConfig
 from .convert import FloatModuleWarning, quantize
@@ -30,6 +31,8 @@ __all__ = [
     "QuantConfig",
     "SmoothnessRegularizer",
     "__version__",
+    "allocate",
+    "allocation",
     "calibrate",
     "diagnose",
     "fit",

@@ -14,6 +14,7 @@ from numba_kernels.commands import OneLineParser, count, one_line
 from numba_kernels.errors import LowBitError
 
 from ._version import __version__
+from .allocation import MEASURES
 from .experiments.data import GRAPH_NAMES, load_graph, num_classes
 from .experiments.models import MODELS
 from .report import table
@@ -81,18 +82,20 @@ def _parser():
 
     study = commands.add_parser(
         "study",
-        help="accuracy over seeds against bits, method, smoothness bounds, depth and schedules of training",
+        help="accuracy over seeds against bits, method, smoothness bounds, depth, schedules and budgets",
         description="Train models and their low-bit variants over seeds, in parallel processes. What is done is kept "
         "in DIR/runs and not done again, so that an interrupted study goes on where it was.",
     )
-    study.add_argument("name", choices=("accuracy", "ablation", "bounds", "depth", "schedules"), help="what to study")
+    study.add_argument(
+        "name", choices=("accuracy", "ablation", "bounds", "depth", "schedules", "allocate"), help="what to study"
+    )
     study.add_argument("--graphs", default="cora", type=_names, metavar="LIST", help="comma-separated; default: cora")
     study.add_argument(
         "--models", default="smp,gcn,sage", type=_names, metavar="LIST",
-        help="of accuracy and schedules, comma-separated; default: smp,gcn,sage",
+        help="of accuracy, schedules and allocate, comma-separated; default: smp,gcn,sage",
     )  # fmt: skip
     study.add_argument(
-        "--bits", default="8,4,2", type=_widths, help="of accuracy and schedules, comma-separated; default: 8,4,2"
+        "--bits", default="8,4,2", type=_widths, help="of accuracy, schedules and allocate; default: 8,4,2"
     )
     study.add_argument(
         "--every-stage", action="store_true", help="of accuracy: also SMP with all that it keeps and sends as codes"
@@ -104,6 +107,15 @@ def _parser():
         "--messages", default="channel", choices=("channel", "tensor", "shift"),
         help="of accuracy and schedules: scales of what GCN and SAGE send, shift a power of two a node; default: "
         "channel",
+    )  # fmt: skip
+    study.add_argument(
+        "--measure", default="model", choices=list(MEASURES),
+        help="of allocate: what budgets limit, bytes of the model, of states, that edges read, or mean bits; "
+        "default: model",
+    )  # fmt: skip
+    study.add_argument(
+        "--budgets", default="0.14,0.18,0.22,0.3,0.5", type=_shares, metavar="LIST",
+        help="of allocate: shares of what 8 bits cost; default: 0.14,0.18,0.22,0.3,0.5",
     )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
     study.add_argument("--seeds", default=10, type=count, help="seeds 0 to N − 1; default: 10")
@@ -182,6 +194,10 @@ def _share(text):
     return share
 
 
+def _shares(text):
+    return tuple(map(_share, text.split(",")))
+
+
 def _names(text):
     return tuple(name.strip() for name in text.split(","))
 
@@ -226,9 +242,13 @@ def _study(options):
 
     _check_known(options.graphs, GRAPH_NAMES, "graph")
     settings = {"graphs": options.graphs, "seeds": options.seeds, "epochs": options.epochs}
-    if options.name in ("accuracy", "schedules"):
+    if options.name in ("accuracy", "schedules", "allocate"):
         _check_known(options.models, [name for name in MODELS if name != "deep"], "model")
-        settings.update(models=options.models, bits=options.bits, dropout=options.dropout, messages=options.messages)
+        settings.update(models=options.models, bits=options.bits)
+    if options.name in ("accuracy", "schedules"):
+        settings.update(dropout=options.dropout, messages=options.messages)
+    if options.name == "allocate":
+        settings.update(measure=options.measure, budgets=options.budgets)
     if options.name == "accuracy":
         settings["every_stage"] = options.every_stage
     if options.name == "depth":

@@ -10,6 +10,8 @@ from ..figures import course, save  # first, for it says what to install
 import matplotlib  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
 
+from ..allocation import MEASURES
+
 _COLORS = {"INT2": "#0b6e4f", "INT4": "#3fa34d", "INT8": "#a3c585", "DGL float32": "#444444", "DGL bfloat16": "#9a9a9a"}
 
 
@@ -58,7 +60,7 @@ def plot_study(report: dict, folder) -> list[Path]:
     """The pictures of a study; see :func:`dgl_lowbit.experiments.study.run_study`."""
     draw = {
         "accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth,
-        "schedules": _plot_schedules,
+        "schedules": _plot_schedules, "allocate": _plot_allocate,
     }  # fmt: skip
     figures = {report["study"]: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
@@ -79,6 +81,35 @@ def _plot_schedules(groups):
         ax.set_ylabel("test accuracy in %")
         ax.set_title(graph)
     return figure
+
+
+def _plot_allocate(groups):
+    """KL untrained and test accuracy against what bits cost, a row a graph, allocated and the same everywhere."""
+    graphs = list(dict.fromkeys(group["graph"] for group in groups))
+    figure = Figure(figsize=(11, 4 * len(graphs)), layout="constrained")
+    for axes, graph in zip(figure.subplots(len(graphs), 2, squeeze=False), graphs):
+        lines: dict[str, list] = {}
+        for group in groups:
+            if group["graph"] == graph and "cost" in group["runs"][0]:
+                way = "allocated" if group["label"].startswith("allocated") else "the same bits everywhere"
+                lines.setdefault(f"{group['setting']}, {way}", []).append(group)
+        for label, points in lines.items():
+            measure = points[0]["runs"][0]["measure"]
+            points.sort(key=lambda group: _mean_cost(group, measure))
+            costs = [_mean_cost(group, measure) for group in points]
+            axes[0].plot(
+                costs, [statistics.mean(run["kl"] for run in g["runs"]) for g in points], marker="o", label=label
+            )
+            axes[1].errorbar(costs, *zip(*map(_tests, points)), marker="o", capsize=3, label=label)
+            for ax, name in zip(axes, ("KL(float ‖ low-bit), untrained", "test accuracy in %")):
+                ax.set(xscale="log", xlabel=MEASURES[measure], ylabel=name, title=graph)
+                ax.legend()
+        axes[0].set_yscale("log")
+    return figure
+
+
+def _mean_cost(group, measure):
+    return statistics.mean(run["cost"][measure] for run in group["runs"])
 
 
 def _tests(group):

@@ -15,7 +15,8 @@ class Variant:
     ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
     ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
     model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs; ``schedule`` and
-    ``patience`` are those of :func:`dgl_lowbit.train`.
+    ``patience`` are those of :func:`dgl_lowbit.train`; ``budget`` is the share of what 8 bits cost that bits are
+    allocated under.
     """
 
     label: str
@@ -27,6 +28,7 @@ class Variant:
     longer: float = 1
     schedule: str | None = None
     patience: int | None = None
+    budget: float | None = None
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Task:
     no_decay: tuple = ()
     drop_edge: float = 0.0
     timed: bool = False  # seconds are kept, which are others each time
+    measure: str | None = None  # of dgl_lowbit.allocation.MEASURES, that budgets are given in; costs are kept
 
     def spec(self) -> dict:
         """All of it as JSON values."""
@@ -184,10 +187,25 @@ def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messa
     return tasks
 
 
+def allocate_tasks(
+    graphs, models, seeds, epochs, measure="model", budgets=(0.14, 0.18, 0.22, 0.3, 0.5), bits=(8, 4, 2)
+):
+    """Bits allocated under budgets, shares of what 8 bits cost by ``measure``, beside the same bits everywhere."""
+    tasks = []
+    for graph in graphs:
+        for model in models:
+            everywhere = [low_bit(model, b) for b in bits]
+            chosen = [replace(low_bit(model, 8), label=f"allocated, {100 * b:g} %", budget=b) for b in budgets]
+            variants = [*everywhere, *chosen]
+            tasks += [Task(model, graph, model, seed, epochs, variants, measure=measure) for seed in range(seeds)]
+    return tasks
+
+
 STUDIES = {
     "accuracy": accuracy_tasks,
     "ablation": ablation_tasks,
     "bounds": bounds_tasks,
     "depth": depth_tasks,
     "schedules": schedule_tasks,
+    "allocate": allocate_tasks,
 }

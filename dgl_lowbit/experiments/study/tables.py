@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from ...allocation import MEASURES
 from ...report import mean_std, table
 
 # The authors' log on Cora's public split, one run (arXiv:2308.14949), by our labels.
@@ -33,7 +34,7 @@ def summarise(name: str, settings: dict, runs: list[dict]) -> dict:
 
 def format_study(report: dict) -> str:
     """A study's Markdown table."""
-    formats = {"bounds": _bounds, "depth": _depth, "schedules": _schedules}
+    formats = {"bounds": _bounds, "depth": _depth, "schedules": _schedules, "allocate": _allocate}
     text, columns = [], formats.get(report["study"], _accuracy)
     for graph in dict.fromkeys(group["graph"] for group in report["groups"]):
         groups = [group for group in report["groups"] if group["graph"] == graph]
@@ -85,6 +86,19 @@ def _schedules(groups, report):
         epochs, seconds = (statistics.mean(_of(group, key)) for key in ("epochs", "seconds"))
         accuracies = _tests(group), mean_std(_of(group, "val"))
         rows.append([group["setting"], group["label"], *accuracies, f"{epochs:.0f}", f"{seconds:.1f}"])
+    return header, rows
+
+
+def _allocate(groups, report):
+    header = ["model", "variant", "test accuracy", "packed", "equal", "KL untrained", *MEASURES.values()]
+    rows = []
+    for group in groups:
+        costs = _of(group, "cost")
+        means = [f"{statistics.mean(cost[measure] for cost in costs):,.4g}" for measure in MEASURES if costs]
+        kl = f"{statistics.mean(_of(group, 'kl')):.4f}" if costs else "-"
+        rows.append(
+            [group["setting"], group["label"], _tests(group), *_packed(group), kl, *(means or "-" * len(MEASURES))]
+        )
     return header, rows
 
 

@@ -7,12 +7,14 @@ import time
 
 import dgl
 
+from ...allocation import allocate, cost
+from ...calibration import calibrate
 from ...config import QuantConfig
 from ...convert import quantize
 from ...deploy import freeze
 from ...diagnose import diagnose
 from ...smoothness import SmoothnessControl, SmoothnessRegularizer
-from ...training import accuracy, predict, train
+from ...training import accuracy, distillation_loss, predict, train
 from ..data import load_graph
 from ..recipes import Recipe, build
 
@@ -25,8 +27,8 @@ def run_task(spec: dict) -> dict:
     dict
         ``spec`` and ``results``, a list of dicts with label, test and val accuracy at the best validation epoch, its
         number and how many there were (in timed tasks also their seconds), for low-bit models the packed accuracy, the
-        share of equal predictions, bytes and (seed 0) the report of every quantiser, and under a smoothness bound its
-        rows per layer and their course over the epochs.
+        share of equal predictions, bytes and (seed 0) the report of every quantiser, where bits are allocated what they
+        cost and lose untrained, and under a smoothness bound its rows per layer and their course over the epochs.
     """
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
     recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
@@ -40,7 +42,11 @@ def run_task(spec: dict) -> dict:
         for name, attributes in variant["layer"].items():
             for key, value in attributes.items():
                 setattr(student.get_submodule(name), key, value)
-        student = quantize(student, QuantConfig(**variant["config"]))
+        config = QuantConfig(**variant["config"])
+        if variant["budget"] is not None:
+            config = _allocated(model, config, graph, spec["measure"], variant["budget"])
+        student = quantize(student, config)
+        costs = {} if spec["measure"] is None else _costs(model, config, graph, spec["measure"])
         teacher = model if variant["distill"] else None
         stage = {
             **options,
@@ -51,12 +57,27 @@ def run_task(spec: dict) -> dict:
             "patience": variant["patience"],
         }
         entry = _entry(variant["label"], student, graph, *_trained(spec, student, graph, teacher=teacher, **stage))
+        entry.update(costs)
         if variant["config"]["bits"] < 32:
             entry.update(_packed(student, graph))
             if spec["seed"] == 0:
                 entry["quantizers"] = diagnose(student, graph, graph.ndata["feat"])
         results.append(entry)
     return {"spec": spec, "results": results}
+
+
+def _allocated(model, config, graph, measure, share):
+    call = graph, graph.ndata["feat"]
+    most = share * cost(model, QuantConfig(8), *call)[measure]
+    return allocate(model, *call, budget={measure: most}, config=config, progress=False)
+
+
+def _costs(model, config, graph, measure):
+    """What ``config`` costs, and KL(float ‖ low-bit) on validation nodes before training."""
+    call = graph, graph.ndata["feat"]
+    low_bit, val = calibrate(quantize(model, config), *call), graph.ndata["val_mask"]
+    untrained = distillation_loss(predict(low_bit, graph)[val], predict(model, graph)[val]).item()
+    return {"measure": measure, "cost": cost(model, config, *call), "kl": untrained, "config": config.to_dict()}
 
 
 def _trained(spec, *args, **options):
