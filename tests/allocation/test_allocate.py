@@ -83,7 +83,7 @@ def trials(model, *args, config=None, widths=WIDTHS, nodes=None):
 
 
 @pytest.mark.parametrize("make", [GCN, GAT, Own], ids=lambda make: make.__name__)
-@pytest.mark.parametrize("bits", [8, 3, 1])
+@pytest.mark.parametrize("bits", [8, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (3, 1))])
 def test_bytes_of_the_model_are_those_of_its_file(make, bits):
     model, *call = case(make)
     config = lowbit.QuantConfig(bits, overrides={"conv1.weights": 4} if make is GCN else {})
