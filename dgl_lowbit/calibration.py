@@ -15,8 +15,7 @@ from .nn.wrappers import check_model
 from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.format import FLOAT_BITS
-from .quant.precision import floating_tensor
-from .quant.reconstruction import LOSSES, reconstruct
+from .quant.reconstruction import LOSSES, check_comparable, reconstruct, tuned_parameters
 from .quant.rounding import Rounder
 
 ROUNDINGS = ("nearest", "gptq", "reconstruct")
@@ -58,10 +57,10 @@ def calibrate(
         Of the magnitudes, from 0 to 100.
     rounding : {"nearest", "gptq", "reconstruct"}
         How weights become codes. ``"gptq"`` (arXiv:2210.17323) rounds those of a product one by one, on its quantised
-        inputs, so that each makes up for the errors before it, in a second pass. The weights are overwritten by the
-        values of their codes: keep the float model, and calibrate a fresh copy to start again. Up to 8,192 inputs of a
-        layer are rounded together, in at most three float64 matrices of as many rows and columns; more are so in
-        parts. ``"reconstruct"`` goes on from there and tunes weights, biases and ranges by gradients, so that the model
+        inputs, so that each makes up for the errors before it, in a second pass. The weights, also frozen and tied
+        ones, are overwritten by the values of their codes: keep the float model, and calibrate a fresh copy to start
+        again. Up to 8,192 inputs of a layer are rounded together, in at most three float64 matrices of as many rows and
+        columns; more are so in parts. ``"reconstruct"`` goes on from there and tunes weights, biases and ranges by gradients, so that the model
         returns what it returns in float32 (as arXiv:2102.05426, for the whole model): some seconds to a minute on a
         graph of some ten thousand nodes.
     loss : {"kl", "squared"}
@@ -109,8 +108,10 @@ def calibrate(
 
     rounder = Rounder(model, process_group)
     expected = run(format=QFormat(FLOAT_BITS)) if rounding == "reconstruct" else None
-    if rounding == "reconstruct" and floating_tensor(expected) is None:
-        raise ValueError(f"rounding='reconstruct' needs floating tensors returned, got {type(expected).__name__}.")
+    if rounding == "reconstruct":
+        check_comparable(expected, loss)
+        if not tuned_parameters(model):
+            raise ValueError("rounding='reconstruct' tunes parameters, and none of the model's requires a gradient.")
     run(observing=True, observer=chosen, watch_product=rounder.count)
     if rounding != "nearest":
         _warn_of_nearest(model, rounder)

@@ -109,7 +109,7 @@ class Quantizer(FormattedState):
 
         ``columns`` are those that it has of what is coded together.
         """
-        if self.watch_product is not None:
+        if self.watch_product is not None and not self.format.is_float:
             self.watch_product(self, weight, inputs, columns)
 
     # -- for subclasses ---------------------------------------------------------------------------------

@@ -32,38 +32,70 @@ def reconstruct(
     model : torch.nn.Module
     run : callable
     expected : tensors, in tuples, lists and dicts
+        Of which :func:`check_comparable` has nothing to say.
     loss : {"kl", "squared"}
         What tells outputs apart, of :data:`LOSSES`.
     steps : int
     stepped : callable
         Called after each step.
     """
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = tuned_parameters(model)
     optimizer = torch.optim.Adam(_groups(model, parameters))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * step / steps))
-    least, best = math.inf, [parameter.data for parameter in parameters]
+    least, best = math.inf, [parameter.detach().clone() for parameter in parameters]
     with torch.enable_grad(), evaluating(model):
         for step in range(steps + 1):
             pairs = zip(_tensors(run()), _tensors(expected))
             total = torch.stack([LOSSES[loss](*pair) for pair in pairs]).sum()
             if total.item() < least:
                 least, best = total.item(), [parameter.detach().clone() for parameter in parameters]
-            if step == steps:
+            if step == steps or not total.isfinite():
                 break
-            optimizer.zero_grad()
-            total.backward()
+            # What gradients the caller has stay as they are.
+            before = [parameter.grad for parameter in parameters]
+            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+            for parameter, gradient in zip(parameters, gradients):
+                parameter.grad = gradient
             optimizer.step()
+            for parameter, gradient in zip(parameters, before):
+                parameter.grad = gradient
             schedule.step()
             stepped()
-        optimizer.zero_grad()
     for parameter, value in zip(parameters, best):
         parameter.copy_(value)
+
+
+def tuned_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are tuned: those with gradients, but for tables whose gradients are sparse."""
+    tables = {module.weight for module in model.modules() if getattr(module, "sparse", False) is True}
+    return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in tables]
+
+
+def check_comparable(expected: Any, loss: str) -> None:
+    """Raise ValueError unless ``loss`` tells outputs from ``expected``, tensors in tuples, lists and dicts."""
+    outputs = list(_tensors(expected))
+    if not outputs:
+        raise ValueError(f"rounding='reconstruct' needs floating tensors returned, got {type(expected).__name__}.")
+    for output in outputs:
+        if output.isnan().any() or (loss == "squared" and output.isinf().any()):
+            raise ValueError(
+                "rounding='reconstruct' compares what the model returns in float32, and that has numbers that are not "
+                "finite; look at the features, and at what the model divides by."
+            )
+        if output.dim() < (2 if loss == "kl" else 1) or (loss == "kl" and output.shape[-1] < 2):
+            raise ValueError(
+                f"loss={loss!r} cannot compare outputs of shape {tuple(output.shape)}; "
+                + ("write loss='squared'." if output.dim() else "return a number a row.")
+            )
 
 
 def divergence(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     """Mean KL(expected ‖ output) of the softmax over the last dimension, a scalar."""
     logs, wanted = (x.reshape(-1, x.shape[-1]).log_softmax(-1) for x in (output, expected))
-    return F.kl_div(logs, wanted, reduction="batchmean", log_target=True)
+    masked = wanted.isneginf()  # classes that cannot be, in both
+    logs, wanted = logs.masked_fill(masked, 0), wanted.masked_fill(masked, 0)
+    terms = F.kl_div(logs, wanted, reduction="none", log_target=True)
+    return terms.masked_fill(masked, 0).sum() / len(wanted)
 
 
 def difference(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
