@@ -60,9 +60,9 @@ def calibrate(
         inputs, so that each makes up for the errors before it, in a second pass. The weights, also frozen and tied
         ones, are overwritten by the values of their codes: keep the float model, and calibrate a fresh copy to start
         again. Up to 8,192 inputs of a layer are rounded together, in at most three float64 matrices of as many rows and
-        columns; more are so in parts. ``"reconstruct"`` goes on from there and tunes weights, biases and ranges by gradients, so that the model
-        returns what it returns in float32 (as arXiv:2102.05426, for the whole model): some seconds to a minute on a
-        graph of some ten thousand nodes.
+        columns; more are so in parts. ``"reconstruct"`` goes on from there and tunes weights, biases and ranges by
+        gradients, so that the model returns what it returns in float32 (as arXiv:2102.05426, for the whole model): some
+        seconds to a minute on a graph of some ten thousand nodes.
     loss : {"kl", "squared"}
         How ``"reconstruct"`` compares outputs: as scores of classes, by the divergence of their softmax, or as numbers.
     steps : int

@@ -57,8 +57,8 @@ def reconstruct(
             for parameter, gradient in zip(parameters, gradients):
                 parameter.grad = gradient
             optimizer.step()
-            for parameter, gradient in zip(parameters, before):
-                parameter.grad = gradient
+            for parameter, own in zip(parameters, before):
+                parameter.grad = own
             schedule.step()
             stepped()
     for parameter, value in zip(parameters, best):
