@@ -56,7 +56,7 @@ def rounded(x: torch.Tensor, seed: torch.Tensor) -> torch.Tensor:
     """``x``, (rows, …), on the grid of each of its columns; columns that are not finite become NaN."""
     if not x.numel():
         return x
-    rows = x.flatten(1)
+    rows = x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
     grid = grid_of(rows.amin(0), rows.amax(0))
     place = rows * grid.inverse
     below = place.floor()

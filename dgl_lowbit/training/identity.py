@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from typing import Any
 
 import dgl
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,7 +32,7 @@ def identity_of(model: nn.Module, graph: dgl.DGLGraph, teacher: nn.Module | None
         "config": {name: layer.config.to_dict() for name, layer in layers.items() if layer.config is not None},
         "graph": f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {_digest([*_edges(graph), *data])}",
         "teacher": teacher and f"{type(teacher).__name__}, state {_digest([state[key] for key in sorted(state)])}",
-        **{name: _described(value) for name, value in others.items()},
+        **{name: described(value) for name, value in others.items()},
     }
 
 
@@ -58,16 +60,21 @@ def _digest(tensors):
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def _described(value):
+def described(value: Any) -> Any:
     """The name of a function or class, with the plain values and lists that an object is made of."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, functools.partial):
+        parts = [value.func, *value.args, *value.keywords.items()]
+        return f"partial({', '.join(map(str, described(parts)))})"
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, (list, tuple)):
-        return [_described(part) for part in value]
+        return [described(part) for part in value]
     if hasattr(value, "__qualname__"):
         return value.__qualname__
     made_of = {
-        name: _described(part)
+        name: described(part)
         for name, part in getattr(value, "__dict__", {}).items()
         if isinstance(part, (*_PLAIN, list, tuple)) and not name.startswith("_")
     }

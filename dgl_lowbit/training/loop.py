@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Callable, NamedTuple
 
 import dgl
@@ -15,7 +16,7 @@ from ..nn.wrappers import check_model
 from ..quant import Quantizer
 from .batches import check_graph, whole_graph
 from .history import History
-from .identity import identity_of
+from .identity import described, identity_of
 from .resume import Checkpoint
 from .sampling import check_workers
 from .schedules import schedule_of
@@ -110,6 +111,14 @@ def fit(
     """
     check_model(model, "fit")
     check_graph(graph)
+    float_epochs = epochs if float_epochs is None else float_epochs
+    check_workers(options.get("num_workers", 0), options.get("sampler"), graph)
+    _check_counts(epochs=epochs, float_epochs=float_epochs or None, patience=patience, float_patience=float_patience)
+    example = whole_graph(graph, options.get("sampler")), graph.ndata["feat"]
+    if float_epochs:  # what the config asks for may not be: said before any work
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            quantize(model, config, *example)
     check_workers(options.get("num_workers", 0), options.get("sampler"), graph)
     label = progress if isinstance(progress, str) else "training"
     saved = Checkpoint(checkpoint, resume)
@@ -121,11 +130,16 @@ def fit(
             progress=progress and f"{label} {name}", **options,
         )  # fmt: skip
 
-    float_epochs = epochs if float_epochs is None else float_epochs
     teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
-    low_bit = quantize(model, config, whole_graph(graph, options.get("sampler")), graph.ndata["feat"])
+    low_bit = quantize(model, config, *example)
     history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
     return Fitted(low_bit, model, history, teacher_history)
+
+
+def _check_counts(**counts):
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count!r}.")
 
 
 def train(
@@ -212,11 +226,11 @@ def train(
     check_model(model, "train")
     check_graph(graph)
     check_workers(num_workers, sampler, graph)
-    if epochs < 1 or (patience is not None and patience < 1):
-        raise ValueError(f"epochs and patience must be at least 1, got {epochs!r} and {patience!r}.")
+    _check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
     make_schedule = schedule_of(schedule)
+    lr, weight_decay, quantizer_lr = map(float, (lr, weight_decay, quantizer_lr))  # checkpoints hold no NumPy numbers
     run = Run(model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, seed)
     with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
         run.prepare(teacher)
@@ -225,10 +239,10 @@ def train(
         run.schedule = None if make_schedule is None else make_schedule(run.optimizer, epochs)
         settings = {
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
-            "distillation": distillation, "schedule": getattr(schedule, "__qualname__", schedule),
-            "patience": patience, "batch_size": batch_size, "sampler": type(sampler).__name__,
-            "num_workers": num_workers, "seed": seed,
+            "distillation": distillation, "schedule": schedule, "patience": patience, "batch_size": batch_size,
+            "sampler": type(sampler).__name__, "num_workers": num_workers, "seed": seed,
         }  # fmt: skip
+        settings = {name: described(value) for name, value in settings.items()}
         slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")
         if slot.is_kept:
             settings.update(identity_of(model, graph, teacher, transform=transform, blocks=sampler))
@@ -239,6 +253,7 @@ def train(
         with bar:
             for epoch in range(first, epochs):
                 if patience is not None and epoch - run.history.best_epoch > patience:
+                    slot.save(run, settings, last=True)
                     break
                 record = run.epoch(epoch)
                 slot.save(run, settings, last=epoch == epochs - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 
@@ -104,7 +105,12 @@ class SavedStage:
         """Write the run's state, every ten epochs and at the ``last``."""
         if not self.is_kept or not (last or len(run.history.epochs) % _EVERY == 0):
             return
-        self.checkpoint.stages[self.name] = {
+        # Copies: a later stage writes this one too, while what is here goes on changing.
+        self.checkpoint.stages[self.name] = copy.deepcopy(self._state(run, settings))
+        self.checkpoint.write()
+
+    def _state(self, run, settings):
+        return {
             "settings": settings,
             "model": run.model.state_dict(),
             "optimizer": run.optimizer.state_dict(),
@@ -113,7 +119,6 @@ class SavedStage:
             "best_epoch": run.history.best_epoch,
             "best_state": run.best_state,
         }
-        self.checkpoint.write()
 
 
 def _numbers(state):

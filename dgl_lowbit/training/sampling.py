@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,13 @@ def check_workers(num_workers: Any, sampler, graph: dgl.DGLGraph) -> None:
         raise ValueError(f"num_workers must be a whole number from 0 on, got {num_workers!r}.")
     if num_workers and sampler is None:
         raise ValueError(f"num_workers={num_workers} sample blocks; pass a sampler=, or leave num_workers out.")
+    for frame in (graph.ndata, graph.edata) if num_workers else ():
+        for name, column in frame.items():
+            if getattr(column, "requires_grad", False):
+                raise ValueError(
+                    f"the graph's {name!r} requires a gradient, which blocks of worker processes lose; take it out of "
+                    "the graph, or leave num_workers out."
+                )
     if num_workers and graph.device.type != "cpu":
         raise ValueError(f"num_workers={num_workers} sample graphs of the CPU; leave it out for one on {graph.device}.")
 
@@ -81,6 +89,13 @@ class _Draws(torch.utils.data.Dataset):
         return self.draws[number]
 
 
+def seed_samplers(sampler, seed: int) -> None:
+    """Let DGL's samplers, and one that keeps a seed of its own, draw from ``seed`` on."""
+    dgl.seed(seed)
+    if hasattr(sampler, "set_seed"):
+        sampler.set_seed(seed)
+
+
 class _Seeded(dgl.dataloading.Sampler):
     """A sampler of blocks that seeds generators anew for each batch."""
 
@@ -90,5 +105,7 @@ class _Seeded(dgl.dataloading.Sampler):
 
     def sample(self, graph, draw):
         torch.manual_seed(draw.seed)
-        dgl.seed(draw.seed)
+        seed_samplers(self.sampler, draw.seed)
+        random.seed(draw.seed)
+        np.random.seed(draw.seed)  # noqa: NPY002 - what samplers in Python draw from
         return self.sampler.sample_blocks(graph, draw.nodes)

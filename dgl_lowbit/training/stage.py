@@ -19,6 +19,7 @@ from ..quant.sparse import SparseFeatures
 from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, mostly_zero, whole_graph
 from .history import History
+from .sampling import seed_samplers
 
 
 class Run:
@@ -61,7 +62,7 @@ class Run:
         # One draw an epoch, so that an epoch is the same wherever a run is taken up again.
         state = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0] >> 1)
         torch.manual_seed(state)
-        dgl.seed(state)
+        seed_samplers(self.sampler, state)
         self.model.train()
         with closing(self._batches()) as steps:
             losses = [self._step(batch, number) for batch in steps]

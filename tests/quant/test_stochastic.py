@@ -87,3 +87,8 @@ def test_a_sum_of_more_bytes_than_32_bits_hold_is_exact():
     fused.gradients_of_sum(graph, grad, one, x, one, params, 3, -1.0, 4.0, found, True, torch.tensor(0))
     step = grid_of(*grad.aminmax(dim=0)).step
     assert abs(found / edges - 1) <= step + 1e-6
+
+
+def test_numbers_of_one_dimension_are_a_column():
+    x = drawn()[0].flatten() if isinstance(drawn(), tuple) else drawn().flatten()
+    torch.testing.assert_close(rounded(x, torch.tensor(5)), rounded(x[:, None], torch.tensor(5))[:, 0])

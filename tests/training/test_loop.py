@@ -1,6 +1,8 @@
+import functools
 import inspect
 
 import dgl
+import numpy as np
 import pytest
 import torch
 
@@ -134,6 +136,53 @@ def test_patience_is_that_of_a_stage(given, expected, planted, monkeypatch):
     fitted = lowbit.fit(build(), planted, lowbit.QuantConfig(4), epochs=6, progress=False, **given)
     assert (len(fitted.teacher_history.epochs), len(fitted.history.epochs)) == expected
     assert inspect.signature(lowbit.fit).parameters["patience"].default == PATIENCE
+
+
+def test_a_stage_that_ends_early_is_kept_and_resumes(planted, tmp_path, monkeypatch):
+    """Its best epoch may come after what was last written: every ten epochs."""
+    path, made = tmp_path / "run.pt", lowbit.QuantConfig(4)
+    rank = iter([0, 1, 2, *[0] * 50])
+    ranks = {}
+    monkeypatch.setattr(history, "_rank", lambda record: ranks.setdefault(id(record), next(rank)))
+    monkeypatch.setattr(resume, "_EVERY", 2)
+    options = {"epochs": 8, "float_patience": 2, "patience": 2, "checkpoint": path, "progress": False}
+    fitted = lowbit.fit(build(), planted, made, **options)
+    assert len(fitted.teacher_history.epochs) == 5 and fitted.teacher_history.best_epoch == 2
+    again = lowbit.fit(build(), planted, made, resume=True, **options)
+    assert again.history == fitted.history and again.teacher_history == fitted.teacher_history
+    assert torch.equal(predict(again.model, planted), predict(fitted.model, planted))
+
+
+def test_settings_of_any_kind_resume(planted, tmp_path):
+    cosine = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, eta_min=1e-4)
+    options = {
+        "seed": np.int64(3),
+        "lr": np.float64(0.01),
+        "epochs": np.int64(2),
+        "schedule": cosine,
+        "progress": False,
+    }
+    path = tmp_path / "run.pt"
+    runs = [train(build(), planted, checkpoint=path, resume=bool(k), **options) for k in range(2)]
+    assert runs[0] == runs[1]
+    other = functools.partial(torch.optim.lr_scheduler.CosineAnnealingLR, eta_min=1e-3)
+    with pytest.raises(ValueError, match="belongs to another run: schedule was"):
+        train(build(), planted, checkpoint=path, resume=True, **{**options, "schedule": other})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"patience": 0}, "^patience must be at least 1, got 0"),
+        ({"float_patience": 0}, "^float_patience must be at least 1, got 0"),
+        ({"epochs": 0, "float_epochs": 3}, "^epochs must be at least 1, got 0"),
+        ({"config": lowbit.QuantConfig(2, overrides={"nothing": 8})}, "nothing"),
+    ],
+)
+def test_faults_of_a_later_stage_are_named_before_any_work(options, message, planted, monkeypatch):
+    monkeypatch.setattr(stage.Run, "epoch", lambda *_: 1 / 0)
+    with pytest.raises(ValueError, match=message):
+        lowbit.fit(build(), planted, progress=False, **options)
 
 
 @pytest.mark.parametrize(

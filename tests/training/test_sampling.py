@@ -165,3 +165,32 @@ def test_numbers_of_workers(num_workers, function, planted):
 def test_workers_without_a_sampler(function, planted):
     with pytest.raises(ValueError, match="num_workers=2 sample blocks; pass a sampler="):
         function(NeverRun(), planted, num_workers=2)
+
+
+@pytest.mark.parametrize("frame", ["ndata", "edata"])
+def test_columns_that_require_a_gradient_are_named(frame, planted):
+    graph = planted.clone()
+    count = graph.num_nodes() if frame == "ndata" else graph.num_edges()
+    getattr(graph, frame)["w"] = torch.rand(count, requires_grad=True)
+    with pytest.raises(ValueError, match="the graph's 'w' requires a gradient"):
+        train(NeverRun(), graph, sampler=Blocks(), num_workers=1, progress=False)
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_sampler_with_a_seed_of_its_own_draws_anew_each_epoch_and_repeats(num_workers, planted, nothing_left):
+    def losses():
+        model = MODELS["sage"](1433, 7, hidden=4, dropout=0)
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.1)
+        options = {
+            "sampler": dgl.dataloading.LaborSampler([2, 2]),
+            "batch_size": 200,
+            "num_workers": num_workers,
+            "lr": 0.0,
+            "progress": False,
+        }
+        return [epoch["loss"] for epoch in train(model, planted, epochs=3, **options).epochs]
+
+    seen = losses()
+    assert len(set(seen)) == 3 and losses() == seen

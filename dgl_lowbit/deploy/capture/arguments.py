@@ -95,14 +95,12 @@ def on_cpu(model: nn.Module, args: tuple, kwargs: dict) -> tuple[nn.Module, tupl
         return model, args, kwargs
 
     def moved(leaf):
+        leaf = leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
         return leaf.to("cpu") if _is_placed(leaf) else leaf
 
-    model = copy.deepcopy(model).cpu()
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if not name.startswith("_"):
-                vars(module)[name] = mapped(value, moved)
-    return model, mapped(args, moved), mapped(kwargs, moved)
+    kept = [leaf for module in model.modules() for leaf in leaves(vars(module)) if _is_placed(leaf)]
+    memo = {id(leaf): moved(leaf) for leaf in kept if not isinstance(leaf, nn.Parameter)}  # the rest copies as it is
+    return copy.deepcopy(model, memo).cpu(), mapped(args, moved), mapped(kwargs, moved)
 
 
 def _is_placed(leaf):
