@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -78,6 +79,8 @@ class Trials:
         self._expected = self._log_probabilities(output)
         if any(part.shape[-1] < 2 for part in self._expected):
             raise ValueError("the loss compares classes, and the model's output has one column.")
+        if any(part.isnan().any() for part in self._expected):
+            raise ValueError("the model's output holds NaN or infinity; name rows without by nodes=.")
 
     @property
     def highest(self) -> Bits:
@@ -92,8 +95,8 @@ class Trials:
         if bits not in self.losses:
             output = self._searched(bits)
             pairs = list(zip(self._expected, self._log_probabilities(output)))
-            total = sum(float((e.exp() * (e - g)).sum()) for e, g in pairs)
-            self.losses[bits] = total / max(sum(e[..., 0].numel() for e, _ in pairs), 1)
+            total = sum(float(torch.where(e > -math.inf, e.exp() * (e - g), 0.0).sum()) for e, g in pairs)
+            self.losses[bits] = math.inf if math.isnan(total) else total / sum(e[..., 0].numel() for e, _ in pairs)
             self.on_measured()
         return self.losses[bits]
 
