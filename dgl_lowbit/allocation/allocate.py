@@ -58,8 +58,8 @@ def allocate(
     widths : sequence of int
         Bits to choose from. 3-bit codes are stored as 4 bits.
     nodes : tensor, optional
-        Rows of the output that are compared, a mask or integers; by key where the output is a dict. Default: the
-        graph's ``ndata["val_mask"]`` where there is one, else all.
+        Rows of the output that are compared, a mask or integers; by key where the output is a dict. Default: those of
+        the graph's ``val_mask``, for outputs by node type of the types that have one; without any, all.
     progress : bool
         Whether to show a progress bar.
 
@@ -72,7 +72,8 @@ def allocate(
     ------
     ValueError
         For a budget that cannot be kept (the error says the least possible), unknown measures, methods or widths, a
-        space too large for "exhaustive", an output of one column, and as :func:`dgl_lowbit.quantize`.
+        space too large for "exhaustive", an output of one column or with NaN, ``nodes`` that do not fit the output or
+        choose nothing, and as :func:`dgl_lowbit.quantize`.
 
     Notes
     -----

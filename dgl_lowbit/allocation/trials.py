@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from dgl import DGLError, DGLGraph
+from dgl import DGLError
 from torch import nn
 
 from ..calibration import calibrate
@@ -19,6 +19,7 @@ from ..quant.evaluation import evaluating, observing
 from ..quant.sparse import SparseFeatures
 from ..training.batches import mostly_zero
 from .cost import Costs, bits_of, components_of, measured
+from .outputs import log_probabilities, rows_of
 
 # Bits of each free component, in the order of :attr:`Trials.names`.
 Bits = tuple[int, ...]
@@ -75,8 +76,8 @@ class Trials:
         with torch.no_grad(), evaluating(model):
             own_args, own_kwargs = with_own_frames((args, kwargs))
             output = model(*own_args, **own_kwargs)
-        self._chosen = _validation_nodes(args, output) if nodes is None else nodes
-        self._expected = self._log_probabilities(output)
+        self._rows = rows_of(output, nodes, (*args, *kwargs.values()))
+        self._expected = log_probabilities(output, self._rows)
         if any(part.shape[-1] < 2 for part in self._expected):
             raise ValueError("the loss compares classes, and the model's output has one column.")
         if any(part.isnan().any() for part in self._expected):
@@ -94,7 +95,7 @@ class Trials:
         """Mean KL(float ‖ low-bit) of the model at ``bits``."""
         if bits not in self.losses:
             output = self._searched(bits)
-            pairs = list(zip(self._expected, self._log_probabilities(output)))
+            pairs = list(zip(self._expected, log_probabilities(output, self._rows)))
             total = sum(float(torch.where(e > -math.inf, e.exp() * (e - g), 0.0).sum()) for e, g in pairs)
             self.losses[bits] = math.inf if math.isnan(total) else total / sum(e[..., 0].numel() for e, _ in pairs)
             self.on_measured()
@@ -137,24 +138,6 @@ class Trials:
         calibrate(self._model, *args, **kwargs)
         return args, kwargs
 
-    def _log_probabilities(self, output):
-        parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
-        keys = output if isinstance(output, dict) else [None] * len(parts)
-        chosen = [self._chosen.get(key) if isinstance(self._chosen, dict) else self._chosen for key in keys]
-        rows = [part if nodes is None else part[nodes] for part, nodes in zip(parts, chosen)]
-        return [part.double().log_softmax(-1) for part in rows]
-
 
 def _is_sparse(x):
     return isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() == 2 and mostly_zero(x)
-
-
-def _validation_nodes(args, output):
-    """The mask of validation nodes in a graph that the output has the rows of; None, all, without one."""
-    if isinstance(output, torch.Tensor):
-        for graph in args:
-            if isinstance(graph, DGLGraph) and len(graph.ntypes) == 1 and "val_mask" in graph.ndata:
-                mask = graph.ndata["val_mask"]
-                if mask.shape == output.shape[:1] and mask.dtype == torch.bool and mask.any():
-                    return mask
-    return None
