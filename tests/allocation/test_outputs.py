@@ -102,3 +102,20 @@ Named = namedtuple("Named", "scores")
 @pytest.mark.parametrize("shape", [lambda output: [output], Named, lambda output: {"a": output}])
 def test_outputs_of_any_kind_are_compared(shape):
     assert trials(shape).loss((2, 2, 2)) == trials(lambda output: output).loss((2, 2, 2))
+
+
+def checked(feat):
+    assert isinstance(feat, torch.Tensor)
+    return feat
+
+
+@pytest.mark.parametrize("ask", [lambda feat: feat[:, :8], lambda feat: feat[:, None].flatten(1), checked])
+def test_models_that_take_no_sparse_features_are_run_on_dense_ones(ask):
+    class Asking(Shaped):
+        def forward(self, graph, feat):
+            return super().forward(graph, ask(feat))
+
+    graph, feat = case()
+    few = feat * (torch.rand_like(feat) < 0.1)
+    dense = Trials(Asking(lambda output: output), lowbit.QuantConfig(), (2, 8), None, (graph, few), {})
+    assert 0 < dense.loss((2, 2, 2)) < 10
