@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ class Trials:
             warnings.simplefilter("ignore", FloatModuleWarning)
             copies = {w: quantize(model, replace(config, bits=w), *args, **kwargs) for w in self.widths}
         self._model = copies[self.widths[-1]]
-        if any(components_of(copy) != components_of(self._model) for copy in copies.values()):
+        if any(components_of(low_bit) != components_of(self._model) for low_bit in copies.values()):
             raise ValueError(
                 "what the model's layers code hangs on their bits, as where states have bits of their own; allocate "
                 "with QuantConfig(states=32), and give states their bits in the config that comes of it."
@@ -58,23 +59,22 @@ class Trials:
         self._call = self._sparse(args, kwargs)
         self.costs: Costs = measured(self._model, *self._call)
         for name, part in self.costs.components.items():
-            found = {bits_of(copy, part) for copy in copies.values()}
-            if len(found) < len(self.widths):
+            if any(bits_of(low_bit, part) != width for width, low_bit in copies.items()):
                 self.costs.kept[name] = bits_of(self._model, part)
         self.names = self.costs.free
         if not self.names:
             raise ValueError("the config gives every component bits of its own; leave those out that are to be chosen.")
         self._quantizers = {
-            (path, w): copy.get_submodule(path)
-            for w, copy in copies.items()
+            (path, width): low_bit.get_submodule(path)
+            for width, low_bit in copies.items()
             for part in self.costs.components.values()
             for path in part.quantizers
         }
         # By name and bits of a quantiser and the bits of components that were met before it.
         self._ranges: dict[tuple[str, int, Bits], dict] = {}
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad():
             own_args, own_kwargs = with_own_frames((args, kwargs))
-            output = model(*own_args, **own_kwargs)
+            output = copy.deepcopy(model).eval()(*own_args, **own_kwargs)  # it may keep what it computes
         self._rows = rows_of(output, nodes, (*args, *kwargs.values()))
         self._expected = log_probabilities(output, self._rows)
         if any(part.shape[-1] < 2 for part in self._expected):
@@ -122,6 +122,9 @@ class Trials:
 
     def _run(self, searched):
         args, kwargs = with_own_frames(self._call)
+        for module in self._model.modules():
+            if getattr(module, "_cached_h", None) is not None:
+                module._cached_h = None  # it was propagated at other bits
         with evaluating(self._model), observing(searched, observing=True):
             return self._model(*args, **kwargs)
 

@@ -185,6 +185,24 @@ def test_bits_that_the_config_gives_are_kept():
     assert again == found
 
 
+def test_bits_are_kept_where_there_is_one_width():
+    model, *call = case(GAT)
+    config = lowbit.QuantConfig(overrides={"conv.weights": 4})
+    tried = trials(model, *call, config=config, widths=(2,))
+    assert tried.costs.kept == {"conv.weights": 4, "conv.scores": 8, "conv.attention": 8}
+    assert set(tried.names) == {"conv.inputs", "conv.messages"}
+
+
+def test_what_a_layer_keeps_is_propagated_anew_at_other_bits():
+    def kept(cached):
+        model, *call = case(lambda: dgl.nn.SGConv(24, 3, k=2, cached=cached))
+        tried = trials(model, *call, widths=(2, 8))
+        assert model._cached_h is None
+        return [tried.loss(bits) for bits in itertools.product((8, 2), repeat=3)]
+
+    assert kept(True) == kept(False)
+
+
 def test_the_model_and_the_callers_frames_stay_as_they_were():
     model, graph, feat = case(Own)
     model.train()
