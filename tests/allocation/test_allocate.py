@@ -198,7 +198,8 @@ def test_what_a_layer_keeps_is_propagated_anew_at_other_bits():
         model, *call = case(lambda: dgl.nn.SGConv(24, 3, k=2, cached=cached))
         tried = trials(model, *call, widths=(2, 8))
         assert model._cached_h is None
-        return [tried.loss(bits) for bits in itertools.product((8, 2), repeat=3)]
+        # Few at 2 bits first: the ranges that the others need are known by then, and nothing is observed.
+        return [tried.loss(bits) for bits in sorted(itertools.product((8, 2), repeat=3), key=sum, reverse=True)]
 
     assert kept(True) == kept(False)
 
