@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 
 from torch import nn
 from tqdm import tqdm
@@ -114,7 +116,7 @@ def _check(budget, method, widths):
             f"{{'model': 20_000}}; got {budget!r}."
         )
     if any(
-        isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0 for limit in budget.values()
+        isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < limit < math.inf for limit in budget.values()
     ):
         raise ValueError(f"a budget is a positive number, got {dict(budget)!r}.")
     if method not in METHODS:

@@ -4,6 +4,7 @@ import itertools
 
 import dgl
 import dgl.nn
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -245,6 +246,9 @@ def test_zeros_of_features_are_left_out_where_the_model_takes_it():
         ({"budget": {}}, "budget maps measures"),
         ({"budget": {"speed": 2}}, "budget maps measures"),
         ({"budget": {"bits": -1}}, "a budget is a positive number"),
+        ({"budget": {"bits": np.int64(0)}}, "a budget is a positive number"),
+        ({"budget": {"bits": float("inf")}}, "a budget is a positive number"),
+        ({"budget": {"model": np.int64(100)}}, "least possible"),
         ({"budget": {"bits": "2"}}, "a budget is a positive number"),
         ({"budget": {"bits": 2}, "method": "random"}, "method must be one of greedy, exhaustive, tree"),
         ({"budget": {"bits": 2}, "widths": (2, 5)}, "widths are among"),
