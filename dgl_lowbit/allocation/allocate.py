@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 
 from torch import nn
 from tqdm import tqdm
@@ -58,8 +60,8 @@ def allocate(
     widths : sequence of int
         Bits to choose from. 3-bit codes are stored as 4 bits.
     nodes : tensor, optional
-        Rows of the output that are compared, a mask or integers; by key where the output is a dict. Default: the
-        graph's ``ndata["val_mask"]`` where there is one, else all.
+        Rows of the output that are compared, a mask or integers; by key where the output is a dict. Default: those of
+        the graph's ``val_mask``, for outputs by node type of the types that have one; without any, all.
     progress : bool
         Whether to show a progress bar.
 
@@ -72,7 +74,8 @@ def allocate(
     ------
     ValueError
         For a budget that cannot be kept (the error says the least possible), unknown measures, methods or widths, a
-        space too large for "exhaustive", an output of one column, and as :func:`dgl_lowbit.quantize`.
+        space too large for "exhaustive", an output of one column or with NaN, ``nodes`` that do not fit the output or
+        choose nothing, and as :func:`dgl_lowbit.quantize`.
 
     Notes
     -----
@@ -113,7 +116,7 @@ def _check(budget, method, widths):
             f"{{'model': 20_000}}; got {budget!r}."
         )
     if any(
-        isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit > 0 for limit in budget.values()
+        isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < limit < math.inf for limit in budget.values()
     ):
         raise ValueError(f"a budget is a positive number, got {dict(budget)!r}.")
     if method not in METHODS:

@@ -23,7 +23,7 @@ def greedy(trials: Trials, budget: Mapping[str, float]) -> Bits:
     while True:
         rivals = [_lowered(trials, raised, budget, keep) for keep, raised in changes(trials, best, up=True)]
         better = min(rivals, key=trials.loss, default=best)
-        if trials.loss(better) >= trials.loss(best):
+        if not trials.loss(better) < trials.loss(best):
             return best
         best = better
 

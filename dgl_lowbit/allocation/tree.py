@@ -34,7 +34,7 @@ def tree(trials: Trials, budget: Mapping[str, float]) -> Bits:
         pool = {_drawn(trials, budget, draw, near) for near in nearby}
         pool |= {_drawn(trials, budget, draw) for _ in range(_POOL)}
         rows = np.log2(np.array(list(known)))
-        model = _grown(rows, np.log(np.maximum(list(known.values()), _SMALLEST)))
+        model = _grown(rows, np.log(np.clip(list(known.values()), _SMALLEST, 1 / _SMALLEST)))
         new = sorted(pool - known.keys(), key=lambda bits: (_predicted(model, np.log2(bits)), bits))
         for bits in new[:_PROPOSED]:
             trials.loss(bits)

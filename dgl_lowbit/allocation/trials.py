@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
-from dgl import DGLError, DGLGraph
 from torch import nn
 
 from ..calibration import calibrate
@@ -18,6 +19,7 @@ from ..quant.evaluation import evaluating, observing
 from ..quant.sparse import SparseFeatures
 from ..training.batches import mostly_zero
 from .cost import Costs, bits_of, components_of, measured
+from .outputs import log_probabilities, rows_of
 
 # Bits of each free component, in the order of :attr:`Trials.names`.
 Bits = tuple[int, ...]
@@ -49,7 +51,7 @@ class Trials:
             warnings.simplefilter("ignore", FloatModuleWarning)
             copies = {w: quantize(model, replace(config, bits=w), *args, **kwargs) for w in self.widths}
         self._model = copies[self.widths[-1]]
-        if any(components_of(copy) != components_of(self._model) for copy in copies.values()):
+        if any(components_of(low_bit) != components_of(self._model) for low_bit in copies.values()):
             raise ValueError(
                 "what the model's layers code hangs on their bits, as where states have bits of their own; allocate "
                 "with QuantConfig(states=32), and give states their bits in the config that comes of it."
@@ -57,27 +59,28 @@ class Trials:
         self._call = self._sparse(args, kwargs)
         self.costs: Costs = measured(self._model, *self._call)
         for name, part in self.costs.components.items():
-            found = {bits_of(copy, part) for copy in copies.values()}
-            if len(found) < len(self.widths):
+            if any(bits_of(low_bit, part) != width for width, low_bit in copies.items()):
                 self.costs.kept[name] = bits_of(self._model, part)
         self.names = self.costs.free
         if not self.names:
             raise ValueError("the config gives every component bits of its own; leave those out that are to be chosen.")
         self._quantizers = {
-            (path, w): copy.get_submodule(path)
-            for w, copy in copies.items()
+            (path, width): low_bit.get_submodule(path)
+            for width, low_bit in copies.items()
             for part in self.costs.components.values()
             for path in part.quantizers
         }
         # By name and bits of a quantiser and the bits of components that were met before it.
         self._ranges: dict[tuple[str, int, Bits], dict] = {}
-        with torch.no_grad(), evaluating(model):
+        with torch.no_grad():
             own_args, own_kwargs = with_own_frames((args, kwargs))
-            output = model(*own_args, **own_kwargs)
-        self._chosen = _validation_nodes(args, output) if nodes is None else nodes
-        self._expected = self._log_probabilities(output)
+            output = copy.deepcopy(model).eval()(*own_args, **own_kwargs)  # it may keep what it computes
+        self._rows = rows_of(output, nodes, (*args, *kwargs.values()))
+        self._expected = log_probabilities(output, self._rows)
         if any(part.shape[-1] < 2 for part in self._expected):
             raise ValueError("the loss compares classes, and the model's output has one column.")
+        if any(part.isnan().any() for part in self._expected):
+            raise ValueError("the model's output holds NaN or infinity; name rows without by nodes=.")
 
     @property
     def highest(self) -> Bits:
@@ -91,9 +94,9 @@ class Trials:
         """Mean KL(float ‖ low-bit) of the model at ``bits``."""
         if bits not in self.losses:
             output = self._searched(bits)
-            pairs = list(zip(self._expected, self._log_probabilities(output)))
-            total = sum(float((e.exp() * (e - g)).sum()) for e, g in pairs)
-            self.losses[bits] = total / max(sum(e[..., 0].numel() for e, _ in pairs), 1)
+            pairs = list(zip(self._expected, log_probabilities(output, self._rows)))
+            total = sum(float(torch.where(e > -math.inf, e.exp() * (e - g), 0.0).sum()) for e, g in pairs)
+            self.losses[bits] = math.inf if math.isnan(total) else total / sum(e[..., 0].numel() for e, _ in pairs)
             self.on_measured()
         return self.losses[bits]
 
@@ -119,6 +122,9 @@ class Trials:
 
     def _run(self, searched):
         args, kwargs = with_own_frames(self._call)
+        for module in self._model.modules():
+            if getattr(module, "_cached_h", None) is not None:
+                module._cached_h = None  # it was propagated at other bits
         with evaluating(self._model), observing(searched, observing=True):
             return self._model(*args, **kwargs)
 
@@ -128,30 +134,12 @@ class Trials:
         try:
             calibrate(self._model, *sparse, **kwargs)
             return sparse, kwargs
-        except (TypeError, AttributeError, DGLError):
+        except Exception:  # whatever a model does with features that it cannot do with these
             if all(a is b for a, b in zip(sparse, args)):
                 raise
         calibrate(self._model, *args, **kwargs)
         return args, kwargs
 
-    def _log_probabilities(self, output):
-        parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple) else (output,)
-        keys = output if isinstance(output, dict) else [None] * len(parts)
-        chosen = [self._chosen.get(key) if isinstance(self._chosen, dict) else self._chosen for key in keys]
-        rows = [part if nodes is None else part[nodes] for part, nodes in zip(parts, chosen)]
-        return [part.double().log_softmax(-1) for part in rows]
-
 
 def _is_sparse(x):
     return isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() == 2 and mostly_zero(x)
-
-
-def _validation_nodes(args, output):
-    """The mask of validation nodes in a graph that the output has the rows of; None, all, without one."""
-    if isinstance(output, torch.Tensor):
-        for graph in args:
-            if isinstance(graph, DGLGraph) and len(graph.ntypes) == 1 and "val_mask" in graph.ndata:
-                mask = graph.ndata["val_mask"]
-                if mask.shape == output.shape[:1] and mask.dtype == torch.bool and mask.any():
-                    return mask
-    return None

@@ -4,6 +4,7 @@ import itertools
 
 import dgl
 import dgl.nn
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -185,6 +186,25 @@ def test_bits_that_the_config_gives_are_kept():
     assert again == found
 
 
+def test_bits_are_kept_where_there_is_one_width():
+    model, *call = case(GAT)
+    config = lowbit.QuantConfig(overrides={"conv.weights": 4})
+    tried = trials(model, *call, config=config, widths=(2,))
+    assert tried.costs.kept == {"conv.weights": 4, "conv.scores": 8, "conv.attention": 8}
+    assert set(tried.names) == {"conv.inputs", "conv.messages"}
+
+
+def test_what_a_layer_keeps_is_propagated_anew_at_other_bits():
+    def kept(cached):
+        model, *call = case(lambda: dgl.nn.SGConv(24, 3, k=2, cached=cached))
+        tried = trials(model, *call, widths=(2, 8))
+        assert model._cached_h is None
+        # Few at 2 bits first: the ranges that the others need are known by then, and nothing is observed.
+        return [tried.loss(bits) for bits in sorted(itertools.product((8, 2), repeat=3), key=sum, reverse=True)]
+
+    assert kept(True) == kept(False)
+
+
 def test_the_model_and_the_callers_frames_stay_as_they_were():
     model, graph, feat = case(Own)
     model.train()
@@ -226,6 +246,9 @@ def test_zeros_of_features_are_left_out_where_the_model_takes_it():
         ({"budget": {}}, "budget maps measures"),
         ({"budget": {"speed": 2}}, "budget maps measures"),
         ({"budget": {"bits": -1}}, "a budget is a positive number"),
+        ({"budget": {"bits": np.int64(0)}}, "a budget is a positive number"),
+        ({"budget": {"bits": float("inf")}}, "a budget is a positive number"),
+        ({"budget": {"model": np.int64(100)}}, "least possible"),
         ({"budget": {"bits": "2"}}, "a budget is a positive number"),
         ({"budget": {"bits": 2}, "method": "random"}, "method must be one of greedy, exhaustive, tree"),
         ({"budget": {"bits": 2}, "widths": (2, 5)}, "widths are among"),
