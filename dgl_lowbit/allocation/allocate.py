@@ -48,7 +48,7 @@ def allocate(
         The most there may be of each measure named. ``"model"``: bytes of the arrays of the packed model's file, to
         which a header of some thousand bytes comes. ``"states"``: bytes of what layers code of nodes, inputs,
         messages and aggregates, in a call. ``"edges"``: bytes that edges read in sums over neighbours. Rows are padded
-        as kernels pad them. ``"bits"``: the mean over components, each counted once.
+        as kernels pad them. ``"bits"``: the mean over components that are chosen, each counted once.
         :func:`dgl_lowbit.allocation.cost` says what a config costs.
     config : QuantConfig, optional
         Everything but ``bits``. Components that it gives bits of their own keep them. Default: ``QuantConfig()``.

@@ -107,7 +107,8 @@ def cost(model: nn.Module, config: QuantConfig, *args, **kwargs) -> dict[str, fl
         ``model``, bytes of the arrays of the packed model's file, to which its header comes, some thousand bytes of
         JSON; ``states``, bytes of the rows of codes that layers make of nodes in one call, inputs, messages and
         aggregates, padded as kernels pad rows; ``edges``, bytes of such rows that sums over neighbours read, one for
-        each edge; ``bits``, the mean over components, each counted once, as arXiv:2505.09361 counts.
+        each edge (weights that layers share are counted for each, weights that are computed, as from bases, for what
+        is computed); ``bits``, the mean over all components, each counted once, as arXiv:2505.09361 counts.
 
     Examples
     --------

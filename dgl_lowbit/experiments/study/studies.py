@@ -190,7 +190,10 @@ def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messa
 def allocate_tasks(
     graphs, models, seeds, epochs, measure="model", budgets=(0.14, 0.18, 0.22, 0.3, 0.5), bits=(8, 4, 2)
 ):
-    """Bits allocated under budgets, shares of what 8 bits cost by ``measure``, beside the same bits everywhere."""
+    """Bits allocated under budgets, shares of what 8 bits cost by ``measure``, beside the same bits everywhere.
+
+    Budgets that 1 bit throughout does not keep are left out.
+    """
     tasks = []
     for graph in graphs:
         for model in models:

@@ -37,6 +37,8 @@ def run_task(spec: dict) -> dict:
     model = build(spec["model"], graph, spec["seed"], **spec["options"])
     results = [_entry("float32", model, graph, *_trained(spec, model, graph, teacher=teacher, **options))]
     for variant in spec["variants"]:
+        if variant["budget"] is not None and not _can_be_kept(model, variant, graph, spec["measure"]):
+            continue  # even 1 bit costs more: rows are padded
         start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
         student = copy.deepcopy(start)
         for name, attributes in variant["layer"].items():
@@ -66,9 +68,17 @@ def run_task(spec: dict) -> dict:
     return {"spec": spec, "results": results}
 
 
+def _can_be_kept(model, variant, graph, measure):
+    least = cost(model, QuantConfig(**{**variant["config"], "bits": 1}), graph, graph.ndata["feat"])[measure]
+    return least <= _most(model, graph, measure, variant["budget"])
+
+
+def _most(model, graph, measure, share):
+    return share * cost(model, QuantConfig(8), graph, graph.ndata["feat"])[measure]
+
+
 def _allocated(model, config, graph, measure, share):
-    call = graph, graph.ndata["feat"]
-    most = share * cost(model, QuantConfig(8), *call)[measure]
+    call, most = (graph, graph.ndata["feat"]), _most(model, graph, measure, share)
     return allocate(model, *call, budget={measure: most}, config=config, progress=False)
 
 
