@@ -107,11 +107,12 @@ def calibrate(
             return model(*own_args, **own_kwargs)
 
     rounder = Rounder(model, process_group)
-    expected = run(format=QFormat(FLOAT_BITS)) if rounding == "reconstruct" else None
+    expected = None
     if rounding == "reconstruct":
-        check_comparable(expected, loss)
         if not tuned_parameters(model):
             raise ValueError("rounding='reconstruct' tunes parameters, and none of the model's requires a gradient.")
+        expected = run(format=QFormat(FLOAT_BITS))
+        check_comparable(expected, loss)
     run(observing=True, observer=chosen, watch_product=rounder.count)
     if rounding != "nearest":
         _warn_of_nearest(model, rounder)
