@@ -148,6 +148,10 @@ def test_a_stage_that_ends_early_is_kept_and_resumes(planted, tmp_path, monkeypa
     options = {"epochs": 8, "float_patience": 2, "patience": 2, "checkpoint": path, "progress": False}
     fitted = lowbit.fit(build(), planted, made, **options)
     assert len(fitted.teacher_history.epochs) == 5 and fitted.teacher_history.best_epoch == 2
+    kept = list(resume.Checkpoint(path, resume=True).stages.values())
+    assert [len(stage["epochs"]) for stage in kept] == [5, len(fitted.history.epochs)]
+    last, best = kept[0]["model"], kept[0]["best_state"]
+    assert any(not torch.equal(last[name], best[name]) for name in last)  # of the last epoch, not what came later
     again = lowbit.fit(build(), planted, made, resume=True, **options)
     assert again.history == fitted.history and again.teacher_history == fitted.teacher_history
     assert torch.equal(predict(again.model, planted), predict(fitted.model, planted))
