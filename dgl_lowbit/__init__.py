@@ -17,6 +17,7 @@ from .convert import FloatModuleWarning, quantize
 from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .smoothness import SmoothnessRegularizer
+from .teacher import teacher_loss
 from .training import fit, train
 
 _install(__name__)
@@ -42,6 +43,7 @@ __all__ = [
     "register_layer",
     "sensitivity",
     "smoothness",
+    "teacher_loss",
     "train",
     *_DEPLOY,
 ]

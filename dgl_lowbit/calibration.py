@@ -112,7 +112,7 @@ def calibrate(
         if not tuned_parameters(model):
             raise ValueError("rounding='reconstruct' tunes parameters, and none of the model's requires a gradient.")
         expected = run(format=QFormat(FLOAT_BITS))
-        check_comparable(expected, loss)
+        check_comparable(expected, loss, "rounding='reconstruct'")
     run(observing=True, observer=chosen, watch_product=rounder.count)
     if rounding != "nearest":
         _warn_of_nearest(model, rounder)

@@ -14,6 +14,7 @@ from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
 from .nn.wrappers import check_model
 from .quant.evaluation import evaluating
+from .teacher import keep_float
 
 
 class FloatModuleWarning(UserWarning):
@@ -31,7 +32,8 @@ _WITHOUT_MESSAGES = (*_CONTAINERS, dgl.nn.JumpingKnowledge)
 def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kwargs) -> nn.Module:
     """A low-bit copy of ``model``: its DGL convolutions and linear layers become low-bit subclasses of themselves.
 
-    Weights, names, hooks, training mode and the class of everything else are kept; ``model`` is left as it is.
+    Weights, names, hooks, training mode and the class of everything else are kept; ``model`` is left as it is, and
+    referred to by the copy, which :func:`dgl_lowbit.teacher_loss` lets learn from it.
     Layers are matched by their exact class, so subclasses with a forward of their own keep it. A layer in several
     places stays one layer, and goes by the first of its names; layers of a kind that share their weights share the
     quantisers of these.
@@ -83,7 +85,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
         if isinstance(module, Hooked) or (isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit):
             raise ValueError(f"{name or 'the model'} is low-bit already; quantize the float model instead.")
 
-    model = copy.deepcopy(model)
+    float_model, model = model, copy.deepcopy(model)
     converted: dict[str, lowbit_nn.LowBitLayer] = {}
     left: list[str] = []
     _convert(model, "", converted, left, set())
@@ -108,6 +110,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     found.make_sites()
     _share_quantizers_of_tied_weights(converted.values())
     warn_of_float(left, found)
+    keep_float(model, float_model)
     return model
 
 

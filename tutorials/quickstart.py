@@ -1,7 +1,8 @@
 """From a plain DGL model to packed low-bit predictions.
 
 A two-layer GCN of your own is trained as usual. Two lines make it low-bit: ``quantize`` before a second round of the
-same training loop, ``freeze`` after it. The packed model then predicts on NumPy and Numba alone.
+same training loop, ``freeze`` after it. The packed model then predicts on NumPy and Numba alone. With a third line, a
+term of the loss, the low-bit model also learns from the float one what labels do not say: at 2 bits it is worth a point.
 
     python tutorials/quickstart.py [--graph cora] [--bits 2] [--epochs 100]
 """
@@ -35,14 +36,20 @@ class GCN(nn.Module):
         return self.conv2(graph, self.dropout(h))
 
 
-def train(model, graph, epochs):
-    """An ordinary training loop; returns the model at its best validation accuracy."""
+def train(model, graph, epochs, also=None):
+    """An ordinary training loop; returns the model at its best validation accuracy.
+
+    ``also(logits)``, where it is given, is added to the loss.
+    """
     feat, label, mask = graph.ndata["feat"], graph.ndata["label"], graph.ndata["train_mask"]
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
     best, best_state = -1.0, None
     for _ in range(epochs):
         model.train()
-        loss = F.cross_entropy(model(graph, feat)[mask], label[mask])
+        logits = model(graph, feat)
+        loss = F.cross_entropy(logits[mask], label[mask])
+        if also is not None:
+            loss = loss + also(logits)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -77,7 +84,7 @@ def main():
     # The first line: a low-bit copy of the trained model, to be trained on by the same loop.
     model = lowbit.quantize(model, lowbit.QuantConfig(options.bits))
     lowbit.calibrate(model, graph, feat)  # ranges from one look at the data; without it the first epoch sets them
-    model = train(model, graph, options.epochs)
+    model = train(model, graph, options.epochs, also=lambda logits: lowbit.teacher_loss(model, logits, graph, feat))
 
     # The second line: integers only from here on.
     packed = lowbit.freeze(model)

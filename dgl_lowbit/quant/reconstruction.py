@@ -45,7 +45,7 @@ def reconstruct(
     least, best = math.inf, [parameter.detach().clone() for parameter in parameters]
     with torch.enable_grad(), evaluating(model):
         for step in range(steps + 1):
-            pairs = zip(_tensors(run()), _tensors(expected))
+            pairs = zip(tensors_of(run()), tensors_of(expected))
             total = torch.stack([LOSSES[loss](*pair) for pair in pairs]).sum()
             if total.item() < least:
                 least, best = total.item(), [parameter.detach().clone() for parameter in parameters]
@@ -71,16 +71,16 @@ def tuned_parameters(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in tables]
 
 
-def check_comparable(expected: Any, loss: str) -> None:
-    """Raise ValueError unless ``loss`` tells outputs from ``expected``, tensors in tuples, lists and dicts."""
-    outputs = list(_tensors(expected))
+def check_comparable(expected: Any, loss: str, asked: str) -> None:
+    """Raise ValueError, for what ``asked``, unless ``loss`` tells outputs from ``expected``, tensors in any nesting."""
+    outputs = list(tensors_of(expected))
     if not outputs:
-        raise ValueError(f"rounding='reconstruct' needs floating tensors returned, got {type(expected).__name__}.")
+        raise ValueError(f"{asked} needs floating tensors returned, got {type(expected).__name__}.")
     for output in outputs:
         if output.isnan().any() or (loss == "squared" and output.isinf().any()):
             raise ValueError(
-                "rounding='reconstruct' compares what the model returns in float32, and that has numbers that are not "
-                "finite; look at the features, and at what the model divides by."
+                f"{asked} compares with what the model returns in float32, and that has numbers that are not finite; "
+                "look at the features, and at what the model divides by."
             )
         if output.dim() < (2 if loss == "kl" else 1) or (loss == "kl" and output.shape[-1] < 2):
             raise ValueError(
@@ -107,15 +107,16 @@ def difference(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
 LOSSES: dict[str, Callable] = {"kl": divergence, "squared": difference}
 
 
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """The floating tensors in tuples, lists and dicts, as float32."""
     if isinstance(value, torch.Tensor):
         if value.is_floating_point():
             yield value.float()
     elif isinstance(value, (tuple, list)):
         for part in value:
-            yield from _tensors(part)
+            yield from tensors_of(part)
     elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
+        yield from tensors_of(list(value.values()))
 
 
 def _groups(model, parameters):

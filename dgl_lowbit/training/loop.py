@@ -119,7 +119,6 @@ def fit(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantize(model, config, *example)
-    check_workers(options.get("num_workers", 0), options.get("sampler"), graph)
     label = progress if isinstance(progress, str) else "training"
     saved = Checkpoint(checkpoint, resume)
     bits = "low-bit" if config is None else f"INT{config.bits}"
