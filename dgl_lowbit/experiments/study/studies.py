@@ -15,7 +15,7 @@ class Variant:
     ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
     ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
     model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs; ``schedule`` and
-    ``patience`` are those of :func:`dgl_lowbit.train`; ``budget`` is the share of what 8 bits cost that bits are
+    ``patience`` are those of :func:`dgl_lowbit.train`; ``rounding`` is that of :func:`dgl_lowbit.calibrate`; ``budget`` is the share of what 8 bits cost that bits are
     allocated under.
     """
 
@@ -28,6 +28,7 @@ class Variant:
     longer: float = 1
     schedule: str | None = None
     patience: int | None = None
+    rounding: str = "nearest"
     budget: float | None = None
 
 
@@ -161,7 +162,7 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
 
 
 def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messages="channel"):
-    """How long a low-bit stage must be, and at which rates: fewer epochs, patience, rates that fall."""
+    """How long a low-bit stage must be, at which rates and from where: fewer epochs, patience, rates that fall, gptq."""
     options = {} if dropout is None else {"dropout": dropout}
     ways = {
         "all epochs": {"patience": None},
@@ -174,6 +175,8 @@ def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messa
         "cosine, half": {"patience": None, "schedule": "cosine", "longer": 0.5},
         "cosine, a quarter": {"patience": None, "schedule": "cosine", "longer": 0.25},
         "one-cycle, half": {"patience": None, "schedule": "one-cycle", "longer": 0.5},
+        "from gptq": {"patience": None, "rounding": "gptq"},
+        "from gptq, half": {"patience": None, "rounding": "gptq", "longer": 0.5},
     }
     tasks = []
     for graph in graphs:

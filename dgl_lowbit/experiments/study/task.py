@@ -48,6 +48,8 @@ def run_task(spec: dict) -> dict:
         if variant["budget"] is not None:
             config = _allocated(model, config, graph, spec["measure"], variant["budget"])
         student = quantize(student, config)
+        if variant["rounding"] != "nearest":
+            calibrate(student, graph, graph.ndata["feat"], rounding=variant["rounding"], progress=False)
         costs = {} if spec["measure"] is None else _costs(model, config, graph, spec["measure"])
         teacher = model if variant["distill"] else None
         stage = {
