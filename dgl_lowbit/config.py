@@ -59,8 +59,9 @@ class QuantConfig:
     ends : int, optional
         In the place of ``bits``, those of the first and the last low-bit layer. Bits given by name, of a component or
         in ``overrides``, come before. Default: ``bits``.
-    quantizer : {"qlr", "bt", "bt*"}
-        Learned ranges, bitwise truncation, or skewness-aware truncation (arXiv:2308.14949), or a name given to
+    quantizer : {"qlr", "hgq", "bt", "bt*"}
+        Learned ranges, such with learned bits (:class:`dgl_lowbit.quant.LearnedBitsQuantizer`, arXiv:2405.00645),
+        bitwise truncation, or skewness-aware truncation (arXiv:2308.14949), or a name given to
         :func:`dgl_lowbit.quant.register_quantizer`.
     grid : {"auto", "affine", "half"}
         Grid of the quantisers, see :class:`dgl_lowbit.quant.QLRQuantizer`.

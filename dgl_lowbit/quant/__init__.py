@@ -6,6 +6,7 @@ from typing import Callable
 
 from .base import Quantizer
 from .format import FLOAT_BITS, SUPPORTED_BITS, QFormat, QParams
+from .learned import LearnedBitsQuantizer
 from .observer import NotCalibratedError, Observer
 from .qlr import QLRQuantizer, alpha_candidates
 from .truncation import TruncationQuantizer, skewness
@@ -26,7 +27,7 @@ def quantizer_names() -> tuple[str, ...]:
     """Names that ``QuantConfig(quantizer=…)`` accepts.
 
     >>> quantizer_names()
-    ('bt', 'bt*', 'qlr')
+    ('bt', 'bt*', 'hgq', 'qlr')
     """
     return tuple(sorted(_QUANTIZERS))
 
@@ -45,12 +46,14 @@ def make_quantizer(name: str, bits: int, **options) -> Quantizer:
 
 
 register_quantizer("qlr", QLRQuantizer)
+register_quantizer("hgq", LearnedBitsQuantizer)
 register_quantizer("bt", TruncationQuantizer)
 register_quantizer("bt*", lambda bits, **options: TruncationQuantizer(bits, skew_aware=True, **options))
 
 __all__ = [
     "FLOAT_BITS",
     "SUPPORTED_BITS",
+    "LearnedBitsQuantizer",
     "NotCalibratedError",
     "Observer",
     "QFormat",

@@ -131,6 +131,10 @@ class Quantizer(FormattedState):
     def stretch(self, factor: torch.Tensor) -> None:
         """Multiply the range, and so the scale, by ``factor``, one a channel; not stated, it stays as it is."""
 
+    def _learned_from(self, x: torch.Tensor, params: QParams) -> torch.Tensor:
+        """The values of ``x``, by whose gradients something else than ranges may be learned: here nothing is."""
+        return x
+
     @property
     def margin(self) -> torch.Tensor:
         """How far the range reaches beyond the outermost codes, in steps, a scalar: gradients pass within it.
@@ -189,16 +193,19 @@ class Quantizer(FormattedState):
                 self.watch(self, x, params)
             if isinstance(x, SparseFeatures):
                 return Quantized(*self._split_sparse(x, params))
-            return Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
+            return Quantized.of(
+                self._learned_from(x, params), params, self.format.qmax, self.margin, self.clip_gradient
+            )
 
     def _split_sparse(self, x, params):
         zero = torch.zeros(1, device=x.device)
         if self.codes(zero, params).ne(params.zero_point).any():  # zeros get values: nothing is sparse
-            dense = x.to_dense()
+            dense = self._learned_from(x.to_dense(), params)
             return centered_codes(dense, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
         gathered = {id(p): x.per_value(p) if p.dim() > 1 else p for p in params}  # offset often is the zero point
         at_values = QParams(*(gathered[id(p)] for p in params))
-        centered = centered_codes(x.values, at_values, self.format.qmax, self.margin, self.clip_gradient)
+        values = self._learned_from(x.values, at_values)
+        centered = centered_codes(values, at_values, self.format.qmax, self.margin, self.clip_gradient)
         return x.with_values(centered), params.scale
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:

@@ -87,15 +87,23 @@ class QLRQuantizer(Quantizer):
         self.register_buffer("high", torch.zeros(shape))
         self.register_buffer("half_grid", torch.tensor(grid == "half"))
         self.log_alpha = nn.Parameter(torch.zeros(shape), requires_grad=not self.format.is_float)
-        # The grid that [α·m, α·M] is divided into; truncation keeps the top levels of a finer one.
-        self._range_qmax = self.format.qmax
 
     def number_format(self):
         return {**super().number_format(), "grid": self.grid}
 
     @property
     def alpha(self) -> torch.Tensor:
-        return self.log_alpha.exp()
+        return self._log_alpha.exp()
+
+    @property
+    def _log_alpha(self) -> torch.Tensor:
+        """That of the width in use."""
+        return self.log_alpha
+
+    @property
+    def _range_qmax(self) -> int:
+        """Largest code of the grid that [α·m, α·M] is divided into; truncation keeps the top levels of a finer one."""
+        return self.format.qmax
 
     @torch.no_grad()
     def stretch(self, factor):
@@ -208,13 +216,13 @@ class QLRQuantizer(Quantizer):
         best = torch.full_like(self.low, math.inf)
         best_log_alpha = torch.zeros_like(self.low)
         for alpha in alpha_candidates():
-            self.log_alpha.fill_(math.log(alpha))
+            self._log_alpha.fill_(math.log(alpha))
             params = self.qparams(x)
             residual = self.dequantize(self.codes(x, params), params) - x
             error = (residual.square() if self.error == "squared" else residual.abs()).mean(reduce)
-            best_log_alpha = torch.where(error < best, self.log_alpha, best_log_alpha)
+            best_log_alpha = torch.where(error < best, self._log_alpha, best_log_alpha)
             best = torch.minimum(best, error)
-        self.log_alpha.copy_(best_log_alpha)
+        self._log_alpha.copy_(best_log_alpha)
 
     def _reduced_dims(self, x):
         dims = set(range(x.dim()))

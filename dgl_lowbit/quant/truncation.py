@@ -50,8 +50,11 @@ class TruncationQuantizer(QLRQuantizer):
             raise ValueError(f"bitwise truncation works on the affine grid, got grid={grid!r}.")
         super().__init__(bits, grid="affine", **options)
         self.skew_aware = skew_aware
-        self._range_qmax = _FINE_QMAX
         self.register_buffer("skew", torch.zeros(()))
+
+    @property
+    def _range_qmax(self):
+        return _FINE_QMAX
 
     def number_format(self):
         return {**super().number_format(), "skew_aware": self.skew_aware}
