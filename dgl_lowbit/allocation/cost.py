@@ -23,6 +23,7 @@ from ..nn.message_passing import Call, FakeQuantise, Site, coded, handling
 from ..nn.message_passing.last_call import with_own_frames
 from ..quant import QFormat, Quantizer
 from ..quant.evaluation import evaluating, observing
+from ..quant.learned import WIDTHS
 
 MEASURES = {
     "model": "bytes of the packed model's arrays",
@@ -47,8 +48,16 @@ class Component:
     rows: list[tuple[int, int]] = field(default_factory=list)
     reads: list[tuple[int, int]] = field(default_factory=list)
 
-    def cost(self, bits: int) -> dict[str, int]:
-        """The component's part of each of :data:`MEASURES`, at a width."""
+    def cost(self, bits: Any) -> dict[str, Any]:
+        """The component's part of each of :data:`MEASURES`, at a width, or at a tensor of a number of bits.
+
+        Of a number between two widths it lies on the line through theirs, so that it can be differentiated.
+        """
+        if isinstance(bits, torch.Tensor):
+            above = next(width for width in WIDTHS[1:] if bits <= width or width == WIDTHS[-1])
+            below = WIDTHS[WIDTHS.index(above) - 1]
+            first, second, part = self.cost(below), self.cost(above), (bits - below) / (above - below)
+            return {measure: first[measure] + part * (second[measure] - first[measure]) for measure in MEASURES}
         if QFormat(bits).is_float:
             return {"model": 0, "states": 0, "edges": 0, "bits": bits}
         stored = storage_bits(bits)
@@ -79,10 +88,10 @@ class Costs:
     def free(self) -> list[str]:
         return [name for name in self.components if name not in self.kept]
 
-    def of(self, bits: Mapping[str, int]) -> dict[str, float]:
-        """Each of :data:`MEASURES`, for the bits of free components by name."""
+    def of(self, bits: Mapping[str, Any]) -> dict[str, Any]:
+        """Each of :data:`MEASURES`, for the bits of free components by name, as :meth:`Component.cost` takes them."""
         costs = {name: part.cost({**bits, **self.kept}[name]) for name, part in self.components.items()}
-        total: dict[str, float] = {
+        total: dict[str, Any] = {
             measure: sum(cost[measure] for cost in costs.values()) for measure in ("model", "states", "edges")
         }
         total["model"] += self.other_arrays

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..calibration import calibrate
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
-from ..quant.sparse import SparseFeatures
+from ..quant.sparse import SparseFeatures, mostly_zero
 from ..smoothness import SmoothnessRegularizer
-from .batches import as_sampled, batches, mostly_zero, whole_graph
+from .batches import as_sampled, batches, whole_graph
 from .history import History
 from .sampling import seed_samplers
 
@@ -28,13 +28,15 @@ class Run:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
 
-    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, seed):
+    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed):
         self.model, self.graph, self.distillation, self.seed = model, as_sampled(graph, sampler), distillation, seed
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
         self.whole = whole_graph(self.graph, sampler)
         self.feat, self.sparse = graph.ndata["feat"], sparse
         self.history, self.best_state, self.teacher_logits = History(), None, None
         self.smoothness = SmoothnessRegularizer.attached(model)
+        # What adds to the loss, and takes a step of its own after it.
+        self.terms = [term for term in (self.smoothness, bits) if term is not None]
 
     def prepare(self, teacher):
         dense = self.feat
@@ -93,15 +95,15 @@ class Run:
         if self.teacher_logits is not None:
             learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
             loss = (1 - self.distillation) * loss + self.distillation * learned
-        if self.smoothness is not None:
-            loss = loss + self.smoothness.loss()
+        for term in self.terms:
+            loss = loss + term.loss()
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {loss.item()} in epoch {epoch}; lower lr, or look at the features.")
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self.smoothness is not None:
-            self.smoothness.step()
+        for term in self.terms:
+            term.step()
         return loss.item()
 
 

@@ -25,8 +25,9 @@ ALLOWED = {
     "diagnose": {"calibration", "config", "convert", "nn", "quant", "report"},
     "report": set(),
     "figures": {"deploy"},
-    "training": {"training", "calibration", "config", "convert", "deploy", "figures", "nn", "quant", "smoothness"},
-    "allocation": {"allocation", "calibration", "config", "convert", "nn", "quant", "training"},
+    "allocation": {"allocation", "calibration", "config", "convert", "nn", "quant"},
+    "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
+    | {"smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.
