@@ -117,6 +117,10 @@ def _parser():
         "--budgets", default="0.14,0.18,0.22,0.3,0.5", type=_shares, metavar="LIST",
         help="of allocate: shares of what 8 bits cost; default: 0.14,0.18,0.22,0.3,0.5",
     )  # fmt: skip
+    study.add_argument(
+        "--methods", default="greedy,relaxed,hgq", type=_names, metavar="LIST",
+        help="of allocate: what chooses bits under budgets; default: greedy,relaxed,hgq",
+    )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
     study.add_argument("--seeds", default=10, type=count, help="seeds 0 to N − 1; default: 10")
     study.add_argument("--epochs", default=200, type=count, help="epochs of a training stage at most; default: 200")
@@ -248,7 +252,8 @@ def _study(options):
     if options.name in ("accuracy", "schedules"):
         settings.update(dropout=options.dropout, messages=options.messages)
     if options.name == "allocate":
-        settings.update(measure=options.measure, budgets=options.budgets)
+        _check_known(options.methods, ["greedy", "tree", "relaxed", "hgq"], "method")
+        settings.update(measure=options.measure, budgets=options.budgets, methods=options.methods)
     if options.name == "accuracy":
         settings["every_stage"] = options.every_stage
     if options.name == "depth":

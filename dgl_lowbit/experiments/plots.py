@@ -84,14 +84,15 @@ def _plot_schedules(groups):
 
 
 def _plot_allocate(groups):
-    """KL untrained and test accuracy against what bits cost, a row a graph, allocated and the same everywhere."""
+    """KL untrained and test accuracy against what bits cost, a row a graph, chosen and the same everywhere."""
     graphs = list(dict.fromkeys(group["graph"] for group in groups))
     figure = Figure(figsize=(11, 4 * len(graphs)), layout="constrained")
     for axes, graph in zip(figure.subplots(len(graphs), 2, squeeze=False), graphs):
         lines: dict[str, list] = {}
         for group in groups:
             if group["graph"] == graph and "cost" in group["runs"][0]:
-                way = "allocated" if group["label"].startswith("allocated") else "the same bits everywhere"
+                way, comma, _ = group["label"].partition(", ")
+                way = way if comma else "the same bits everywhere"
                 lines.setdefault(f"{group['setting']}, {way}", []).append(group)
         for label, points in lines.items():
             measure = points[0]["runs"][0]["measure"]

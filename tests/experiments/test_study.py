@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("small_planted")
 SMALL = {
     "accuracy": ["--models", "smp", "--bits", "2", "--every-stage"], "depth": ["--depths", "4"],
     "schedules": ["--models", "gcn", "--bits", "2"],
-    "allocate": ["--models", "gcn", "--bits", "8", "--budgets", "0.5"],
+    "allocate": ["--models", "gcn", "--bits", "8", "--budgets", "0.5", "--methods", "greedy,hgq"],
 }  # fmt: skip
 
 SOME = {

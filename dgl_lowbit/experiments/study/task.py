@@ -14,7 +14,7 @@ from ...convert import quantize
 from ...deploy import freeze
 from ...diagnose import diagnose
 from ...smoothness import SmoothnessControl, SmoothnessRegularizer
-from ...training import accuracy, distillation_loss, predict, train
+from ...training import BITS_EPOCHS, accuracy, distillation_loss, fit, predict, train
 from ..data import load_graph
 from ..recipes import Recipe, build
 
@@ -45,10 +45,6 @@ def run_task(spec: dict) -> dict:
             for key, value in attributes.items():
                 setattr(student.get_submodule(name), key, value)
         config = QuantConfig(**variant["config"])
-        if variant["budget"] is not None:
-            config = _allocated(model, config, graph, spec["measure"], variant["budget"])
-        student = quantize(student, config)
-        costs = {} if spec["measure"] is None else _costs(model, config, graph, spec["measure"])
         teacher = model if variant["distill"] else None
         stage = {
             **options,
@@ -58,8 +54,20 @@ def run_task(spec: dict) -> dict:
             "schedule": variant["schedule"],
             "patience": variant["patience"],
         }
-        entry = _entry(variant["label"], student, graph, *_trained(spec, student, graph, teacher=teacher, **stage))
-        entry.update(costs)
+        budget = variant["budget"] and {spec["measure"]: _most(model, graph, spec["measure"], variant["budget"])}
+        if budget and variant["method"] == "hgq":
+            learn = {"budget": budget, "bits_epochs": min(BITS_EPOCHS, stage["epochs"]), "float_epochs": 0}
+            fitted = fit(student, graph, config, **learn, **stage)
+            student, config, done = fitted.model, fitted.config, (fitted.history, None)
+        else:
+            if budget:
+                choose = {"budget": budget, "config": config, "method": variant["method"], "progress": False}
+                config = allocate(model, graph, graph.ndata["feat"], **choose)
+            student = quantize(student, config)
+            done = _trained(spec, student, graph, teacher=teacher, **stage)
+        entry = _entry(variant["label"], student, graph, *done)
+        if spec["measure"] is not None:
+            entry.update(_costs(model, config, graph, spec["measure"]))
         if variant["config"]["bits"] < 32:
             entry.update(_packed(student, graph))
             if spec["seed"] == 0:
@@ -75,11 +83,6 @@ def _can_be_kept(model, variant, graph, measure):
 
 def _most(model, graph, measure, share):
     return share * cost(model, QuantConfig(8), graph, graph.ndata["feat"])[measure]
-
-
-def _allocated(model, config, graph, measure, share):
-    call, most = (graph, graph.ndata["feat"]), _most(model, graph, measure, share)
-    return allocate(model, *call, budget={measure: most}, config=config, progress=False)
 
 
 def _costs(model, config, graph, measure):
