@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dgl.nn
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -82,6 +83,31 @@ class DeepGCN(nn.Module):
     def forward(self, graph, feat):
         h = self.stack(graph, self.first(graph, self.dropout(feat)))
         return self.last(graph, self.dropout(h))
+
+
+class GIN(nn.Module):
+    """``num_layers`` of ``dgl.nn.GINConv`` (arXiv:1810.00826), and a readout of all of them.
+
+    Shapes (N, in_feats) to (graphs, num_classes).
+    """
+
+    def __init__(self, in_feats, num_classes, hidden=32, num_layers=3):
+        super().__init__()
+        widths = [in_feats, *[hidden] * (num_layers - 1)]
+        self.convs = nn.ModuleList(dgl.nn.GINConv(_mlp(width, hidden), learn_eps=True) for width in widths)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(hidden) for _ in widths)
+        self.pool = dgl.nn.AvgPooling()
+        self.classifier = nn.Linear(num_layers * hidden, num_classes)
+
+    def forward(self, graph, feat):
+        layers = [feat]
+        for conv, norm in zip(self.convs, self.norms):
+            layers.append(F.relu(norm(conv(graph, layers[-1]))))
+        return self.classifier(self.pool(graph, torch.cat(layers[1:], 1)))
+
+
+def _mlp(width, hidden):
+    return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, hidden))
 
 
 def _of_layers(graph, layers):

@@ -60,7 +60,7 @@ def plot_study(report: dict, folder) -> list[Path]:
     """The pictures of a study; see :func:`dgl_lowbit.experiments.study.run_study`."""
     draw = {
         "accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth,
-        "schedules": _plot_schedules, "allocate": _plot_allocate,
+        "schedules": _plot_schedules, "allocate": _plot_allocate, "relatives": _plot_ablation,
     }  # fmt: skip
     figures = {report["study"]: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]

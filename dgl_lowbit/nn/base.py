@@ -16,6 +16,7 @@ from .checks import check_is_graph
 from .message_passing.hook import scope
 from .message_passing.last_call import Remembered
 from .ops import TorchOps
+from .protection import protecting
 
 Layer = TypeVar("Layer", bound="LowBitLayer")
 LAYERS: dict[type, type[LowBitLayer]] = {}
@@ -180,8 +181,9 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
                     if self.arguments.get(name) is Role.GRAPH:
                         check_is_graph(value, type(self).__name__)
                 self.validate(*args, **kwargs)
-                gradients = self.config.gradients if self.config is not None and self.is_low_bit else 32
-                output = self.compute(TorchOps(gradients), *args, **kwargs)
+                config = self.config if self.is_low_bit else None
+                with protecting(self, config, (args, kwargs)):
+                    output = self.compute(TorchOps(32 if config is None else config.gradients), *args, **kwargs)
             return output if given is None or autocast else converted(output, given.dtype)
 
     forward.__doc__, forward.__module__ = compute.__doc__, compute.__module__

@@ -13,6 +13,7 @@ from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from ..quant.stochastic import with_gradient_in
+from .protection import protected_messages, protected_rows
 from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
 from .typed import TypedProducts, meet_by_type
 
@@ -52,8 +53,9 @@ class TorchOps:
     @staticmethod
     def quantize(quantizer, x):
         if not _is_pair(x):
-            return quantizer.quantized(x)
-        together, start, parts = quantizer.quantized(torch.cat(x)), 0, []
+            return quantizer.quantized(x, protected=protected_rows(len(x)))
+        together = quantizer.quantized(torch.cat(x), protected=protected_rows(*map(len, x)))
+        start, parts = 0, []
         for part in x:
             parts.append(together.rows(slice(start, start + len(part))))
             start += len(part)
@@ -65,7 +67,7 @@ class TorchOps:
 
     @staticmethod
     def delta_quantize(quantizer, x, state):
-        codes = quantizer.quantized(x if state is None else x - state)
+        codes = TorchOps.quantize(quantizer, x if state is None else x - state)
         change = codes.centered * codes.scale
         return codes, change if state is None else state + change
 
@@ -131,7 +133,8 @@ class TorchOps:
         sent, message = torch.unique(places, return_inverse=True)
         meet_by_type(weight_quantizer, weights, codes, sent // max(codes.shape[0], 1), sent % max(codes.shape[0], 1))
         products = TypedProducts(codes, weight_quantizer, weights)
-        messages = quantizer.quantized(products.at(sent), observed=products.sample)
+        protected = protected_messages(lambda: sent % codes.shape[0], codes.shape[0])
+        messages = quantizer.quantized(products.at(sent), products.sample, protected)
         ends = {"num_src_nodes": len(sent), "num_dst_nodes": graph.num_dst_nodes()}
         return self.aggregate(dgl.create_block((message, destination.long()), **ends), messages, edge_weight)
 
@@ -177,7 +180,8 @@ class TorchOps:
         weights = drop(edge_softmax(graph, score))
         if edge_weight is not None:
             weights = weights * edge_weight.view(-1, *[1] * (weights.dim() - 1))
-        return quantizer.quantized(weights)
+        protected = protected_messages(lambda: graph.edges()[0], graph.num_src_nodes())
+        return quantizer.quantized(weights, protected=protected)
 
     def attend(self, graph, codes, attention):
         if graph.num_edges() == 0:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Callable, Optional
 
 import torch
 
@@ -19,6 +20,8 @@ from .state import FormattedState
 from .ste import centered_codes, encode
 
 GRANULARITIES = ("tensor", "channel", "row", "shift")
+Values = Optional[Callable[[], torch.Tensor]]
+Mask = Optional[torch.Tensor]
 # Step of training up to which a range that was not calibrated is taken anew from time to time.
 _LAST_STEP = 32
 
@@ -83,6 +86,7 @@ class Quantizer(FormattedState):
         self.observing, self.observer = False, Observer()
         self._steps = None  # of training from a range that was not calibrated, as long as it is followed
         self._remembered = Remembered()  # ranges of the forwards in which they were followed
+        self._protected = Remembered()  # rows that passed unrounded in forwards of training
         self.watch = None  # called with what is coded: (quantizer, x, params)
         self.watch_product = None  # called before products of weights: (quantizer, weight, inputs, columns)
         self.register_buffer("calibrated", torch.tensor(False))
@@ -169,27 +173,31 @@ class Quantizer(FormattedState):
 
     # -- values to codes and back -----------------------------------------------------------------------
     def split(
-        self, x: torch.Tensor, observed: Callable[[], torch.Tensor] | None = None
+        self, x: torch.Tensor, observed: Values = None, protected: Mask = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``.
 
-        ``observed()`` are values to take a range from, where it is to be taken, in the place of ``x``.
+        ``observed()`` are values to take a range from, where it is to be taken, in the place of ``x``. Rows that are
+        ``protected``, (rows,) bool, pass unrounded in training: no range comes of them, and no gradient of it.
         """
-        quantized = self.quantized(x, observed)
+        quantized = self.quantized(x, observed, protected)
         return quantized.centered, quantized.scale
 
-    def quantized(self, x: torch.Tensor, observed: Callable[[], torch.Tensor] | None = None) -> Quantized:
+    def quantized(self, x: torch.Tensor, observed: Values = None, protected: Mask = None) -> Quantized:
         """What :meth:`split` gives, with codes that are made when they are asked for."""
         if self.format.is_float:
             return Quantized(x, torch.ones((), device=x.device))
         x = converted(x, torch.float32)
+        protected = self._protected.as_first(x, protected) if self.training else None
         with self.as_first_met(x):
-            params = self._ready(x, observed)
+            params = self._ready(x, observed, protected)
             if self.watch is not None:
                 self.watch(self, x, params)
             if isinstance(x, SparseFeatures):
-                return Quantized(*self._split_sparse(x, params))
-            return Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
+                quantized = Quantized(*self._split_sparse(x, params))
+            else:
+                quantized = Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
+        return quantized if protected is None else quantized.passing(x, protected)
 
     def _split_sparse(self, x, params):
         zero = torch.zeros(1, device=x.device)
@@ -263,7 +271,7 @@ class Quantizer(FormattedState):
         self.width.fill_(x.shape[-1] if x.dim() else 1)
         self.calibrated.fill_(True)
 
-    def _ready(self, x, observed=None):
+    def _ready(self, x, observed=None, protected=None):
         # A batch without nodes of a type has nothing to code and nothing to learn from, unless others have.
         is_empty = x.numel() == 0 and observed is None
         if self.observing and not (is_empty and self.observer.process_group is None):
@@ -274,7 +282,10 @@ class Quantizer(FormattedState):
         elif self.training:
             if not is_recomputing() and not self._meets_again(x):
                 was_moving = self.is_moving
-                self._follow(x, observed)
+                if protected is None or bool(protected.all()):
+                    self._follow(x, observed)
+                else:
+                    self._follow(x.detach()[~protected])
                 self._remember(x, was_moving or self.is_moving)
         elif not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)

@@ -118,13 +118,13 @@ class QLRQuantizer(Quantizer):
             params = QParams(*(p.view(shape) for p in params))
         return params
 
-    def quantized(self, x, observed=None):
+    def quantized(self, x, observed=None, protected=None):
         """With a shift per row its power of two goes with the codes: sums of those are what the scale multiplies."""
         if self.granularity != "shift" or self.format.is_float:
-            return super().quantized(x, observed)
+            return super().quantized(x, observed, protected)
         x = converted(x, torch.float32)
         with self.as_first_met(x):
-            codes = super().quantized(x, observed)
+            codes = super().quantized(x, observed, protected)
             base = self._common_params().scale
         return Quantized(codes.centered * (codes.scale / base).detach(), base)
 

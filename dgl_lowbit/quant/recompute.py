@@ -40,8 +40,18 @@ class Remembered:
 
     def of(self, x: torch.Tensor | SparseFeatures) -> Any:
         """What the latest forward on a tensor equal to ``x`` used; None where none is remembered."""
+        if not self._latest:
+            return None
         shape, sums = _key(x)
         return next((used for (s, t), used in reversed(self._latest) if s == shape and torch.equal(t, sums)), None)
+
+    def as_first(self, x: torch.Tensor | SparseFeatures, used: Any) -> Any:
+        """``used``, which is remembered unless None; recomputed, what the first forward on ``x`` used."""
+        if is_recomputing():
+            return self.of(x)
+        if used is not None:
+            self.add(x, used)
+        return used
 
     def clear(self) -> None:
         self._latest.clear()

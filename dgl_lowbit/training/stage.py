@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..calibration import calibrate
+from ..nn.protection import protects, with_degree_ranks
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
 from ..quant.sparse import SparseFeatures
@@ -29,7 +30,10 @@ class Run:
     schedule: LRScheduler | None
 
     def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, seed):
-        self.model, self.graph, self.distillation, self.seed = model, as_sampled(graph, sampler), distillation, seed
+        self.model, self.distillation, self.seed = model, distillation, seed
+        self.graph = as_sampled(graph, sampler)
+        if sampler is not None and protects(model):
+            self.graph = with_degree_ranks(self.graph)
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
         self.whole = whole_graph(self.graph, sampler)
         self.feat, self.sparse = graph.ndata["feat"], sparse

@@ -204,6 +204,13 @@ def allocate_tasks(
     return tasks
 
 
+def relatives_tasks(method, seeds, epochs):
+    """What shows a method of the paper's relatives."""
+    from .relatives import METHODS  # whose tasks are those of this module
+
+    return METHODS[method](seeds, epochs)
+
+
 STUDIES = {
     "accuracy": accuracy_tasks,
     "ablation": ablation_tasks,
@@ -211,4 +218,5 @@ STUDIES = {
     "depth": depth_tasks,
     "schedules": schedule_tasks,
     "allocate": allocate_tasks,
+    "relatives": relatives_tasks,
 }

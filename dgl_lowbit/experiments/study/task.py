@@ -16,7 +16,9 @@ from ...diagnose import diagnose
 from ...smoothness import SmoothnessControl, SmoothnessRegularizer
 from ...training import accuracy, distillation_loss, predict, train
 from ..data import load_graph
+from ..graph_sets import GRAPH_SETS
 from ..recipes import Recipe, build
+from .graph_task import run_graph_task
 
 
 def run_task(spec: dict) -> dict:
@@ -30,6 +32,8 @@ def run_task(spec: dict) -> dict:
         share of equal predictions, bytes and (seed 0) the report of every quantiser, where bits are allocated what they
         cost and lose untrained, and under a smoothness bound its rows per layer and their course over the epochs.
     """
+    if spec["graph"] in GRAPH_SETS:
+        return run_graph_task(spec)
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
     recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
     options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False, **recipe.options()}

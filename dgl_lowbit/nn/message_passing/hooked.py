@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ...config import QuantConfig
+from ..protection import protecting
 from .calls import SITE_NAMES
 from .hook import current_module, patched, scope
 from .last_call import remember
@@ -49,7 +50,8 @@ class Hooked(nn.Module):
     def __call__(self, *args, **kwargs):
         if current_module() is None:
             remember(self, args, kwargs)
-        with patched(), scope(self):
+        config = None if self.lowbit_hook.is_float else self.lowbit_hook.config
+        with patched(), scope(self), protecting(self, config, (args, kwargs)):
             return super().__call__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol):
