@@ -86,7 +86,7 @@ class Protection:
     Parameters
     ----------
     protect : (float, float)
-        Probabilities of the nodes of lowest and of highest in-degree: p(v) = p_min + (p_max − p_min) · F(d_v).
+        (p_min, p_max): a node's probability is p_min + (p_max − p_min) · F(d).
     seed : torch.Tensor
         32 bits.
     """

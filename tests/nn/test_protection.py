@@ -34,20 +34,27 @@ def test_ranks_are_those_of_each_node_type():
     assert ranks["venue"].tolist() == [1.0] * 4
 
 
-def test_nodes_are_protected_as_often_as_their_degrees_say(graph):
-    draws = 1000
-    chosen = []
-    for seed in range(draws):
-        protection = Protection(PROTECT, torch.tensor(7919 * seed + 1))
+def draws(graph, protect, number):
+    """Whom as many forwards protect of the nodes of ``graph``, of a block of its sources, (number, nodes)."""
+    masks = []
+    for seed in range(number):
+        protection = Protection(protect, torch.tensor(7919 * seed + 1))
         protection.meet(graph)
-        chosen.append(protection.masks[graph.num_nodes()])
-    shares = torch.stack(chosen).double()
+        masks.append(protection.masks[graph.num_src_nodes()])
+    return torch.stack(masks).double()
+
+
+def deviations(chosen, p):
+    """How far shares are from probabilities, in standard deviations."""
+    return (chosen.mean(0) - p).abs() / (p * (1 - p) / len(chosen)).sqrt()
+
+
+def test_nodes_are_protected_as_often_as_their_degrees_say(graph):
+    chosen = draws(graph, PROTECT, 1000)
     p = PROTECT[0] + (PROTECT[1] - PROTECT[0]) * degree_ranks(graph)["_N"].double()
-    assert p.max() - p.min() > 0.3
-    off = (shares.mean(0) - p).abs() / (p * (1 - p) / draws).sqrt()
-    assert off.max() < 4.5
-    correlation = torch.corrcoef(shares.T) - torch.eye(len(p))  # nodes are drawn one by one
-    assert correlation.abs().max() < 5.5 / draws**0.5
+    assert p.max() - p.min() > 0.3 and deviations(chosen, p).max() < 4.5
+    correlation = torch.corrcoef(chosen.T) - torch.eye(len(p))  # nodes are drawn one by one
+    assert correlation.abs().max() < 5.5 / len(chosen) ** 0.5
 
 
 def test_one_mask_serves_all_layers_and_the_next_forward_has_another(masks, graph):
@@ -94,7 +101,9 @@ def test_blocks_have_the_degrees_of_their_parent(masks, graph):
     assert "degree_rank" not in graph.ndata
     whole = degree_ranks(graph)["_N"]
     for block in blocks:
-        assert torch.equal(block.srcdata["degree_rank"], whole[block.srcdata[dgl.NID]])
+        ranks = whole[block.srcdata[dgl.NID]].double()
+        assert torch.equal(block.srcdata["degree_rank"].double(), ranks)
+        assert deviations(draws(block, (0.2, 0.8), 500), 0.2 + 0.6 * ranks).max() < 4.5
     model = low_bit(Deep(), blocks, features(graph, IN)[sources])
     model(blocks, features(graph, IN)[sources])
     longest = max(masks, key=len)
