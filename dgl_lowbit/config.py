@@ -90,10 +90,11 @@ class QuantConfig:
         for the node's rows of inputs, aggregates, states and outputs, and for what is sent along edges that leave it.
         No range comes of these, and no gradient of one. Rows are told by how many they are, as many as the graph has
         nodes: linear layers between convolutions protect too; after a readout, where rows are graphs, none does.
-        Features of edges are rounded. Blocks know their nodes' degrees where they are sampled from what
-        :func:`dgl_lowbit.nn.with_degree_ranks` gives, else from their own edges. In evaluation, calibration and packed
-        models nothing is protected. The paper takes (0, 0.1) at 8 bits and (0.1, 0.2) at 4. Steps are slower: sums and
-        products of rows that are no codes run in float32. Default: None.
+        The features of edges that ``GINEConv`` takes are rounded. Blocks know their nodes' degrees where they are
+        sampled from what :func:`dgl_lowbit.nn.with_degree_ranks` gives, else from their own edges. In evaluation,
+        calibration and packed models nothing is protected. The paper takes (0, 0.1) at 8 bits and (0.1, 0.2) at 4. It
+        is not for ranges that are learned or one a row, as here by default, which lose nothing that it could win back;
+        and steps are slower: rows that are no codes are neither packed nor multiplied block by block. Default: None.
 
     Raises
     ------

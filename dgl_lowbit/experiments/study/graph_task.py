@@ -24,15 +24,16 @@ def run_graph_task(spec: dict) -> dict:
     for variant in spec["variants"]:
         start = copy.deepcopy(model) if variant["warm"] else _built(sets, whole, spec)
         student = quantize(start.train(), QuantConfig(**variant["config"]), whole, whole.ndata["feat"])
-        if variant["warm"]:
+        is_low_bit = variant["config"]["bits"] < 32
+        if variant["warm"] and is_low_bit:
             calibrate(student, whole, whole.ndata["feat"])
         entry = train_on_graphs(
             student, sets, **options,
             epochs=max(round(spec["epochs"] * variant["longer"]), 1), quantizer_lr=variant["quantizer_lr"],
             teacher=model if variant["distill"] else None, distillation=variant["distill"],
         )  # fmt: skip
-        low_bit = variant["config"]["bits"] < 32
-        results.append({"label": variant["label"], **entry, **(_packed(student, sets.test) if low_bit else {})})
+        packed = _packed(student, sets.test) if is_low_bit else {}
+        results.append({"label": variant["label"], **entry, **packed})
     return {"spec": spec, "results": results}
 
 
