@@ -93,8 +93,9 @@ class QuantConfig:
         The features of edges that ``GINEConv`` takes are rounded. Blocks know their nodes' degrees where they are
         sampled from what :func:`dgl_lowbit.nn.with_degree_ranks` gives, else from their own edges. In evaluation,
         calibration and packed models nothing is protected. The paper takes (0, 0.1) at 8 bits and (0.1, 0.2) at 4. It
-        is not for ranges that are learned or one a row, as here by default, which lose nothing that it could win back;
-        and steps are slower: rows that are no codes are neither packed nor multiplied block by block. Default: None.
+        is for few bits with one scale for all rows from an untrained start; scales a row from a trained start, the
+        defaults here, lose nothing that it could win back (``dgl-lowbit study relatives``). Steps are slower: rows that
+        are no codes are neither packed nor multiplied block by block. Default: None.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from .studies import FLOAT_AGAIN, Task, Variant
 
-# One scale for all rows, from the extremes, zero a code.
+# One scale for all rows, that starts from the extremes, zero a code.
 _PER_TENSOR = {
     "grid": "affine",
     "observer": "minmax",
@@ -21,7 +21,7 @@ _PER_TENSOR = {
 
 def degree_quant_tasks(seeds, epochs):
     """Degree-Quant (arXiv:2008.05000): GIN with and without protected nodes, as the paper trains and as we do."""
-    scratch = {"warm": False, "distill": 0.0, "quantizer_lr": 0.0}  # ranges stay as they were met
+    scratch = {"warm": False, "distill": 0.0}
     variants = [replace(FLOAT_AGAIN, patience=None)]
     for way, protect in (("", {}), (", protected", {"protect": [0.1, 0.2]})):  # the paper's at 4 bits
         for bits in (4, 2):
