@@ -15,6 +15,9 @@ from .quant.stochastic import GRADIENT_BITS
 COMPONENTS = ("inputs", "weights", "messages", "aggregates", "scores", "attention", "states", "outputs")
 # Few numbers on which everything after them depends: 8 bits unless given their own.
 _FINE = ("scores", "attention")
+# Grids, and those that are for some components only: others of the same config have the usual one, "auto".
+_GRIDS = (*GRIDS, "sign", "levels")
+_OPERANDS = ("inputs", "weights", "aggregates")
 # What factors out of the integer operation that consumes the component.
 _ALLOWED_GRANULARITY = {
     "inputs": ("row", "tensor"),
@@ -62,8 +65,11 @@ class QuantConfig:
     quantizer : {"qlr", "bt", "bt*"}
         Learned ranges, bitwise truncation, or skewness-aware truncation (arXiv:2308.14949), or a name given to
         :func:`dgl_lowbit.quant.register_quantizer`.
-    grid : {"auto", "affine", "half"}
-        Grid of the quantisers, see :class:`dgl_lowbit.quant.QLRQuantizer`.
+    grid : {"auto", "affine", "half", "sign", "levels"}
+        Grid of the quantisers, see :class:`dgl_lowbit.quant.QLRQuantizer`. "sign" is that of what meets in products,
+        where it has 1 bit: inputs and aggregates by row, and weights (:class:`dgl_lowbit.quant.SignQuantizer`);
+        "levels" that of weights of 2, 3 and 4 bits (:class:`dgl_lowbit.quant.LevelsQuantizer`). All else then has
+        "auto". Both go with quantizer="qlr".
     inputs_granularity, weights_granularity, messages_granularity, aggregates_granularity, states_granularity : str
         "tensor", "channel", "row" or "shift" where the scale factors out of the operation that consumes the component:
         rows and tensor for operands of a product, channel and tensor for weights and messages. "shift" gives each
@@ -126,8 +132,10 @@ class QuantConfig:
         object.__setattr__(self, "overrides", tuple(overrides.items()))
         if self.quantizer not in quantizer_names():
             raise ValueError(f"quantizer must be one of {', '.join(quantizer_names())}, got {self.quantizer!r}.")
-        if self.grid not in GRIDS:
-            raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {self.grid!r}.")
+        if self.grid not in _GRIDS:
+            raise ValueError(f"grid must be one of {', '.join(_GRIDS)}, got {self.grid!r}.")
+        if self.grid not in GRIDS and self.quantizer != "qlr":
+            raise ValueError(f"grid={self.grid!r} goes with quantizer='qlr', got {self.quantizer!r}.")
         if isinstance(self.gradients, bool) or self.gradients not in GRADIENT_BITS:
             raise ValueError(f"gradients must be {' or '.join(map(str, GRADIENT_BITS))} bits, got {self.gradients!r}.")
         for component in COMPONENTS:
@@ -181,10 +189,18 @@ class QuantConfig:
             self.quantizer,
             self.bits_of(component),
             granularity="tensor" if granularity == "channel" and shape["channels"] is None else granularity,
-            grid=self.grid,
+            grid=self._grid_of(component, granularity),
             clip_gradient=component != "weights",
             **shape,
         )
+
+    def _grid_of(self, component, granularity):
+        bits = self.bits_of(component)
+        if self.grid == "sign":
+            is_own = bits == 1 and component in _OPERANDS and (granularity == "row" or component == "weights")
+        else:
+            is_own = self.grid != "levels" or (component == "weights" and bits in (2, 3, 4))
+        return self.grid if is_own else "auto"
 
     def to_dict(self) -> dict:
         """Fields that differ from the defaults and ``bits``, for files."""

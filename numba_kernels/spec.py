@@ -5,14 +5,16 @@ number x has the code clamp(rint(x · (1 / scale) + offset), 0, 2^bits − 1), a
 ``offset`` is the zero point but under skewness-aware truncation (arXiv:2308.14949), which codes on a shifted grid.
 
 What a scale belongs to is the *granularity*: the whole tensor, a channel (column), a row, whose own extremes give it,
-or a row by a power of two of one scale ("shift"). Each is a frozen value here. Files hold them as JSON; kernels are
-laid out from them, and the NumPy twin codes with them.
+a row of signs, whose mean magnitude does, or a row by a power of two of one scale ("shift"). Each is a frozen value
+here. Files hold them as JSON; kernels are laid out from them, and the NumPy twin codes with them. Codes of a weight may
+stand for other whole numbers than themselves, its :class:`Levels`.
 
     granularity  JSON beside "bits" and "granularity"
     tensor       scale, zero_point, offset: numbers
     channel      the same: numbers, or names of float32 arrays of a number a column
     shift        the same: numbers; reach
     row          alpha, half_grid, range_qmax, divisor, shift
+    sign         nothing; 1 bit
 """
 
 from __future__ import annotations
@@ -221,11 +223,79 @@ class RowGrid(GridSpec):
         return scale * divisor, zero / divisor, (zero + added) / divisor, None
 
 
+@dataclass(frozen=True)
+class SignGrid(RowGrid):
+    """Signs: 1 bit for −m or m, m the mean magnitude of the row (arXiv:2010.07565); 0 counts as negative.
+
+    Magnitudes are added in float64: those of columns j, j + 16, j + 32 … in order, then of the sixteen sums the two
+    halves, until one is left.
+    """
+
+    bits: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        _require(self.bits == 1, f"signs have 1 bit, got {self.bits!r}")
+
+    def to_json(self, numbers):
+        return {"bits": 1, "granularity": "sign"}
+
+    def _scales(self, values):
+        rows, columns = values.shape
+        magnitudes = np.pad(np.abs(values), ((0, 0), (0, -columns % 16)))
+        sums = np.zeros((rows, 16))
+        for start in range(0, columns, 16):
+            sums += magnitudes[:, start : start + 16]
+        while sums.shape[1] > 1:
+            sums = sums[:, : sums.shape[1] // 2] + sums[:, sums.shape[1] // 2 :]
+        scale = np.maximum((2 * sums / columns).astype(np.float32), SMALLEST_SCALE)
+        zero = np.full_like(scale, 0.5)
+        return scale, zero, zero, None
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What the codes 0, 1, 2, … of a weight stand for, before zero point and scale: whole numbers of their own.
+
+    Raises
+    ------
+    SpecError
+        Unless these are 2 to 2^bits whole numbers from 0 to 255, ascending.
+    """
+
+    values: tuple[int, ...]
+    bits: int
+
+    def __post_init__(self):
+        values = self.values
+        known = isinstance(values, tuple) and all(type(value) is int and 0 <= value <= 255 for value in values)
+        _require(known, f"levels are whole numbers from 0 to 255, got {values!r:.80}")
+        _require(2 <= len(values) <= 1 << self.bits, f"2 to {1 << self.bits} levels, got {len(values)}")
+        _require(all(low < high for low, high in zip(values, values[1:])), f"levels ascend, got {values!r:.80}")
+
+    @property
+    def top(self) -> int:
+        """Largest level."""
+        return self.values[-1]
+
+    def of(self, codes: np.ndarray) -> np.ndarray:
+        """The levels of ``codes``, uint8.
+
+        Raises
+        ------
+        SpecError
+            For codes that have none.
+        """
+        _require(codes.max(initial=0) < len(self.values), "codes beyond the last level")
+        return np.array(self.values, np.uint8)[codes]
+
+
 _KEYS = {
     "tensor": ("scale", "zero_point", "offset"),
     "channel": ("scale", "zero_point", "offset"),
     "shift": ("scale", "zero_point", "offset", "reach"),
     "row": ("alpha", "half_grid", "range_qmax", "divisor", "shift"),
+    "sign": (),
 }
 
 
@@ -245,6 +315,8 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
     _require(isinstance(columns, int) and not isinstance(columns, bool) and columns > 0, f"{columns!r} columns")
     if granularity == "row":
         return RowGrid(content["bits"], *(content[key] for key in keys))
+    if granularity == "sign":
+        return SignGrid(content["bits"])
     length = columns if granularity == "channel" else 1
     numbers = []
     for key in keys[:3]:

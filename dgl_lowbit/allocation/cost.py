@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -157,10 +156,11 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
     reads = _Reads(model)
     met: dict[str, Component] = {}
     before: dict[str, tuple[str, ...]] = {}
-    times = Counter()
+    times, scales = Counter(), {}
 
     def watch(quantizer, x, params):
         times[quantizer] += 1
+        scales[quantizer] = _bytes_of_scales(quantizer, params)
         for path in places[quantizer]:
             name, part = known[path]
             kind = name.rpartition(".")[2]
@@ -180,16 +180,17 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
     coded_weights = sum(math.prod(matrix) for part in met.values() for matrix in part.matrices.values())
     ranges = {p for q in model.modules() if isinstance(q, Quantizer) for p in q.parameters()}
     uncoded = sum(p.numel() for p in model.parameters() if p not in ranges) - coded_weights
-    other_arrays = 4 * max(uncoded, 0) + sum(map(_bytes_of_scales, places))
+    other_arrays = 4 * max(uncoded, 0) + sum(scales.values())
     return Costs(met, other_arrays, before, meets_again=max(times.values(), default=0) > 1)
 
 
-def _bytes_of_scales(quantizer):
+def _bytes_of_scales(quantizer, params):
     """Of scales and zero points a channel in a file, where one number does not stand for all."""
-    if quantizer.granularity != "channel" or not quantizer.calibrated:
+    if quantizer.granularity != "channel":
         return 0
-    grid = quantizer.export()
-    return sum(4 * len(array) for array in (grid.scale, grid.zero_point) if np.ptp(array) > 0)
+    return sum(
+        4 * part.numel() for part in (params.scale, params.zero_point) if bool((part != part.flatten()[0]).any())
+    )
 
 
 class _Reads:

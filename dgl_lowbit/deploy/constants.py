@@ -49,14 +49,17 @@ class Constants:
 
     def weight(self, quantizer, weight, columns=slice(None)):
         """The plan's entry for some columns of a quantised weight, (in, out)."""
-        grid, weight = quantizer.export(), weight.detach()
+        weight = weight.detach()
         codes, bits = quantizer.codes(weight)[:, columns].t().cpu().numpy(), quantizer.format.storage_bits
         M, K = codes.shape
-        numbers = {"scale": grid.scale, "zero_point": grid.zero_point}
+        scale, zero_point, _ = (part.detach().flatten().cpu().numpy() for part in quantizer.qparams(weight))
+        numbers = {"scale": scale, "zero_point": zero_point}
         numbers = {key: array[columns] if len(array) > 1 else array for key, array in numbers.items()}
+        levels = {} if quantizer.levels is None else {"levels": quantizer.levels}
         return {
             "bits": bits,
             "shape": [K, M],
             "codes": self.store(pack(np.ascontiguousarray(codes), bits, dense_bytes(K, bits))),
             **{key: self.numbers(value) for key, value in numbers.items()},
+            **levels,
         }

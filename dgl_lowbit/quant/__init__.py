@@ -6,8 +6,10 @@ from typing import Callable
 
 from .base import Quantizer
 from .format import FLOAT_BITS, SUPPORTED_BITS, QFormat, QParams
+from .levels import LevelsQuantizer
 from .observer import NotCalibratedError, Observer
 from .qlr import QLRQuantizer, alpha_candidates
+from .signs import SignQuantizer
 from .truncation import TruncationQuantizer, skewness
 
 _QUANTIZERS: dict[str, Callable[..., Quantizer]] = {}
@@ -44,19 +46,25 @@ def make_quantizer(name: str, bits: int, **options) -> Quantizer:
     return _QUANTIZERS[name](bits, **options)
 
 
-register_quantizer("qlr", QLRQuantizer)
+def _with_learned_range(bits: int, *, grid: str = "auto", **options) -> Quantizer:
+    return {"sign": SignQuantizer, "levels": LevelsQuantizer}.get(grid, QLRQuantizer)(bits, grid=grid, **options)
+
+
+register_quantizer("qlr", _with_learned_range)
 register_quantizer("bt", TruncationQuantizer)
 register_quantizer("bt*", lambda bits, **options: TruncationQuantizer(bits, skew_aware=True, **options))
 
 __all__ = [
     "FLOAT_BITS",
     "SUPPORTED_BITS",
+    "LevelsQuantizer",
     "NotCalibratedError",
     "Observer",
     "QFormat",
     "QLRQuantizer",
     "QParams",
     "Quantizer",
+    "SignQuantizer",
     "TruncationQuantizer",
     "alpha_candidates",
     "make_quantizer",

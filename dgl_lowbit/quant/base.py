@@ -16,7 +16,7 @@ from .quantized import Quantized
 from .recompute import Remembered, is_recomputing
 from .sparse import SparseFeatures
 from .state import FormattedState
-from .ste import centered_codes, encode
+from .ste import centered_codes, encode, range_ends
 
 GRANULARITIES = ("tensor", "channel", "row", "shift")
 # Step of training up to which a range that was not calibrated is taken anew from time to time.
@@ -37,6 +37,7 @@ class Quantizer(FormattedState):
     - :meth:`qparams`: makes of them scale, zero point and offset, differentiable in parameters;
     - :meth:`stretch`, where ranges of channels may be multiplied, as rounding on data does with those of weights;
     - :meth:`margin`, where its range reaches beyond the outermost codes;
+    - :meth:`nearest` and :meth:`centered`, where codes stand for other numbers than themselves, and :attr:`levels`;
     - :meth:`export`, where its granularity is "row" or "shift": the base exports what is fixed before the data.
 
     ``register_quantizer(name, factory)`` makes it ``QuantConfig(quantizer=name)``; it then trains, is calibrated,
@@ -139,6 +140,16 @@ class Quantizer(FormattedState):
         """
         return torch.zeros((), device=self.width.device)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether scales are known before the tensor that is coded."""
+        return self.granularity in ("tensor", "channel")
+
+    @property
+    def levels(self) -> list[int] | None:
+        """Of weights, what the codes 0, 1, 2, … stand for, before the zero point; None where that is themselves."""
+        return None
+
     @torch.no_grad()
     def export(self) -> GridSpec:
         """The numbers that code a tensor without torch.
@@ -157,7 +168,7 @@ class Quantizer(FormattedState):
         """
         if not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
-        if self.granularity not in ("tensor", "channel"):
+        if not self.is_fixed or self.levels is not None:
             raise NotImplementedError(
                 f"{type(self).__name__} does not export granularity {self.granularity!r}; use 'tensor' or 'channel', "
                 "or define its export."
@@ -189,7 +200,11 @@ class Quantizer(FormattedState):
                 self.watch(self, x, params)
             if isinstance(x, SparseFeatures):
                 return Quantized(*self._split_sparse(x, params))
-            return Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
+            return self._straight_through(x, params)
+
+    def _straight_through(self, x, params):
+        """The codes of ``x`` with gradients, straight through the rounding."""
+        return Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
 
     def _split_sparse(self, x, params):
         zero = torch.zeros(1, device=x.device)
@@ -222,7 +237,7 @@ class Quantizer(FormattedState):
         if self.format.is_float:
             raise ValueError("a quantiser of 32 bits is off and has no codes; set bits to 8 or fewer.")
         x = converted(x, torch.float32)
-        return encode(x, params or self._ready(x), self.format.qmax).to(torch.uint8)
+        return self.nearest(x, params or self._ready(x)).to(torch.uint8)
 
     @torch.no_grad()
     def dequantize(self, codes: torch.Tensor, params: QParams | None = None) -> torch.Tensor:
@@ -234,12 +249,26 @@ class Quantizer(FormattedState):
             Per row without ``params``: those scales come from the data, ``quantizer.qparams(x)``.
         """
         if params is None:
-            if self.granularity in ("row", "shift"):
-                raise ValueError("scales per row come from the data: pass params=quantizer.qparams(x) to dequantize.")
+            if not self.is_fixed:
+                raise ValueError("scales come from the data: pass params=quantizer.qparams(x) to dequantize.")
             if not self.calibrated:
                 raise NotCalibratedError(UNCALIBRATED)
             params = self.qparams(codes)
-        return (codes.to(torch.float32) - params.zero_point) * params.scale
+        return self.centered(codes.to(torch.float32), params.zero_point) * params.scale
+
+    def nearest(self, x: torch.Tensor, params: QParams) -> torch.Tensor:
+        """Codes of ``x``, whole numbers in its dtype."""
+        return encode(x, params, self.format.qmax)
+
+    def centered(self, codes: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+        """What ``codes``, whole numbers of a floating dtype, stand for, before the scale."""
+        return codes - zero_point
+
+    def clipped(self, x: torch.Tensor, params: QParams) -> torch.Tensor:
+        """Which values of ``x`` are beyond the range."""
+        low, high = range_ends(self.format.qmax if self.levels is None else self.levels[-1], self.margin)
+        place = x / params.scale + params.offset
+        return (place < low) | (place > high)
 
     # -- ranges -----------------------------------------------------------------------------------------
     def observe(self, x: torch.Tensor) -> None:

@@ -47,8 +47,8 @@ What a call's ``args`` and ``kwargs`` may be stands in :mod:`numba_kernels.array
 :mod:`numba_kernels.plan.sizes`.
 
 A quantizer is a grid of :mod:`numba_kernels.spec`. A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K
-codes, packed without padding), ``scale``, ``zero_point``. What each operation checks, computes and runs stands in
-:mod:`numba_kernels.plan.ops`.
+codes, packed without padding), ``scale``, ``zero_point``, and ``levels`` where codes stand for other whole numbers than
+themselves. What each operation checks, computes and runs stands in :mod:`numba_kernels.plan.ops`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from ..kernels.product import center_codes, tile_weight
 from ..layout import pad, padded, row_bytes, storage_bits
 from ..once import once
 from ..packing import unpack
-from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, RowGrid, ShiftGrid
+from ..plan.ops.linear import whole_numbers
+from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, Levels, RowGrid, ShiftGrid, SignGrid
 
 
 class Grid:
@@ -65,7 +66,8 @@ class Grid:
         self.spec, self.columns, self.bits, self.top = spec, columns, storage_bits(spec.bits), spec.top
         self.per_row = type(spec) is not FixedGrid
         if isinstance(spec, RowGrid):
-            self.mode = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
+            extremes = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
+            self.mode = fields.SIGN if isinstance(spec, SignGrid) else extremes
             ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.added
             self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
         else:
@@ -153,17 +155,20 @@ class Weight:
     ----------
     codes : (K, M) uint8
     scale, zero_point : float or (M,) array
+    levels : sequence of int, optional
+        Whole numbers from 0 to 255, ascending, that the codes 0, 1, 2, … stand for in the place of themselves.
 
     Raises
     ------
     ValueError
-        For codes of another dtype or shape, and numbers that are not finite.
+        For codes of another dtype or shape, numbers that are not finite, and levels that are none.
     """
 
-    def __init__(self, codes: np.ndarray, scale, zero_point):
+    def __init__(self, codes: np.ndarray, scale, zero_point, levels=None):
         if codes.ndim != 2 or codes.dtype != np.uint8:
             raise ValueError(f"weight codes must be a (K, M) uint8 array, got {codes.dtype} of shape {codes.shape}.")
         _check_finite(scale, zero_point)
+        codes = codes if levels is None else Levels(tuple(levels), 8).of(codes)
         self.inputs, self.columns = codes.shape
         self.top, self._tiles = int(codes.max(initial=0)), {}
         self._codes, middle = center_codes(codes)
@@ -180,9 +185,8 @@ class Weight:
     @classmethod
     def of(cls, plan, spec: dict) -> Weight:
         """A weight of a plan."""
-        K, M = spec["shape"]
-        codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
-        return cls(codes, *(plan.numbers(spec[name], (1, M)) for name in ("scale", "zero_point")))
+        numbers = (plan.numbers(spec[name], (1, spec["shape"][1])) for name in ("scale", "zero_point"))
+        return cls(whole_numbers(plan, spec), *numbers)
 
     def tiles(self, form: str) -> np.ndarray:
         """Codes in the order of :func:`numba_kernels.kernels.product.tile_weight`, made once."""

@@ -243,7 +243,9 @@ def largest(x):
 
 
 def total(x):
-    return x.sum(dtype=x.dtype)
+    while len(x) > 1:
+        x = x[: len(x) // 2] + x[len(x) // 2 :]
+    return x[0]
 
 
 def totals_of_four(x, y, z, w):

@@ -9,15 +9,29 @@ from ...kernels.product import Product, multiply
 from ...layout import dense_bytes, padded
 from ...packing import unpack
 from ...simd import form_of
-from ..attributes import COUNT, NUMBERS, STRING, choice, record, several
+from ...spec import Levels
+from ..attributes import COUNT, LIST, NUMBERS, STRING, choice, record, several
 from .registry import Operation, each_part, operation
 
-_WEIGHT = record(bits=choice(1, 2, 4, 8), shape=several(COUNT, 2), codes=STRING, scale=NUMBERS, zero_point=NUMBERS)
+_PARTS = {
+    "bits": choice(1, 2, 4, 8),
+    "shape": several(COUNT, 2),
+    "codes": STRING,
+    "scale": NUMBERS,
+    "zero_point": NUMBERS,
+}
+_WEIGHT = record(**_PARTS) | record(**_PARTS, levels=LIST)
+
+
+def whole_numbers(plan, weight: dict) -> np.ndarray:
+    """What the codes of a weight stand for, before zero point and scale: themselves or levels, (K, M) uint8."""
+    codes = unpack(plan.arrays[weight["codes"]], weight["bits"], weight["shape"][0]).T
+    return Levels(weight["levels"], weight["bits"]).of(codes) if "levels" in weight else codes
 
 
 @operation("linear", weight=_WEIGHT)
 class Linear(Operation):
-    """Codes, (rows, K), times a weight of shape (K, M), M rows of K codes packed without padding."""
+    """Codes, (rows, K), times a weight of shape (K, M), M rows of K codes packed without padding, of levels or not."""
 
     def check(self, plan, op, value):
         weight = op["weight"]
@@ -27,7 +41,8 @@ class Linear(Operation):
         codes = plan.arrays[weight["codes"]]
         fits = codes.dtype == np.uint8 and codes.shape == (M, dense_bytes(K, weight["bits"]))
         plan.require(fits, "weight codes do not fit")
-        plan.require(K * 255 * ((1 << weight["bits"]) - 1) < 2**31, f"{K} inputs overflow an int32 sum")
+        top = int(whole_numbers(plan, weight).max()) if "levels" in weight else (1 << weight["bits"]) - 1
+        plan.require(K * 255 * top < 2**31, f"{K} inputs overflow an int32 sum")
         for name in ("scale", "zero_point"):
             plan.numbers(weight[name], (1, M))
         plan.define(op["out"], "float", M)
@@ -65,7 +80,7 @@ class Linear(Operation):
     def reference(self, plan, op, codes):
         spec = op["weight"]
         K, M = spec["shape"]
-        weight = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T.astype(np.int64)
+        weight = whole_numbers(plan, spec).astype(np.int64)
         scale, zero = (plan.numbers(spec[name], (1, M)) for name in ("scale", "zero_point"))
         total = codes.codes.astype(np.int64) @ weight
         x_zero, w_zero = codes.zero.astype(np.float64), zero.astype(np.float64)
