@@ -82,12 +82,14 @@ def _parser():
 
     study = commands.add_parser(
         "study",
-        help="accuracy over seeds against bits, method, smoothness bounds, depth, schedules and budgets",
+        help="accuracy over seeds against bits, method, smoothness bounds, depth, schedules, budgets and signs",
         description="Train models and their low-bit variants over seeds, in parallel processes. What is done is kept "
         "in DIR/runs and not done again, so that an interrupted study goes on where it was.",
     )
     study.add_argument(
-        "name", choices=("accuracy", "ablation", "bounds", "depth", "schedules", "allocate"), help="what to study"
+        "name",
+        choices=("accuracy", "ablation", "bounds", "depth", "schedules", "allocate", "signs"),
+        help="what to study",
     )
     study.add_argument("--graphs", default="cora", type=_names, metavar="LIST", help="comma-separated; default: cora")
     study.add_argument(

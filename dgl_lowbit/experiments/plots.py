@@ -60,7 +60,7 @@ def plot_study(report: dict, folder) -> list[Path]:
     """The pictures of a study; see :func:`dgl_lowbit.experiments.study.run_study`."""
     draw = {
         "accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth,
-        "schedules": _plot_schedules, "allocate": _plot_allocate,
+        "schedules": _plot_schedules, "allocate": _plot_allocate, "signs": _plot_ablation,
     }  # fmt: skip
     figures = {report["study"]: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
@@ -141,7 +141,7 @@ def _plot_ablation(groups):
     ax = figure.subplots()
     means, spreads = zip(*map(_tests, groups))
     ax.barh(range(len(groups)), means, xerr=spreads, color=_COLORS["INT4"])
-    ax.set_yticks(range(len(groups)), [group["label"] for group in groups])
+    ax.set_yticks(range(len(groups)), [f"{group['setting']}, {group['label']}" for group in groups])
     ax.invert_yaxis()
     ax.set_xlim(min(means) - 5, max(means) + 2)
     ax.set_xlabel("test accuracy in %")

@@ -21,7 +21,7 @@ _WIDEST = 32
 # Exponents of what levels are sums of.
 _EXPONENTS = 5
 # How many units levels are tried in, from the coarsest on, and what a finer one must lower the error to.
-_UNITS, _BETTER = 64, 0.999
+_UNITS, _BETTER = 32, 0.999
 # Values that levels are searched on; of more, as many in even strides of their order.
 _MOST_SEARCHED = 1 << 16
 _STEPS, _ROUNDS = 40, 2

@@ -107,6 +107,11 @@ def test_tools_take_both(config, graph):
     cost = lowbit.allocation.cost(model, CONFIGS[config], graph, feat)
     arrays = lowbit.freeze(low_bit, graph, feat).plan.arrays.values()
     assert cost["model"] == pytest.approx(sum(array.nbytes for array in arrays), abs=2 * 4 * 32)
+
+
+@pytest.mark.slow
+def test_bits_are_allocated_with_levels(graph):
+    model, feat = scattered(Two()), features(graph, 12)
     chosen = lowbit.allocate(model, graph, feat, budget={"bits": 3}, config=CONFIGS["levels at 3 bits"], progress=False)
     assert chosen.grid == "levels"
 
@@ -117,13 +122,13 @@ def test_training_lowers_the_loss(config, graph):
     model, feat = lowbit.quantize(Two(), CONFIGS[config]).train(), features(graph, 12)
     wanted = torch.randn(graph.num_nodes(), 4)
     optimizer, losses = torch.optim.Adam(model.parameters(), 0.02), []
-    for _ in range(40):
+    for _ in range(20):
         loss = (model(graph, feat) - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.8 * losses[0]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_sparse_features_are_signs_too(graph):

@@ -31,7 +31,10 @@ def run(name, folder, *more):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("ablation", "schedules") else name for name in STUDIES],
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ("ablation", "schedules", "signs") else name
+        for name in STUDIES
+    ],
 )
 def test_studies_run_and_draw(name, tmp_path, capsys, monkeypatch):
     if name in SOME:

@@ -204,6 +204,26 @@ def allocate_tasks(
     return tasks
 
 
+def sign_tasks(graphs, seeds, epochs, widths=(64, 256)):
+    """GCNs of 1 bit that send 2: signs behind BatchNorm (arXiv:2010.07565), beside the usual grids, as they are wider.
+
+    The features of the graphs, bags of words, keep the usual grid, on which those of one length a row lose nothing.
+    """
+    bits = {"bits": 1, "messages": 2}
+    signs = {**bits, "grid": "sign", "overrides": {"layers.0.inputs": 2}}
+    rate = {"quantizer_lr": 0.003, "patience": PATIENCE}
+    tasks = []
+    for graph in graphs:
+        for width in widths:
+            for seed in range(seeds):
+                usual = [Variant("INT1, messages INT2", bits, **rate), low_bit("gcn", 2)]
+                tasks.append(Task(f"gcn, width {width}", graph, "gcn", seed, epochs, usual, {"hidden": width}))
+                options = {"hidden": width, "norm": True}
+                own = [Variant("signs, messages INT2", signs, **rate)]
+                tasks.append(Task(f"with norm, width {width}", graph, "gcn", seed, epochs, own, options, "gcn"))
+    return tasks
+
+
 STUDIES = {
     "accuracy": accuracy_tasks,
     "ablation": ablation_tasks,
@@ -211,4 +231,5 @@ STUDIES = {
     "depth": depth_tasks,
     "schedules": schedule_tasks,
     "allocate": allocate_tasks,
+    "signs": sign_tasks,
 }
