@@ -261,7 +261,7 @@ class Quantizer(FormattedState):
         return encode(x, params, self.format.qmax)
 
     def centered(self, codes: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
-        """What ``codes``, whole numbers of a floating dtype, stand for, before the scale."""
+        """What ``codes``, whole numbers of a floating dtype, stand for, without the scale."""
         return codes - zero_point
 
     def clipped(self, x: torch.Tensor, params: QParams) -> torch.Tensor:

@@ -25,9 +25,9 @@ class SignQuantizer(Quantizer):
       term that of the mean.
 
     What it codes should lie about 0: it is made for layers that a ``BatchNorm1d`` feeds, without ReLU and dropout
-    between them. Where many values are 0, as behind a ReLU or in bags of words, those get the value −m; take the usual
-    grid there. Wherever 2 bits are possible they are the better buy: a GCN of width 64 at 2 bits is smaller and more
-    accurate than one of width 256 at 1 bit.
+    between them, and learns nothing behind a ReLU or from bags of words, whose zeros get the value −m; give those
+    components 2 bits, and so the usual grid. On citation graphs the usual grid at 1 bit, with messages of 2, does as
+    well or better (``dgl-lowbit study signs``), and 2 bits throughout better still.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from numba_kernels.spec import Levels, SignGrid, SpecError
 from .plans import (
     EXAMPLES,
     SIGNS,
+    WIDTHS,
     PlanBuilder,
     assert_equals_twin,
     draw_graph,
@@ -29,7 +30,7 @@ from .plans import (
 
 @given(
     rows=st.integers(0, 40), K=st.integers(1, 200), M=st.integers(1, 70), seed=st.integers(0, 999),
-    weight_bits=st.sampled_from([1, 2, 4]), scale=st.sampled_from([1e-20, 1e-3, 1.0, 1e20]), sparse=st.booleans(),
+    weight_bits=st.sampled_from(WIDTHS), scale=st.sampled_from([1e-20, 1e-3, 1.0, 1e20]), sparse=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=2 * EXAMPLES, deadline=None)
 def test_products_of_signs(rows, K, M, seed, weight_bits, scale, sparse):
@@ -61,9 +62,9 @@ def test_magnitudes_are_added_in_the_order_that_is_stated():
     np.testing.assert_array_equal(codes.scale, SignGrid().code(values).scale[:, 0])
 
 
-@pytest.mark.parametrize("bits", [1, 2, 8])
+@pytest.mark.parametrize("bits", WIDTHS)
 @given(
-    rows=st.integers(0, 40), K=st.integers(1, 200), M=st.integers(1, 70), weight_bits=st.sampled_from([2, 4, 8]),
+    rows=st.integers(0, 40), K=st.integers(1, 200), M=st.integers(1, 70), weight_bits=st.sampled_from(WIDTHS),
     seed=st.integers(0, 999), row=st.booleans(), sparse=st.booleans(),
 )  # fmt: skip
 @settings(max_examples=EXAMPLES, deadline=None)
