@@ -109,12 +109,13 @@ class LevelsQuantizer(QLRQuantizer):
     A level is 0, a signed power of two, or the sum of two of them. Where ranges are observed, a set of up to 2^b levels
     is searched for the tensor that errs least, the uniform grid without zero among the candidates; ranges of another
     observer than "error" keep that. The scale is learned as :class:`QLRQuantizer` learns it, once a column. Files hold
-    codes and levels, kernels get the levels as small integers, so that products take as long as with the usual grid.
+    codes and levels, kernels get the levels as small integers, for which products are the same. On processors with AVX2
+    alone they take longer where the usual grid's codes are small enough for a faster form: of 2-bit weights up to a
+    third, of 8-bit inputs a tenth.
 
-    Not for 1 and 8 bits, where there is nothing to gain, and rarely worth it at 2 (a few % of the squared error; on
-    processors with AVX2 alone 2-bit products are faster on the usual grid). Not for activations and messages: their
-    codes would be looked up in a table for every load in every sum over neighbours, and sums of levels up to some tens
-    need wider lanes than sums of codes.
+    Not for 1 and 8 bits, where there is nothing to gain. Not for activations and messages: their codes would be looked
+    up in a table for every load in every sum over neighbours, and sums of levels up to 32 need wider lanes than sums of
+    codes.
 
     Parameters
     ----------
