@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import fnmatch
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 from .quant import QFormat, make_quantizer, quantizer_names
 from .quant.qlr import GRIDS
 from .quant.stochastic import GRADIENT_BITS
 
+ARITHMETICS = ("float", "integer")
 COMPONENTS = ("inputs", "weights", "messages", "aggregates", "scores", "attention", "states", "outputs")
 # Few numbers on which everything after them depends: 8 bits unless given their own.
 _FINE = ("scores", "attention")
@@ -72,6 +73,11 @@ class QuantConfig:
         "tensor", "channel" or "row".
     scores_granularity : str
         "channel" (one scale a head) or "tensor".
+    arithmetic : {"float", "integer"}
+        What stands between accumulators and the next codes: float32, or whole numbers, multipliers and shifts
+        (:mod:`numba_kernels.fixed_point`, arXiv:2007.06919). In integer arithmetic a packed model equals the trained
+        one to the bit, on every processor; it is no faster, and trains slower. Grids are then known before the data,
+        ``"tensor"`` where the default else is ``"row"``; edge weights, attention and pooling are refused.
     gradients : int
         Bits of what crosses edges backward, the gradients of sums over neighbours: 32 for float32, or 8. These are
         rounded stochastically, without bias, with a step a column (:mod:`dgl_lowbit.quant.stochastic`), from bits of
@@ -104,15 +110,16 @@ class QuantConfig:
     ends: int | None = None
     quantizer: str = "qlr"
     grid: str = "auto"
-    inputs_granularity: str = "row"
+    inputs_granularity: str | None = None
     weights_granularity: str = "channel"
     messages_granularity: str = "channel"
-    aggregates_granularity: str = "row"
+    aggregates_granularity: str | None = None
     scores_granularity: str = "channel"
     attention_granularity: str = "tensor"
-    states_granularity: str = "row"
+    states_granularity: str | None = None
     outputs_granularity: str = "tensor"
     gradients: int = 32
+    arithmetic: str = "float"
 
     def __post_init__(self):
         QFormat(self.bits)
@@ -130,13 +137,23 @@ class QuantConfig:
             raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {self.grid!r}.")
         if isinstance(self.gradients, bool) or self.gradients not in GRADIENT_BITS:
             raise ValueError(f"gradients must be {' or '.join(map(str, GRADIENT_BITS))} bits, got {self.gradients!r}.")
+        if self.arithmetic not in ARITHMETICS:
+            raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {self.arithmetic!r}.")
+        is_integer = self.arithmetic == "integer"
         for component in COMPONENTS:
+            if getattr(self, f"{component}_granularity") is None:
+                object.__setattr__(self, f"{component}_granularity", "tensor" if is_integer else "row")
             allowed = _ALLOWED_GRANULARITY[component]
             granularity = getattr(self, f"{component}_granularity")
             if granularity not in allowed:
                 raise ValueError(
                     f"{component}_granularity must be one of {', '.join(allowed)}: another scale does not factor "
                     f"out of the integer operation; got {granularity!r}."
+                )
+            if is_integer and granularity not in ("tensor", "channel") and self.bits_of(component) < 32:
+                raise ValueError(
+                    f"integer arithmetic needs scales that are known before the data: {component}_granularity must be "
+                    f"'tensor' or, for weights and messages, 'channel', got {granularity!r}."
                 )
             self._build(component, channels=1)
         if self.attention is not None:
@@ -188,7 +205,7 @@ class QuantConfig:
 
     def to_dict(self) -> dict:
         """Fields that differ from the defaults and ``bits``, for files."""
-        defaults = {field.name: field.default for field in fields(self)}
+        defaults = {**asdict(QuantConfig(arithmetic=self.arithmetic)), "arithmetic": "float"}
         values = {k: v for k, v in asdict(self).items() if k == "bits" or v != defaults[k]}
         return {**values, "overrides": dict(self.overrides)} if self.overrides else values
 

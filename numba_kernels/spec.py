@@ -13,6 +13,9 @@ laid out from them, and the NumPy twin codes with them.
     channel      the same: numbers, or names of float32 arrays of a number a column
     shift        the same: numbers; reach
     row          alpha, half_grid, range_qmax, divisor, shift
+
+A tensor's or a channel's grid may say ``"arithmetic": "integer"``: then codes come of whole multipliers and shifts, as
+:mod:`numba_kernels.fixed_point` says, and offsets and zero points are multiples of ½.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Callable
 import numpy as np
 
 from .errors import LowBitError
+from .fixed_point import Coding, are_halves
 
 BITS = (1, 2, 3, 4, 8)
 # In "shift" a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
@@ -140,6 +144,11 @@ class FixedGrid(GridSpec):
         """Whether all columns share scale, zero point and offset."""
         return all((array == array[0]).all() for array in (self.scale, self.zero_point, self.offset))
 
+    @property
+    def most_steps(self) -> float:
+        """The largest magnitude of a code, in steps from 0."""
+        return float(np.maximum(np.abs(self.zero_point), np.abs(self.top - self.zero_point)).max())
+
     def to_json(self, numbers):
         arrays = {name: numbers(getattr(self, name)) for name in _KEYS["tensor"]}
         return {"bits": self.bits, "granularity": "channel" if self.columns > 1 else "tensor", **arrays}
@@ -153,6 +162,28 @@ class FixedGrid(GridSpec):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerGrid(FixedGrid):
+    """The same, coded with integer arithmetic."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        is_served = are_halves(self.zero_point, self.offset)
+        _require(is_served, "integer arithmetic needs zero points and offsets that are whole, or all odd halves")
+
+    def to_json(self, numbers):
+        return {**super().to_json(numbers), "arithmetic": "integer"}
+
+    @property
+    def coding(self) -> Coding:
+        """Its multipliers."""
+        return Coding.of(self.scale, self.offset)
+
+    def code(self, values, norm=None):
+        """Codes of ``values``, (rows, columns) float32, times a degree norm a row if they are given."""
+        return CodedRows(self.coding.codes(values, self.top, norm), self.scale, self.zero_point)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,7 +272,9 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
     granularity = str(content.get("granularity"))
     _require(granularity in _KEYS, f"granularity {granularity!r}; known are {', '.join(_KEYS)}")
     keys = _KEYS[granularity]
-    _require(set(content) == {"bits", "granularity", *keys}, f"a {granularity} quantizer has {keys}, got {[*content]}")
+    is_integer = granularity in ("tensor", "channel") and content.get("arithmetic") == "integer"
+    has = {"bits", "granularity", *keys, *(["arithmetic"] if is_integer else [])}
+    _require(set(content) == has, f"a {granularity} quantizer has {keys}, got {[*content]}")
     _require(isinstance(columns, int) and not isinstance(columns, bool) and columns > 0, f"{columns!r} columns")
     if granularity == "row":
         return RowGrid(content["bits"], *(content[key] for key in keys))
@@ -255,4 +288,5 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
     scale, zero_point, offset = numbers
     if granularity == "shift":
         return ShiftGrid(content["bits"], scale, zero_point, offset, length, content["reach"])
-    return FixedGrid(content["bits"], scale, zero_point, offset, length)
+    kind = IntegerGrid if is_integer else FixedGrid
+    return kind(content["bits"], scale, zero_point, offset, length)

@@ -33,6 +33,10 @@ class Linear(LowBitLayer, nn.Linear):
     float_class = nn.Linear
     arguments = roles(input=Role.FEATURES)
 
+    @property
+    def has_integers(self) -> bool:
+        return True
+
     def operands(self):
         return {
             "inputs": Operand("inputs", self.in_features),

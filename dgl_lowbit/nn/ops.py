@@ -34,11 +34,11 @@ class TorchOps:
 
     @staticmethod
     def source(feat):
-        return feat[0] if _is_pair(feat) else feat
+        return feat[0] if is_pair(feat) else feat
 
     @staticmethod
     def destination(feat, graph):
-        if _is_pair(feat):
+        if is_pair(feat):
             return feat[1]
         if not graph.is_block:
             return feat
@@ -47,11 +47,12 @@ class TorchOps:
 
     @staticmethod
     def dropout(x, module):
-        return _each(module, x)
+        return each(module, x)
 
     @staticmethod
-    def quantize(quantizer, x):
-        if not _is_pair(x):
+    def quantize(quantizer, x, norm=None):
+        x = x if norm is None else TorchOps.scale_by_degree(x, *norm)
+        if not is_pair(x):
             return quantizer.quantized(x)
         together, start, parts = quantizer.quantized(torch.cat(x)), 0, []
         for part in x:
@@ -71,14 +72,14 @@ class TorchOps:
 
     @staticmethod
     def product(codes, quantizer, weight, norm=None, bias=None, onto=None):
-        quantizer.meets(weight, list(codes) if _is_pair(codes) else [codes])
+        quantizer.meets(weight, list(codes) if is_pair(codes) else [codes])
         quantized, after = quantizer.quantized(weight), _of_degrees(norm, codes)
-        return _each(lambda part: product(part, quantized, after, bias, onto), codes)
+        return each(lambda part: product(part, quantized, after, bias, onto), codes)
 
     @staticmethod
     def products(*terms):
         codes, others = terms[0][0], [part for part, *_ in terms[1:]]
-        if _is_pair(codes) or any(other is not codes for other in others):
+        if is_pair(codes) or any(other is not codes for other in others):
             return tuple(TorchOps.product(*term) for term in terms)
         for _, quantizer, weight in terms:
             quantizer.meets(weight, [codes])
@@ -263,9 +264,11 @@ def _of_degrees(norm, codes):
     return None if norm is None else _power_of_degrees(codes.scale, *norm)
 
 
-def _each(function, x):
-    return tuple(map(function, x)) if _is_pair(x) else function(x)
+def each(function, x):
+    """``function`` of ``x``, or of each part of a pair."""
+    return tuple(map(function, x)) if is_pair(x) else function(x)
 
 
-def _is_pair(x):
+def is_pair(x) -> bool:
+    """Whether features are a pair, of source and of destination nodes."""
     return isinstance(x, tuple)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # How rows are coded: with fixed scales, with a scale of each row's own (affine, or symmetric about 0 without a code for
-# it), with a power of two of one scale.
-STATIC, ROW_AFFINE, ROW_HALF, SHIFT = range(4)
+# it), with a power of two of one scale, with fixed scales in integers.
+STATIC, ROW_AFFINE, ROW_HALF, SHIFT, INTEGER = range(5)
 
 
 class Matrix(NamedTuple):
@@ -66,6 +66,15 @@ class Edges(NamedTuple):
 
     indptr: int  # (rows + 1,) int64
     indices: int  # int32, AHEAD more than edges
+
+
+class Multiplied(NamedTuple):
+    """How accumulators become fixed-point numbers, see :class:`numba_kernels.fixed_point.Multiplier`."""
+
+    multiplier: int  # (columns,) int32
+    shift: int
+    most: int
+    power: float  # 2^-unit
 
 
 class ProductWeight(NamedTuple):

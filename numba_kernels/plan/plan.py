@@ -7,12 +7,12 @@ stand in the plan itself.
     item        a list of graphs                          index
     source      features (or codes)                       the first of a pair
     destination features (or codes), graph                the second of a pair; on a block, the first rows
-    quantize    float                                     quantizer, columns
+    quantize    float, [graph]                            quantizer, columns; norm, which goes with the graph
     delta       float, state or null                      quantizer, columns; writes codes and the new state
     dequantize  codes
-    linear      codes                                     weight
+    linear      codes                                     weight; unit, where results are fixed-point
     stack       codes, of one quantizer                   one below the other
-    aggregate   graph, codes, edge weight or null, own codes or null   reduce (sum or max)
+    aggregate   graph, codes, edge weight or null, own codes or null   reduce (sum or max); unit
     aggregate_edges    graph, codes, codes of edges       sums of max(node + edge, 0)
     attend      graph, codes, codes of sources, codes of destinations, [edge weight]   heads, slope, vector, quantizer
     attention   graph, float, float, edge weight or null  the same; the attention that ``attend`` sums with, an array
@@ -21,6 +21,7 @@ stand in the plan itself.
     edges_by_type      graph, edge types                  count
     edge_norm   graph, edge weight or null                over the roots of its sums at both ends
     degree      float or state, graph, [edge weight or null]   side, power, plus; nothing where the weight is given
+    fixed_degree       float, graph                       unit, side, power, plus; of fixed-point numbers
     check_in_degrees   graph
     scale       float                                     scale
     bias        float                                     bias

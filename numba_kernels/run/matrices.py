@@ -12,7 +12,7 @@ from ..kernels.product import center_codes, tile_weight
 from ..layout import pad, padded, row_bytes, storage_bits
 from ..once import once
 from ..packing import unpack
-from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, RowGrid, ShiftGrid
+from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, IntegerGrid, RowGrid, ShiftGrid
 
 
 class Grid:
@@ -63,7 +63,7 @@ class Grid:
 
     def _lay_out(self, spec, columns):
         self.spec, self.columns, self.bits, self.top = spec, columns, storage_bits(spec.bits), spec.top
-        self.per_row = type(spec) is not FixedGrid
+        self.per_row = isinstance(spec, (RowGrid, ShiftGrid))
         if isinstance(spec, RowGrid):
             self.mode = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
             ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.added
@@ -73,6 +73,11 @@ class Grid:
             numbers = spec.scale, spec.zero_point, spec.offset
             self.scale, self.zero, self.offset = (pad(array, columns) for array in numbers)
             self.inverse = pad(np.float32(1) / spec.scale, columns)
+        if isinstance(spec, IntegerGrid):
+            self.mode, self.coding = fields.INTEGER, spec.coding
+            self.multiplier, self.whole = (
+                pad(part, columns, np.int32) for part in (self.coding.numbers, self.coding.zero)
+            )
         if isinstance(spec, ShiftGrid):
             self.mode, self.unit = fields.SHIFT, self.scale * np.float32(2.0**-MOST_HALVINGS)
             ranges = spec.reach, self.top, self.scale[0], self.zero[0]
@@ -95,6 +100,11 @@ class Grid:
             if (zero * 2**digits == np.rint(zero * 2**digits)).all():
                 return int(2 ** (24 - digits) // (self.top + abs(zero).max()))
         return 0
+
+    @once
+    def twice_zero(self) -> np.ndarray:
+        """Twice the zero points of columns, int32, where they are multiples of ½."""
+        return (2 * self.zero).astype(np.int32)
 
     @property
     def is_uniform(self) -> bool:
@@ -189,6 +199,16 @@ class Weight:
         if form not in self._tiles:
             self._tiles[form] = tile_weight(self._codes, form)
         return self._tiles[form]
+
+    @once
+    def twice_zeros(self) -> np.ndarray:
+        """Twice the zero points of columns, int32, where they are multiples of ½."""
+        return (2 * self.zero).astype(np.int32)
+
+    @once
+    def twice_column_sums(self) -> np.ndarray:
+        """Twice the sums of the codes of columns, int32."""
+        return (2 * self.sums).astype(np.int32)
 
     @once
     def rows(self) -> np.ndarray:

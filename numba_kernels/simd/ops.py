@@ -10,9 +10,9 @@ Memory is reached through pointers, which :func:`u8_at` and its like make of an 
 =================  =====================================================================
 memory             load, store, stream, prefetch, address, u8_at, i8_at, i32_at, i64_at, f32_at, f64_at
 lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maximum, absolute, power_of_two,
-                   bits_and, bits_or, shift_left, shift_right
+                   bits_and, bits_or, shift_left, shift_right, multiply_shift
 copies, choice     fill, first_lanes
-conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
+conversion         widen, to_i32, to_signed, to_f32, to_f64, nearest, rounded_bits, low_bytes
 to one number      largest, smallest, total, sum_bytes, nonzero_lanes, trailing_zeros
 =================  =====================================================================
 
@@ -210,6 +210,19 @@ shift_left = intrinsic(_with_integer(lambda b, x, y: b.shl(x, y)))
 shift_right = intrinsic(_with_integer(lambda b, x, y: b.lshr(x, y)))
 
 
+@intrinsic
+def multiply_shift(typing_context, x, y, added, shift):
+    """(x · y + added) >> shift of i32 lanes, computed in 64 bits, its low 32; ``shift``, int64, is 1 … 32."""
+    wide = ir.VectorType(I64, x.lanes)
+
+    def body(builder, x, y, added, shift):
+        products = builder.mul(builder.sext(x, wide), builder.sext(y, wide))
+        moved = builder.lshr(builder.add(products, splat(builder, wide, added)), splat(builder, wide, shift))
+        return builder.trunc(moved, x.type)
+
+    return generating(x(x, y, added, shift), body)
+
+
 # -- conversion -----------------------------------------------------------------------------------------
 @intrinsic
 def widen(typing_context, x):
@@ -269,6 +282,21 @@ def rounded_bits(typing_context, x):
         return builder.bitcast(builder.fadd(value, ir.Constant(x.llvm, [float(2**23)] * x.lanes)), bits.llvm)
 
     return generating(bits(x), body)
+
+
+@intrinsic
+def nearest(typing_context, x):
+    """f64 lanes below 2³¹ in size as the nearest int32, halves to even.
+
+    Beside 1.5 · 2⁵² neighbouring floats are 1 apart, so that adding it rounds; the low bits of that sum are the number.
+    """
+    whole, wide = Vector("i32", x.lanes), ir.VectorType(I64, x.lanes)
+
+    def body(builder, value):
+        moved = builder.fadd(value, ir.Constant(x.llvm, [1.5 * 2**52] * x.lanes))
+        return builder.trunc(builder.bitcast(moved, wide), whole.llvm)
+
+    return generating(whole(x), body)
 
 
 @intrinsic

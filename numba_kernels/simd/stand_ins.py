@@ -38,6 +38,8 @@ __all__ = [
     "minimum",
     "multiply",
     "multiply_add",
+    "multiply_shift",
+    "nearest",
     "nonzero_lanes",
     "power_of_two",
     "prefetch",
@@ -191,6 +193,10 @@ def shift_right(x, count):
     return x >> x.dtype.type(count)
 
 
+def multiply_shift(x, y, added, shift):
+    return ((x.astype(np.int64) * y + added) >> shift).astype(np.int32)
+
+
 def widen(x):
     return x.astype(np.uint16)
 
@@ -215,6 +221,11 @@ def to_f32(x):
 
 def to_f64(x):
     return x.astype(np.float64)
+
+
+@_quiet
+def nearest(x):
+    return np.rint(x).astype(np.int64).astype(np.int32)
 
 
 @_quiet

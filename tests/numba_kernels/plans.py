@@ -122,7 +122,7 @@ def run_tests_of_kernels(chosen: str, *options: str, **environment: str) -> str:
     AssertionError if one fails.
     """
     names = (
-        "attention functional graph instructions kernels operations packing products simd sums "
+        "attention fixed_point functional graph instructions kernels operations packing products simd sums "
         "arrays_edge_space arrays_edges"
     )
     files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names.split()]

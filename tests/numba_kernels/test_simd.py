@@ -193,6 +193,26 @@ def test_totals_of_four_vectors():
     np.testing.assert_array_equal(magnitudes, abs(x[:16]))
 
 
+@launcher
+def multiplied_through(x, shift, moved, near):
+    p = simd.i32_at(simd.address(x))
+    a, b = simd.load(simd.zeros_i32(), p, 0), simd.load(simd.zeros_i32(), p, 16)
+    product = simd.multiply_shift(a, b, np.int64(1) << (shift - 1), shift)
+    simd.store(product, simd.i32_at(simd.address(moved)), 0)
+    halves = simd.multiply(simd.to_f64(simd.to_f32(product)), simd.fill(simd.to_f64(simd.zeros_f32()), 0.5))
+    simd.store(simd.nearest(halves), simd.i32_at(simd.address(near)), 0)
+
+
+@pytest.mark.parametrize("shift", [1, 20, 32])
+def test_products_of_64_bits_are_shifted_and_numbers_rounded(shift):
+    x = values(np.int32, 32) >> np.int32((33 - shift) // 2)
+    moved, near = np.zeros((2, 16), np.int32)
+    multiplied_through(x, shift, moved, near)
+    exact = (x[:16].astype(np.int64) * x[16:] + (1 << (shift - 1))) >> shift
+    np.testing.assert_array_equal(moved, exact)
+    np.testing.assert_array_equal(near, np.rint(exact.astype(np.float32).astype(np.float64) / 2))
+
+
 @pytest.mark.skipif(numba.config.DISABLE_JIT or "NUMBA_CPU_NAME" in os.environ, reason="runs the others itself")
 @pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])

@@ -69,6 +69,11 @@ class Hooked(nn.Module):
 
     def add_site(self, name: str, shapes: dict[str, Shape], device=None) -> bool:
         """Make those quantisers of a site that it lacks, and say whether there were any; components by name."""
+        if self.lowbit_hook.config.arithmetic == "integer":
+            raise ValueError(
+                f"{self.site_name(name)}, what {self.described} passes over edges, has no integer arithmetic; use "
+                "layers that have it, or arithmetic='float'."
+            )
         if name not in self._modules:
             self.add_module(name, Site())
         known: Any = self.get_submodule(name)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...fixed_point import Multiplier, are_halves
 from ...kernels.lookup import Lookup, look_up
-from ...kernels.product import Product, multiply
+from ...kernels.product import Product, ProductFixed, multiply, multiply_fixed
 from ...layout import dense_bytes, padded
 from ...packing import unpack
 from ...simd import form_of
-from ..attributes import COUNT, NUMBERS, STRING, choice, record, several
+from ...spec import FixedGrid, IntegerGrid
+from ..attributes import COUNT, NUMBERS, STRING, UNIT, choice, record, several
 from .registry import Operation, each_part, operation
 
 _WEIGHT = record(bits=choice(1, 2, 4, 8), shape=several(COUNT, 2), codes=STRING, scale=NUMBERS, zero_point=NUMBERS)
 
 
-@operation("linear", weight=_WEIGHT)
+@operation("linear", weight=_WEIGHT, optional={"unit": UNIT})
 class Linear(Operation):
-    """Codes, (rows, K), times a weight of shape (K, M), M rows of K codes packed without padding."""
+    """Codes, (rows, K), times a weight of shape (K, M), M rows of K codes packed without padding.
+
+    With a unit the result are fixed-point numbers, see :mod:`numba_kernels.fixed_point`.
+    """
 
     def check(self, plan, op, value):
         weight = op["weight"]
@@ -28,9 +33,18 @@ class Linear(Operation):
         fits = codes.dtype == np.uint8 and codes.shape == (M, dense_bytes(K, weight["bits"]))
         plan.require(fits, "weight codes do not fit")
         plan.require(K * 255 * ((1 << weight["bits"]) - 1) < 2**31, f"{K} inputs overflow an int32 sum")
-        for name in ("scale", "zero_point"):
-            plan.numbers(weight[name], (1, M))
+        numbers = [plan.numbers(weight[name], (1, M)) for name in ("scale", "zero_point")]
+        if "unit" in op:
+            self._check_fixed(plan, plan.grids[value], K, weight["bits"], *numbers)
         plan.define(op["out"], "float", M)
+
+    @staticmethod
+    def _check_fixed(plan, grid, inputs, bits, scale, zero):
+        plan.require(type(grid) in (FixedGrid, IntegerGrid), "fixed-point products of codes with scales of rows")
+        plan.require(are_halves(grid.zero_point) and (2 * zero == np.rint(2 * zero)).all(), "zero points are no halves")
+        plan.require((scale > 0).all(), "a scale must be positive")
+        most = 4.0 * inputs * grid.most_steps * np.maximum(np.abs(zero), np.abs((1 << bits) - 1 - zero)).max()
+        plan.require(most < 2**31, f"{inputs} inputs overflow an int32 sum")
 
     def resolve(self, resolver, op):
         resolver.each(op, op["weight"]["shape"][1])
@@ -59,7 +73,15 @@ class Linear(Operation):
         room = operand.width * {"bytes": 8 // operand.bits, "words": 16 // operand.bits, "pairs": 2}[form]
         codes, groups = stage.area_of_rows("codes", room + 8), tiles.shape[1]
         numbers = room, groups, steps, operand, stage.weight_fields(weight, tiles)
-        stage.add(multiply, (operand.bits, form), Product(stage.at_slot(slot), op.columns, codes, *numbers))
+        fields = stage.at_slot(slot), op.columns, codes, *numbers
+        if "unit" not in op.spec:
+            stage.add(multiply, (operand.bits, form), Product(*fields))
+            return
+        grid, at = stage.grid(value), stage.at
+        scale = grid.spec.scale.astype(np.float64) * weight.scale[: op.columns]
+        multiplied = stage.multiplied(out, lambda: Multiplier.of(scale, 4, op.spec["unit"]), op.columns)
+        numbers = int(grid.twice_zero[0]), at(weight.twice_zeros), at(weight.twice_column_sums), multiplied
+        stage.add(multiply_fixed, (operand.bits, form), ProductFixed(*fields, *numbers))
 
     @each_part
     def reference(self, plan, op, codes):
@@ -71,6 +93,8 @@ class Linear(Operation):
         x_zero, w_zero = codes.zero.astype(np.float64), zero.astype(np.float64)
         row_sums = codes.codes.sum(1, keepdims=True, dtype=np.int64)
         centered = total - (x_zero * weight.sum(0) + w_zero * (row_sums - K * x_zero))
+        if "unit" in op:
+            return Multiplier.of(codes.scale.astype(np.float64) * scale, 4, op["unit"]).times(4 * centered)
         return centered.astype(np.float32) * codes.scale * scale
 
 
