@@ -2,13 +2,15 @@
 
 A number between an accumulator and the next codes is *fixed-point*: v · 2^-unit, v a whole number. float32 holds it, so
 that biases, ReLU and residual sums are exact in float32; where v outgrows 24 bits, it is rounded as IEEE float32 says,
-on every machine alike. Scales become whole multipliers, (a · M + ½ · 2^s) >> s in 64 bits, halves rounded up:
+on every machine alike. Scales become whole multipliers. All that follows fits int32:
 
-    sums and products   v = (a · M_c) >> s          a = 2 Σ (q − z), or 4 Σ (q_x − z_x)(q_w − z_w), in int32
-    degree norms        v = v · m · 2^-r, rounded   m of 15 bits, (degree + plus)^power ≈ m · 2^-r
-    codes               q = clamp(((w · M_c) >> 30) + z_c, 0, top), with w = x · 2^unit, rounded
+    sums and products   v = ((a >> p) · M_c) >> s   a = 2 Σ (q − z), or 4 Σ (q_x − z_x)(q_w − z_w)
+    degree norms        v = v · m · 2^-r, rounded   (degree + plus)^power ≈ m · 2^-r, m of 15 bits; in 64 bits
+    codes               q = clamp(((w · M_c) >> s) + z_c, 0, top)   w = x · 2^unit_c, rounded
+    codes, normed       the same of (w · m) >> 15                   w = x · 2^(unit_c + 15 − r), rounded
 
-``rounded`` is to the nearest whole number, halves to even. Multipliers follow from scales: this module makes them for
+``>>`` rounds to the nearest, halves up; ``rounded`` to the nearest, halves to even. p drops bits that an accumulator of
+so many terms may have beyond 22 in products and 16 in sums. Multipliers follow from scales: this module makes them for
 training, for kernels and for their NumPy twin. No rounding but these is made, and none depends on the machine.
 """
 
@@ -18,27 +20,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Bits of a degree norm, of the fraction of a code's multiplier, of what a code is made of, and of any number.
-NORM_BITS, CODE_SHIFT, CODED_BITS, MOST_BITS = 15, 30, 24, 30
-# Bits of the steps of an accumulator that a unit divides it into, of a product's most, and of one message's most.
-_PRODUCT_FRACTION, _PRODUCT_BITS, _MESSAGE_BITS = 8, 22, 14
-# Bits of the widest step of a grid, in units of what is coded.
-_STEP_BITS = 14
-_MOST_MULTIPLIER, _MOST_SHIFT = (1 << 31) - 1, 32
+# Bits of a degree norm; of a multiplier of codes, and of what it multiplies; of accumulators in products and in sums,
+# which leave multipliers the rest of 30.
+NORM_BITS, CODE_BITS, CODED_BITS, PRODUCT_BITS, SUM_BITS = 15, 14, 16, 22, 16
+# Bits of the fraction of an accumulator's step that a product's unit has at most, of the largest number that a product
+# makes, and of what one message makes; of the fraction that norms add to sums.
+_FRACTION, _NUMBER_BITS, _MESSAGE_BITS, NORM_FRACTION = 8, 22, 10, 4
 
 
-def _exponent(number) -> int:
+def _exponent(number):
     """The least e with ``number`` < 2^e."""
-    return int(np.frexp(np.float64(number))[1])
+    return np.frexp(np.float64(number))[1]
 
 
-def shifted(a: np.ndarray, multiplier: np.ndarray, shift: int) -> np.ndarray:
-    """(a · multiplier + ½ · 2^shift) >> shift, int64."""
-    return (a.astype(np.int64) * multiplier + (1 << (shift - 1))) >> shift
+def shifted(a: np.ndarray, shift) -> np.ndarray:
+    """a >> shift of int64, rounded to the nearest, halves up."""
+    return (a + ((1 << shift) >> 1)) >> shift
 
 
 def rounded(x: np.ndarray, times) -> np.ndarray:
-    """x · times as the nearest whole numbers, halves to even, int64; float32 ``times`` a power of two or a norm."""
+    """x · times as the nearest whole numbers, halves to even, int64."""
     return np.rint(x.astype(np.float64) * times).astype(np.int64)
 
 
@@ -52,13 +53,12 @@ def degree_norm(degrees: np.ndarray, power: float, plus: int) -> np.ndarray:
 
 def unit_of_product(scale: np.ndarray, inputs: int, most: float) -> int:
     """The unit of products of ``inputs`` codes with weights; ``most`` bounds one term, ``scale`` is a step's."""
-    room = _PRODUCT_BITS - _exponent(inputs * most)
-    return min(_PRODUCT_FRACTION, room) - _exponent(scale.max())
+    return int(min(_FRACTION, _NUMBER_BITS - _exponent(inputs * most)) - _exponent(scale.max()))
 
 
 def unit_of_sum(scale: np.ndarray, most: float) -> int:
     """The unit of sums over neighbours of codes on a grid of ``scale``, each of ``most`` steps at most."""
-    return _MESSAGE_BITS - _exponent(most) - _exponent(scale.max())
+    return int(_MESSAGE_BITS - _exponent(most) - _exponent(scale.max()))
 
 
 @dataclass(frozen=True)
@@ -68,34 +68,51 @@ class Multiplier:
     Attributes
     ----------
     numbers : numpy.ndarray
-        M, (1,) or (columns,) int64, below 2^31.
-    shift : int
-    most : int
-        Magnitude to which accumulators are clamped first, so that numbers stay within 30 bits.
+        M, (1,) or (columns,) int64.
+    shift, bits : int
+        s, and how many bits accumulators have after p is dropped.
+    term : int
+        Largest magnitude of one term of an accumulator.
     unit : int
     """
 
     numbers: np.ndarray
     shift: int
-    most: int
+    bits: int
+    term: int
     unit: int
 
     @classmethod
-    def of(cls, scale: np.ndarray, parts: int, unit: int) -> Multiplier:
-        """Of accumulators that count in ``parts``-ths of ``scale``, (1,) or (columns,)."""
-        ratio = np.ldexp(scale.astype(np.float64) / parts, unit)
-        shift = min(MOST_BITS - _exponent(ratio.max()), _MOST_SHIFT)
-        most = min(int((1 << MOST_BITS) / ratio.max()), (1 << 31) - 1)
-        return cls(np.rint(np.ldexp(ratio, shift)).astype(np.int64), shift, most, unit)
+    def of_products(cls, scale: np.ndarray, inputs: int, most: float, unit: int) -> Multiplier:
+        """Of 4 · Σ of ``inputs`` products, each of ``most`` steps of ``scale`` at most."""
+        term = int(4 * most)
+        bits = int(min(_exponent(inputs * term), PRODUCT_BITS))
+        return cls._of(np.ldexp(scale.astype(np.float64) / 4, unit), bits, term, unit, inputs)
 
-    def times(self, accumulators: np.ndarray) -> np.ndarray:
-        """Fixed-point numbers, float32, of accumulators, (rows, columns) integers."""
-        v = shifted(np.clip(accumulators, -self.most, self.most), self.numbers, self.shift)
+    @classmethod
+    def of_sums(cls, scale: np.ndarray, most: float, unit: int) -> Multiplier:
+        """Of 2 · Σ of codes, each of ``most`` steps of ``scale`` at most."""
+        return cls._of(np.ldexp(scale.astype(np.float64) / 2, unit), SUM_BITS, int(2 * most), unit)
+
+    @classmethod
+    def _of(cls, ratio, bits, term, unit, count=0):
+        dropped = max(int(_exponent(count * term)) - bits, 0)
+        shift = max(30 - bits - int(_exponent(np.ldexp(ratio.max(), dropped))), 1)
+        return cls(np.rint(np.ldexp(ratio, dropped + shift)).astype(np.int64), dropped + shift, bits, term, unit)
+
+    def dropped(self, count) -> np.ndarray:
+        """p for accumulators of ``count`` terms."""
+        return np.clip(_exponent(count * self.term) - self.bits, 0, self.shift - 1)
+
+    def times(self, accumulators: np.ndarray, count) -> np.ndarray:
+        """Fixed-point numbers, float32, of (rows, columns) int64 accumulators of ``count`` terms, one or (rows, 1)."""
+        dropped, most = self.dropped(count), (1 << self.bits) - 1
+        v = shifted(np.clip(shifted(accumulators, dropped), -most, most) * self.numbers, self.shift - dropped)
         return np.ldexp(v.astype(np.float32), -self.unit)
 
 
 def normed(x: np.ndarray, norm: np.ndarray, unit: int) -> np.ndarray:
-    """Rows of fixed-point numbers of ``unit`` times their degree norms, (rows,), as such numbers."""
+    """Rows of fixed-point numbers times their degree norms, (rows,), as such numbers of ``unit``."""
     v = rounded(x, np.ldexp(norm.astype(np.float64), unit)[:, None])
     return np.ldexp(v.astype(np.float32), -unit)
 
@@ -108,36 +125,49 @@ def on_unit(numbers: np.ndarray, unit: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Coding:
-    """How numbers become codes: w = x · 2^unit, rounded, then ((w · M + added) >> 30) + zero.
+    """How numbers become codes.
 
     Attributes
     ----------
-    numbers, zero : numpy.ndarray
-        M and whole offsets, (1,) or (columns,) int64.
-    added : int
-        A half of 2^30, or all of it where offsets are odd halves.
-    unit : int
+    power : numpy.ndarray
+        2^unit, (1,) or (columns,) float32.
+    numbers, whole : numpy.ndarray
+        M and the whole part of offsets, the same, int64.
+    shift, added : int
+        s, and a half of 2^s, or all of it where offsets are odd halves.
     """
 
+    power: np.ndarray
     numbers: np.ndarray
-    zero: np.ndarray
+    whole: np.ndarray
+    shift: int
     added: int
-    unit: int
 
     @classmethod
-    def of(cls, scale: np.ndarray, offset: np.ndarray) -> Coding:
-        """Of a grid's scale and offset, multiples of ½ that are all whole or all odd halves."""
-        unit = _STEP_BITS - _exponent(scale.max())
-        exact = np.ldexp(1 / scale.astype(np.float64), CODE_SHIFT - unit)
-        zero = np.floor(offset.astype(np.float64))
-        added = 1 << (CODE_SHIFT if offset[0] > zero[0] else CODE_SHIFT - 1)
-        return cls(np.minimum(np.rint(exact), _MOST_MULTIPLIER).astype(np.int64), zero.astype(np.int64), added, unit)
+    def of(cls, scale: np.ndarray, offset: np.ndarray, top: int) -> Coding:
+        """Of a grid's scale and offset, multiples of ½ from 0 to ``top`` that are all whole or all odd halves."""
+        fraction = CODED_BITS - 2 - int(top).bit_length()  # bits of a step
+        unit = fraction + 1 - _exponent(scale)
+        shift, whole = CODE_BITS + fraction, np.floor(offset.astype(np.float64))
+        numbers = np.rint(np.ldexp(1 / scale.astype(np.float64), shift - unit)).astype(np.int64)
+        added = 1 << (shift if offset[0] > whole[0] else shift - 1)
+        return cls(np.ldexp(np.float32(1), unit), numbers, whole.astype(np.int64), shift, added)
 
     def codes(self, x: np.ndarray, top: int, norm: np.ndarray | None = None) -> np.ndarray:
         """Codes, uint8, of ``x``, (rows, columns) float32, times degree norms a row if they are given."""
-        times = 2.0**self.unit if norm is None else np.ldexp(norm.astype(np.float64), self.unit)[:, None]
-        w = np.clip(np.rint(x.astype(np.float64) * times), -(1 << CODED_BITS), 1 << CODED_BITS).astype(np.int64)
-        return np.clip(((w * self.numbers + self.added) >> CODE_SHIFT) + self.zero, 0, top).astype(np.uint8)
+        most = np.float32((1 << CODED_BITS) - 1)
+        mantissa, exponent = np.frexp(np.float32(1) if norm is None else norm[:, None])
+        with np.errstate(over="ignore"):
+            x = x * self.power if norm is None else x * self.power * np.ldexp(np.float32(1), exponent)
+        w = np.rint(np.clip(x, -most, most)).astype(np.int64)
+        if norm is not None:
+            w = shifted(w * np.ldexp(mantissa, NORM_BITS).astype(np.int64), NORM_BITS)
+        return np.clip(((w * self.numbers + self.added) >> self.shift) + self.whole, 0, top).astype(np.uint8)
+
+
+def most_steps(zero_point: np.ndarray, top: int) -> float:
+    """The largest magnitude of codes from 0 to ``top``, in steps from their zero points."""
+    return float(np.maximum(np.abs(zero_point), np.abs(top - zero_point)).max())
 
 
 def are_halves(*arrays: np.ndarray) -> bool:

@@ -26,7 +26,7 @@ from typing import Callable
 import numpy as np
 
 from .errors import LowBitError
-from .fixed_point import Coding, are_halves
+from .fixed_point import Coding, are_halves, most_steps
 
 BITS = (1, 2, 3, 4, 8)
 # In "shift" a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
@@ -147,7 +147,7 @@ class FixedGrid(GridSpec):
     @property
     def most_steps(self) -> float:
         """The largest magnitude of a code, in steps from 0."""
-        return float(np.maximum(np.abs(self.zero_point), np.abs(self.top - self.zero_point)).max())
+        return most_steps(self.zero_point, self.top)
 
     def to_json(self, numbers):
         arrays = {name: numbers(getattr(self, name)) for name in _KEYS["tensor"]}
@@ -172,6 +172,8 @@ class IntegerGrid(FixedGrid):
         super().__post_init__()
         is_served = are_halves(self.zero_point, self.offset)
         _require(is_served, "integer arithmetic needs zero points and offsets that are whole, or all odd halves")
+        is_within = ((self.offset >= 0) & (self.offset <= self.top)).all()
+        _require(is_within, "integer arithmetic needs offsets that are codes")
 
     def to_json(self, numbers):
         return {**super().to_json(numbers), "arithmetic": "integer"}
@@ -179,7 +181,8 @@ class IntegerGrid(FixedGrid):
     @property
     def coding(self) -> Coding:
         """Its multipliers."""
-        return Coding.of(self.scale, self.offset)
+        scale, offset = np.broadcast_arrays(self.scale, self.offset)
+        return Coding.of(scale, offset, self.top)
 
     def code(self, values, norm=None):
         """Codes of ``values``, (rows, columns) float32, times a degree norm a row if they are given."""

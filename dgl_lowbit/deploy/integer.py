@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from numba_kernels.fixed_point import on_unit, unit_of_product, unit_of_sum
+from numba_kernels.fixed_point import NORM_FRACTION, most_steps, on_unit, unit_of_product, unit_of_sum
 from numba_kernels.spec import FixedGrid, IntegerGrid, from_json
 
 from ..nn import LowBitLayer
@@ -75,6 +75,7 @@ class IntegerRecorder(Recorder):
         super().__init__()
         self.constants = Constants(_integer_grid)
         self._units: dict[int, int] = {}  # of values that hold whole multiples of 2^-unit
+        self._fractions: dict[int, int] = {}  # of sums, what norms add to it
 
     def quantize(self, quantizer, x, norm=None):
         if norm is None:
@@ -84,11 +85,11 @@ class IntegerRecorder(Recorder):
 
     def product(self, codes, quantizer, weight, norm=None, bias=None, onto=None):
         spec, grid = self._export(self.constants.weight, quantizer, weight), quantizer.export()
+        of_weights = most_steps(grid.zero_point, (1 << spec["bits"]) - 1)
 
         def multiplied(part):
             scale, most = self._numbers(part)
-            scale = scale.astype(np.float64) * grid.scale
-            unit = unit_of_product(scale, spec["shape"][0], most * grid.most_steps)
+            unit = unit_of_product(scale.astype(np.float64) * grid.scale, spec["shape"][0], most * of_weights)
             out = self._emit("linear", part, weight=spec, unit=unit)
             return self._finished(self._of_unit(self._set_columns(out, spec["shape"][1]), unit), norm, bias, onto)
 
@@ -97,6 +98,7 @@ class IntegerRecorder(Recorder):
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
         unit = unit_of_sum(*self._numbers(codes))
         total = self._emit("aggregate", graph, codes, edge_weight, self_codes, unit=unit)
+        self._fractions[total.number] = NORM_FRACTION
         return self._finished(self._of_unit(total, unit), norm)
 
     def scale_by_degree(self, x, graph, side, power, plus=0, unless=None):
@@ -106,6 +108,7 @@ class IntegerRecorder(Recorder):
                 f"{self._where or 'forward'} cannot be frozen: it norms by degree outside of low-bit layers, in "
                 "float32, which integer arithmetic has not; use arithmetic='float'."
             )
+        unit += self._fractions.get(x.number, 0)
         out = self._emit("fixed_degree", x, graph, unit=unit, **_norm(side, power, plus))
         return self._of_unit(out, unit)
 

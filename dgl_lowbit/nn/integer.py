@@ -46,7 +46,7 @@ class IntegerOps(TorchOps):
         quantized, norm = quantizer.quantized(weight), None if norm is None else norm_of_degrees(*norm)
 
         def multiplied(part):
-            values, unit = fixed_product(part, quantized)
+            values, unit = fixed_product(part, quantized, quantizer.format.storage_bits)
             values = values if norm is None else normed(values, norm, unit)
             if torch.is_grad_enabled():
                 values = instead(product(part, quantized, norm), values)
@@ -63,9 +63,8 @@ class IntegerOps(TorchOps):
             return super().aggregate(graph, codes, edge_weight, self_codes, norm)
         total = self.reduce(graph, codes, None, fn.sum("m", "neigh"), scaled=False)
         total = total if self_codes is None else total + self_codes.centered
-        values, unit = fixed_sum(total, codes)
         norm = None if norm is None else norm_of_degrees(*norm)
-        values = values if norm is None else normed(values, norm, unit)
+        values, unit = fixed_sum(total, codes, graph.in_degrees() + (self_codes is not None), norm)
         if torch.is_grad_enabled():
             floats = scaled(total.to(codes.centered.dtype), codes.scale)
             values = instead(finished(with_gradient_in(floats, self.gradients), norm), values)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from numba_kernels.fixed_point import (
-    CODE_SHIFT,
     CODED_BITS,
+    NORM_BITS,
+    NORM_FRACTION,
     Coding,
     Multiplier,
     are_halves,
@@ -66,7 +67,8 @@ def integer_codes(quantizer, x, norm: torch.Tensor | None = None) -> IntegerCode
     scale, zero, offset = map(_numpy, params)
     if not are_halves(zero, offset):
         raise ValueError("integer arithmetic needs zero points that are multiples of a half; use quantizer='qlr'.")
-    coding, top, centered = Coding.of(scale, offset), quantizer.format.qmax, codes.centered
+    top, centered = quantizer.format.qmax, codes.centered
+    coding = Coding.of(scale, offset, top)
     if hasattr(centered, "with_values"):  # sparse features, whose zeros are code 0
         whole = instead(centered.values, _codes(coding, x.values, top) - params.zero_point)
         centered = centered.with_values(whole)
@@ -78,12 +80,20 @@ def integer_codes(quantizer, x, norm: torch.Tensor | None = None) -> IntegerCode
 
 @torch.no_grad()
 def _codes(coding, x, top, norm=None):
-    times = 2.0**coding.unit
+    most, x = (1 << CODED_BITS) - 1, x * _like(coding.power, x)
     if norm is not None:
-        times = norm.double().view(-1, *[1] * (x.dim() - 1)) * times
-    w = (x.double() * times).round_().clamp_(-(1 << CODED_BITS), 1 << CODED_BITS).long()
-    moved = (w * _like(coding.numbers, x) + coding.added) >> CODE_SHIFT
-    return (moved + _like(coding.zero, x)).clamp_(0, top).float()
+        norm = norm.view(-1, *[1] * (x.dim() - 1))
+        mantissa, _ = torch.frexp(norm)
+        x = x * (norm / mantissa)  # powers of two
+    w = x.clamp(-most, most).round_().long()
+    if norm is not None:
+        w = _shifted(w * (mantissa * (1 << NORM_BITS)).long(), NORM_BITS)
+    moved = (w * _like(coding.numbers, x) + coding.added) >> coding.shift
+    return (moved + _like(coding.whole, x)).clamp_(0, top).float()
+
+
+def _shifted(a, shift):
+    return (a + ((1 << shift) >> 1 if isinstance(shift, int) else (torch.ones_like(shift) << shift) >> 1)) >> shift
 
 
 def most_steps(params, top: int) -> float:
@@ -92,16 +102,17 @@ def most_steps(params, top: int) -> float:
 
 
 @torch.no_grad()
-def fixed(accumulators: torch.Tensor, multiplier: Multiplier) -> torch.Tensor:
-    """Fixed-point numbers of accumulators, float32 or float64 that hold whole numbers."""
-    a = accumulators.clamp(-multiplier.most, multiplier.most).long()
-    v = (a * _like(multiplier.numbers, a) + (1 << (multiplier.shift - 1))) >> multiplier.shift
+def fixed(accumulators: torch.Tensor, multiplier: Multiplier, count) -> torch.Tensor:
+    """Fixed-point numbers of accumulators of ``count`` terms, a number or (rows, 1), floats that hold whole numbers."""
+    most, dropped = (1 << multiplier.bits) - 1, _like(np.int64(multiplier.dropped(count)), accumulators)
+    a = _shifted(accumulators.long(), dropped).clamp_(-most, most)
+    v = _shifted(a * _like(multiplier.numbers, a), multiplier.shift - dropped)
     return v.float() * 2.0**-multiplier.unit
 
 
 @torch.no_grad()
 def normed(x: torch.Tensor, norm: torch.Tensor, unit: int) -> torch.Tensor:
-    """Rows of fixed-point numbers of ``unit`` times their degree norms, as such numbers."""
+    """Rows of fixed-point numbers times their degree norms, as such numbers of ``unit``."""
     times = norm.double().view(-1, *[1] * (x.dim() - 1)) * 2.0**unit
     return (x.double() * times).round_().float() * 2.0**-unit
 
@@ -113,10 +124,10 @@ def on_unit(numbers: torch.Tensor, unit: int) -> torch.Tensor:
     return instead(numbers, values)
 
 
-def fixed_product(codes: IntegerCodes, weight: Quantized) -> tuple[torch.Tensor, int]:
-    """The product of codes with a quantised weight, (in, out), as fixed-point numbers, and their unit."""
-    _, params, qmax, *_ = weight.source
-    inputs, most = weight.shape[0], codes.most * most_steps(params, qmax)
+def fixed_product(codes: IntegerCodes, weight: Quantized, bits: int) -> tuple[torch.Tensor, int]:
+    """The product of codes with a weight, (in, out), of ``bits`` as stored, as fixed-point numbers, and their unit."""
+    _, params, *_ = weight.source
+    inputs, most = weight.shape[0], codes.most * most_steps(params, (1 << bits) - 1)
     first, second = codes.centered, weight.centered.detach()
     if 4 * inputs * most >= _EXACT:
         dense = first if isinstance(first, torch.Tensor) else first.to_dense()
@@ -124,14 +135,15 @@ def fixed_product(codes: IntegerCodes, weight: Quantized) -> tuple[torch.Tensor,
     scale = _numpy(codes.scale).astype(np.float64) * _numpy(weight.scale)
     unit = unit_of_product(scale, inputs, most)
     with torch.no_grad():
-        return fixed(4 * torch.matmul(first, second), Multiplier.of(scale, 4, unit)), unit
+        return fixed(4 * torch.matmul(first, second), Multiplier.of_products(scale, inputs, most, unit), inputs), unit
 
 
-def fixed_sum(total: torch.Tensor, codes: IntegerCodes) -> tuple[torch.Tensor, int]:
-    """Sums of centred codes over neighbours as fixed-point numbers, and their unit."""
-    scale = _numpy(codes.scale)
+def fixed_sum(total: torch.Tensor, codes: IntegerCodes, count: torch.Tensor, norm=None) -> tuple[torch.Tensor, int]:
+    """Sums of ``count`` centred codes, (rows,), as fixed-point numbers, times degree norms if given; and their unit."""
+    scale, counts = _numpy(codes.scale), count.cpu().numpy().reshape(-1, *[1] * (total.dim() - 1))
     unit = unit_of_sum(scale, codes.most)
-    return fixed(2 * total.detach(), Multiplier.of(scale, 2, unit)), unit
+    values = fixed(2 * total.detach(), Multiplier.of_sums(scale, codes.most, unit), counts)
+    return (values, unit) if norm is None else (normed(values, norm, unit + NORM_FRACTION), unit + NORM_FRACTION)
 
 
 def norm_of_degrees(graph, side: str, power: float, plus: int = 0) -> torch.Tensor:
@@ -145,4 +157,4 @@ def _numpy(numbers):
 
 
 def _like(numbers, x):
-    return torch.from_numpy(numbers).to(x.device)
+    return torch.as_tensor(numbers).to(x.device)

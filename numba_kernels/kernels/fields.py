@@ -73,7 +73,8 @@ class Multiplied(NamedTuple):
 
     multiplier: int  # (columns,) int32
     shift: int
-    most: int
+    bits: int
+    term: int
     power: float  # 2^-unit
 
 

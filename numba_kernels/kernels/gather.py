@@ -11,7 +11,7 @@ from .. import simd
 from ..jit import kernel
 from ..layout import PACKED_BITS
 from .fields import Edges, Multiplied, Operand
-from .fixed import fixed
+from .fixed import dropped_bits, fixed
 from .instruction import instruction, reader
 from .sums import center, clear, summing
 
@@ -128,11 +128,12 @@ def _write_floats(f, totals, count, row):
 
 @kernel
 def _write_fixed(f, totals, count, row):
+    dropped = dropped_bits(f.multiplied, count)
     none, twice_zero, times = simd.zeros_i32(), simd.i32_at(f.twice_zero), simd.fill(simd.zeros_i32(), count)
     for c in range(0, f.columns, 16):
         moved = simd.multiply(times, simd.load(none, twice_zero, c))
         doubled = simd.shift_left(simd.load(none, totals, c), 1)
-        simd.store(fixed(simd.subtract(doubled, moved), f.multiplied, c), row, c)
+        simd.store(fixed(simd.subtract(doubled, moved), f.multiplied, dropped, c), row, c)
 
 
 @instruction(Gather, _VARIANTS)

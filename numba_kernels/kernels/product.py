@@ -10,7 +10,7 @@ from .. import simd
 from ..jit import kernel
 from ..layout import PACKED_BITS, row_bytes
 from .fields import Multiplied, Operand, ProductWeight
-from .fixed import fixed
+from .fixed import dropped_bits, fixed
 from .instruction import instruction, reader
 from .unpack import unpacking
 
@@ -181,6 +181,7 @@ def multiply_fixed(bits, form):
         local, first = (base, 0) if f.operand.local != 0 else (0, start)
         sums, none = product(first, count, f, local, base + f.codes, base + f.dst, stride), simd.zeros_i32()
         zeros, columns_sums, zero = simd.i32_at(f.twice_zeros), simd.i32_at(f.twice_sums), simd.fill(none, f.twice_zero)
+        dropped = dropped_bits(f.multiplied, f.weight.inputs)
         for r in range(count):
             row = base + f.dst + 4 * r * stride
             rest = simd.fill(none, 2 * sums[r] - f.weight.inputs * f.twice_zero)
@@ -188,6 +189,6 @@ def multiply_fixed(bits, form):
                 t = simd.shift_left(simd.load(none, simd.i32_at(row), c), 2)
                 t = simd.subtract(t, simd.multiply(zero, simd.load(none, columns_sums, c)))
                 t = simd.subtract(t, simd.multiply(rest, simd.load(none, zeros, c)))
-                simd.store(fixed(t, f.multiplied, c), simd.f32_at(row), c)
+                simd.store(fixed(t, f.multiplied, dropped, c), simd.f32_at(row), c)
 
     return run

@@ -75,8 +75,9 @@ class Grid:
             self.inverse = pad(np.float32(1) / spec.scale, columns)
         if isinstance(spec, IntegerGrid):
             self.mode, self.coding = fields.INTEGER, spec.coding
+            self.power = pad(self.coding.power, columns)
             self.multiplier, self.whole = (
-                pad(part, columns, np.int32) for part in (self.coding.numbers, self.coding.zero)
+                pad(part, columns, np.int32) for part in (self.coding.numbers, self.coding.whole)
             )
         if isinstance(spec, ShiftGrid):
             self.mode, self.unit = fields.SHIFT, self.scale * np.float32(2.0**-MOST_HALVINGS)

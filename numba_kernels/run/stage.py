@@ -169,7 +169,7 @@ class StageAssembler:
         multiplier, numbers = self.assembly.keep(
             ("multiplier", key, columns), lambda: (made := make(), pad(made.numbers, columns, np.int32))
         )
-        return Multiplied(self.at(numbers), multiplier.shift, multiplier.most, 2.0**-multiplier.unit)
+        return Multiplied(self.at(numbers), multiplier.shift, multiplier.bits, multiplier.term, 2.0**-multiplier.unit)
 
     # -- what runs differ in ----------------------------------------------------------------------------
     def factor(self, op):

@@ -10,7 +10,7 @@ Memory is reached through pointers, which :func:`u8_at` and its like make of an 
 =================  =====================================================================
 memory             load, store, stream, prefetch, address, u8_at, i8_at, i32_at, i64_at, f32_at, f64_at
 lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maximum, absolute, power_of_two,
-                   bits_and, bits_or, shift_left, shift_right, multiply_shift
+                   bits_and, bits_or, shift_left, shift_right, shift_down
 copies, choice     fill, first_lanes
 conversion         widen, to_i32, to_signed, to_f32, to_f64, nearest, rounded_bits, low_bytes
 to one number      largest, smallest, total, sum_bytes, nonzero_lanes, trailing_zeros
@@ -211,16 +211,16 @@ shift_right = intrinsic(_with_integer(lambda b, x, y: b.lshr(x, y)))
 
 
 @intrinsic
-def multiply_shift(typing_context, x, y, added, shift):
-    """(x · y + added) >> shift of i32 lanes, computed in 64 bits, its low 32; ``shift``, int64, is 1 … 32."""
-    wide = ir.VectorType(I64, x.lanes)
+def shift_down(typing_context, x, count):
+    """i32 lanes >> count, an integer from 0 to 31, rounded to the nearest, halves up."""
 
-    def body(builder, x, y, added, shift):
-        products = builder.mul(builder.sext(x, wide), builder.sext(y, wide))
-        moved = builder.lshr(builder.add(products, splat(builder, wide, added)), splat(builder, wide, shift))
-        return builder.trunc(moved, x.type)
+    def body(builder, value, count):
+        one = I32(1)
+        count = builder.trunc(count, I32) if count.type != I32 else count
+        half = builder.lshr(builder.shl(one, count), one)
+        return builder.ashr(builder.add(value, splat(builder, x.llvm, half)), splat(builder, x.llvm, count))
 
-    return generating(x(x, y, added, shift), body)
+    return generating(x(x, count), body)
 
 
 # -- conversion -----------------------------------------------------------------------------------------
@@ -286,14 +286,18 @@ def rounded_bits(typing_context, x):
 
 @intrinsic
 def nearest(typing_context, x):
-    """f64 lanes below 2³¹ in size as the nearest int32, halves to even.
+    """The nearest int32, halves to even, of f32 lanes below 2²² in size, or f64 lanes below 2³¹.
 
-    Beside 1.5 · 2⁵² neighbouring floats are 1 apart, so that adding it rounds; the low bits of that sum are the number.
+    Beside 1.5 · 2²³, or 2⁵², neighbouring floats are 1 apart, so that adding it rounds; the number is what the bits
+    of that sum are beyond those of the summand.
     """
     whole, wide = Vector("i32", x.lanes), ir.VectorType(I64, x.lanes)
+    is_narrow = x.element == "f32"
 
     def body(builder, value):
-        moved = builder.fadd(value, ir.Constant(x.llvm, [1.5 * 2**52] * x.lanes))
+        moved = builder.fadd(value, ir.Constant(x.llvm, [1.5 * 2 ** (23 if is_narrow else 52)] * x.lanes))
+        if is_narrow:
+            return builder.sub(builder.bitcast(moved, whole.llvm), ir.Constant(whole.llvm, [0x4B400000] * x.lanes))
         return builder.trunc(builder.bitcast(moved, wide), whole.llvm)
 
     return generating(whole(x), body)

@@ -38,12 +38,12 @@ __all__ = [
     "minimum",
     "multiply",
     "multiply_add",
-    "multiply_shift",
     "nearest",
     "nonzero_lanes",
     "power_of_two",
     "prefetch",
     "rounded_bits",
+    "shift_down",
     "shift_left",
     "shift_right",
     "signed_to_i32",
@@ -193,8 +193,8 @@ def shift_right(x, count):
     return x >> x.dtype.type(count)
 
 
-def multiply_shift(x, y, added, shift):
-    return ((x.astype(np.int64) * y + added) >> shift).astype(np.int32)
+def shift_down(x, count):
+    return (x + np.int32((1 << int(count)) >> 1)) >> np.int32(count)
 
 
 def widen(x):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...fixed_point import Multiplier, are_halves
+from ...fixed_point import Multiplier, are_halves, most_steps
 from ...kernels.lookup import Lookup, look_up
 from ...kernels.product import Product, ProductFixed, multiply, multiply_fixed
 from ...layout import dense_bytes, padded
@@ -43,8 +43,8 @@ class Linear(Operation):
         plan.require(type(grid) in (FixedGrid, IntegerGrid), "fixed-point products of codes with scales of rows")
         plan.require(are_halves(grid.zero_point) and (2 * zero == np.rint(2 * zero)).all(), "zero points are no halves")
         plan.require((scale > 0).all(), "a scale must be positive")
-        most = 4.0 * inputs * grid.most_steps * np.maximum(np.abs(zero), np.abs((1 << bits) - 1 - zero)).max()
-        plan.require(most < 2**31, f"{inputs} inputs overflow an int32 sum")
+        most = 4.0 * inputs * grid.most_steps * most_steps(zero, (1 << bits) - 1)
+        plan.require(most < 2**31 - 2**16, f"{inputs} inputs overflow an int32 sum")
 
     def resolve(self, resolver, op):
         resolver.each(op, op["weight"]["shape"][1])
@@ -77,11 +77,18 @@ class Linear(Operation):
         if "unit" not in op.spec:
             stage.add(multiply, (operand.bits, form), Product(*fields))
             return
-        grid, at = stage.grid(value), stage.at
-        scale = grid.spec.scale.astype(np.float64) * weight.scale[: op.columns]
-        multiplied = stage.multiplied(out, lambda: Multiplier.of(scale, 4, op.spec["unit"]), op.columns)
+        grid, at, plan = stage.grid(value), stage.at, stage.assembly.plan
+        multiplied = stage.multiplied(out, lambda: self._multiplier(plan, op.spec, grid.spec), op.columns)
         numbers = int(grid.twice_zero[0]), at(weight.twice_zeros), at(weight.twice_column_sums), multiplied
         stage.add(multiply_fixed, (operand.bits, form), ProductFixed(*fields, *numbers))
+
+    @staticmethod
+    def _multiplier(plan, op, grid):
+        weight = op["weight"]
+        K, M = weight["shape"]
+        scale, zero = (plan.numbers(weight[name], (1, M)) for name in ("scale", "zero_point"))
+        most = grid.most_steps * most_steps(zero, (1 << weight["bits"]) - 1)
+        return Multiplier.of_products(grid.scale.astype(np.float64) * scale, K, most, op["unit"])
 
     @each_part
     def reference(self, plan, op, codes):
@@ -94,7 +101,7 @@ class Linear(Operation):
         row_sums = codes.codes.sum(1, keepdims=True, dtype=np.int64)
         centered = total - (x_zero * weight.sum(0) + w_zero * (row_sums - K * x_zero))
         if "unit" in op:
-            return Multiplier.of(codes.scale.astype(np.float64) * scale, 4, op["unit"]).times(4 * centered)
+            return self._multiplier(plan, op, plan.grids[op["in"][0]]).times((4 * centered).astype(np.int64), K)
         return centered.astype(np.float32) * codes.scale * scale
 
 

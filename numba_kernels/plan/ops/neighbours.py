@@ -90,7 +90,7 @@ class Aggregate(Operation):
             own_fields = (0, 0) if own is None else (own.packed, own.powers)
             self._emit_products(stage, op, codes, True, codes.powers, *own_fields)
         else:
-            most = codes.grid.top * (2 if "unit" in op.spec else 1)
+            most = 2 * codes.grid.top + 1 if "unit" in op.spec else codes.grid.top
             stage.check(graph, lambda graph: refuse_overflow(graph, most))
             self._emit_plain(stage, op, codes, own, graph)
         stage.costs_edges(graph, codes.grid)
@@ -126,7 +126,7 @@ class Aggregate(Operation):
         if unit is None:
             stage.add(gather, variant, Gather(*sums, grid.exact_sum, own, *hubs))
             return
-        multiplied = stage.multiplied(op.writes[0], lambda: Multiplier.of(grid.spec.scale, 2, unit), op.columns)
+        multiplied = stage.multiplied(op.writes[0], lambda: _multiplier(grid.spec, unit), op.columns)
         stage.add(gather_fixed, variant, GatherFixed(*sums, stage.at(grid.twice_zero), own, *hubs, multiplied))
 
     def reference(self, plan, op, graph, codes, edge_weight, own):
@@ -144,7 +144,8 @@ class Aggregate(Operation):
                 total, count = total + (own.codes.T.astype(np.int64) * own_weights).T, count + own_weights
             centered = total - codes.zero.astype(np.float64) * count[:, None]
             if "unit" in op:
-                return Multiplier.of(codes.scale, 2, op["unit"]).times(2 * centered)
+                multiplier = _multiplier(plan.grids[op["in"][1]], op["unit"])
+                return multiplier.times((2 * centered).astype(np.int64), count[:, None])
             centered = centered.astype(np.float32)
         else:
             target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
@@ -154,6 +155,10 @@ class Aggregate(Operation):
             if own is not None:
                 centered += own.codes.astype(np.float32) - own.zero
         return centered * codes.scale
+
+
+def _multiplier(grid, unit):
+    return Multiplier.of_sums(grid.scale, grid.most_steps, unit)
 
 
 def _sums(stage, op, codes):

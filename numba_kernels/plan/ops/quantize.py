@@ -23,8 +23,9 @@ def _emit_codes(stage, out, slot, columns, factor=0, source=_NO_MATRIX):
     grid, at = stage.grid(out), stage.at
     target = stage.places.target(out, grid, factor)
     if grid.mode == INTEGER:
-        numbers = at(grid.multiplier), at(grid.whole), grid.coding.added, 2.0**grid.coding.unit
-        stage.add(encode_fixed, (), EncodeFixed(stage.at_slot(slot), columns, target, *numbers))
+        arrays = at(grid.power), at(grid.multiplier), at(grid.whole)
+        numbers = *arrays, grid.coding.shift, grid.coding.added, source
+        stage.add(encode_fixed, (factor != 0,), EncodeFixed(stage.at_slot(slot), columns, target, *numbers))
         return
     variant, grids = (target.mode, min(target.width, 64)), stage.area_of_rows("grids", 16)
     stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, grids, source))
