@@ -2,10 +2,10 @@
 
 A number between an accumulator and the next codes is *fixed-point*: v · 2^-unit, v a whole number. float32 holds it, so
 that biases, ReLU and residual sums are exact in float32; where v outgrows 24 bits, it is rounded as IEEE float32 says,
-on every machine alike. Scales become whole multipliers. All that follows fits int32:
+on every machine alike. Scales become whole multipliers. All that follows fits int32, or float32:
 
     sums and products   v = ((a >> p) · M_c) >> s   a = 2 Σ (q − z), or 4 Σ (q_x − z_x)(q_w − z_w)
-    degree norms        v = v · m · 2^-r, rounded   (degree + plus)^power ≈ m · 2^-r, m of 15 bits; in 64 bits
+    degree norms        v = v · m · 2^-r, rounded   (degree + plus)^power ≈ m · 2^-r, m of 15 bits; to 24 bits first
     codes               q = clamp(((w · M_c) >> s) + z_c, 0, top)   w = x · 2^unit_c, rounded
     codes, normed       the same of (w · m) >> 15                   w = x · 2^(unit_c + 15 − r), rounded
 
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 
 # Bits of a degree norm; of a multiplier of codes, and of what it multiplies; of accumulators in products and in sums,
-# which leave multipliers the rest of 30.
-NORM_BITS, CODE_BITS, CODED_BITS, PRODUCT_BITS, SUM_BITS = 15, 14, 16, 22, 16
-# Bits of the fraction of an accumulator's step that a product's unit has at most, of the largest number that a product
-# makes, and of what one message makes; of the fraction that norms add to sums.
-_FRACTION, _NUMBER_BITS, _MESSAGE_BITS, NORM_FRACTION = 8, 22, 10, 4
+# which leave multipliers the rest of 30; of products and normed numbers at most.
+NORM_BITS, CODE_BITS, CODED_BITS, PRODUCT_BITS, SUM_BITS, NUMBER_BITS = 15, 14, 16, 22, 16, 22
+# Bits of the fraction of an accumulator's step that a product's unit has at most, of what one message makes, and of the
+# fraction that norms add to sums.
+_FRACTION, _MESSAGE_BITS, NORM_FRACTION = 8, 10, 4
 
 
 def _exponent(number):
@@ -53,7 +53,7 @@ def degree_norm(degrees: np.ndarray, power: float, plus: int) -> np.ndarray:
 
 def unit_of_product(scale: np.ndarray, inputs: int, most: float) -> int:
     """The unit of products of ``inputs`` codes with weights; ``most`` bounds one term, ``scale`` is a step's."""
-    return int(min(_FRACTION, _NUMBER_BITS - _exponent(inputs * most)) - _exponent(scale.max()))
+    return int(min(_FRACTION, NUMBER_BITS - _exponent(inputs * most)) - _exponent(scale.max()))
 
 
 def unit_of_sum(scale: np.ndarray, most: float) -> int:
@@ -112,9 +112,10 @@ class Multiplier:
 
 
 def normed(x: np.ndarray, norm: np.ndarray, unit: int) -> np.ndarray:
-    """Rows of fixed-point numbers times their degree norms, (rows,), as such numbers of ``unit``."""
-    v = rounded(x, np.ldexp(norm.astype(np.float64), unit)[:, None])
-    return np.ldexp(v.astype(np.float32), -unit)
+    """Rows of fixed-point numbers times their degree norms, (rows,) float32, as such numbers of ``unit``."""
+    most = np.float32((1 << NUMBER_BITS) - 1)
+    v = np.rint(np.clip(x * np.ldexp(norm, unit)[:, None], -most, most))
+    return np.ldexp(v, -unit)
 
 
 def on_unit(numbers: np.ndarray, unit: int) -> np.ndarray:

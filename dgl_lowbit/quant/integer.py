@@ -13,15 +13,18 @@ from numba_kernels.fixed_point import (
     CODED_BITS,
     NORM_BITS,
     NORM_FRACTION,
+    NUMBER_BITS,
     Coding,
     Multiplier,
     are_halves,
     degree_norm,
+    most_steps,
     unit_of_product,
     unit_of_sum,
 )
 
 from .quantized import Quantized
+from .sparse import SparseFeatures
 
 _EXACT = 1 << 24  # whole numbers that float32 holds
 
@@ -69,13 +72,13 @@ def integer_codes(quantizer, x, norm: torch.Tensor | None = None) -> IntegerCode
         raise ValueError("integer arithmetic needs zero points that are multiples of a half; use quantizer='qlr'.")
     top, centered = quantizer.format.qmax, codes.centered
     coding = Coding.of(scale, offset, top)
-    if hasattr(centered, "with_values"):  # sparse features, whose zeros are code 0
+    if isinstance(centered, SparseFeatures):  # whose zeros are zeros
         whole = instead(centered.values, _codes(coding, x.values, top) - params.zero_point)
         centered = centered.with_values(whole)
     else:
         x = x if isinstance(x, torch.Tensor) else x.to_dense()
         centered = instead(centered, _codes(coding, x, top, norm) - params.zero_point)
-    return IntegerCodes(centered, codes.scale, most_steps(params, top))
+    return IntegerCodes(centered, codes.scale, most_steps(zero, top))
 
 
 @torch.no_grad()
@@ -96,11 +99,6 @@ def _shifted(a, shift):
     return (a + ((1 << shift) >> 1 if isinstance(shift, int) else (torch.ones_like(shift) << shift) >> 1)) >> shift
 
 
-def most_steps(params, top: int) -> float:
-    """The largest magnitude of a code, in steps from 0."""
-    return float(torch.maximum(params.zero_point.abs(), (top - params.zero_point).abs()).max())
-
-
 @torch.no_grad()
 def fixed(accumulators: torch.Tensor, multiplier: Multiplier, count) -> torch.Tensor:
     """Fixed-point numbers of accumulators of ``count`` terms, a number or (rows, 1), floats that hold whole numbers."""
@@ -113,8 +111,8 @@ def fixed(accumulators: torch.Tensor, multiplier: Multiplier, count) -> torch.Te
 @torch.no_grad()
 def normed(x: torch.Tensor, norm: torch.Tensor, unit: int) -> torch.Tensor:
     """Rows of fixed-point numbers times their degree norms, as such numbers of ``unit``."""
-    times = norm.double().view(-1, *[1] * (x.dim() - 1)) * 2.0**unit
-    return (x.double() * times).round_().float() * 2.0**-unit
+    most, times = (1 << NUMBER_BITS) - 1, (norm * 2.0**unit).view(-1, *[1] * (x.dim() - 1))
+    return (x * times).clamp_(-most, most).round_() * 2.0**-unit
 
 
 def on_unit(numbers: torch.Tensor, unit: int) -> torch.Tensor:
@@ -127,7 +125,7 @@ def on_unit(numbers: torch.Tensor, unit: int) -> torch.Tensor:
 def fixed_product(codes: IntegerCodes, weight: Quantized, bits: int) -> tuple[torch.Tensor, int]:
     """The product of codes with a weight, (in, out), of ``bits`` as stored, as fixed-point numbers, and their unit."""
     _, params, *_ = weight.source
-    inputs, most = weight.shape[0], codes.most * most_steps(params, (1 << bits) - 1)
+    inputs, most = weight.shape[0], codes.most * most_steps(_numpy(params.zero_point), (1 << bits) - 1)
     first, second = codes.centered, weight.centered.detach()
     if 4 * inputs * most >= _EXACT:
         dense = first if isinstance(first, torch.Tensor) else first.to_dense()

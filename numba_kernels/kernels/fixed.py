@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import simd
-from ..fixed_point import CODED_BITS, NORM_BITS
+from ..fixed_point import CODED_BITS, NORM_BITS, NUMBER_BITS
 from ..jit import kernel
 from .fields import Matrix, Target
 from .instruction import instruction, reader
@@ -127,12 +127,14 @@ def fixed_norm():
     def run(at, start, count, base, stride):
         f = read_norm(at)
         lanes = simd.zeros_f32()
-        wide, back = simd.to_f64(lanes), simd.fill(lanes, np.float32(1.0 / f.power))
+        back, most = simd.fill(lanes, np.float32(1.0 / f.power)), simd.fill(lanes, np.float32((1 << NUMBER_BITS) - 1))
+        least = simd.subtract(lanes, most)
         for r in range(count):
-            times = simd.fill(wide, f.power * np.float64(factor_of(f.factor, start + r)))
+            times = simd.fill(lanes, np.float32(f.power) * factor_of(f.factor, start + r))
             x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
             for c in range(0, f.columns, 16):
-                v = simd.nearest(simd.multiply(simd.to_f64(simd.load(lanes, x, c)), times))
+                y = simd.multiply(simd.load(lanes, x, c), times)
+                v = simd.nearest(simd.minimum(simd.maximum(y, least), most))
                 simd.store(simd.multiply(simd.to_f32(v), back), to, c)
 
     return run

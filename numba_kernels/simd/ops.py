@@ -10,13 +10,13 @@ Memory is reached through pointers, which :func:`u8_at` and its like make of an 
 =================  =====================================================================
 memory             load, store, stream, prefetch, address, u8_at, i8_at, i32_at, i64_at, f32_at, f64_at
 lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maximum, absolute, power_of_two,
-                   bits_and, bits_or, shift_left, shift_right, shift_down
+                   bits_and, bits_or, shift_left, shift_right
 copies, choice     fill, first_lanes
-conversion         widen, to_i32, to_signed, to_f32, to_f64, nearest, rounded_bits, low_bytes
+conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
 to one number      largest, smallest, total, sum_bytes, nonzero_lanes, trailing_zeros
 =================  =====================================================================
 
-Products of small integers are in :mod:`numba_kernels.simd.products`.
+Products of small integers are in :mod:`numba_kernels.simd.products`, roundings in :mod:`numba_kernels.simd.rounding`.
 
 With the JIT off, NumPy arrays stand in for vectors and pointers (:mod:`numba_kernels.simd.stand_ins`).
 """
@@ -210,19 +210,6 @@ shift_left = intrinsic(_with_integer(lambda b, x, y: b.shl(x, y)))
 shift_right = intrinsic(_with_integer(lambda b, x, y: b.lshr(x, y)))
 
 
-@intrinsic
-def shift_down(typing_context, x, count):
-    """i32 lanes >> count, an integer from 0 to 31, rounded to the nearest, halves up."""
-
-    def body(builder, value, count):
-        one = I32(1)
-        count = builder.trunc(count, I32) if count.type != I32 else count
-        half = builder.lshr(builder.shl(one, count), one)
-        return builder.ashr(builder.add(value, splat(builder, x.llvm, half)), splat(builder, x.llvm, count))
-
-    return generating(x(x, count), body)
-
-
 # -- conversion -----------------------------------------------------------------------------------------
 @intrinsic
 def widen(typing_context, x):
@@ -282,25 +269,6 @@ def rounded_bits(typing_context, x):
         return builder.bitcast(builder.fadd(value, ir.Constant(x.llvm, [float(2**23)] * x.lanes)), bits.llvm)
 
     return generating(bits(x), body)
-
-
-@intrinsic
-def nearest(typing_context, x):
-    """The nearest int32, halves to even, of f32 lanes below 2²² in size, or f64 lanes below 2³¹.
-
-    Beside 1.5 · 2²³, or 2⁵², neighbouring floats are 1 apart, so that adding it rounds; the number is what the bits
-    of that sum are beyond those of the summand.
-    """
-    whole, wide = Vector("i32", x.lanes), ir.VectorType(I64, x.lanes)
-    is_narrow = x.element == "f32"
-
-    def body(builder, value):
-        moved = builder.fadd(value, ir.Constant(x.llvm, [1.5 * 2 ** (23 if is_narrow else 52)] * x.lanes))
-        if is_narrow:
-            return builder.sub(builder.bitcast(moved, whole.llvm), ir.Constant(whole.llvm, [0x4B400000] * x.lanes))
-        return builder.trunc(builder.bitcast(moved, wide), whole.llvm)
-
-    return generating(whole(x), body)
 
 
 @intrinsic

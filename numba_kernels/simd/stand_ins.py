@@ -225,7 +225,7 @@ def to_f64(x):
 
 @_quiet
 def nearest(x):
-    return np.rint(x).astype(np.int64).astype(np.int32)
+    return np.rint(x).astype(np.int32)
 
 
 @_quiet
