@@ -72,6 +72,8 @@ class QuantConfig:
         "tensor", "channel" or "row".
     scores_granularity : str
         "channel" (one scale a head) or "tensor".
+    attention_granularity : str
+        "tensor".
     gradients : int
         Bits of what crosses edges backward, the gradients of sums over neighbours: 32 for float32, or 8. These are
         rounded stochastically, without bias, with a step a column (:mod:`dgl_lowbit.quant.stochastic`), from bits of

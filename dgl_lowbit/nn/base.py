@@ -24,8 +24,21 @@ LAYERS: dict[type, type[LowBitLayer]] = {}
 def register_layer(low_bit_class: type[Layer]) -> type[Layer]:
     """Class decorator: let ``dgl_lowbit.quantize`` replace ``low_bit_class.float_class`` by this class.
 
-    The class derives from :class:`LowBitLayer` and from its ``float_class``, and adds no constructor state beyond the
-    quantisers.
+    Parameters
+    ----------
+    low_bit_class : type
+        Derives from :class:`LowBitLayer` and from its ``float_class``, and adds no constructor state beyond the
+        quantisers.
+
+    Returns
+    -------
+    type
+        ``low_bit_class``.
+
+    Raises
+    ------
+    TypeError
+        When it names no ``float_class``.
     """
     if low_bit_class.float_class is None:
         raise TypeError(f"{low_bit_class.__name__} replaces no layer; set its float_class.")
@@ -34,7 +47,17 @@ def register_layer(low_bit_class: type[Layer]) -> type[Layer]:
 
 
 class Operand(NamedTuple):
-    """An operand of a layer's integer operations: its component, channel count (None: not known) and channel axis."""
+    """An operand of a layer's integer operations.
+
+    Attributes
+    ----------
+    component : str
+        One of those of :class:`dgl_lowbit.QuantConfig`, such as "weights".
+    channels : int or None
+        Number of channels; None where it is not known.
+    axis : int
+        Channel axis. Default: the last.
+    """
 
     component: str
     channels: int | None

@@ -67,7 +67,7 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
         check_features(self, source, self._in_feats, rows)
 
     def compute(self, ops, graph, feat, weight=None, edge_weight=None):
-        """As ``dgl.nn.GraphConv.forward``; shapes: feat (N, *, in_feats) or a pair, output (N_dst, *, out_feats).
+        """As ``dgl.nn.GraphConv.forward``; shapes: feat (N, …, in_feats) or a pair, output (N_dst, …, out_feats).
 
         Raises
         ------

@@ -44,7 +44,7 @@ class Linear(LowBitLayer, nn.Linear):
         check_features(self, input, self.in_features, None, what="input")
 
     def compute(self, ops, input):
-        """Shapes: input (N, *, in_features) float, output (N, *, out_features).
+        """Shapes: input (N, …, in_features) float, output (N, …, out_features).
 
         Raises
         ------

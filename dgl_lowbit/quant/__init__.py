@@ -16,8 +16,13 @@ _QUANTIZERS: dict[str, Callable[..., Quantizer]] = {}
 def register_quantizer(name: str, factory: Callable[..., Quantizer]) -> None:
     """Make ``QuantConfig(quantizer=name)`` build its quantisers with ``factory(bits, **options)``.
 
-    ``options`` are those of :class:`Quantizer` and ``grid``. :class:`Quantizer` says what a quantiser of one's own
-    states.
+    Parameters
+    ----------
+    name : str
+        One that is known already is replaced.
+    factory : callable
+        Makes a :class:`Quantizer`, which says what one of one's own states. ``options`` are those of
+        :class:`Quantizer` and ``grid``.
     """
     _QUANTIZERS[name] = factory
 
@@ -25,6 +30,12 @@ def register_quantizer(name: str, factory: Callable[..., Quantizer]) -> None:
 def quantizer_names() -> tuple[str, ...]:
     """Names that ``QuantConfig(quantizer=…)`` accepts.
 
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
     >>> quantizer_names()
     ('bt', 'bt*', 'qlr')
     """
@@ -33,6 +44,19 @@ def quantizer_names() -> tuple[str, ...]:
 
 def make_quantizer(name: str, bits: int, **options) -> Quantizer:
     """Build the quantiser registered as ``name``.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`quantizer_names`.
+    bits : int
+        1, 2, 3, 4, 8, or 32 for none.
+    **options
+        Those of :class:`Quantizer`, and ``grid``.
+
+    Returns
+    -------
+    Quantizer
 
     Raises
     ------

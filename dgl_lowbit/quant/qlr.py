@@ -27,6 +27,19 @@ _SMALLEST_SCALE = float(SMALLEST_SCALE)
 def alpha_candidates(count: int = 40, lowest: float = 0.02) -> list[float]:
     """Geometric factors from 1 down to ``lowest``, the grid on which the initial range is searched.
 
+    Parameters
+    ----------
+    count : int
+        Number of factors, at least 2.
+    lowest : float
+        The last of them.
+
+    Returns
+    -------
+    list of float
+
+    Examples
+    --------
     >>> [round(a, 3) for a in alpha_candidates(3)]
     [1.0, 0.141, 0.02]
     """
@@ -65,6 +78,11 @@ class QLRQuantizer(Quantizer):
     log_alpha : torch.nn.Parameter
         Logarithm of α, the same shape.
 
+    Raises
+    ------
+    ValueError
+        For an unknown grid or error, and as :class:`Quantizer`.
+
     Examples
     --------
     >>> q = QLRQuantizer(2).train()
@@ -95,6 +113,7 @@ class QLRQuantizer(Quantizer):
 
     @property
     def alpha(self) -> torch.Tensor:
+        """The factor α on the observed range, () or (channels,)."""
         return self.log_alpha.exp()
 
     @torch.no_grad()

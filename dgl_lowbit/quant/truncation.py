@@ -11,8 +11,20 @@ _FINE_QMAX = 255
 
 
 def skewness(x: torch.Tensor) -> torch.Tensor:
-    """Sample skewness, the third standardised moment, a float32 scalar; 0 for a constant tensor.
+    """Sample skewness, the third standardised moment.
 
+    Parameters
+    ----------
+    x : torch.Tensor
+        Of any shape.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar, float32; 0 for a constant tensor.
+
+    Examples
+    --------
     >>> round(skewness(torch.tensor([0.0, 0.0, 0.0, 4.0])).item(), 3)
     1.155
     """
@@ -36,6 +48,10 @@ class TruncationQuantizer(QLRQuantizer):
     skew_aware : bool
         BT*: add the tensor's rounded sample skewness to code8 before truncating. The skewness is measured where the
         range is observed: measured under dropout, that of sparse features would move zeros to another level.
+    grid : {"affine", "auto"}
+        Both are the affine grid.
+    **options
+        As of :class:`QLRQuantizer`.
 
     Raises
     ------

@@ -27,7 +27,17 @@ PATIENCE = 100
 
 
 class Fitted(NamedTuple):
-    """What :func:`fit` returns."""
+    """What :func:`fit` returns.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        Low-bit, with the weights of its best validation epoch.
+    teacher : torch.nn.Module
+        The float model, with those of its best.
+    history, teacher_history : History
+        Of the low-bit stage and of the float stage.
+    """
 
     model: nn.Module
     teacher: nn.Module
@@ -40,7 +50,20 @@ def parameter_groups(
 ) -> list:
     """Optimiser groups: weights with decay; those without; ranges (log α) with a rate of their own and no decay.
 
-    ``no_decay`` holds prefixes of names of parameters that are not decayed.
+    Parameters
+    ----------
+    model : torch.nn.Module
+    lr, weight_decay : float
+        Of weights.
+    quantizer_lr : float
+        Rate of ranges.
+    no_decay : sequence of str
+        Prefixes of names of parameters that are not decayed.
+
+    Returns
+    -------
+    list of dict
+        For a torch optimiser; groups that would be empty are left out.
     """
     ranges = {p for module in model.modules() if isinstance(module, Quantizer) for p in module.parameters()}
     groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "ranges": []}

@@ -106,7 +106,18 @@ class Run:
 
 
 def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """Mean KL(teacher ‖ student) over rows at temperature 1; both (N, classes), scalar out."""
+    """Mean KL(teacher ‖ student) over rows, at temperature 1 (arXiv:1503.02531).
+
+    Parameters
+    ----------
+    logits, teacher_logits : torch.Tensor
+        (N, classes) each.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar.
+    """
     return F.kl_div(logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
@@ -117,11 +128,39 @@ def evaluation_logits(model, graph, feat):
 
 
 def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:
-    """Evaluation logits of ``model`` on a graph's features, (N, classes); the training mode is kept."""
+    """Evaluation logits of a model; its training mode is kept.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Called as ``model(graph, feat)``.
+    graph : DGLGraph
+    feat : torch.Tensor, optional
+        (N, D). Default: ``graph.ndata["feat"]``.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, classes), without gradients.
+    """
     return evaluation_logits(model, graph, graph.ndata["feat"] if feat is None else feat)
 
 
 def accuracy(logits: torch.Tensor, graph: dgl.DGLGraph, mask: str = "test_mask") -> float:
-    """Share of nodes under ``mask`` whose largest logit is their label."""
+    """Share of nodes under a mask whose largest logit is their label.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        (N, classes).
+    graph : DGLGraph
+        With ``ndata["label"]``, (N,).
+    mask : str
+        Name of the mask in ``ndata``.
+
+    Returns
+    -------
+    float
+    """
     chosen = graph.ndata[mask]
     return (logits[chosen].argmax(-1) == graph.ndata["label"][chosen]).float().mean().item()

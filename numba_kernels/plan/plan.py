@@ -87,10 +87,16 @@ class Plan:
     outputs : list of int
         Values returned.
     arrays : dict of str to numpy.ndarray
+        What operations name, of the shapes that they ask for.
     returns : "value", "tuple" or list of str
         Whether the one output comes by itself, outputs come as a tuple, or as a dict of these keys.
     heads : list of int
         For each output into how many heads its columns are split, 0 for a matrix.
+
+    Attributes
+    ----------
+    kinds, columns, grids, makers, stacked
+        What follows from these, by value; not to be given.
 
     Raises
     ------
@@ -123,7 +129,13 @@ class Plan:
 
     # -- arrays -----------------------------------------------------------------------------------------
     def numbers(self, value, lengths) -> np.ndarray:
-        """A float32 array given by name or as a number, whose length must be among ``lengths``."""
+        """A float32 array given by name or as a number, whose length must be among ``lengths``.
+
+        Raises
+        ------
+        PlanError
+            For an array of another dtype or length, or with NaN or infinity.
+        """
         array = self.arrays[value] if isinstance(value, str) else np.array([value], np.float32)
         if array.dtype != np.float32 or array.ndim != 1 or (lengths and len(array) not in lengths):
             raise PlanError(f"expected float32 numbers of length {lengths}, got {array.dtype} {array.shape}.")

@@ -104,13 +104,28 @@ class Grid:
 
 @dataclass(frozen=True)
 class Codes:
-    """Packed codes, (rows, W) uint8, of values (code − zero) · scale; all arrays are contiguous."""
+    """Packed codes of values (code − zero) · scale; all arrays are contiguous.
+
+    Parameters
+    ----------
+    packed : (rows, W) uint8 array
+    grid : Grid
+        How they were coded.
+    scale, zero : (rows,) float32 array, or one padded per column
+    powers : (rows,) int8 array, optional
+        Scales in units, powers of two, where the grid has them.
+
+    Raises
+    ------
+    ValueError
+        For arrays of other shapes or dtypes, or that are not contiguous.
+    """
 
     packed: np.ndarray
     grid: Grid
-    scale: np.ndarray  # (rows,) float32, or padded per column
+    scale: np.ndarray
     zero: np.ndarray
-    powers: np.ndarray | None = None  # (rows,) int8: scales in units, powers of two, where the grid has them
+    powers: np.ndarray | None = None
 
     def __post_init__(self):
         packed, rows = self.packed, len(self.packed)
@@ -139,6 +154,7 @@ class Codes:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and columns of the codes."""
         return len(self.packed), self.grid.columns
 
     def unpacked(self) -> np.ndarray:
