@@ -2,8 +2,8 @@
 
     python benchmarks/costs.py [--graph 170k] [--threads 1] [--rounds 5]
 
-A three-layer GCN, 128-256-256-40, with the same bits everywhere and with one component at fewer. "predicted" is the time
-of the straight line through all of them, milliseconds against the bytes that edges read.
+A three-layer GCN, 128-256-256-40, with the same bits everywhere and with one component at fewer. "predicted" is the
+time on the line through all of them, milliseconds against the bytes that edges read.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def configs(lowbit):
 def measured(works, rounds):
     """Median seconds by label; functions take turns."""
     seconds = {label: [] for label in works}
-    for label, function in works.items():
+    for function in works.values():
         function()
     for _ in range(rounds):
         for label, function in works.items():

@@ -16,8 +16,8 @@ from .config import QuantConfig
 from .convert import FloatModuleWarning, quantize
 from .diagnose import diagnose, sensitivity
 from .nn import register_layer
+from .nn.teacher import teacher_loss
 from .smoothness import SmoothnessRegularizer
-from .teacher import teacher_loss
 from .training import fit, train
 
 _install(__name__)

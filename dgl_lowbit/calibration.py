@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -29,8 +31,8 @@ class NearestRoundingWarning(UserWarning):
 def calibrate(
     model: nn.Module,
     *args,
-    observer: str = "error",
-    percentile: float = 99.9,
+    observer: str | None = None,
+    percentile: float | None = None,
     rounding: str = "nearest",
     loss: str = "kl",
     steps: int = 100,
@@ -52,9 +54,9 @@ def calibrate(
         What the model is called with: ``graph, feat``.
     observer : {"error", "minmax", "percentile"}
         What a range is: that which minimises the error of representation (arXiv:2308.14949), the extremes, or a
-        percentile of the magnitudes (as arXiv:2008.05000).
+        percentile of the magnitudes (as arXiv:2008.05000). Default: what the config says, ``"error"`` unless told.
     percentile : float
-        Of the magnitudes, from 0 to 100.
+        Of the magnitudes, from 0 to 100. Default: what the config says, 99.9 unless told.
     rounding : {"nearest", "gptq", "reconstruct"}
         How weights become codes. ``"gptq"`` (arXiv:2210.17323) rounds those of a product one by one, on its quantised
         inputs, so that each makes up for the errors before it, in a second pass. The weights, also frozen and tied
@@ -94,7 +96,9 @@ def calibrate(
         ``RelGraphConv`` from bases, or are coded by several quantisers.
     """
     check_model(model, "calibrate")
-    chosen = Observer(observer, percentile, process_group)
+    given = {"kind": observer, "percentile": percentile, "process_group": process_group}
+    given = {name: value for name, value in given.items() if value is not None}
+    Observer(**given)
     _check_rounding(rounding, loss, steps, process_group)
     _make_sites(model, args, kwargs)
     quantizers = _quantizers(model)
@@ -113,7 +117,10 @@ def calibrate(
             raise ValueError("rounding='reconstruct' tunes parameters, and none of the model's requires a gradient.")
         expected = run(format=QFormat(FLOAT_BITS))
         check_comparable(expected, loss, "rounding='reconstruct'")
-    run(observing=True, observer=chosen, watch_product=rounder.count)
+    with ExitStack() as as_given:
+        for quantizer in quantizers:
+            as_given.enter_context(observing([quantizer], observer=replace(quantizer.observer, **given)))
+        run(observing=True, watch_product=rounder.count)
     if rounding != "nearest":
         _warn_of_nearest(model, rounder)
         total = len(rounder) + (steps if rounding == "reconstruct" else 0)

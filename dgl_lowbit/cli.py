@@ -82,12 +82,17 @@ def _parser():
 
     study = commands.add_parser(
         "study",
-        help="accuracy over seeds against bits, method, smoothness bounds, depth, schedules and budgets",
+        help="accuracy over seeds against bits, method, smoothness bounds, depth, schedules, budgets, relatives",
         description="Train models and their low-bit variants over seeds, in parallel processes. What is done is kept "
         "in DIR/runs and not done again, so that an interrupted study goes on where it was.",
     )
     study.add_argument(
-        "name", choices=("accuracy", "ablation", "bounds", "depth", "schedules", "allocate"), help="what to study"
+        "name",
+        choices=("accuracy", "ablation", "bounds", "depth", "schedules", "allocate", "relatives"),
+        help="what to study",
+    )
+    study.add_argument(
+        "--method", default="degree-quant", help="of relatives: which, on graphs of its own; default: degree-quant"
     )
     study.add_argument("--graphs", default="cora", type=_names, metavar="LIST", help="comma-separated; default: cora")
     study.add_argument(
@@ -116,6 +121,10 @@ def _parser():
     study.add_argument(
         "--budgets", default="0.14,0.18,0.22,0.3,0.5", type=_shares, metavar="LIST",
         help="of allocate: shares of what 8 bits cost; default: 0.14,0.18,0.22,0.3,0.5",
+    )  # fmt: skip
+    study.add_argument(
+        "--methods", default="greedy,relaxed,hgq", type=_names, metavar="LIST",
+        help="of allocate: what chooses bits under budgets; default: greedy,relaxed,hgq",
     )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
     study.add_argument("--seeds", default=10, type=count, help="seeds 0 to N − 1; default: 10")
@@ -238,17 +247,20 @@ def _train(options):
 
 
 def _study(options):
-    from .experiments.study import format_study, run_study
+    from .experiments.study import METHODS, format_study, run_study
 
     _check_known(options.graphs, GRAPH_NAMES, "graph")
-    settings = {"graphs": options.graphs, "seeds": options.seeds, "epochs": options.epochs}
+    _check_known((options.method,), METHODS, "method")
+    settings = {"seeds": options.seeds, "epochs": options.epochs}
+    settings.update({"method": options.method} if options.name == "relatives" else {"graphs": options.graphs})
     if options.name in ("accuracy", "schedules", "allocate"):
         _check_known(options.models, [name for name in MODELS if name != "deep"], "model")
         settings.update(models=options.models, bits=options.bits)
     if options.name in ("accuracy", "schedules"):
         settings.update(dropout=options.dropout, messages=options.messages)
     if options.name == "allocate":
-        settings.update(measure=options.measure, budgets=options.budgets)
+        _check_known(options.methods, ["greedy", "tree", "relaxed", "hgq"], "method")
+        settings.update(measure=options.measure, budgets=options.budgets, methods=options.methods)
     if options.name == "accuracy":
         settings["every_stage"] = options.every_stage
     if options.name == "depth":

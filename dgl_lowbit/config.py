@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import numbers
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
-from .quant import QFormat, make_quantizer, quantizer_names
+from .quant import Observer, QFormat, make_quantizer, quantizer_names
 from .quant.qlr import GRIDS
 from .quant.stochastic import GRADIENT_BITS
 
+ARITHMETICS = ("float", "integer")
 COMPONENTS = ("inputs", "weights", "messages", "aggregates", "scores", "attention", "states", "outputs")
 # Few numbers on which everything after them depends: 8 bits unless given their own.
 _FINE = ("scores", "attention")
+# Grids, and those that are for some components only: others of the same config have the usual one, "auto".
+_GRIDS = (*GRIDS, "sign", "levels")
+_OPERANDS = ("inputs", "weights", "aggregates")
 # What factors out of the integer operation that consumes the component.
 _ALLOWED_GRANULARITY = {
     "inputs": ("row", "tensor"),
@@ -59,11 +64,15 @@ class QuantConfig:
     ends : int, optional
         In the place of ``bits``, those of the first and the last low-bit layer. Bits given by name, of a component or
         in ``overrides``, come before. Default: ``bits``.
-    quantizer : {"qlr", "bt", "bt*"}
-        Learned ranges, bitwise truncation, or skewness-aware truncation (arXiv:2308.14949), or a name given to
+    quantizer : {"qlr", "hgq", "bt", "bt*"}
+        Learned ranges, such with learned bits (:class:`dgl_lowbit.quant.LearnedBitsQuantizer`, arXiv:2405.00645),
+        bitwise truncation, or skewness-aware truncation (arXiv:2308.14949), or a name given to
         :func:`dgl_lowbit.quant.register_quantizer`.
-    grid : {"auto", "affine", "half"}
-        Grid of the quantisers, see :class:`dgl_lowbit.quant.QLRQuantizer`.
+    grid : {"auto", "affine", "half", "sign", "levels"}
+        Grid of the quantisers, see :class:`dgl_lowbit.quant.QLRQuantizer`. "sign" is that of what meets in products,
+        where it has 1 bit: inputs and aggregates by row, and weights (:class:`dgl_lowbit.quant.SignQuantizer`);
+        "levels" that of weights of 2, 3 and 4 bits (:class:`dgl_lowbit.quant.LevelsQuantizer`). All else then has
+        "auto". Both go with quantizer="qlr".
     inputs_granularity, weights_granularity, messages_granularity, aggregates_granularity, states_granularity : str
         "tensor", "channel", "row" or "shift" where the scale factors out of the operation that consumes the component:
         rows and tensor for operands of a product, channel and tensor for weights and messages. "shift" gives each
@@ -72,17 +81,43 @@ class QuantConfig:
         "tensor", "channel" or "row".
     scores_granularity : str
         "channel" (one scale a head) or "tensor".
+    attention_granularity : str
+        "tensor".
+    arithmetic : {"float", "integer"}
+        What stands between accumulators and the next codes: float32, or whole numbers, multipliers and shifts
+        (:mod:`numba_kernels.fixed_point`, arXiv:2007.06919). In integer arithmetic a packed model equals the trained
+        one to the bit, on every processor; it is no faster, and trains slower. Grids are then known before the data,
+        ``"tensor"`` where the default else is ``"row"``; edge weights, attention and pooling are refused.
     gradients : int
         Bits of what crosses edges backward, the gradients of sums over neighbours: 32 for float32, or 8. These are
         rounded stochastically, without bias, with a step a column (:mod:`dgl_lowbit.quant.stochastic`), from bits of
         torch's generator; where sums are packed, kernels then sum bytes. Gradients that are to be differentiated again
         stay in float32. Default: 32.
+    observer : {"error", "minmax", "percentile"}
+        What a range is when it is taken, by :func:`dgl_lowbit.calibrate` or in the first steps of training: that which
+        minimises the error of representation, the extremes, or a percentile of the magnitudes.
+    percentile : float
+        Of the magnitudes, from 0 to 100.
+    protect : (float, float), optional
+        Degree-Quant (arXiv:2008.05000): (p_min, p_max). In training a node is left unrounded with probability p_min +
+        (p_max − p_min) · F(d), where F(d) is the share of its graph's nodes of at most its in-degree d, in a batch of
+        each graph by itself. It is drawn once a forward of the model, from torch's generator, and holds for all layers:
+        for the node's rows of inputs, aggregates, states and outputs, and for what is sent along edges that leave it.
+        No range comes of these, and no gradient of one. Rows are told by how many they are, as many as the graph has
+        nodes: linear layers between convolutions protect too; after a readout, where rows are graphs, none does. Types
+        of as many nodes share a draw. With activation checkpointing, go backward after each forward.
+        The features of edges that ``GINEConv`` takes are rounded. Blocks know their nodes' degrees where they are
+        sampled from what :func:`dgl_lowbit.nn.with_degree_ranks` gives, else from their own edges. In evaluation,
+        calibration and packed models nothing is protected. The paper takes (0, 0.1) at 8 bits and (0.1, 0.2) at 4. It
+        is for few bits with one scale for all rows from an untrained start; scales a row from a trained start, the
+        defaults here, lose nothing that it could win back (``dgl-lowbit study relatives``). Steps are slower: rows that
+        are no codes are neither packed nor multiplied block by block. Default: None.
 
     Raises
     ------
     ValueError
-        For unsupported bits, quantiser, grid, granularity, overrides or gradients, and for bits of attention under
-        "bt*".
+        For unsupported bits, quantiser, grid, granularity, overrides, gradients, observer or percentile, for a protect
+        that is not two probabilities in order, and for bits of attention under "bt*".
 
     Examples
     --------
@@ -104,15 +139,19 @@ class QuantConfig:
     ends: int | None = None
     quantizer: str = "qlr"
     grid: str = "auto"
-    inputs_granularity: str = "row"
+    inputs_granularity: str | None = None
     weights_granularity: str = "channel"
     messages_granularity: str = "channel"
-    aggregates_granularity: str = "row"
+    aggregates_granularity: str | None = None
     scores_granularity: str = "channel"
     attention_granularity: str = "tensor"
-    states_granularity: str = "row"
+    states_granularity: str | None = None
     outputs_granularity: str = "tensor"
     gradients: int = 32
+    observer: str = "error"
+    percentile: float = 99.9
+    protect: tuple[float, float] | None = None
+    arithmetic: str = "float"
 
     def __post_init__(self):
         QFormat(self.bits)
@@ -126,17 +165,36 @@ class QuantConfig:
         object.__setattr__(self, "overrides", tuple(overrides.items()))
         if self.quantizer not in quantizer_names():
             raise ValueError(f"quantizer must be one of {', '.join(quantizer_names())}, got {self.quantizer!r}.")
-        if self.grid not in GRIDS:
-            raise ValueError(f"grid must be one of {', '.join(GRIDS)}, got {self.grid!r}.")
+        if self.grid not in _GRIDS:
+            raise ValueError(f"grid must be one of {', '.join(_GRIDS)}, got {self.grid!r}.")
+        if self.grid not in GRIDS and self.quantizer != "qlr":
+            raise ValueError(f"grid={self.grid!r} goes with quantizer='qlr', got {self.quantizer!r}.")
         if isinstance(self.gradients, bool) or self.gradients not in GRADIENT_BITS:
             raise ValueError(f"gradients must be {' or '.join(map(str, GRADIENT_BITS))} bits, got {self.gradients!r}.")
+        Observer(self.observer, self.percentile)
+        object.__setattr__(self, "protect", _probabilities(self.protect))
+        if self.arithmetic not in ARITHMETICS:
+            raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {self.arithmetic!r}.")
+        is_integer = self.arithmetic == "integer"
+        if is_integer and (self.quantizer != "qlr" or self.grid not in GRIDS or self.protect is not None):
+            raise ValueError(
+                f"integer arithmetic goes with quantizer='qlr', a grid of {', '.join(GRIDS)}, no protected rows; got "
+                f"{self.quantizer!r}, {self.grid!r}, protect={self.protect!r}."
+            )
         for component in COMPONENTS:
+            if getattr(self, f"{component}_granularity") is None:
+                object.__setattr__(self, f"{component}_granularity", "tensor" if is_integer else "row")
             allowed = _ALLOWED_GRANULARITY[component]
             granularity = getattr(self, f"{component}_granularity")
             if granularity not in allowed:
                 raise ValueError(
                     f"{component}_granularity must be one of {', '.join(allowed)}: another scale does not factor "
                     f"out of the integer operation; got {granularity!r}."
+                )
+            if is_integer and granularity not in ("tensor", "channel") and self.bits_of(component) < 32:
+                raise ValueError(
+                    f"integer arithmetic needs scales that are known before the data: {component}_granularity must be "
+                    f"'tensor' or, for weights and messages, 'channel', got {granularity!r}."
                 )
             self._build(component, channels=1)
         if self.attention is not None:
@@ -177,18 +235,28 @@ class QuantConfig:
 
     def _build(self, component, **shape):
         granularity = getattr(self, f"{component}_granularity")
-        return make_quantizer(
+        quantizer = make_quantizer(
             self.quantizer,
             self.bits_of(component),
             granularity="tensor" if granularity == "channel" and shape["channels"] is None else granularity,
-            grid=self.grid,
+            grid=self._grid_of(component, granularity),
             clip_gradient=component != "weights",
             **shape,
         )
+        quantizer.observer = Observer(self.observer, self.percentile)
+        return quantizer
+
+    def _grid_of(self, component, granularity):
+        bits = self.bits_of(component)
+        if self.grid == "sign":
+            is_own = bits == 1 and component in _OPERANDS and (granularity == "row" or component == "weights")
+        else:
+            is_own = self.grid != "levels" or (component == "weights" and bits in (2, 3, 4))
+        return self.grid if is_own else "auto"
 
     def to_dict(self) -> dict:
         """Fields that differ from the defaults and ``bits``, for files."""
-        defaults = {field.name: field.default for field in fields(self)}
+        defaults = {**asdict(QuantConfig(arithmetic=self.arithmetic)), "arithmetic": "float"}
         values = {k: v for k, v in asdict(self).items() if k == "bits" or v != defaults[k]}
         return {**values, "overrides": dict(self.overrides)} if self.overrides else values
 
@@ -240,6 +308,19 @@ class QuantConfig:
             if field is not None:  # bits of a layer are those of all components that overrides named before
                 changes = {"bits": bits} if field == "bits" else {**changes, field: bits}
         return replace(self, overrides={}, ends=None, **changes)
+
+
+def _probabilities(protect):
+    """``protect`` as a pair of floats, or None."""
+    if protect is None:
+        return None
+    pair = tuple(protect) if isinstance(protect, (tuple, list)) else ()
+    are_numbers = all(isinstance(part, numbers.Real) and not isinstance(part, bool) for part in pair)
+    if len(pair) != 2 or not are_numbers or not 0 <= pair[0] <= pair[1] <= 1:
+        raise ValueError(
+            f"protect must be (p_min, p_max), two probabilities with 0 ≤ p_min ≤ p_max ≤ 1, got {protect!r}."
+        )
+    return float(pair[0]), float(pair[1])
 
 
 def _fit(pattern, name, components):

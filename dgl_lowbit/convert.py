@@ -12,9 +12,9 @@ from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
+from .nn.teacher import keep_float
 from .nn.wrappers import check_model
 from .quant.evaluation import evaluating
-from .teacher import keep_float
 
 
 class FloatModuleWarning(UserWarning):

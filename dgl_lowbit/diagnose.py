@@ -150,8 +150,7 @@ class _Tally:
     def add(self, x, params):
         codes = self.quantizer.codes(x, params)
         self.counts += torch.bincount(codes.flatten().long(), minlength=len(self.counts)).cpu()
-        place, margin = x / params.scale + params.offset, float(self.quantizer.margin) + 1e-4
-        self.clipped += int(((place < -margin) | (place > self.quantizer.format.qmax + margin)).sum())
+        self.clipped += int(self.quantizer.clipped(x, params).sum())
         self.total += x.numel()
         self.signal += x.double().square().sum().item()
         self.noise += (x.double() - self.quantizer.dequantize(codes, params)).square().sum().item()
@@ -162,7 +161,7 @@ class _Tally:
         return {
             "bits": self.quantizer.format.bits,
             "shares": shares,
-            "dead": shares.count(0.0),
+            "dead": shares[: len(self.quantizer.levels or shares)].count(0.0),
             "clipped": self.clipped / max(self.total, 1),
             "snr": snr,
         }

@@ -25,6 +25,16 @@ def replace_file(path, data: bytes) -> Path:
     read-only is left alone. A link is followed, and stays. What killed processes left beside the file is removed.
     Where ``path`` is no regular file, as a pipe, it is written to.
 
+    Parameters
+    ----------
+    path : path-like
+    data : bytes
+
+    Returns
+    -------
+    pathlib.Path
+        ``path``.
+
     Raises
     ------
     FileNotFoundError

@@ -17,7 +17,17 @@ from .run.runtime import get_num_threads, running
 
 
 def quantize(values: np.ndarray, grid: Grid) -> Codes:
-    """Packed codes of ``values``, (rows, columns) float32, on ``grid``.
+    """Packed codes of numbers.
+
+    Parameters
+    ----------
+    values : (rows, columns) float32 array
+    grid : Grid
+        How they are coded.
+
+    Returns
+    -------
+    Codes
 
     Raises
     ------
@@ -39,7 +49,17 @@ def quantize(values: np.ndarray, grid: Grid) -> Codes:
 
 
 def dequantize(codes: Codes) -> np.ndarray:
-    """(code − zero_point) · scale, (rows, columns) float32."""
+    """Numbers that codes stand for, (code − zero_point) · scale.
+
+    Parameters
+    ----------
+    codes : Codes
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) float32.
+    """
     _expect(Codes, codes)
     return _run([Op("dequantize", ["x"], ["out"], *codes.shape, {})], {"x": codes})
 
@@ -56,7 +76,6 @@ def spmm(graph: Graph, codes: Codes, grid: Grid | None = None, edge_weight=None,
         How the sums are coded. Default: they are returned as float32.
     edge_weight : (E,) array, optional
         int8 weights are summed in integers; others are taken as float32, the slower path.
-
     out : (N_dst, columns) float32 array, optional
         Where float32 sums are written. Default: a new array.
 
@@ -83,9 +102,23 @@ def spmm(graph: Graph, codes: Codes, grid: Grid | None = None, edge_weight=None,
 
 
 def gemm(codes: Codes, weight: Weight, grid: Grid | None = None, out=None) -> np.ndarray | Codes:
-    """Product of ``codes``, (rows, K), with one scale or one a row, and a (K, M) weight; coded on ``grid`` if given.
+    """Product of codes and a weight.
 
-    ``out``, (rows, M) float32, is where it is written otherwise; default: a new array.
+    Parameters
+    ----------
+    codes : Codes
+        (rows, K), with one scale or one a row.
+    weight : Weight
+        (K, M).
+    grid : Grid, optional
+        How the product is coded. Default: it is returned as float32.
+    out : (rows, M) float32 array, optional
+        Where a float32 product is written. Default: a new array.
+
+    Returns
+    -------
+    numpy.ndarray or Codes
+        (rows, M) float32, or the codes of it.
 
     Raises
     ------

@@ -18,6 +18,7 @@ from .compressed import (
     integers,
 )  # fmt: skip
 from .errors import GraphError
+from .fixed_point import degree_norm
 from .given import REAL, given_array, whole_number
 from .layout import AHEAD
 from .once import once
@@ -163,9 +164,9 @@ class Graph:
         array = getattr(self.hubs, name) if name in Hubs._fields else getattr(self, name)
         return 0 if array is None else array.__array_interface__["data"][0]
 
-    def factor_address(self, side: str, power: float, plus: int) -> int:
+    def factor_address(self, side: str, power: float, plus: int, of_15_bits: bool = False) -> int:
         """Where :meth:`degree_factor` stands."""
-        return self.degree_factor(side, power, plus).__array_interface__["data"][0]
+        return self.degree_factor(side, power, plus, of_15_bits).__array_interface__["data"][0]
 
     @classmethod
     def from_scipy(cls, matrix) -> Graph:
@@ -303,11 +304,13 @@ class Graph:
         ordered[self.edge_ids] = weights
         return ordered
 
-    def degree_factor(self, side: str, power: float, plus: int) -> np.ndarray:
-        """(degree + plus)^power for power −1, −½ or ½, (N,) float32; degrees of 0 count as 1."""
-        key = "factor", side, power, plus
+    def degree_factor(self, side: str, power: float, plus: int, of_15_bits: bool = False) -> np.ndarray:
+        """(degree + plus)^power for power −1, −½ or ½, (N,) float32, or what 15 bits hold; degrees of 0 count as 1."""
+        key = "factor", side, power, plus, of_15_bits
         if key not in self._arrays:
             degrees = self.out_degrees if side == "out" else self.in_degrees
+            if of_15_bits:
+                return self._arrays.setdefault(key, degree_norm(degrees, power, plus))
             degrees = np.maximum(degrees.astype(np.float32) + np.float32(plus), np.float32(1))
             degrees = degrees if power == -1 else np.sqrt(degrees)
             self._arrays.setdefault(key, degrees if power == 0.5 else np.float32(1) / degrees)

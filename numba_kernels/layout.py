@@ -49,7 +49,14 @@ def row_bytes(columns: int, bits: int) -> int:
 
 
 def storage_bits(bits: int) -> int:
-    """Bits a code takes in a packed row: 3-bit codes are kept as 4."""
+    """Bits a code takes in a packed row: 3-bit codes are kept as 4.
+
+    Rows of 3 bits, of which two planes are read, would be no shorter where it is common: padded they have as many bytes
+    as those of 4 at 64, 128 and 256 columns.
+
+    >>> [(row_bytes(columns, 3), row_bytes(columns, 4)) for columns in (64, 128, 256, 512)]
+    [(32, 32), (64, 64), (128, 128), (192, 256)]
+    """
     return 4 if bits == 3 else bits
 
 

@@ -300,7 +300,25 @@ class PackedModel:
 
 
 def load(path, threads: int | None = None) -> PackedModel:
-    """Same as :meth:`PackedModel.load`."""
+    """Read a packed model that ``PackedModel.save`` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+    threads : int, optional
+        Threads to run on. Default: Numba's current number.
+
+    Returns
+    -------
+    PackedModel
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ModelFileError
+        When the file is truncated, damaged, of another kind or of a newer version.
+    """
     return PackedModel.load(path, threads)
 
 

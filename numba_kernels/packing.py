@@ -8,7 +8,15 @@ from .layout import check_bits, row_bytes
 
 
 def pack(codes: np.ndarray, bits: int, width: int | None = None) -> np.ndarray:
-    """Pack codes, (rows, columns) uint8, into rows of ``width`` bytes (default: the layout's padded width).
+    """Pack codes into rows of bytes.
+
+    Parameters
+    ----------
+    codes : (rows, columns) uint8 array
+    bits : int
+        1, 2, 4 or 8.
+    width : int, optional
+        Bytes of a row. Default: the layout's padded width.
 
     Returns
     -------
@@ -44,7 +52,20 @@ def pack(codes: np.ndarray, bits: int, width: int | None = None) -> np.ndarray:
 
 
 def unpack(packed: np.ndarray, bits: int, columns: int) -> np.ndarray:
-    """Codes of packed rows: (rows, W) uint8 to (rows, columns) uint8.
+    """Codes of packed rows.
+
+    Parameters
+    ----------
+    packed : (rows, W) uint8 array
+    bits : int
+        1, 2, 4 or 8.
+    columns : int
+        Codes of a row.
+
+    Returns
+    -------
+    numpy.ndarray
+        (rows, columns) uint8.
 
     Raises
     ------

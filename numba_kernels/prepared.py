@@ -9,7 +9,14 @@ if TYPE_CHECKING:
 
 
 class Prepared:
-    """What :meth:`PackedModel.prepare <numba_kernels.model.PackedModel.prepare>` returns: call it for results."""
+    """What :meth:`PackedModel.prepare <numba_kernels.model.PackedModel.prepare>` returns: call it for results.
+
+    Parameters
+    ----------
+    model : PackedModel
+    inputs : dict
+        Its arguments by value, checked.
+    """
 
     def __init__(self, model: PackedModel, inputs: dict):
         self._model, self._inputs, self._coded = model, inputs, model.coded(inputs)

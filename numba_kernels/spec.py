@@ -5,14 +5,19 @@ number x has the code clamp(rint(x · (1 / scale) + offset), 0, 2^bits − 1), a
 ``offset`` is the zero point but under skewness-aware truncation (arXiv:2308.14949), which codes on a shifted grid.
 
 What a scale belongs to is the *granularity*: the whole tensor, a channel (column), a row, whose own extremes give it,
-or a row by a power of two of one scale ("shift"). Each is a frozen value here. Files hold them as JSON; kernels are
-laid out from them, and the NumPy twin codes with them.
+a row of signs, whose mean magnitude does, or a row by a power of two of one scale ("shift"). Each is a frozen value
+here. Files hold them as JSON; kernels are laid out from them, and the NumPy twin codes with them. Codes of a weight may
+stand for other whole numbers than themselves, its :class:`~numba_kernels.levels.Levels`.
 
     granularity  JSON beside "bits" and "granularity"
     tensor       scale, zero_point, offset: numbers
     channel      the same: numbers, or names of float32 arrays of a number a column
     shift        the same: numbers; reach
     row          alpha, half_grid, range_qmax, divisor, shift
+    sign         nothing; 1 bit
+
+A tensor's or a channel's grid may say ``"arithmetic": "integer"``: then codes come of whole multipliers and shifts, as
+:mod:`numba_kernels.fixed_point` says, and offsets and zero points are multiples of ½.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from typing import Callable
 import numpy as np
 
 from .errors import LowBitError
+from .fixed_point import Coding, are_halves, most_steps
 
 BITS = (1, 2, 3, 4, 8)
 # In "shift" a row's scale is the common one over 2^0 … 2^6; 2^6 over that, its weight in sums, fits an int8.
@@ -59,7 +65,8 @@ class CodedRows:
         return CodedRows(self.codes[:rows], scale, zero, self.unit)
 
 
-def _require(condition, message):
+def require(condition, message):
+    """Raise SpecError unless ``condition`` holds."""
     if not condition:
         raise SpecError(message)
 
@@ -83,7 +90,7 @@ class GridSpec:
 
     def __post_init__(self):
         known = isinstance(self.bits, (int, np.integer)) and not isinstance(self.bits, bool) and self.bits in BITS
-        _require(known, f"codes have {', '.join(map(str, BITS))} bits, got {self.bits!r}")
+        require(known, f"codes have {', '.join(map(str, BITS))} bits, got {self.bits!r}")
 
     @property
     def top(self) -> int:
@@ -127,18 +134,23 @@ class FixedGrid(GridSpec):
         for name in ("scale", "zero_point", "offset"):
             with np.errstate(over="ignore"):
                 array = np.array(getattr(self, name), np.float32).reshape(-1)
-            _require(len(array) in (1, self.columns), f"{len(array)} numbers for {self.columns} columns in {name}")
-            _require(np.isfinite(array).all(), f"{name} must be finite")
+            require(len(array) in (1, self.columns), f"{len(array)} numbers for {self.columns} columns in {name}")
+            require(np.isfinite(array).all(), f"{name} must be finite")
             array.flags.writeable = False
             object.__setattr__(self, name, array)
-        _require((self.scale > 0).all(), "a scale must be positive")
+        require((self.scale > 0).all(), "a scale must be positive")
         is_within = (abs(self.zero_point) <= MOST_ZERO_POINT).all()
-        _require(is_within, f"a zero point is at most {MOST_ZERO_POINT:,} in size")
+        require(is_within, f"a zero point is at most {MOST_ZERO_POINT:,} in size")
 
     @property
     def is_uniform(self) -> bool:
         """Whether all columns share scale, zero point and offset."""
         return all((array == array[0]).all() for array in (self.scale, self.zero_point, self.offset))
+
+    @property
+    def most_steps(self) -> float:
+        """The largest magnitude of a code, in steps from 0."""
+        return most_steps(self.zero_point, self.top)
 
     def to_json(self, numbers):
         arrays = {name: numbers(getattr(self, name)) for name in _KEYS["tensor"]}
@@ -156,6 +168,31 @@ class FixedGrid(GridSpec):
 
 
 @dataclass(frozen=True, eq=False)
+class IntegerGrid(FixedGrid):
+    """The same, coded with integer arithmetic."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        is_served = are_halves(self.zero_point, self.offset)
+        require(is_served, "integer arithmetic needs zero points and offsets that are whole, or all odd halves")
+        is_within = ((self.offset >= 0) & (self.offset <= self.top)).all()
+        require(is_within, "integer arithmetic needs offsets that are codes")
+
+    def to_json(self, numbers):
+        return {**super().to_json(numbers), "arithmetic": "integer"}
+
+    @property
+    def coding(self) -> Coding:
+        """Its multipliers."""
+        scale, offset = np.broadcast_arrays(self.scale, self.offset)
+        return Coding.of(scale, offset, self.top)
+
+    def code(self, values, norm=None):
+        """Codes of ``values``, (rows, columns) float32, times a degree norm a row if they are given."""
+        return CodedRows(self.coding.codes(values, self.top, norm), self.scale, self.zero_point)
+
+
+@dataclass(frozen=True, eq=False)
 class ShiftGrid(FixedGrid):
     """One scale, halved for rows whose largest magnitude is at most reach / 2, reach / 4 … reach / 64.
 
@@ -166,8 +203,8 @@ class ShiftGrid(FixedGrid):
 
     def __post_init__(self):
         super().__post_init__()
-        _require(self.is_uniform, "reach goes with one scale for all columns")
-        _require(is_number(self.reach) and self.reach >= 0, f"reach must not be negative, got {self.reach!r}")
+        require(self.is_uniform, "reach goes with one scale for all columns")
+        require(is_number(self.reach) and self.reach >= 0, f"reach must not be negative, got {self.reach!r}")
 
     def to_json(self, numbers):
         return {**super().to_json(numbers), "granularity": "shift", "reach": self.reach}
@@ -198,9 +235,9 @@ class RowGrid(GridSpec):
     def __post_init__(self):
         super().__post_init__()
         for name in ("alpha", "range_qmax", "divisor", "added"):
-            _require(is_number(getattr(self, name)), f"{name} is not a number: {getattr(self, name)!r}")
-        _require(self.range_qmax > 0 and self.divisor > 0, "an empty grid: range_qmax and divisor must be positive")
-        _require(isinstance(self.half_grid, bool), f"half_grid must be true or false, got {self.half_grid!r}")
+            require(is_number(getattr(self, name)), f"{name} is not a number: {getattr(self, name)!r}")
+        require(self.range_qmax > 0 and self.divisor > 0, "an empty grid: range_qmax and divisor must be positive")
+        require(isinstance(self.half_grid, bool), f"half_grid must be true or false, got {self.half_grid!r}")
 
     def to_json(self, numbers):
         numbers = self.alpha, self.half_grid, self.range_qmax, self.divisor, self.added
@@ -221,11 +258,42 @@ class RowGrid(GridSpec):
         return scale * divisor, zero / divisor, (zero + added) / divisor, None
 
 
+@dataclass(frozen=True)
+class SignGrid(RowGrid):
+    """Signs: 1 bit for −m or m, m the mean magnitude of the row (arXiv:2010.07565); 0 counts as negative.
+
+    Magnitudes are added in float64: those of columns j, j + 16, j + 32 … in order, then of the sixteen sums the two
+    halves, until one is left.
+    """
+
+    bits: int = 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.bits == 1, f"signs have 1 bit, got {self.bits!r}")
+
+    def to_json(self, numbers):
+        return {"bits": 1, "granularity": "sign"}
+
+    def _scales(self, values):
+        rows, columns = values.shape
+        magnitudes = np.pad(np.abs(values), ((0, 0), (0, -columns % 16)))
+        sums = np.zeros((rows, 16))
+        for start in range(0, columns, 16):
+            sums += magnitudes[:, start : start + 16]
+        while sums.shape[1] > 1:
+            sums = sums[:, : sums.shape[1] // 2] + sums[:, sums.shape[1] // 2 :]
+        scale = np.maximum((2 * sums / columns).astype(np.float32), SMALLEST_SCALE)
+        zero = np.full_like(scale, 0.5)
+        return scale, zero, zero, None
+
+
 _KEYS = {
     "tensor": ("scale", "zero_point", "offset"),
     "channel": ("scale", "zero_point", "offset"),
     "shift": ("scale", "zero_point", "offset", "reach"),
     "row": ("alpha", "half_grid", "range_qmax", "divisor", "shift"),
+    "sign": (),
 }
 
 
@@ -237,22 +305,27 @@ def from_json(content: dict, columns: int, array: Callable[[str], np.ndarray]) -
     SpecError
         When it describes none, or has other keys.
     """
-    _require(isinstance(content, dict), f"a quantizer is an object, got {content!r}")
+    require(isinstance(content, dict), f"a quantizer is an object, got {content!r}")
     granularity = str(content.get("granularity"))
-    _require(granularity in _KEYS, f"granularity {granularity!r}; known are {', '.join(_KEYS)}")
+    require(granularity in _KEYS, f"granularity {granularity!r}; known are {', '.join(_KEYS)}")
     keys = _KEYS[granularity]
-    _require(set(content) == {"bits", "granularity", *keys}, f"a {granularity} quantizer has {keys}, got {[*content]}")
-    _require(isinstance(columns, int) and not isinstance(columns, bool) and columns > 0, f"{columns!r} columns")
+    is_integer = granularity in ("tensor", "channel") and content.get("arithmetic") == "integer"
+    has = {"bits", "granularity", *keys, *(["arithmetic"] if is_integer else [])}
+    require(set(content) == has, f"a {granularity} quantizer has {keys}, got {[*content]}")
+    require(isinstance(columns, int) and not isinstance(columns, bool) and columns > 0, f"{columns!r} columns")
     if granularity == "row":
         return RowGrid(content["bits"], *(content[key] for key in keys))
+    if granularity == "sign":
+        return SignGrid(content["bits"])
     length = columns if granularity == "channel" else 1
     numbers = []
     for key in keys[:3]:
         value = content[key]
-        _require(isinstance(value, str) or is_number(value), f"{key} is not a number: {value!r}")
+        require(isinstance(value, str) or is_number(value), f"{key} is not a number: {value!r}")
         numbers.append(array(value) if isinstance(value, str) else np.array([value], np.float32))
-        _require(numbers[-1].dtype == np.float32 and numbers[-1].ndim == 1, f"{key} must be float32 numbers")
+        require(numbers[-1].dtype == np.float32 and numbers[-1].ndim == 1, f"{key} must be float32 numbers")
     scale, zero_point, offset = numbers
     if granularity == "shift":
         return ShiftGrid(content["bits"], scale, zero_point, offset, length, content["reach"])
-    return FixedGrid(content["bits"], scale, zero_point, offset, length)
+    kind = IntegerGrid if is_integer else FixedGrid
+    return kind(content["bits"], scale, zero_point, offset, length)

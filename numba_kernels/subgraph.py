@@ -58,10 +58,10 @@ class Subgraph(Graph):
     def by_edge(self, values: np.ndarray) -> np.ndarray:
         return values[self.edges_there]
 
-    def degree_factor(self, side: str, power: float, plus: int) -> np.ndarray:
-        key = "factor", side, power, plus
+    def degree_factor(self, side: str, power: float, plus: int, of_15_bits: bool = False) -> np.ndarray:
+        key = "factor", side, power, plus, of_15_bits
         if key not in self._arrays:
-            self._arrays[key] = self.whole.degree_factor(side, power, plus)[self.nodes]
+            self._arrays[key] = self.whole.degree_factor(side, power, plus, of_15_bits)[self.nodes]
         return self._arrays[key]
 
     def normed(self, edge_weight) -> np.ndarray:

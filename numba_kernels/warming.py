@@ -15,7 +15,9 @@ from .run.program import LEAST_TILE_ROWS
 from .subgraph import compile_searches
 
 # Operations whose result has the columns of what they read first.
-_ALIKE = ("source", "destination", "degree", "relu", "map", "combine", "maximum", "multiply", "bias", "scale")
+_ALIKE = (
+    "source", "destination", "degree", "fixed_degree", "relu", "map", "combine", "maximum", "multiply", "bias", "scale",
+)  # fmt: skip
 
 
 def warm_up(*models: PackedModel | str | Path) -> None:

@@ -2,7 +2,7 @@
 
 A two-layer GCN of your own is trained as usual. Two lines make it low-bit: ``quantize`` before a second round of the
 same training loop, ``freeze`` after it. The packed model then predicts on NumPy and Numba alone. With a third line, a
-term of the loss, the low-bit model also learns from the float one what labels do not say: at 2 bits it is worth a point.
+term of the loss, the low-bit model also learns from the float one what labels do not say, which counts at 2 bits.
 
     python tutorials/quickstart.py [--graph cora] [--bits 2] [--epochs 100]
 """

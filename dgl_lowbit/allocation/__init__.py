@@ -2,5 +2,6 @@
 
 from .allocate import allocate
 from .cost import MEASURES, cost
+from .learned import LearnedBits
 
-__all__ = ["MEASURES", "allocate", "cost"]
+__all__ = ["MEASURES", "LearnedBits", "allocate", "cost"]

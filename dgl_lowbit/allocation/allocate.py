@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from numbers import Real
 
 from torch import nn
 from tqdm import tqdm
@@ -14,12 +10,14 @@ from tqdm import tqdm
 from ..config import QuantConfig
 from ..nn.wrappers import check_model
 from ..quant import SUPPORTED_BITS
-from .cost import MEASURES
-from .search import excess, exhaustive, greedy
+from .budget import check_budget, check_possible
+from .relaxed import relaxed
+from .search import exhaustive, greedy
 from .tree import tree
-from .trials import Bits, Trials
+from .trials import Trials
+from .widths import with_bits
 
-METHODS = {"greedy": greedy, "exhaustive": exhaustive, "tree": tree}
+METHODS = {"greedy": greedy, "exhaustive": exhaustive, "tree": tree, "relaxed": relaxed}
 
 
 def allocate(
@@ -52,11 +50,13 @@ def allocate(
         :func:`dgl_lowbit.allocation.cost` says what a config costs.
     config : QuantConfig, optional
         Everything but ``bits``. Components that it gives bits of their own keep them. Default: ``QuantConfig()``.
-    method : {"greedy", "exhaustive", "tree"}
+    method : {"greedy", "exhaustive", "tree", "relaxed"}
         "greedy" begins with the highest width everywhere and lowers the component that loses least for what it saves,
         each time measured anew, until the budget is kept; it then raises components at the cost of others as long as
         that helps. "exhaustive" measures all assignments, where there are few. "tree" measures some 70, most of them
-        proposed by a regression tree of those before (arXiv:2007.05100).
+        proposed by a regression tree of those before (arXiv:2007.05100). "relaxed" codes every component at all widths
+        at once, in shares that are trained for 100 steps (arXiv:2505.09361), and rounds them: the number of steps does
+        not grow with that of components, as with "greedy", which in small models finds more.
     widths : sequence of int
         Bits to choose from. 3-bit codes are stored as 4 bits.
     nodes : tensor, optional
@@ -94,41 +94,19 @@ def allocate(
     config = QuantConfig() if config is None else config
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}.")
-    _check(budget, method, widths)
+    check_budget(budget)
+    _check(method, widths)
     trials = Trials(model, config, widths, nodes, args, kwargs)
-    _check_possible(trials, budget)
+    check_possible(trials.costs, budget, trials.widths[0])
     with tqdm(desc="allocating", unit=" trials", disable=not progress, leave=False, dynamic_ncols=True) as bar:
         trials.on_measured = bar.update
         bits = METHODS[method](trials, budget)
-    return config_of(trials, config, bits)
+    return with_bits(config, dict(zip(trials.names, bits)))
 
 
-def config_of(trials: Trials, config: QuantConfig, bits: Bits) -> QuantConfig:
-    """``config`` with the bits of each component by name."""
-    chosen = {glob.escape(name): width for name, width in zip(trials.names, bits)}
-    return replace(config, overrides={**dict(config.overrides), **chosen})
-
-
-def _check(budget, method, widths):
-    if not isinstance(budget, Mapping) or not budget or not budget.keys() <= MEASURES.keys():
-        raise ValueError(
-            f"budget maps measures, {', '.join(map(repr, MEASURES))}, to the most there may be, as "
-            f"{{'model': 20_000}}; got {budget!r}."
-        )
-    if any(
-        isinstance(limit, bool) or not isinstance(limit, Real) or not 0 < limit < math.inf for limit in budget.values()
-    ):
-        raise ValueError(f"a budget is a positive number, got {dict(budget)!r}.")
+def _check(method, widths):
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}.")
     packed = [bits for bits in SUPPORTED_BITS if bits < 32]
     if not widths or len(set(widths)) < len(widths) or not set(widths) <= set(packed):
         raise ValueError(f"widths are among {packed}, each once, got {tuple(widths)!r}.")
-
-
-def _check_possible(trials, budget):
-    lowest = (trials.widths[0],) * len(trials.names)
-    if excess(trials, lowest, budget):
-        least = trials.cost(lowest)
-        named = ", ".join(f"{MEASURES[m]}: {least[m]:,.10g} for {limit:,.10g}" for m, limit in budget.items())
-        raise ValueError(f"the budget cannot be kept; the least possible, at {trials.widths[0]} bits, are {named}.")

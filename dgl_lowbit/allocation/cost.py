@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -23,6 +22,7 @@ from ..nn.message_passing import Call, FakeQuantise, Site, coded, handling
 from ..nn.message_passing.last_call import with_own_frames
 from ..quant import QFormat, Quantizer
 from ..quant.evaluation import evaluating, observing
+from ..quant.learned import WIDTHS
 
 MEASURES = {
     "model": "bytes of the packed model's arrays",
@@ -47,8 +47,16 @@ class Component:
     rows: list[tuple[int, int]] = field(default_factory=list)
     reads: list[tuple[int, int]] = field(default_factory=list)
 
-    def cost(self, bits: int) -> dict[str, int]:
-        """The component's part of each of :data:`MEASURES`, at a width."""
+    def cost(self, bits: Any) -> dict[str, Any]:
+        """The component's part of each of :data:`MEASURES`, at a width, or at a tensor of a number of bits.
+
+        Of a number between two widths it lies on the line through theirs, so that it can be differentiated.
+        """
+        if isinstance(bits, torch.Tensor):
+            above = next(width for width in WIDTHS[1:] if bits <= width or width == WIDTHS[-1])
+            below = WIDTHS[WIDTHS.index(above) - 1]
+            first, second, part = self.cost(below), self.cost(above), (bits - below) / (above - below)
+            return {measure: first[measure] + part * (second[measure] - first[measure]) for measure in MEASURES}
         if QFormat(bits).is_float:
             return {"model": 0, "states": 0, "edges": 0, "bits": bits}
         stored = storage_bits(bits)
@@ -79,10 +87,10 @@ class Costs:
     def free(self) -> list[str]:
         return [name for name in self.components if name not in self.kept]
 
-    def of(self, bits: Mapping[str, int]) -> dict[str, float]:
-        """Each of :data:`MEASURES`, for the bits of free components by name."""
+    def of(self, bits: Mapping[str, Any]) -> dict[str, Any]:
+        """Each of :data:`MEASURES`, for the bits of free components by name, as :meth:`Component.cost` takes them."""
         costs = {name: part.cost({**bits, **self.kept}[name]) for name, part in self.components.items()}
-        total: dict[str, float] = {
+        total: dict[str, Any] = {
             measure: sum(cost[measure] for cost in costs.values()) for measure in ("model", "states", "edges")
         }
         total["model"] += self.other_arrays
@@ -157,10 +165,11 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
     reads = _Reads(model)
     met: dict[str, Component] = {}
     before: dict[str, tuple[str, ...]] = {}
-    times = Counter()
+    times, scales = Counter(), {}
 
     def watch(quantizer, x, params):
         times[quantizer] += 1
+        scales[quantizer] = _bytes_of_scales(quantizer, params)
         for path in places[quantizer]:
             name, part = known[path]
             kind = name.rpartition(".")[2]
@@ -180,16 +189,17 @@ def measured(model: nn.Module, args: tuple, kwargs: dict) -> Costs:
     coded_weights = sum(math.prod(matrix) for part in met.values() for matrix in part.matrices.values())
     ranges = {p for q in model.modules() if isinstance(q, Quantizer) for p in q.parameters()}
     uncoded = sum(p.numel() for p in model.parameters() if p not in ranges) - coded_weights
-    other_arrays = 4 * max(uncoded, 0) + sum(map(_bytes_of_scales, places))
+    other_arrays = 4 * max(uncoded, 0) + sum(scales.values())
     return Costs(met, other_arrays, before, meets_again=max(times.values(), default=0) > 1)
 
 
-def _bytes_of_scales(quantizer):
+def _bytes_of_scales(quantizer, params):
     """Of scales and zero points a channel in a file, where one number does not stand for all."""
-    if quantizer.granularity != "channel" or not quantizer.calibrated:
+    if quantizer.granularity != "channel":
         return 0
-    grid = quantizer.export()
-    return sum(4 * len(array) for array in (grid.scale, grid.zero_point) if np.ptp(array) > 0)
+    return sum(
+        4 * part.numel() for part in (params.scale, params.zero_point) if bool((part != part.flatten()[0]).any())
+    )
 
 
 class _Reads:

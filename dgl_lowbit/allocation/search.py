@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 
+from .budget import excess as over
 from .trials import Bits, Trials
 
 # Assignments that an exhaustive search looks at: six components of four widths.
@@ -13,8 +14,7 @@ MOST_ASSIGNMENTS = 4**6
 
 def excess(trials: Trials, bits: Bits, budget: Mapping[str, float]) -> float:
     """By how many parts of the budget ``bits`` exceed it, 0 where they keep it."""
-    costs = trials.cost(bits)
-    return sum(max(costs[measure] / limit - 1, 0) for measure, limit in budget.items())
+    return over(trials.cost(bits), budget)
 
 
 def greedy(trials: Trials, budget: Mapping[str, float]) -> Bits:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..calibration import calibrate
 from ..config import QuantConfig
-from ..convert import FloatModuleWarning, quantize
 from ..nn.message_passing.last_call import with_own_frames
 from ..quant.evaluation import evaluating, observing
-from ..quant.sparse import SparseFeatures
-from ..training.batches import mostly_zero
-from .cost import Costs, bits_of, components_of, measured
+from .mixture import Mixture
 from .outputs import log_probabilities, rows_of
+from .widths import costs_of, quantized_at
 
 # Bits of each free component, in the order of :attr:`Trials.names`.
 Bits = tuple[int, ...]
@@ -47,24 +43,11 @@ class Trials:
     def __init__(self, model: nn.Module, config: QuantConfig, widths: Sequence[int], nodes, args: tuple, kwargs: dict):
         self.widths, self.losses = tuple(sorted(widths)), {}
         self.on_measured: Callable = lambda: None
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FloatModuleWarning)
-            copies = {w: quantize(model, replace(config, bits=w), *args, **kwargs) for w in self.widths}
+        copies = quantized_at(self.widths, model, config, args, kwargs)
         self._model = copies[self.widths[-1]]
-        if any(components_of(low_bit) != components_of(self._model) for low_bit in copies.values()):
-            raise ValueError(
-                "what the model's layers code hangs on their bits, as where states have bits of their own; allocate "
-                "with QuantConfig(states=32), and give states their bits in the config that comes of it."
-            )
-        self._call = self._sparse(args, kwargs)
-        self.costs: Costs = measured(self._model, *self._call)
-        for name, part in self.costs.components.items():
-            if any(bits_of(low_bit, part) != width for width, low_bit in copies.items()):
-                self.costs.kept[name] = bits_of(self._model, part)
+        self.costs, self._call = costs_of(copies, args, kwargs)
         self.names = self.costs.free
-        if not self.names:
-            raise ValueError("the config gives every component bits of its own; leave those out that are to be chosen.")
-        self._quantizers = {
+        self._quantizers: dict[tuple[str, int], Any] = {
             (path, width): low_bit.get_submodule(path)
             for width, low_bit in copies.items()
             for part in self.costs.components.values()
@@ -86,6 +69,10 @@ class Trials:
     def highest(self) -> Bits:
         return (self.widths[-1],) * len(self.names)
 
+    @property
+    def device(self) -> torch.device:
+        return self._expected[0].device
+
     def cost(self, bits: Bits) -> dict[str, float]:
         return self.costs.of(dict(zip(self.names, bits)))
 
@@ -93,12 +80,33 @@ class Trials:
     def loss(self, bits: Bits) -> float:
         """Mean KL(float ‖ low-bit) of the model at ``bits``."""
         if bits not in self.losses:
-            output = self._searched(bits)
-            pairs = list(zip(self._expected, log_probabilities(output, self._rows)))
-            total = sum(float(torch.where(e > -math.inf, e.exp() * (e - g), 0.0).sum()) for e, g in pairs)
-            self.losses[bits] = math.inf if math.isnan(total) else total / sum(e[..., 0].numel() for e, _ in pairs)
+            loss = float(self._divergence(self._searched(bits)))
+            self.losses[bits] = math.inf if math.isnan(loss) else loss
             self.on_measured()
         return self.losses[bits]
+
+    def loss_of_mixtures(self, shares: torch.Tensor) -> torch.Tensor:
+        """The loss with each free component at all widths at once, in ``shares``, (names, widths), differentiable.
+
+        Ranges are those that were last searched.
+        """
+        of_names = dict(zip(self.names, shares))
+        for name, part in self.costs.components.items():
+            for path in part.quantizers:
+                if name in of_names:
+                    self._place(path, Mixture([self._quantizers[path, w] for w in self.widths], of_names[name]))
+                else:
+                    self._place(path, self._quantizers[path, self.widths[-1]])
+        return self._divergence(self._run(()))
+
+    def _divergence(self, output) -> torch.Tensor:
+        pairs = list(zip(self._expected, log_probabilities(output, self._rows)))
+        total = torch.stack([torch.where(e > -math.inf, e.exp() * (e - g), 0.0).sum() for e, g in pairs]).sum()
+        return total / sum(e[..., 0].numel() for e, _ in pairs)
+
+    def _place(self, path, quantizer):
+        holder, _, key = path.rpartition(".")
+        self._model.get_submodule(holder)[key] = quantizer
 
     def _searched(self, bits):
         """The output at ``bits``; ranges that are not known yet are searched and kept."""
@@ -107,9 +115,8 @@ class Trials:
             width = self.widths[-1] if name in self.costs.kept else chosen[name]
             for path in part.quantizers:
                 met = tuple(chosen[other] for other in self.costs.before.get(path, ()))
-                holder, _, key = path.rpartition(".")
                 quantizer = self._quantizers[path, width]
-                self._model.get_submodule(holder)[key] = quantizer
+                self._place(path, quantizer)
                 known = self._ranges.get((path, width, met))
                 if known is None:
                     unknown[path, width, met] = quantizer
@@ -127,19 +134,3 @@ class Trials:
                 module._cached_h = None  # it was propagated at other bits
         with evaluating(self._model), observing(searched, observing=True):
             return self._model(*args, **kwargs)
-
-    def _sparse(self, args, kwargs):
-        """The call with bags of words as their non-zeros, where the model takes them; ranges are taken from it."""
-        sparse = tuple(SparseFeatures.from_dense(x) if _is_sparse(x) else x for x in args)
-        try:
-            calibrate(self._model, *sparse, **kwargs)
-            return sparse, kwargs
-        except Exception:  # whatever a model does with features that it cannot do with these
-            if all(a is b for a, b in zip(sparse, args)):
-                raise
-        calibrate(self._model, *args, **kwargs)
-        return args, kwargs
-
-
-def _is_sparse(x):
-    return isinstance(x, torch.Tensor) and x.is_floating_point() and x.dim() == 2 and mostly_zero(x)

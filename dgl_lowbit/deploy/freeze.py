@@ -11,6 +11,7 @@ from numba_kernels import PlanError
 
 from .. import nn as lowbit_nn
 from .._version import __version__
+from ..config import ARITHMETICS
 from ..nn.message_passing import Site
 from ..nn.message_passing.last_call import recall
 from ..nn.wrappers import check_model
@@ -19,13 +20,16 @@ from ..quant.evaluation import evaluating
 from .capture import capture, layer_calls, on_cpu
 from .equal import check_equal
 from .errors import FreezeError
+from .integer import IntegerRecorder, arithmetic_of, computing_in
 from .packed import PackedModel
 from .partial import PartlyPacked
 from .recorder import Recorder
 from .translate import Translator, declare_inputs
 
 
-def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -> PackedModel | PartlyPacked:
+def freeze(
+    model: nn.Module | list, *example, partial: bool = False, arithmetic: str | None = None, **kwargs
+) -> PackedModel | PartlyPacked:
     """The packed form of a trained or calibrated low-bit model; one way.
 
     The model runs once on an example, in evaluation mode, and what it computes is recorded: torch functions, DGL's
@@ -44,6 +48,10 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
     partial : bool
         Where the model cannot be frozen whole, freeze those of its layers that can be, and leave the rest to torch and
         DGL in float32. Default: refuse it.
+
+    arithmetic : {"float", "integer"}, optional
+        What stands between accumulators and the next codes, see :class:`dgl_lowbit.QuantConfig`. Another than the
+        model's own serves models that were trained on grids known before the data. Default: the model's.
 
     Returns
     -------
@@ -71,14 +79,17 @@ def freeze(model: nn.Module | list, *example, partial: bool = False, **kwargs) -
     if not _low_bit_layers(model) and not any(isinstance(module, Site) for module in model.modules()):
         raise ValueError("the model holds no low-bit layer; call dgl_lowbit.quantize(model) and calibrate or train.")
     _refuse_hooks(model)
+    if arithmetic not in (None, *ARITHMETICS):
+        raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {arithmetic!r}.")
     model, args, kwargs = on_cpu(model, *_example(model, example, kwargs))
     layers = _low_bit_layers(model)
-    if not partial:
-        return _freeze_whole(model, layers, args, kwargs)
-    try:
-        return _freeze_whole(model, layers, args, kwargs)
-    except FreezeError as error:
-        partly = _freeze_layers(model, layers, args, kwargs, str(error))
+    with computing_in(arithmetic, layers):
+        try:
+            return _freeze_whole(model, layers, args, kwargs)
+        except FreezeError as error:
+            if not partial:
+                raise
+            partly = _freeze_layers(model, layers, args, kwargs, str(error))
     partly.warn()
     return partly
 
@@ -88,10 +99,11 @@ def _low_bit_layers(model):
 
 
 def _freeze_whole(model, layers, args, kwargs):
+    arithmetic = arithmetic_of(layers)
     try:
         with evaluating(model):
             captured = capture(model, args, kwargs)
-            plan, parts = _written(model, captured)
+            plan, parts = _written(model, captured, IntegerRecorder() if arithmetic == "integer" else Recorder())
     except NotCalibratedError as error:
         raise FreezeError(f"{_uncalibrated(model)}: {error}") from error
     except PlanError as error:
@@ -100,6 +112,8 @@ def _freeze_whole(model, layers, args, kwargs):
     info = {"dgl_lowbit": __version__, "model": type(model).__name__, "layers": bits}
     if parts:
         info["float32"] = parts
+    if arithmetic == "integer":
+        info["arithmetic"] = arithmetic
     packed = PackedModel(plan, info)
     names = {entry["name"] for entry in plan.inputs}
     packed.defaults = {name: graph for name, graph in captured.kept.items() if name in names}
@@ -165,9 +179,8 @@ def _freeze_layers(model, layers, args, kwargs, reason):
     return PartlyPacked(model, packed, failed)
 
 
-def _written(model, captured):
+def _written(model, captured, recorder):
     """The plan of what was captured, and what of it runs in float32."""
-    recorder = Recorder()
     translator = Translator(recorder, captured.recording)
     declare_inputs(translator, model, captured.arguments, captured.optional)
     if captured.is_of_one_size or not captured.takes_batches:

@@ -22,6 +22,11 @@ def load(path, threads: int | None = None, model: nn.Module | None = None) -> Pa
         For a partly packed model: a low-bit one of the same making, which lends its forward and its float parts; it is
         copied.
 
+    Returns
+    -------
+    PackedModel or PartlyPacked
+        As the file holds a whole model or a partly packed one.
+
     Raises
     ------
     FileNotFoundError

@@ -25,7 +25,14 @@ _graphs = GraphCache()
 def kernel_graph(graph: DGLGraph) -> numba_kernels.Graph | dict:
     """``graph`` as kernels read it, prepared once and kept while the graph lives unchanged, as far as memory allows.
 
-    Of several edge types there is one each, by (source type, edge type, destination type).
+    Parameters
+    ----------
+    graph : DGLGraph
+
+    Returns
+    -------
+    numba_kernels.Graph, or a dict of them
+        Of several edge types one each, by (source type, edge type, destination type).
     """
     return _graphs.get(graph, _prepare)
 
@@ -74,6 +81,11 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
     As :class:`numba_kernels.PackedModel`, and a ``torch.nn.Module`` without parameters, so that code which evaluates
     the model it was frozen from runs unchanged. Graphs may be a ``DGLGraph``, a DGL block or a list of blocks, features
     and edge weights tensors. The result is a tensor if any argument is one, else an array.
+
+    Parameters
+    ----------
+    plan, info, threads
+        As of :class:`numba_kernels.PackedModel`; :func:`dgl_lowbit.freeze` and :func:`dgl_lowbit.load` make models.
 
     Attributes
     ----------

@@ -69,7 +69,8 @@ class Recorder(Writer):
     def dropout(self, x, module):
         return x
 
-    def quantize(self, quantizer, x):
+    def quantize(self, quantizer, x, norm=None):
+        x = x if norm is None else self.scale_by_degree(x, *norm)
         return self._each(lambda part: self._coded("quantize", quantizer, part), x)
 
     def _coded(self, op, quantizer, x, *others, **attributes):

@@ -60,7 +60,7 @@ def plot_study(report: dict, folder) -> list[Path]:
     """The pictures of a study; see :func:`dgl_lowbit.experiments.study.run_study`."""
     draw = {
         "accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth,
-        "schedules": _plot_schedules, "allocate": _plot_allocate,
+        "schedules": _plot_schedules, "allocate": _plot_allocate, "relatives": _plot_ablation,
     }  # fmt: skip
     figures = {report["study"]: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
@@ -84,14 +84,15 @@ def _plot_schedules(groups):
 
 
 def _plot_allocate(groups):
-    """KL untrained and test accuracy against what bits cost, a row a graph, allocated and the same everywhere."""
+    """KL untrained and test accuracy against what bits cost, a row a graph, chosen and the same everywhere."""
     graphs = list(dict.fromkeys(group["graph"] for group in groups))
     figure = Figure(figsize=(11, 4 * len(graphs)), layout="constrained")
     for axes, graph in zip(figure.subplots(len(graphs), 2, squeeze=False), graphs):
         lines: dict[str, list] = {}
         for group in groups:
             if group["graph"] == graph and "cost" in group["runs"][0]:
-                way = "allocated" if group["label"].startswith("allocated") else "the same bits everywhere"
+                way, comma, _ = group["label"].partition(", ")
+                way = way if comma else "the same bits everywhere"
                 lines.setdefault(f"{group['setting']}, {way}", []).append(group)
         for label, points in lines.items():
             measure = points[0]["runs"][0]["measure"]
@@ -141,7 +142,7 @@ def _plot_ablation(groups):
     ax = figure.subplots()
     means, spreads = zip(*map(_tests, groups))
     ax.barh(range(len(groups)), means, xerr=spreads, color=_COLORS["INT4"])
-    ax.set_yticks(range(len(groups)), [group["label"] for group in groups])
+    ax.set_yticks(range(len(groups)), [f"{group['setting']}, {group['label']}" for group in groups])
     ax.invert_yaxis()
     ax.set_xlim(min(means) - 5, max(means) + 2)
     ax.set_xlabel("test accuracy in %")

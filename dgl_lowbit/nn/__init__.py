@@ -15,6 +15,7 @@ from .gineconv import GINEConv
 from .graphconv import GraphConv
 from .heterographconv import HeteroGraphConv
 from .linear import Linear
+from .protection import with_degree_ranks
 from .protocol import Ops
 from .relgraphconv import RelGraphConv
 from .sageconv import SAGEConv
@@ -46,4 +47,5 @@ __all__ = [
     "TAGConv",
     "register_layer",
     "roles",
+    "with_degree_ranks",
 ]

@@ -48,7 +48,7 @@ class APPNPConv(LowBitLayer, dgl.nn.APPNPConv):
         check_features(self, feat, None, graph.num_nodes())
 
     def compute(self, ops, graph, feat, edge_weight=None):
-        """As ``dgl.nn.APPNPConv.forward``; shapes: feat (N, *), output the same.
+        """As ``dgl.nn.APPNPConv.forward``; shapes: feat (N, …), output the same.
 
         Raises
         ------

@@ -24,12 +24,24 @@ class Role(str, enum.Enum):
 def roles(**by_name: Role | str) -> Mapping[str, Role]:
     """The roles of the arguments of a ``forward``, by name.
 
-    >>> roles(graph="graph", feat=Role.FEATURES)["graph"]
-    <Role.GRAPH: 'graph'>
+    Parameters
+    ----------
+    **by_name : Role or str
+        The role of each argument, or its value.
+
+    Returns
+    -------
+    mapping of str to Role
+        It cannot be changed.
 
     Raises
     ------
     ValueError
         For a role that is none of :class:`Role`.
+
+    Examples
+    --------
+    >>> roles(graph="graph", feat=Role.FEATURES)["graph"]
+    <Role.GRAPH: 'graph'>
     """
     return MappingProxyType({name: Role(role) for name, role in by_name.items()})

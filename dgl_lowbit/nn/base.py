@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -13,9 +14,11 @@ from ..config import QuantConfig
 from ..quant.precision import converted, floating_tensor, keep_float32, no_autocast
 from .arguments import Role, roles
 from .checks import check_is_graph
+from .integer import IntegerOps
 from .message_passing.hook import scope
 from .message_passing.last_call import Remembered
 from .ops import TorchOps
+from .protection import protecting
 
 Layer = TypeVar("Layer", bound="LowBitLayer")
 LAYERS: dict[type, type[LowBitLayer]] = {}
@@ -24,8 +27,21 @@ LAYERS: dict[type, type[LowBitLayer]] = {}
 def register_layer(low_bit_class: type[Layer]) -> type[Layer]:
     """Class decorator: let ``dgl_lowbit.quantize`` replace ``low_bit_class.float_class`` by this class.
 
-    The class derives from :class:`LowBitLayer` and from its ``float_class``, and adds no constructor state beyond the
-    quantisers.
+    Parameters
+    ----------
+    low_bit_class : type
+        Derives from :class:`LowBitLayer` and from its ``float_class``, and adds no constructor state beyond the
+        quantisers.
+
+    Returns
+    -------
+    type
+        ``low_bit_class``.
+
+    Raises
+    ------
+    TypeError
+        When it names no ``float_class``.
     """
     if low_bit_class.float_class is None:
         raise TypeError(f"{low_bit_class.__name__} replaces no layer; set its float_class.")
@@ -34,7 +50,17 @@ def register_layer(low_bit_class: type[Layer]) -> type[Layer]:
 
 
 class Operand(NamedTuple):
-    """An operand of a layer's integer operations: its component, channel count (None: not known) and channel axis."""
+    """An operand of a layer's integer operations.
+
+    Attributes
+    ----------
+    component : str
+        One of those of :class:`dgl_lowbit.QuantConfig`, such as "weights".
+    channels : int or None
+        Number of channels; None where it is not known.
+    axis : int
+        Channel axis. Default: the last.
+    """
 
     component: str
     channels: int | None
@@ -108,6 +134,7 @@ class LowBitLayer(Remembered):
             raise ValueError(f"{type(self).__name__} has quantisers already; configure the float layer.")
         self.config = config
         if config is not None and not config.is_float:
+            self._check_arithmetic(config)
             reference = next(self.parameters(), torch.empty(0))
             self.quantizers = nn.ModuleDict(
                 {
@@ -118,6 +145,35 @@ class LowBitLayer(Remembered):
             self.quantizers.train(self.training)
             self.float()
 
+    def set_arithmetic(self, arithmetic: str) -> None:
+        """Compute in ``arithmetic`` from now on, with the ranges there are.
+
+        Raises
+        ------
+        ValueError
+            Where the layer, or a grid of its config, has no such arithmetic.
+        """
+        if self.config is not None:
+            config = replace(self.config, arithmetic=arithmetic)
+            self._check_arithmetic(config)
+            self.config = config
+
+    def _check_arithmetic(self, config):
+        if config.arithmetic == "float":
+            return
+        name, floats = type(self).__name__, {o.component for o in self.all_operands().values()} - {"outputs"}
+        floats = sorted(component for component in floats if config.bits_of(component) == 32)
+        if not self.has_integers:
+            raise ValueError(
+                f"{name} has no integer arithmetic, which GraphConv, SAGEConv (mean, gcn), GINConv (sum, mean) and "
+                "Linear have; leave it in float32 by overrides={its name: 32}, or use arithmetic='float'."
+            )
+        if floats:
+            raise ValueError(
+                f"integer arithmetic needs codes of all operands, but {name} has {', '.join(floats)} of 32 bits; give "
+                "them 8 or fewer, or use arithmetic='float'."
+            )
+
     def _apply(self, fn, *args, **kwargs):
         return super()._apply(keep_float32(fn) if self.is_low_bit else fn, *args, **kwargs)
 
@@ -125,6 +181,11 @@ class LowBitLayer(Remembered):
     def is_low_bit(self) -> bool:
         """Whether any component is quantised."""
         return "quantizers" in self._modules
+
+    @property
+    def has_integers(self) -> bool:
+        """Whether all that the layer computes between codes has integer arithmetic."""
+        return False
 
     def operands(self) -> dict[str, Operand]:
         """Operands by name; the names are the keys of ``quantizers``."""
@@ -144,6 +205,11 @@ class LowBitLayer(Remembered):
     def compute(self, ops, *args, **kwargs):
         """The layer's computation, stated over ``ops``."""
         raise NotImplementedError
+
+    def _operations(self) -> TorchOps:
+        config = self.config if self.config is not None and self.is_low_bit else None
+        kind = IntegerOps if config is not None and config.arithmetic == "integer" else TorchOps
+        return kind(32 if config is None else config.gradients)
 
     def argument(self, role: Role, values: dict[str, Any]) -> Any:
         """What stands for the first argument of ``role`` in ``values``, by name; None without one."""
@@ -180,8 +246,8 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
                     if self.arguments.get(name) is Role.GRAPH:
                         check_is_graph(value, type(self).__name__)
                 self.validate(*args, **kwargs)
-                gradients = self.config.gradients if self.config is not None and self.is_low_bit else 32
-                output = self.compute(TorchOps(gradients), *args, **kwargs)
+                with protecting(self, self.config if self.is_low_bit else None, (args, kwargs)):
+                    output = self.compute(self._operations(), *args, **kwargs)
             return output if given is None or autocast else converted(output, given.dtype)
 
     forward.__doc__, forward.__module__ = compute.__doc__, compute.__module__

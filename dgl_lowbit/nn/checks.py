@@ -77,6 +77,11 @@ def check_edge_weight(layer: nn.Module, graph, edge_weight) -> None:
     """Raise DGLError unless ``edge_weight`` is None or holds one finite number for each edge."""
     if edge_weight is None:
         return
+    if getattr(getattr(layer, "config", None), "arithmetic", "float") == "integer":
+        raise DGLError(
+            f"{type(layer).__name__} has no integer arithmetic for edge weights; leave them out, or use "
+            "arithmetic='float'."
+        )
     if not isinstance(edge_weight, torch.Tensor):
         raise DGLError(
             f"{type(layer).__name__} expects edge_weight as a torch.Tensor, got {type(edge_weight).__name__}; pass "

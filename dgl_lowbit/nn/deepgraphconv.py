@@ -59,6 +59,11 @@ class DeepGraphConv(Propagation):
     controls : torch.nn.ModuleList
         One SmoothnessControl a layer; empty without a threshold.
 
+    Raises
+    ------
+    ValueError
+        For a number of layers below 1, an unknown way to act or to send, and a first step not in (0, 1].
+
     Examples
     --------
     >>> import dgl, torch

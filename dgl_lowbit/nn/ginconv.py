@@ -37,6 +37,11 @@ class GINConv(LowBitLayer, dgl.nn.GINConv):
     arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
     inner = ("apply_func",)
 
+    @property
+    def has_integers(self) -> bool:
+        """Those that sum."""
+        return self._aggregator_type in ("sum", "mean")
+
     def operands(self):
         return {
             "messages": Operand("messages", first_width(self.apply_func)),

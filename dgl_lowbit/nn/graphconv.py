@@ -40,6 +40,10 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
     arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, weight=Role.CHOICE, edge_weight=Role.EDGE_WEIGHT)
 
     @property
+    def has_integers(self) -> bool:
+        return True
+
+    @property
     def multiplies_first(self) -> bool:
         """Whether the product with the weights comes before the sum over neighbours."""
         return self._in_feats > self._out_feats
@@ -67,7 +71,7 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
         check_features(self, source, self._in_feats, rows)
 
     def compute(self, ops, graph, feat, weight=None, edge_weight=None):
-        """As ``dgl.nn.GraphConv.forward``; shapes: feat (N, *, in_feats) or a pair, output (N_dst, *, out_feats).
+        """As ``dgl.nn.GraphConv.forward``; shapes: feat (N, …, in_feats) or a pair, output (N_dst, …, out_feats).
 
         Raises
         ------
@@ -82,9 +86,8 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
         multiplies_last, h = weight is not None and not self.multiplies_first, ops.source(feat)
         if weight is not None and self.multiplies_first:
             h = ops.product(ops.quantize(q["inputs"], h), q["weights"], weight, norm=of_sources)
-        elif of_sources is not None:
-            h = ops.scale_by_degree(h, *of_sources)
-        messages = ops.quantize(q["messages"], h)
+            of_sources = None
+        messages = ops.quantize(q["messages"], h, of_sources)
         h = ops.aggregate(graph, messages, edge_weight, norm=None if multiplies_last else of_targets)
         if multiplies_last:
             h = ops.product(ops.quantize(q["aggregates"], h), q["weights"], weight, norm=of_targets, bias=self.bias)

@@ -33,6 +33,10 @@ class Linear(LowBitLayer, nn.Linear):
     float_class = nn.Linear
     arguments = roles(input=Role.FEATURES)
 
+    @property
+    def has_integers(self) -> bool:
+        return True
+
     def operands(self):
         return {
             "inputs": Operand("inputs", self.in_features),
@@ -44,7 +48,7 @@ class Linear(LowBitLayer, nn.Linear):
         check_features(self, input, self.in_features, None, what="input")
 
     def compute(self, ops, input):
-        """Shapes: input (N, *, in_features) float, output (N, *, out_features).
+        """Shapes: input (N, …, in_features) float, output (N, …, out_features).
 
         Raises
         ------

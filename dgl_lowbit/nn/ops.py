@@ -13,6 +13,7 @@ from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from ..quant.stochastic import with_gradient_in
+from .protection import protected_messages, protected_rows
 from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
 from .typed import TypedProducts, meet_by_type
 
@@ -34,11 +35,11 @@ class TorchOps:
 
     @staticmethod
     def source(feat):
-        return feat[0] if _is_pair(feat) else feat
+        return feat[0] if is_pair(feat) else feat
 
     @staticmethod
     def destination(feat, graph):
-        if _is_pair(feat):
+        if is_pair(feat):
             return feat[1]
         if not graph.is_block:
             return feat
@@ -47,13 +48,15 @@ class TorchOps:
 
     @staticmethod
     def dropout(x, module):
-        return _each(module, x)
+        return each(module, x)
 
     @staticmethod
-    def quantize(quantizer, x):
-        if not _is_pair(x):
-            return quantizer.quantized(x)
-        together, start, parts = quantizer.quantized(torch.cat(x)), 0, []
+    def quantize(quantizer, x, norm=None):
+        x = x if norm is None else TorchOps.scale_by_degree(x, *norm)
+        if not is_pair(x):
+            return quantizer.quantized(x, protected=protected_rows(len(x)))
+        together = quantizer.quantized(torch.cat(x), protected=protected_rows(*map(len, x)))
+        start, parts = 0, []
         for part in x:
             parts.append(together.rows(slice(start, start + len(part))))
             start += len(part)
@@ -65,20 +68,21 @@ class TorchOps:
 
     @staticmethod
     def delta_quantize(quantizer, x, state):
-        codes = quantizer.quantized(x if state is None else x - state)
+        change = x if state is None else x - state
+        codes = quantizer.quantized(change, protected=protected_rows(len(change)))
         change = codes.centered * codes.scale
         return codes, change if state is None else state + change
 
     @staticmethod
     def product(codes, quantizer, weight, norm=None, bias=None, onto=None):
-        quantizer.meets(weight, list(codes) if _is_pair(codes) else [codes])
+        quantizer.meets(weight, list(codes) if is_pair(codes) else [codes])
         quantized, after = quantizer.quantized(weight), _of_degrees(norm, codes)
-        return _each(lambda part: product(part, quantized, after, bias, onto), codes)
+        return each(lambda part: product(part, quantized, after, bias, onto), codes)
 
     @staticmethod
     def products(*terms):
         codes, others = terms[0][0], [part for part, *_ in terms[1:]]
-        if _is_pair(codes) or any(other is not codes for other in others):
+        if is_pair(codes) or any(other is not codes for other in others):
             return tuple(TorchOps.product(*term) for term in terms)
         for _, quantizer, weight in terms:
             quantizer.meets(weight, [codes])
@@ -131,7 +135,8 @@ class TorchOps:
         sent, message = torch.unique(places, return_inverse=True)
         meet_by_type(weight_quantizer, weights, codes, sent // max(codes.shape[0], 1), sent % max(codes.shape[0], 1))
         products = TypedProducts(codes, weight_quantizer, weights)
-        messages = quantizer.quantized(products.at(sent), observed=products.sample)
+        protected = protected_messages(lambda: sent % codes.shape[0], codes.shape[0])
+        messages = quantizer.quantized(products.at(sent), products.sample, protected)
         ends = {"num_src_nodes": len(sent), "num_dst_nodes": graph.num_dst_nodes()}
         return self.aggregate(dgl.create_block((message, destination.long()), **ends), messages, edge_weight)
 
@@ -177,7 +182,8 @@ class TorchOps:
         weights = drop(edge_softmax(graph, score))
         if edge_weight is not None:
             weights = weights * edge_weight.view(-1, *[1] * (weights.dim() - 1))
-        return quantizer.quantized(weights)
+        protected = protected_messages(lambda: graph.edges()[0], graph.num_src_nodes())
+        return quantizer.quantized(weights, protected=protected)
 
     def attend(self, graph, codes, attention):
         if graph.num_edges() == 0:
@@ -263,9 +269,11 @@ def _of_degrees(norm, codes):
     return None if norm is None else _power_of_degrees(codes.scale, *norm)
 
 
-def _each(function, x):
-    return tuple(map(function, x)) if _is_pair(x) else function(x)
+def each(function, x):
+    """``function`` of ``x``, or of each part of a pair."""
+    return tuple(map(function, x)) if is_pair(x) else function(x)
 
 
-def _is_pair(x):
+def is_pair(x) -> bool:
+    """Whether features are a pair, of source and of destination nodes."""
     return isinstance(x, tuple)

@@ -28,8 +28,11 @@ class Ops(Protocol):
     def dropout(self, x, module) -> Rows:
         """What ``module``, a dropout, leaves of ``x``, or of each part of a pair; at inference all of it."""
 
-    def quantize(self, quantizer, x) -> Rows:
-        """Codes of ``x`` under ``quantizer``; several parts, as of a pair, together, so that all set the range."""
+    def quantize(self, quantizer, x, norm=None) -> Rows:
+        """Codes of ``x`` under ``quantizer``; several parts, as of a pair, together, so that all set the range.
+
+        With ``norm``, (graph, side, power), of :meth:`scale_by_degree` of that.
+        """
 
     def dequantize(self, codes) -> Rows:
         """The values that codes stand for."""

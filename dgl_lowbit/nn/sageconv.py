@@ -40,6 +40,11 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
     arguments = roles(graph=Role.GRAPH, feat=Role.FEATURES, edge_weight=Role.EDGE_WEIGHT)
 
     @property
+    def has_integers(self) -> bool:
+        """Those that sum: pooling and recurrence compute in floats."""
+        return self._aggre_type in ("mean", "gcn")
+
+    @property
     def multiplies_first(self) -> bool:
         """Whether the product with ``fc_neigh`` comes before the aggregation."""
         return self._aggre_type in ("mean", "gcn") and self._in_src_feats > self._out_feats

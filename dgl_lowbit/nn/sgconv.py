@@ -86,6 +86,7 @@ class SGConv(LowBitLayer, dgl.nn.SGConv):
             self._cached_h = None  # it was propagated under other ranges
 
     def propagate(self, ops, graph, feat, edge_weight):
+        """Features, (N, in_feats), after K steps."""
         channel = Channel(ops, graph, self, edge_weight)
         h = channel.start(feat)
         for step in range(self._k):
@@ -93,6 +94,7 @@ class SGConv(LowBitLayer, dgl.nn.SGConv):
         return ops.activate(h, self.norm)
 
     def project(self, ops, h):
+        """The product of what K steps gave, (N, in_feats), with the weights."""
         q = self.quantizers
         h = ops.product(ops.quantize(q["inputs"], h), q["weights"], self.fc.weight.t())
         return ops.requantize(q["outputs"], ops.bias(h, self.fc.bias))

@@ -24,8 +24,8 @@ class SMPConv(Propagation):
 
     ``acts="gradient"`` is the descent of the Lagrangian on the violated constraint,
     :math:`F_k = \hat F - 2 \eta \lambda_k L (\hat F - F_{k-1})`, at the price of a second sum over neighbours. Every
-    eigenvalue μ ≤ 2 of L shrinks its part of Δ by |1 − 2ηλ_kμ| ≤ 1 as long as λ_k ≤ 1/(2η), where λ_k is stopped; one
-    such step brings Δ down only so far, so that tight bounds are not met.
+    eigenvalue μ ≤ 2 of L shrinks its part of Δ by ``|1 − 2ηλ_kμ| ≤ 1`` as long as λ_k ≤ 1/(2η), where λ_k is stopped;
+    one such step brings Δ down only so far, so that tight bounds are not met.
 
     Quantised are the messages. ``"delta"``: neighbours keep a running value of every node, and only its quantised
     change crosses an edge, so that errors do not add up over steps. ``"direct"``: the value itself is sent. With
@@ -60,6 +60,11 @@ class SMPConv(Propagation):
     ----------
     controls : torch.nn.ModuleList
         One SmoothnessControl a step; empty without a threshold.
+
+    Raises
+    ------
+    ValueError
+        For a number of steps below 1, rates out of range, and an unknown way to act or to send.
 
     Examples
     --------

@@ -6,8 +6,11 @@ from typing import Callable
 
 from .base import Quantizer
 from .format import FLOAT_BITS, SUPPORTED_BITS, QFormat, QParams
+from .learned import LearnedBitsQuantizer
+from .levels import LevelsQuantizer
 from .observer import NotCalibratedError, Observer
 from .qlr import QLRQuantizer, alpha_candidates
+from .signs import SignQuantizer
 from .truncation import TruncationQuantizer, skewness
 
 _QUANTIZERS: dict[str, Callable[..., Quantizer]] = {}
@@ -16,8 +19,13 @@ _QUANTIZERS: dict[str, Callable[..., Quantizer]] = {}
 def register_quantizer(name: str, factory: Callable[..., Quantizer]) -> None:
     """Make ``QuantConfig(quantizer=name)`` build its quantisers with ``factory(bits, **options)``.
 
-    ``options`` are those of :class:`Quantizer` and ``grid``. :class:`Quantizer` says what a quantiser of one's own
-    states.
+    Parameters
+    ----------
+    name : str
+        One that is known already is replaced.
+    factory : callable
+        Makes a :class:`Quantizer`, which says what one of one's own states. ``options`` are those of
+        :class:`Quantizer` and ``grid``.
     """
     _QUANTIZERS[name] = factory
 
@@ -25,14 +33,33 @@ def register_quantizer(name: str, factory: Callable[..., Quantizer]) -> None:
 def quantizer_names() -> tuple[str, ...]:
     """Names that ``QuantConfig(quantizer=…)`` accepts.
 
+    Returns
+    -------
+    tuple of str
+
+    Examples
+    --------
     >>> quantizer_names()
-    ('bt', 'bt*', 'qlr')
+    ('bt', 'bt*', 'hgq', 'qlr')
     """
     return tuple(sorted(_QUANTIZERS))
 
 
 def make_quantizer(name: str, bits: int, **options) -> Quantizer:
     """Build the quantiser registered as ``name``.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`quantizer_names`.
+    bits : int
+        1, 2, 3, 4, 8, or 32 for none.
+    **options
+        Those of :class:`Quantizer`, and ``grid``.
+
+    Returns
+    -------
+    Quantizer
 
     Raises
     ------
@@ -44,19 +71,27 @@ def make_quantizer(name: str, bits: int, **options) -> Quantizer:
     return _QUANTIZERS[name](bits, **options)
 
 
-register_quantizer("qlr", QLRQuantizer)
+def _with_learned_range(bits: int, *, grid: str = "auto", **options) -> Quantizer:
+    return {"sign": SignQuantizer, "levels": LevelsQuantizer}.get(grid, QLRQuantizer)(bits, grid=grid, **options)
+
+
+register_quantizer("qlr", _with_learned_range)
+register_quantizer("hgq", LearnedBitsQuantizer)
 register_quantizer("bt", TruncationQuantizer)
 register_quantizer("bt*", lambda bits, **options: TruncationQuantizer(bits, skew_aware=True, **options))
 
 __all__ = [
     "FLOAT_BITS",
     "SUPPORTED_BITS",
+    "LearnedBitsQuantizer",
+    "LevelsQuantizer",
     "NotCalibratedError",
     "Observer",
     "QFormat",
     "QLRQuantizer",
     "QParams",
     "Quantizer",
+    "SignQuantizer",
     "TruncationQuantizer",
     "alpha_candidates",
     "make_quantizer",

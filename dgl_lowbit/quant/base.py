@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from typing import Callable, Optional
 
 import torch
 
 from numba_kernels.spec import FixedGrid, GridSpec
 
+from .following import FollowedRange
 from .format import QFormat, QParams
-from .observer import DRIFTING, UNCALIBRATED, NotCalibratedError, Observer, number_of_processes
+from .observer import UNCALIBRATED, NotCalibratedError
 from .precision import converted
 from .quantized import Quantized
-from .recompute import Remembered, is_recomputing
+from .recompute import Remembered
 from .sparse import SparseFeatures
-from .state import FormattedState
-from .ste import centered_codes, encode
+from .ste import centered_codes, encode, range_ends
 
 GRANULARITIES = ("tensor", "channel", "row", "shift")
-# Step of training up to which a range that was not calibrated is taken anew from time to time.
-_LAST_STEP = 32
+Values = Optional[Callable[[], torch.Tensor]]
+Mask = Optional[torch.Tensor]
+# Forwards of which it is remembered which rows passed unrounded, a number a row.
+_MOST_MASKS = 4
 
 
-class Quantizer(FormattedState):
+class Quantizer(FollowedRange):
     """Base of the quantisers: maps tensors, in float32, to codes and back.
 
     The same object serves training (:meth:`fake_quantize`, :meth:`split`) and export (:meth:`codes`,
@@ -37,6 +38,7 @@ class Quantizer(FormattedState):
     - :meth:`qparams`: makes of them scale, zero point and offset, differentiable in parameters;
     - :meth:`stretch`, where ranges of channels may be multiplied, as rounding on data does with those of weights;
     - :meth:`margin`, where its range reaches beyond the outermost codes;
+    - :meth:`nearest` and :meth:`centered`, where codes stand for other numbers than themselves, and :attr:`levels`;
     - :meth:`export`, where its granularity is "row" or "shift": the base exports what is fixed before the data.
 
     ``register_quantizer(name, factory)`` makes it ``QuantConfig(quantizer=name)``; it then trains, is calibrated,
@@ -68,7 +70,6 @@ class Quantizer(FormattedState):
         For an unsupported width or granularity, or a missing channel count.
     """
 
-    calibrated: torch.Tensor
     width: torch.Tensor
 
     def __init__(self, bits, *, granularity="tensor", axis=-1, channels=None, clip_gradient=True):
@@ -80,24 +81,19 @@ class Quantizer(FormattedState):
             raise ValueError("granularity 'channel' needs the number of channels; pass channels=.")
         self.granularity, self.axis, self.channels = granularity, axis, channels
         self.clip_gradient = clip_gradient
-        self.observing, self.observer = False, Observer()
-        self._steps = None  # of training from a range that was not calibrated, as long as it is followed
-        self._remembered = Remembered()  # ranges of the forwards in which they were followed
+        self._protected = Remembered(_MOST_MASKS)  # rows that passed unrounded in forwards of training
         self.watch = None  # called with what is coded: (quantizer, x, params)
         self.watch_product = None  # called before products of weights: (quantizer, weight, inputs, columns)
         self.register_buffer("calibrated", torch.tensor(False))
         self.register_buffer("width", torch.tensor(channels or 0))
 
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        vars(self).setdefault("_protected", Remembered(_MOST_MASKS))  # which pickles of earlier versions lack
+
     def number_format(self):
         """What codes and ranges are read with; a subclass adds what it is given beyond bits and granularity."""
         return {"quantizer": type(self).__name__, "bits": self.format.bits, "granularity": self.granularity}
-
-    def progress(self):
-        """Steps of training in which the range has been followed, or None."""
-        return self._steps
-
-    def resume_progress(self, progress):
-        self._steps = progress
 
     @property
     def is_observed(self) -> bool:
@@ -131,6 +127,10 @@ class Quantizer(FormattedState):
     def stretch(self, factor: torch.Tensor) -> None:
         """Multiply the range, and so the scale, by ``factor``, one a channel; not stated, it stays as it is."""
 
+    def _learned_from(self, x: torch.Tensor, params: QParams) -> torch.Tensor:
+        """The values of ``x``, by whose gradients something else than ranges may be learned: here nothing is."""
+        return x
+
     @property
     def margin(self) -> torch.Tensor:
         """How far the range reaches beyond the outermost codes, in steps, a scalar: gradients pass within it.
@@ -138,6 +138,16 @@ class Quantizer(FormattedState):
         0 unless a subclass says otherwise.
         """
         return torch.zeros((), device=self.width.device)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether scales are known before the tensor that is coded."""
+        return self.granularity in ("tensor", "channel")
+
+    @property
+    def levels(self) -> list[int] | None:
+        """Of weights, what the codes 0, 1, 2, … stand for, before the zero point; None where that is themselves."""
+        return None
 
     @torch.no_grad()
     def export(self) -> GridSpec:
@@ -157,11 +167,13 @@ class Quantizer(FormattedState):
         """
         if not self.calibrated:
             raise NotCalibratedError(UNCALIBRATED)
-        if self.granularity not in ("tensor", "channel"):
+        if self.granularity in ("row", "shift"):
             raise NotImplementedError(
                 f"{type(self).__name__} does not export granularity {self.granularity!r}; use 'tensor' or 'channel', "
                 "or define its export."
             )
+        if not self.is_fixed or self.levels is not None:
+            raise NotImplementedError(f"{type(self).__name__} codes weights, which are exported with their values.")
         like = torch.zeros(1, self.channels or 1, device=self.width.device)
         scale, zero_point, offset = (value.reshape(-1).float().cpu().numpy() for value in self.qparams(like))
         columns = self.channels if self.granularity == "channel" else 1
@@ -169,36 +181,45 @@ class Quantizer(FormattedState):
 
     # -- values to codes and back -----------------------------------------------------------------------
     def split(
-        self, x: torch.Tensor, observed: Callable[[], torch.Tensor] | None = None
+        self, x: torch.Tensor, observed: Values = None, protected: Mask = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Centred codes and scale of ``x``, both differentiable; their product is ``fake_quantize(x)``.
 
-        ``observed()`` are values to take a range from, where it is to be taken, in the place of ``x``.
+        ``observed()`` are values to take a range from, where it is to be taken, in the place of ``x``. Rows that are
+        ``protected``, (rows,) bool, pass unrounded in training: no range comes of them, and no gradient of it.
         """
-        quantized = self.quantized(x, observed)
+        quantized = self.quantized(x, observed, protected)
         return quantized.centered, quantized.scale
 
-    def quantized(self, x: torch.Tensor, observed: Callable[[], torch.Tensor] | None = None) -> Quantized:
+    def quantized(self, x: torch.Tensor, observed: Values = None, protected: Mask = None) -> Quantized:
         """What :meth:`split` gives, with codes that are made when they are asked for."""
         if self.format.is_float:
             return Quantized(x, torch.ones((), device=x.device))
         x = converted(x, torch.float32)
+        protected = self._protected.as_first(x, protected) if self.training else None
         with self.as_first_met(x):
-            params = self._ready(x, observed)
+            params = self._ready(x, observed, protected)
             if self.watch is not None:
                 self.watch(self, x, params)
             if isinstance(x, SparseFeatures):
-                return Quantized(*self._split_sparse(x, params))
-            return Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
+                quantized = Quantized(*self._split_sparse(x, params))
+            else:
+                quantized = self._straight_through(self._learned_from(x, params), params)
+        return quantized if protected is None else quantized.passing(x, protected)
+
+    def _straight_through(self, x, params):
+        """The codes of ``x`` with gradients, straight through the rounding."""
+        return Quantized.of(x, params, self.format.qmax, self.margin, self.clip_gradient)
 
     def _split_sparse(self, x, params):
         zero = torch.zeros(1, device=x.device)
         if self.codes(zero, params).ne(params.zero_point).any():  # zeros get values: nothing is sparse
-            dense = x.to_dense()
-            return centered_codes(dense, params, self.format.qmax, self.margin, self.clip_gradient), params.scale
+            quantized = self._straight_through(self._learned_from(x.to_dense(), params), params)
+            return quantized.centered, quantized.scale
         gathered = {id(p): x.per_value(p) if p.dim() > 1 else p for p in params}  # offset often is the zero point
         at_values = QParams(*(gathered[id(p)] for p in params))
-        centered = centered_codes(x.values, at_values, self.format.qmax, self.margin, self.clip_gradient)
+        values = self._learned_from(x.values, at_values)
+        centered = centered_codes(values, at_values, self.format.qmax, self.margin, self.clip_gradient)
         return x.with_values(centered), params.scale
 
     def fake_quantize(self, x: torch.Tensor) -> torch.Tensor:
@@ -222,7 +243,7 @@ class Quantizer(FormattedState):
         if self.format.is_float:
             raise ValueError("a quantiser of 32 bits is off and has no codes; set bits to 8 or fewer.")
         x = converted(x, torch.float32)
-        return encode(x, params or self._ready(x), self.format.qmax).to(torch.uint8)
+        return self.nearest(x, params or self._ready(x)).to(torch.uint8)
 
     @torch.no_grad()
     def dequantize(self, codes: torch.Tensor, params: QParams | None = None) -> torch.Tensor:
@@ -234,12 +255,26 @@ class Quantizer(FormattedState):
             Per row without ``params``: those scales come from the data, ``quantizer.qparams(x)``.
         """
         if params is None:
-            if self.granularity in ("row", "shift"):
-                raise ValueError("scales per row come from the data: pass params=quantizer.qparams(x) to dequantize.")
+            if not self.is_fixed:
+                raise ValueError("scales come from the data: pass params=quantizer.qparams(x) to dequantize.")
             if not self.calibrated:
                 raise NotCalibratedError(UNCALIBRATED)
             params = self.qparams(codes)
-        return (codes.to(torch.float32) - params.zero_point) * params.scale
+        return self.centered(codes.to(torch.float32), params.zero_point) * params.scale
+
+    def nearest(self, x: torch.Tensor, params: QParams) -> torch.Tensor:
+        """Codes of ``x``, whole numbers in its dtype."""
+        return encode(x, params, self.format.qmax)
+
+    def centered(self, codes: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
+        """What ``codes``, whole numbers of a floating dtype, stand for, without the scale."""
+        return codes - zero_point
+
+    def clipped(self, x: torch.Tensor, params: QParams) -> torch.Tensor:
+        """Which values of ``x`` are beyond the range."""
+        low, high = range_ends(self.format.qmax if self.levels is None else self.levels[-1], self.margin)
+        place = x / params.scale + params.offset
+        return (place < low) | (place > high)
 
     # -- ranges -----------------------------------------------------------------------------------------
     def observe(self, x: torch.Tensor) -> None:
@@ -262,73 +297,6 @@ class Quantizer(FormattedState):
         self._search(x)
         self.width.fill_(x.shape[-1] if x.dim() else 1)
         self.calibrated.fill_(True)
-
-    def _ready(self, x, observed=None):
-        # A batch without nodes of a type has nothing to code and nothing to learn from, unless others have.
-        is_empty = x.numel() == 0 and observed is None
-        if self.observing and not (is_empty and self.observer.process_group is None):
-            self.observe(x if observed is None else observed())
-            self._steps = None
-        elif is_empty:
-            pass
-        elif self.training:
-            if not is_recomputing() and not self._meets_again(x):
-                was_moving = self.is_moving
-                self._follow(x, observed)
-                self._remember(x, was_moving or self.is_moving)
-        elif not self.calibrated:
-            raise NotCalibratedError(UNCALIBRATED)
-        return self.qparams(x)
-
-    def _follow(self, x, observed=None):
-        """Take the range from the first training step, and anew while weights leave their start."""
-        if not self.calibrated:
-            self._steps = 0
-        if self._steps is not None:
-            self._steps += 1
-            if self._steps & (self._steps - 1) == 0:
-                if number_of_processes() > 1:
-                    raise NotCalibratedError(DRIFTING.format(number_of_processes()))
-                self.observe(x if observed is None else observed())
-            if self._steps >= _LAST_STEP:
-                self._steps = None
-
-    @property
-    def is_moving(self) -> bool:
-        """Whether a forward in training may change the range."""
-        return self._steps is not None
-
-    def _meets_again(self, x):
-        """Whether this is no new step but another use of a tensor, as of weights that two layers share."""
-        used = self._remembered.of(x) if self.is_moving else None
-        return used is not None and all(map(torch.equal, used, self._tensors()))
-
-    def _remember(self, x, is_moving):
-        if is_moving:
-            self._remembered.add(x, [tensor.detach().clone() for tensor in self._tensors()])
-        else:
-            self._remembered.clear()
-
-    @contextmanager
-    def as_first_met(self, x) -> Iterator[None]:
-        """With the range that the first forward had on ``x``, where checkpointing computes it again."""
-        first = self._remembered.of(x) if is_recomputing() else None
-        if first is None:
-            yield
-            return
-        own = [tensor.data for tensor in self._tensors()]
-        try:
-            self._set(first)
-            yield
-        finally:
-            self._set(own)
-
-    def _tensors(self):
-        return [*self.parameters(recurse=False), *self.buffers(recurse=False)]
-
-    def _set(self, values):
-        for tensor, value in zip(self._tensors(), values):
-            tensor.data = value
 
     def extra_repr(self):
         return f"bits={self.format.bits}, granularity={self.granularity!r}"

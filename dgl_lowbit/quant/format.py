@@ -42,6 +42,7 @@ class QFormat:
 
     @property
     def is_float(self) -> bool:
+        """Whether it stands for "not quantised"."""
         return self.bits == FLOAT_BITS
 
     @property
@@ -65,6 +66,11 @@ class QParams(NamedTuple):
 
     ``codes = clamp(round(x / scale + offset), 0, qmax)`` and ``x ≈ scale · (codes − zero_point)``.
     ``offset`` equals ``zero_point`` except under skewness-aware truncation, which codes on a shifted grid.
+
+    Attributes
+    ----------
+    scale, zero_point, offset : torch.Tensor
+        () for one of the tensor, else of a shape that broadcasts against the values.
     """
 
     scale: torch.Tensor

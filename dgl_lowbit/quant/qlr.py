@@ -27,6 +27,19 @@ _SMALLEST_SCALE = float(SMALLEST_SCALE)
 def alpha_candidates(count: int = 40, lowest: float = 0.02) -> list[float]:
     """Geometric factors from 1 down to ``lowest``, the grid on which the initial range is searched.
 
+    Parameters
+    ----------
+    count : int
+        Number of factors, at least 2.
+    lowest : float
+        The last of them.
+
+    Returns
+    -------
+    list of float
+
+    Examples
+    --------
     >>> [round(a, 3) for a in alpha_candidates(3)]
     [1.0, 0.141, 0.02]
     """
@@ -65,6 +78,11 @@ class QLRQuantizer(Quantizer):
     log_alpha : torch.nn.Parameter
         Logarithm of α, the same shape.
 
+    Raises
+    ------
+    ValueError
+        For an unknown grid or error, and as :class:`Quantizer`.
+
     Examples
     --------
     >>> q = QLRQuantizer(2).train()
@@ -87,15 +105,24 @@ class QLRQuantizer(Quantizer):
         self.register_buffer("high", torch.zeros(shape))
         self.register_buffer("half_grid", torch.tensor(grid == "half"))
         self.log_alpha = nn.Parameter(torch.zeros(shape), requires_grad=not self.format.is_float)
-        # The grid that [α·m, α·M] is divided into; truncation keeps the top levels of a finer one.
-        self._range_qmax = self.format.qmax
 
     def number_format(self):
         return {**super().number_format(), "grid": self.grid}
 
     @property
     def alpha(self) -> torch.Tensor:
-        return self.log_alpha.exp()
+        """The factor α on the observed range, () or (channels,)."""
+        return self._log_alpha.exp()
+
+    @property
+    def _log_alpha(self) -> torch.Tensor:
+        """That of the width in use."""
+        return self.log_alpha
+
+    @property
+    def _range_qmax(self) -> int:
+        """Largest code of the grid that [α·m, α·M] is divided into; truncation keeps the top levels of a finer one."""
+        return self.format.qmax
 
     @torch.no_grad()
     def stretch(self, factor):
@@ -118,13 +145,13 @@ class QLRQuantizer(Quantizer):
             params = QParams(*(p.view(shape) for p in params))
         return params
 
-    def quantized(self, x, observed=None):
+    def quantized(self, x, observed=None, protected=None):
         """With a shift per row its power of two goes with the codes: sums of those are what the scale multiplies."""
         if self.granularity != "shift" or self.format.is_float:
-            return super().quantized(x, observed)
+            return super().quantized(x, observed, protected)
         x = converted(x, torch.float32)
         with self.as_first_met(x):
-            codes = super().quantized(x, observed)
+            codes = super().quantized(x, observed, protected)
             base = self._common_params().scale
         return Quantized(codes.centered * (codes.scale / base).detach(), base)
 
@@ -208,13 +235,13 @@ class QLRQuantizer(Quantizer):
         best = torch.full_like(self.low, math.inf)
         best_log_alpha = torch.zeros_like(self.low)
         for alpha in alpha_candidates():
-            self.log_alpha.fill_(math.log(alpha))
+            self._log_alpha.fill_(math.log(alpha))
             params = self.qparams(x)
             residual = self.dequantize(self.codes(x, params), params) - x
             error = (residual.square() if self.error == "squared" else residual.abs()).mean(reduce)
-            best_log_alpha = torch.where(error < best, self.log_alpha, best_log_alpha)
+            best_log_alpha = torch.where(error < best, self._log_alpha, best_log_alpha)
             best = torch.minimum(best, error)
-        self.log_alpha.copy_(best_log_alpha)
+        self._log_alpha.copy_(best_log_alpha)
 
     def _reduced_dims(self, x):
         dims = set(range(x.dim()))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from .format import QParams
+from .sparse import SparseFeatures
 from .ste import centered_codes
 
 
@@ -41,6 +42,19 @@ class Quantized:
     @property
     def shape(self) -> torch.Size:
         return (self.centered if self.source is None else self.source[0]).shape
+
+    def passing(self, x: torch.Tensor | SparseFeatures, rows: torch.Tensor) -> Quantized:
+        """The codes of ``x`` with the values of ``rows``, (rows,) bool, over the scale in the place of theirs.
+
+        Their products with the scale are the values, and so are their gradients; the scale has none of them.
+        """
+        centered, scale = self.centered, self.scale
+        if isinstance(x, SparseFeatures) and isinstance(centered, SparseFeatures):
+            passed = x.values / (x.per_value(scale) if scale.dim() > 1 else scale)
+            values = torch.where(x.per_value(rows), passed, centered.values)
+            return Quantized(centered.with_values(values), scale)
+        dense: torch.Tensor = x.to_dense() if isinstance(x, SparseFeatures) else x
+        return Quantized(torch.where(rows.view(-1, *[1] * (dense.dim() - 1)), dense / scale, centered), scale)
 
     def block(self, rows: slice) -> Quantized:
         """Some of the rows, without codes of the others being made."""

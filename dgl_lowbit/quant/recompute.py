@@ -11,7 +11,7 @@ from . import fused
 from .sparse import SparseFeatures
 
 # Forwards between a first one and its recomputation, of one quantiser or bound.
-_MOST_REMEMBERED = 64
+MOST_REMEMBERED = 64
 
 
 def is_recomputing() -> bool:
@@ -24,6 +24,11 @@ class Remembered:
 
     Copies and pickles of it are empty.
 
+    Parameters
+    ----------
+    most : int
+        As many forwards.
+
     Examples
     --------
     >>> remembered, x = Remembered(), torch.ones(2, 3)
@@ -32,22 +37,32 @@ class Remembered:
     ('range of the first forward', None)
     """
 
-    def __init__(self):
-        self._latest = deque(maxlen=_MOST_REMEMBERED)
+    def __init__(self, most: int = MOST_REMEMBERED):
+        self._latest: deque = deque(maxlen=most)
 
     def add(self, x: torch.Tensor | SparseFeatures, used: Any) -> None:
         self._latest.append((_key(x), used))
 
     def of(self, x: torch.Tensor | SparseFeatures) -> Any:
         """What the latest forward on a tensor equal to ``x`` used; None where none is remembered."""
+        if not self._latest:
+            return None
         shape, sums = _key(x)
         return next((used for (s, t), used in reversed(self._latest) if s == shape and torch.equal(t, sums)), None)
+
+    def as_first(self, x: torch.Tensor | SparseFeatures, used: Any) -> Any:
+        """``used``, which is remembered unless None; recomputed, what the first forward on ``x`` used."""
+        if is_recomputing():
+            return self.of(x)
+        if used is not None:
+            self.add(x, used)
+        return used
 
     def clear(self) -> None:
         self._latest.clear()
 
     def __reduce__(self):
-        return Remembered, ()
+        return Remembered, (self._latest.maxlen,)
 
 
 @torch.no_grad()

@@ -12,10 +12,11 @@ from torch import nn
 
 from .base import Quantizer
 from .evaluation import evaluating
+from .learned import LearnedBitsQuantizer
 
 # How far a step of the optimiser moves a weight, as a part of the root mean square of its matrix, and a range.
 _WEIGHT_RATE, _RANGE_RATE = 0.1, 0.003
-# The least that a parameter counts as, such as biases of 0, and what outputs vary by, such as constants.
+# The least that a parameter counts as, such as biases of 0, what outputs vary by as a part of their size, and at all.
 _LEAST, _LEAST_SUM = 1e-3, 1e-12
 
 
@@ -66,9 +67,10 @@ def reconstruct(
 
 
 def tuned_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that are tuned: those with gradients, but for tables whose gradients are sparse."""
-    tables = {module.weight for module in model.modules() if getattr(module, "sparse", False) is True}
-    return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in tables]
+    """The parameters that are tuned: those with gradients, but for numbers of bits and tables of sparse gradients."""
+    left = {module.weight for module in model.modules() if getattr(module, "sparse", False) is True}
+    left |= {module.bits for module in model.modules() if isinstance(module, LearnedBitsQuantizer)}
+    return [parameter for parameter in model.parameters() if parameter.requires_grad and parameter not in left]
 
 
 def check_comparable(expected: Any, loss: str, asked: str) -> None:
@@ -95,13 +97,14 @@ def divergence(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     masked = wanted.isneginf()  # classes that cannot be, in both
     logs, wanted = logs.masked_fill(masked, 0), wanted.masked_fill(masked, 0)
     terms = F.kl_div(logs, wanted, reduction="none", log_target=True)
-    return terms.masked_fill(masked, 0).sum() / len(wanted)
+    return terms.masked_fill(masked, 0).sum() / max(len(wanted), 1)
 
 
 def difference(output: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    """Squared difference, as a part of the variance of ``expected`` over rows, a scalar."""
-    spread = (expected - expected.mean(0)).square().sum()
-    return (output - expected).square().sum() / spread.clamp_min(_LEAST_SUM)
+    """Squared difference, as a part of the variance of ``expected`` over rows, a scalar; of one row, of its square."""
+    size = expected.square().sum()
+    spread = (expected - expected.mean(0)).square().sum() if len(expected) > 1 else size
+    return (output - expected).square().sum() / torch.maximum(spread, _LEAST * size).clamp_min(_LEAST_SUM)
 
 
 LOSSES: dict[str, Callable] = {"kl": divergence, "squared": difference}

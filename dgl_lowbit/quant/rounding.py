@@ -16,7 +16,6 @@ from .few import is_mostly_zero
 from .format import QParams
 from .quantized import Quantized
 from .sparse import SparseFeatures, compressed
-from .ste import encode
 
 # What is added to the diagonal of the inputs' moments, as a part of its mean.
 _DAMPING = 0.01
@@ -70,9 +69,9 @@ class Factor(NamedTuple):
 
 
 def round_on_data(
-    weight: torch.Tensor, factor: Factor, params: QParams, qmax: int
+    weight: torch.Tensor, factor: Factor, params: QParams, quantizer: Quantizer
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    r"""Codes of ``weight``, (in, out), that keep its product with the inputs, and what that errs by.
+    r"""Codes by ``quantizer`` of ``weight``, (in, out), that keep its product with the inputs, and what that errs by.
 
     Rows are rounded from the last of ``factor.order`` to the first. With the errors :math:`e` of those done, row i
     takes up what it can of them, towards the least of :math:`\|X (W - \hat W)\|^2`:
@@ -100,14 +99,14 @@ def round_on_data(
         for i in reversed(range(len(targets))):
             done = slice(rows.start + i + 1, stop)
             target = targets[i] + block[i + 1 :, i] @ errors[done] / ends[i]
-            codes[done.start - 1] = encode(target, params, qmax)
-            value = (codes[done.start - 1] - zero_point) * scale
+            codes[done.start - 1] = quantizer.nearest(target, params)
+            value = quantizer.centered(codes[done.start - 1], zero_point) * scale
             errors[done.start - 1] = weight[done.start - 1] - value
             error += (ends[i] * (target - value)).square()
     return torch.empty_like(codes).index_copy_(0, order, codes), error
 
 
-def best_stretch(weight: torch.Tensor, factors: list[Factor], params: QParams, qmax: int) -> torch.Tensor:
+def best_stretch(weight: torch.Tensor, factors: list[Factor], params: QParams, quantizer: Quantizer) -> torch.Tensor:
     """By which of :data:`_STRETCHES` the range of each column of ``weight`` errs least once it is rounded, (out,)."""
     stretches = torch.tensor(_STRETCHES, device=weight.device)
     step = max(_VALUES // (len(weight) * len(stretches)), 1)
@@ -117,7 +116,7 @@ def best_stretch(weight: torch.Tensor, factors: list[Factor], params: QParams, q
         columns = QParams(*(part[start : start + step].repeat(len(stretches)) for part in params))
         columns = columns._replace(scale=columns.scale * stretches.repeat_interleave(some.shape[1]))
         parts = zip(_together(len(weight)), factors)
-        errors = [round_on_data(some[rows].repeat(1, len(stretches)), f, columns, qmax)[1] for rows, f in parts]
+        errors = [round_on_data(some[rows].repeat(1, len(stretches)), f, columns, quantizer)[1] for rows, f in parts]
         found.append(stretches[torch.stack(errors).sum(0).view(len(stretches), -1).argmin(0)])
     return torch.cat(found)
 
@@ -150,7 +149,9 @@ class Rounder:
         """Note a product of ``weight``, (in, out), the ``columns`` of what ``quantizer`` codes, with ``inputs``."""
         address = weight.data_ptr()
         self._owners[address].add(quantizer)
-        self._products[address] += weight.numel() > 0 and _storage(weight) in self._parameters
+        # A scale that the weights beside these set too would not be theirs.
+        has_own_scale = quantizer.is_fixed or quantizer.granularity == "channel" or columns == slice(None)
+        self._products[address] += has_own_scale and weight.numel() > 0 and _storage(weight) in self._parameters
 
     def meet(self, quantizer: Quantizer, weight: torch.Tensor, inputs: list[Quantized], columns: slice) -> None:
         """Round ``weight`` where this is the last of its products."""
@@ -181,16 +182,16 @@ class Rounder:
 
     def _round(self, waiting):
         quantizer, weight, columns, inputs = waiting
-        factors, qmax = self._factors(inputs, len(weight)), quantizer.format.qmax
-        params = _params(quantizer, columns)
-        if quantizer.granularity == "channel":
+        factors = self._factors(inputs, len(weight))
+        params = _params(quantizer, weight, columns)
+        if quantizer.granularity == "channel" and quantizer.is_fixed:
             stretch = torch.ones(quantizer.channels, device=weight.device)
-            stretch[columns] = best_stretch(weight, factors, params, qmax)
+            stretch[columns] = best_stretch(weight, factors, params, quantizer)
             quantizer.stretch(stretch)
-            params = _params(quantizer, columns)
+            params = _params(quantizer, weight, columns)
         parts = zip(_together(len(weight)), factors)
-        codes = torch.cat([round_on_data(weight[rows], factor, params, qmax)[0] for rows, factor in parts])
-        weight.copy_((codes - params.offset) * params.scale)
+        codes = torch.cat([round_on_data(weight[rows], factor, params, quantizer)[0] for rows, factor in parts])
+        weight.copy_(quantizer.centered(codes, params.offset) * params.scale)
         self.rounded()
 
     def _factors(self, inputs, size):
@@ -221,8 +222,10 @@ def _together(size):
     return [slice(start, start + _MOST_TOGETHER) for start in range(0, size, _MOST_TOGETHER)]
 
 
-def _params(quantizer, columns):
-    """Scale, zero point and offset of ``columns`` of what is coded together: one for all, or one a column."""
+def _params(quantizer, weight, columns):
+    """Scale, zero point and offset of ``weight``, the ``columns`` of what is coded together: for all, or a column."""
+    if not quantizer.is_fixed:
+        return QParams(*(part.flatten() for part in quantizer.qparams(weight)))
     params = quantizer.qparams(torch.zeros(1, quantizer.channels or 1, device=quantizer.width.device))
     return QParams(*(part.flatten()[columns] if quantizer.granularity == "channel" else part for part in params))
 

@@ -9,6 +9,17 @@ from contextlib import contextmanager
 import torch
 import torch.nn.functional as F
 
+# Share of non-zeros up to which a product over them is faster than a dense one.
+_SPARSE_UP_TO = 0.4
+
+
+def mostly_zero(feat: torch.Tensor) -> bool:
+    """Whether so few of the features are not 0 that products over those are faster; judged by some rows."""
+    if not (feat.is_cuda or torch.backends.mkl.is_available()):  # torch multiplies sparse matrices through MKL
+        return False
+    sample = feat[:: max(len(feat) // 1000, 1)]
+    return feat.dim() == 2 and int(sample.count_nonzero()) <= _SPARSE_UP_TO * sample.numel()
+
 
 class _Pattern:
     """Where the non-zeros of an (N, M) matrix stand, in compressed rows, and in columns for its transpose."""

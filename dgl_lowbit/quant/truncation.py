@@ -11,8 +11,20 @@ _FINE_QMAX = 255
 
 
 def skewness(x: torch.Tensor) -> torch.Tensor:
-    """Sample skewness, the third standardised moment, a float32 scalar; 0 for a constant tensor.
+    """Sample skewness, the third standardised moment.
 
+    Parameters
+    ----------
+    x : torch.Tensor
+        Of any shape.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar, float32; 0 for a constant tensor.
+
+    Examples
+    --------
     >>> round(skewness(torch.tensor([0.0, 0.0, 0.0, 4.0])).item(), 3)
     1.155
     """
@@ -36,6 +48,10 @@ class TruncationQuantizer(QLRQuantizer):
     skew_aware : bool
         BT*: add the tensor's rounded sample skewness to code8 before truncating. The skewness is measured where the
         range is observed: measured under dropout, that of sparse features would move zeros to another level.
+    grid : {"affine", "auto"}
+        Both are the affine grid.
+    **options
+        As of :class:`QLRQuantizer`.
 
     Raises
     ------
@@ -50,8 +66,11 @@ class TruncationQuantizer(QLRQuantizer):
             raise ValueError(f"bitwise truncation works on the affine grid, got grid={grid!r}.")
         super().__init__(bits, grid="affine", **options)
         self.skew_aware = skew_aware
-        self._range_qmax = _FINE_QMAX
         self.register_buffer("skew", torch.zeros(()))
+
+    @property
+    def _range_qmax(self):
+        return _FINE_QMAX
 
     def number_format(self):
         return {**super().number_format(), "skew_aware": self.skew_aware}

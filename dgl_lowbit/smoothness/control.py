@@ -131,6 +131,7 @@ class SmoothnessControl(OptionalState):
     # -- measuring --------------------------------------------------------------------------------------
     @property
     def is_watching(self) -> bool:
+        """Whether forwards are measured: in training, and in passes made to measure."""
         return self.training or self.watching is not None
 
     def watch(self, relations: dict[int, Relation]) -> float:

@@ -43,6 +43,11 @@ class DifferentialMultiplier(OptionalState):
     multiplier, slack, violation : torch.Tensor
         λ ≥ 0, s, and the last value / bound − 1; float32, () or (count,), saved with the state.
 
+    Raises
+    ------
+    ValueError
+        For a rate that is not positive, and a negative damping or start.
+
     Examples
     --------
     Minimise ½(x − 2)² under x² ≤ 1: the solution is x = 1 with λ = ½.

@@ -130,6 +130,11 @@ class SmoothnessRegularizer:
         """Set the least multipliers with which every bound holds in evaluation on ``args``; returns :meth:`report`.
 
         Layer after layer in one pass, as ``calibrate`` sets ranges. For bounds that act in the forward.
+
+        Raises
+        ------
+        ValueError
+            When bounds act in the loss.
         """
         if not all(control.in_forward for control in self.controls.values()):
             raise ValueError("settle sets multipliers that act in the forward; these act in the loss.")

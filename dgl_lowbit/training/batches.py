@@ -13,8 +13,6 @@ from .sampling import fetched_ahead, sampled
 
 _MASKS = ("train_mask", "val_mask", "test_mask")
 _NEEDED = ("feat", "label", *_MASKS)
-# Share of non-zeros up to which a product over them is faster than a dense one.
-_SPARSE_UP_TO = 0.4
 
 
 class Batch(NamedTuple):
@@ -80,14 +78,6 @@ def whole_graph(graph: dgl.DGLGraph, sampler) -> Any:
     graph = as_sampled(graph, sampler)
     blocks = sampler.sample_blocks(graph, torch.zeros(1, dtype=graph.idtype, device=graph.device))[2]
     return [graph] * len(blocks)
-
-
-def mostly_zero(feat: torch.Tensor) -> bool:
-    """Whether so few of the features are not 0 that products over those are faster; judged by some rows."""
-    if not (feat.is_cuda or torch.backends.mkl.is_available()):  # torch multiplies sparse matrices through MKL
-        return False
-    sample = feat[:: max(len(feat) // 1000, 1)]
-    return feat.dim() == 2 and int(sample.count_nonzero()) <= _SPARSE_UP_TO * sample.numel()
 
 
 def batches(

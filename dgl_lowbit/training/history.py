@@ -11,6 +11,12 @@ class History:
 
     Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy``, and under a smoothness bound
     ``smoothness``, the rows of :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
+
+    Attributes
+    ----------
+    epochs : list of dict
+    best_epoch : int
+        −1 before the first epoch.
     """
 
     epochs: list = field(default_factory=list)

@@ -61,7 +61,7 @@ _PLAIN = (bool, int, float, str, type(None))
 
 
 def described(value: Any) -> Any:
-    """The name of a function or class, with the plain values and lists that an object is made of."""
+    """Plain values; of a function or class its name, with the plain values and lists that an object is made of."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, functools.partial):
@@ -71,6 +71,8 @@ def described(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)):
         return [described(part) for part in value]
+    if isinstance(value, dict):
+        return {name: described(part) for name, part in value.items()}
     if hasattr(value, "__qualname__"):
         return value.__qualname__
     made_of = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Callable, NamedTuple
 
 import dgl
@@ -10,10 +11,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..allocation import LearnedBits
 from ..config import QuantConfig
 from ..convert import quantize
 from ..nn.wrappers import check_model
-from ..quant import Quantizer
+from ..quant import LearnedBitsQuantizer, Quantizer
 from .batches import check_graph, whole_graph
 from .history import History
 from .identity import described, identity_of
@@ -24,33 +26,75 @@ from .stage import Run
 
 # Epochs without a better one after which a stage that starts from trained weights is done.
 PATIENCE = 100
+_WITHOUT_PRICE = (
+    "bits that are learned need a price: pass budget= to fit, as in fit(model, graph, budget={'model': 20_000}), or "
+    "bits= to train; else use quantizer='qlr'."
+)
+# Epochs in which bits are learned, and their rate.
+BITS_EPOCHS, BITS_RATE = 100, 0.1
 
 
 class Fitted(NamedTuple):
-    """What :func:`fit` returns."""
+    """What :func:`fit` returns.
+
+    Attributes
+    ----------
+    model : torch.nn.Module
+        Low-bit, with the weights of its best validation epoch.
+    teacher : torch.nn.Module
+        The float model, with those of its best.
+    history, teacher_history : History
+        Of the low-bit stage and of the float stage.
+    config : QuantConfig
+        That of ``model``, with an override for each component whose bits were learned.
+    """
 
     model: nn.Module
     teacher: nn.Module
     history: History
     teacher_history: History
+    config: QuantConfig
 
 
 def parameter_groups(
-    model: nn.Module, lr: float = 0.01, weight_decay: float = 5e-4, quantizer_lr: float = 0.01, no_decay=()
+    model: nn.Module,
+    lr: float = 0.01,
+    weight_decay: float = 5e-4,
+    quantizer_lr: float = 0.01,
+    no_decay=(),
+    bits_lr: float = BITS_RATE,
 ) -> list:
-    """Optimiser groups: weights with decay; those without; ranges (log α) with a rate of their own and no decay.
+    """Optimiser groups: weights with decay; those without; ranges (log α), and bits, at own rates without decay.
 
-    ``no_decay`` holds prefixes of names of parameters that are not decayed.
+    Parameters
+    ----------
+    model : torch.nn.Module
+    lr, weight_decay : float
+        Of weights.
+    quantizer_lr : float
+        Rate of ranges.
+    no_decay : sequence of str
+        Prefixes of names of parameters that are not decayed.
+    bits_lr : float
+        Rate of bits that are learned.
+
+    Returns
+    -------
+    list of dict
+        For a torch optimiser; groups that would be empty are left out.
     """
+    bits = {module.bits for module in model.modules() if isinstance(module, LearnedBitsQuantizer)}
     ranges = {p for module in model.modules() if isinstance(module, Quantizer) for p in module.parameters()}
-    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "ranges": []}
+    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "ranges": [], "bits": []}
     for name, parameter in model.named_parameters():
         free = any(name.startswith(prefix) for prefix in no_decay)
-        groups["ranges" if parameter in ranges else "free" if free else "decayed"].append(parameter)
+        kind = "bits" if parameter in bits else "ranges" if parameter in ranges else "free" if free else "decayed"
+        groups[kind].append(parameter)
     settings = {
         "decayed": {"lr": lr, "weight_decay": weight_decay},
         "free": {"lr": lr, "weight_decay": 0.0},
         "ranges": {"lr": quantizer_lr, "weight_decay": 0.0},
+        "bits": {"lr": bits_lr, "weight_decay": 0.0},
     }
     return [{"params": parameters, **settings[kind]} for kind, parameters in groups.items() if parameters]
 
@@ -60,9 +104,11 @@ def fit(
     graph: dgl.DGLGraph,
     config: QuantConfig | None = None,
     *,
+    budget: Mapping[str, float] | None = None,
     teacher: nn.Module | None = None,
     epochs: int = 200,
     float_epochs: int | None = None,
+    bits_epochs: int = BITS_EPOCHS,
     patience: int | None = PATIENCE,
     float_patience: int | None = None,
     checkpoint=None,
@@ -73,7 +119,9 @@ def fit(
     """Train a float model, then its low-bit copy: the recommended recipe.
 
     The float model is trained first; its best weights are where the low-bit copy starts, and its evaluation logits are
-    what the copy learns from. Ranges are set from one look at the data in between. Both stages are :func:`train`.
+    what the copy learns from. Ranges are set from one look at the data in between. Both stages are :func:`train`. Under
+    a ``budget`` a stage between them learns the bits of each component from the float weights on, see
+    :class:`dgl_lowbit.allocation.LearnedBits`; the low-bit stage goes on from there with bits that stay.
 
     Parameters
     ----------
@@ -83,10 +131,15 @@ def fit(
         With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it: ``feat``, ``label``, three masks.
     config : QuantConfig, optional
         Of the low-bit copy; 32 bits give the float model the same second stage. Default: 8 bits.
+    budget : mapping of str to float, optional
+        The most there may be of each measure named, as ``{"model": 20_000}``, see :func:`dgl_lowbit.allocate`. Bits
+        that the config gives components of their own stay.
     teacher : torch.nn.Module, optional
         Teaches the float stage, as a shallow net does a deep one.
     epochs, float_epochs : int
         Of the low-bit stage and the float stage; by default as many.
+    bits_epochs : int
+        Of the stage in which bits are learned.
     patience, float_patience : int, optional
         Stop the low-bit stage, the float stage, after as many epochs without a better validation epoch; None: never. A
         stage that starts from trained weights is often done early, see ``dgl-lowbit study schedules``.
@@ -102,37 +155,51 @@ def fit(
     Returns
     -------
     Fitted
-        ``model`` (low-bit), ``teacher`` (the float model), ``history`` and ``teacher_history``.
+        ``model`` (low-bit), ``teacher`` (the float model), ``history`` and ``teacher_history``, and ``config``, with an
+        override for each component whose bits were learned.
 
     Raises
     ------
     ValueError
-        As for :func:`train` and :func:`quantize`; when ``checkpoint`` belongs to another run.
+        As for :func:`train` and :func:`quantize`; when ``checkpoint`` belongs to another run; for a budget that cannot
+        be kept.
     """
     check_model(model, "fit")
     check_graph(graph)
     float_epochs = epochs if float_epochs is None else float_epochs
     check_workers(options.get("num_workers", 0), options.get("sampler"), graph)
-    _check_counts(epochs=epochs, float_epochs=float_epochs or None, patience=patience, float_patience=float_patience)
+    _check_counts(
+        epochs=epochs, float_epochs=float_epochs or None, bits_epochs=bits_epochs, patience=patience,
+        float_patience=float_patience,
+    )  # fmt: skip
+    if budget is None and config is not None and config.quantizer == "hgq":
+        raise ValueError(_WITHOUT_PRICE)
     example = whole_graph(graph, options.get("sampler")), graph.ndata["feat"]
     if float_epochs:  # what the config asks for may not be: said before any work
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             quantize(model, config, *example)
+            if budget is not None:
+                LearnedBits(model, *example, budget=budget, config=config)
     label = progress if isinstance(progress, str) else "training"
     saved = Checkpoint(checkpoint, resume)
     bits = "low-bit" if config is None else f"INT{config.bits}"
 
-    def stage(name, trained, teacher, epochs, patience):
+    def stage(name, trained, teacher, epochs, patience, **more):
         return train(
             trained, graph, teacher=teacher, epochs=epochs, patience=patience, checkpoint=saved.stage(name),
-            progress=progress and f"{label} {name}", **options,
+            progress=progress and f"{label} {name}", **{**options, **more},
         )  # fmt: skip
 
     teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
-    low_bit = quantize(model, config, *example)
+    if budget is None:
+        low_bit = quantize(model, config, *example)
+    else:
+        learned, bits = LearnedBits(model, *example, budget=budget, config=config), "low-bit"
+        stage("learned bits", learned.model, model, bits_epochs, None, bits=learned, schedule="cosine")
+        low_bit, config = learned.settled(), learned.config()
     history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
-    return Fitted(low_bit, model, history, teacher_history)
+    return Fitted(low_bit, model, history, teacher_history, config or QuantConfig())
 
 
 def _check_counts(**counts):
@@ -159,6 +226,7 @@ def train(
     batch_size: int = 512,
     num_workers: int = 0,
     sparse: bool | None = None,
+    bits: LearnedBits | None = None,
     seed: int = 0,
     checkpoint=None,
     resume: bool = False,
@@ -203,6 +271,9 @@ def train(
     sparse : bool, optional
         Pass features as :class:`dgl_lowbit.quant.sparse.SparseFeatures`. Default: where at most two in five are not 0
         and the model takes them.
+    bits : LearnedBits, optional
+        The bits of ``model``, which is ``bits.model``, that are learned under a budget; the last epoch is kept then.
+        Rates should fall, as by ``schedule="cosine"``.
     seed : int
         Of dropout and sampling; each epoch draws from its own. The global state of torch is left as found.
     checkpoint : path, optional
@@ -228,9 +299,13 @@ def train(
     _check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
+    if bits is not None and bits.model is not model:
+        raise ValueError("bits are those of bits.model; train that.")
+    if bits is None and any(isinstance(module, LearnedBitsQuantizer) for module in model.modules()):
+        raise ValueError(_WITHOUT_PRICE)
     make_schedule = schedule_of(schedule)
     lr, weight_decay, quantizer_lr = map(float, (lr, weight_decay, quantizer_lr))  # checkpoints hold no NumPy numbers
-    run = Run(model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, seed)
+    run = Run(model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed)
     with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
@@ -240,6 +315,7 @@ def train(
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
             "distillation": distillation, "schedule": schedule, "patience": patience, "batch_size": batch_size,
             "sampler": type(sampler).__name__, "num_workers": num_workers, "seed": seed,
+            "budget": bits and bits.budget,
         }  # fmt: skip
         settings = {name: described(value) for name, value in settings.items()}
         slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")
@@ -258,6 +334,7 @@ def train(
                 slot.save(run, settings, last=epoch == epochs - 1)
                 bar.update()
                 bar.set_postfix(loss=f"{record['loss']:.3f}", val=f"{record['val_accuracy']:.3f}")
-    model.load_state_dict(run.best_state)
+    if bits is None:
+        model.load_state_dict(run.best_state)
     model.eval()
     return run.history

@@ -13,11 +13,12 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..calibration import calibrate
+from ..nn.protection import protects, with_degree_ranks
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
-from ..quant.sparse import SparseFeatures
+from ..quant.sparse import SparseFeatures, mostly_zero
 from ..smoothness import SmoothnessRegularizer
-from .batches import as_sampled, batches, mostly_zero, whole_graph
+from .batches import as_sampled, batches, whole_graph
 from .history import History
 from .sampling import seed_samplers
 
@@ -28,13 +29,18 @@ class Run:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
 
-    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, seed):
-        self.model, self.graph, self.distillation, self.seed = model, as_sampled(graph, sampler), distillation, seed
+    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed):
+        self.model, self.distillation, self.seed = model, distillation, seed
+        self.graph = as_sampled(graph, sampler)
+        if sampler is not None and protects(model):
+            self.graph = with_degree_ranks(self.graph)
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
         self.whole = whole_graph(self.graph, sampler)
         self.feat, self.sparse = graph.ndata["feat"], sparse
         self.history, self.best_state, self.teacher_logits = History(), None, None
         self.smoothness = SmoothnessRegularizer.attached(model)
+        # What adds to the loss, and takes a step of its own after it.
+        self.terms = [term for term in (self.smoothness, bits) if term is not None]
 
     def prepare(self, teacher):
         dense = self.feat
@@ -93,20 +99,31 @@ class Run:
         if self.teacher_logits is not None:
             learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
             loss = (1 - self.distillation) * loss + self.distillation * learned
-        if self.smoothness is not None:
-            loss = loss + self.smoothness.loss()
+        for term in self.terms:
+            loss = loss + term.loss()
         if not torch.isfinite(loss):
             raise ValueError(f"the loss is {loss.item()} in epoch {epoch}; lower lr, or look at the features.")
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        if self.smoothness is not None:
-            self.smoothness.step()
+        for term in self.terms:
+            term.step()
         return loss.item()
 
 
 def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-    """Mean KL(teacher ‖ student) over rows at temperature 1; both (N, classes), scalar out."""
+    """Mean KL(teacher ‖ student) over rows, at temperature 1 (arXiv:1503.02531).
+
+    Parameters
+    ----------
+    logits, teacher_logits : torch.Tensor
+        (N, classes) each.
+
+    Returns
+    -------
+    torch.Tensor
+        A scalar.
+    """
     return F.kl_div(logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
@@ -117,11 +134,39 @@ def evaluation_logits(model, graph, feat):
 
 
 def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:
-    """Evaluation logits of ``model`` on a graph's features, (N, classes); the training mode is kept."""
+    """Evaluation logits of a model; its training mode is kept.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Called as ``model(graph, feat)``.
+    graph : DGLGraph
+    feat : torch.Tensor, optional
+        (N, D). Default: ``graph.ndata["feat"]``.
+
+    Returns
+    -------
+    torch.Tensor
+        (N, classes), without gradients.
+    """
     return evaluation_logits(model, graph, graph.ndata["feat"] if feat is None else feat)
 
 
 def accuracy(logits: torch.Tensor, graph: dgl.DGLGraph, mask: str = "test_mask") -> float:
-    """Share of nodes under ``mask`` whose largest logit is their label."""
+    """Share of nodes under a mask whose largest logit is their label.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        (N, classes).
+    graph : DGLGraph
+        With ``ndata["label"]``, (N,).
+    mask : str
+        Name of the mask in ``ndata``.
+
+    Returns
+    -------
+    float
+    """
     chosen = graph.ndata[mask]
     return (logits[chosen].argmax(-1) == graph.ndata["label"][chosen]).float().mean().item()

@@ -10,7 +10,7 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..spec import MOST_HALVINGS, SMALLEST_SCALE
-from .fields import ROW_AFFINE, ROW_HALF, SHIFT, STATIC, Matrix, Target
+from .fields import ROW_AFFINE, ROW_HALF, SHIFT, SIGN, STATIC, Matrix, Target
 from .instruction import instruction, reader
 
 _NONE = {16: simd.zeros16, 32: simd.zeros32, 64: simd.zeros64}
@@ -68,6 +68,16 @@ def row_extremes(row, columns):
 
 
 @kernel
+def row_magnitude(row, columns, factor):
+    """Σ |row · factor|, float64, of a float32 row, where 0 stands from ``columns`` on; in the order of SignGrid."""
+    lanes = simd.zeros_f32()
+    norm, sums = simd.fill(lanes, factor), simd.to_f64(lanes)
+    for c in range(0, columns, 16):
+        sums = simd.add(sums, simd.to_f64(simd.absolute(simd.multiply(simd.load(lanes, row, c), norm))))
+    return simd.total(sums)
+
+
+@kernel
 def encode_block(row, columns, block, target, factor, inverse, offset, is_own, lanes, none):
     """Codes of one block of ``lanes`` bytes; ``none`` is a zero vector of its size.
 
@@ -119,6 +129,19 @@ def find_grids(src, stride, columns, start, count, target, is_half, base, first,
 
 
 @kernel
+def find_means(src, stride, columns, start, count, target, base, first, inverses, offsets):
+    """As :func:`find_grids`, of signs."""
+    scales, zeros = simd.f32_at(base + target.scale), simd.f32_at(base + target.zero)
+    of_rows, offsets_of_rows = simd.f32_at(inverses), simd.f32_at(offsets)
+    for r in range(count):
+        total = row_magnitude(simd.f32_at(src + 4 * r * stride), columns, factor_at(target, start + r))
+        scale = max(np.float32(2.0 * total / np.float64(columns)), SMALLEST_SCALE)
+        check_scale(scale, target)
+        scales[first + r], zeros[first + r] = scale, np.float32(0.5)
+        of_rows[r], offsets_of_rows[r] = np.float32(1.0) / scale, np.float32(0.5)
+
+
+@kernel
 def find_shift(row, columns, factor, target, base, i):
     """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and power."""
     low, high = row_extremes(row, columns)
@@ -135,10 +158,11 @@ def find_shift(row, columns, factor, target, base, i):
     return halved
 
 
-@instruction(Encode, product((STATIC, ROW_AFFINE, ROW_HALF, SHIFT), _NONE))
+@instruction(Encode, product((STATIC, ROW_AFFINE, ROW_HALF, SHIFT, SIGN), _NONE))
 def encode(mode, lanes):
     """A variant a ``mode`` of scales and a number of bytes that are packed at a time: 16, 32 or 64."""
-    is_own, is_half, is_shift, none = mode in (ROW_AFFINE, ROW_HALF), mode == ROW_HALF, mode == SHIFT, _NONE[lanes]
+    is_own, is_half, none = mode in (ROW_AFFINE, ROW_HALF, SIGN), mode == ROW_HALF, _NONE[lanes]
+    is_shift, is_sign = mode == SHIFT, mode == SIGN
 
     def run(at, start, count, base, stride):
         f = read_encode(at)
@@ -147,7 +171,12 @@ def encode(mode, lanes):
         inverse, offset, own = target.inverse, target.offset, 0
         if is_own:
             inverse, offset, own = base + f.grids, base + f.grids + 4 * count, 4
-            find_grids(base + f.src, stride, f.columns, start, count, target, is_half, local, first, inverse, offset)
+            if is_sign:
+                find_means(base + f.src, stride, f.columns, start, count, target, local, first, inverse, offset)
+            else:
+                find_grids(
+                    base + f.src, stride, f.columns, start, count, target, is_half, local, first, inverse, offset
+                )
         for r in range(count):
             row = simd.f32_at(base + f.src + 4 * r * stride)
             packed = simd.u8_at(local + target.packed + (first + r) * width)

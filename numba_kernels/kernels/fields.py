@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # How rows are coded: with fixed scales, with a scale of each row's own (affine, or symmetric about 0 without a code for
-# it), with a power of two of one scale.
-STATIC, ROW_AFFINE, ROW_HALF, SHIFT = range(4)
+# it), with a power of two of one scale, as signs times the row's mean magnitude, with fixed scales in integers.
+STATIC, ROW_AFFINE, ROW_HALF, SHIFT, SIGN, INTEGER = range(6)
 
 
 class Matrix(NamedTuple):
@@ -26,7 +26,8 @@ class Target(NamedTuple):
     """Where and how rows are requantised and packed.
 
     codes = clamp(rint(src · factor · inverse + offset), 0, top), with ``inverse`` and ``offset`` fixed (STATIC) or
-    found from the row's extremes (ROW_AFFINE, ROW_HALF), in which case ``scale`` and ``zero`` are written. In SHIFT
+    found from the row's extremes (ROW_AFFINE, ROW_HALF) or magnitudes (SIGN), in which case ``scale`` and ``zero`` are
+    written. In SHIFT
     ``inverse`` is doubled as often as the row's extremes allow, and ``scale``, ``zero`` and ``powers`` are written.
     """
 
@@ -66,6 +67,16 @@ class Edges(NamedTuple):
 
     indptr: int  # (rows + 1,) int64
     indices: int  # int32, AHEAD more than edges
+
+
+class Multiplied(NamedTuple):
+    """How accumulators become fixed-point numbers, see :class:`numba_kernels.fixed_point.Multiplier`."""
+
+    multiplier: int  # (columns,) int32
+    shift: int
+    bits: int
+    term: int
+    power: float  # 2^-unit
 
 
 class ProductWeight(NamedTuple):

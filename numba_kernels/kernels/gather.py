@@ -10,7 +10,8 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..layout import PACKED_BITS
-from .fields import Edges, Operand
+from .fields import Edges, Multiplied, Operand
+from .fixed import dropped_bits, fixed
 from .instruction import instruction, reader
 from .sums import center, clear, summing
 
@@ -31,6 +32,23 @@ class Gather(NamedTuple):
     partials: int  # (…, codes of a packed row) int32
 
 
+class GatherFixed(NamedTuple):
+    """dst ← the same as fixed-point numbers, of 2 · Σ_u (q_u − z)."""
+
+    dst: int  # as those of Gather
+    columns: int
+    totals: int
+    operand: Operand
+    edges: Edges
+    twice_zero: int  # (columns,) int32, 2 z
+    own: int
+    hubs: int
+    num_hubs: int
+    hub_starts: int
+    partials: int
+    multiplied: Multiplied
+
+
 class HubParts(NamedTuple):
     """partials[i] ← Σ codes of the packed rows that indices[starts[i]:stops[i]] names."""
 
@@ -43,7 +61,8 @@ class HubParts(NamedTuple):
     partials: int  # (…, codes of a packed row) int32
 
 
-read_gather, read_parts = reader(Gather), reader(HubParts)
+read_gather, read_fixed, read_parts = reader(Gather), reader(GatherFixed), reader(HubParts)
+_VARIANTS = list(product(PACKED_BITS, (0, 16, 32, 64), (False, True), (False, True)))
 
 
 @kernel
@@ -70,15 +89,13 @@ def sum_parts(partials, first, last, room, totals):
             simd.store(simd.add(simd.load(none, totals, c), simd.load(none, partial, c)), totals, c)
 
 
-@instruction(Gather, product(PACKED_BITS, (0, 16, 32, 64), (False, True), (False, True)))
-def gather(bits, lanes, has_own, has_hubs):
-    """A variant a width of codes, a number of bytes summed at a time (see ``summing``), own codes and hubs or not."""
+def _gathering(read, write, bits, lanes, has_own, has_hubs):
+    """The function of fields that ``read`` reads, and ``write(fields, totals, count, row)`` makes a row of sums of."""
     sum_rows, codes_a_byte = summing(bits, lanes), 8 // bits
 
     def run(at, start, count, base, stride):
-        f = read_gather(at)
+        f = read(at)
         width, packed, own = f.operand.width, simd.u8_at(f.operand.packed), simd.u8_at(f.own)
-        scale, zero = simd.f32_at(f.operand.scale), simd.f32_at(f.operand.zero)
         indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
         totals, room, hub = simd.i32_at(base + f.totals), width * codes_a_byte, -1
         for r in range(count):
@@ -98,9 +115,36 @@ def gather(bits, lanes, has_own, has_hubs):
                 totals[room] = np.int32(i)
                 sum_rows(own, width, totals, room, room + 1, False, totals)
                 summed += 1
-            center(totals, summed, f.exact, zero, scale, f.columns, row)
+            write(f, totals, summed, row)
 
     return run
+
+
+@kernel
+def _write_floats(f, totals, count, row):
+    zero, scale = simd.f32_at(f.operand.zero), simd.f32_at(f.operand.scale)
+    center(totals, count, f.exact, zero, scale, f.columns, row)
+
+
+@kernel
+def _write_fixed(f, totals, count, row):
+    dropped = dropped_bits(f.multiplied, count)
+    none, twice_zero, times = simd.zeros_i32(), simd.i32_at(f.twice_zero), simd.fill(simd.zeros_i32(), count)
+    for c in range(0, f.columns, 16):
+        moved = simd.multiply(times, simd.load(none, twice_zero, c))
+        doubled = simd.shift_left(simd.load(none, totals, c), 1)
+        simd.store(fixed(simd.subtract(doubled, moved), f.multiplied, dropped, c), row, c)
+
+
+@instruction(Gather, _VARIANTS)
+def gather(bits, lanes, has_own, has_hubs):
+    """A variant a width of codes, a number of bytes summed at a time (see ``summing``), own codes and hubs or not."""
+    return _gathering(read_gather, _write_floats, bits, lanes, has_own, has_hubs)
+
+
+@instruction(GatherFixed, _VARIANTS)
+def gather_fixed(bits, lanes, has_own, has_hubs):
+    return _gathering(read_fixed, _write_fixed, bits, lanes, has_own, has_hubs)
 
 
 @instruction(HubParts, product(PACKED_BITS, (0, 16, 32, 64)))

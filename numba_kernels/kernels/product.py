@@ -9,7 +9,8 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..layout import PACKED_BITS, row_bytes
-from .fields import Operand, ProductWeight
+from .fields import Multiplied, Operand, ProductWeight
+from .fixed import dropped_bits, fixed
 from .instruction import instruction, reader
 from .unpack import unpacking
 
@@ -98,16 +99,32 @@ class Product(NamedTuple):
     weight: ProductWeight  # with tiles of :func:`tile_weight`
 
 
-read_product = reader(Product)
+class ProductFixed(NamedTuple):
+    """dst ← the same as fixed-point numbers, of 4 · Σ (q_x − z_x) (q_w − z_w)."""
+
+    dst: int  # as those of Product
+    columns: int
+    codes: int
+    room: int
+    groups: int
+    steps: int
+    operand: Operand
+    weight: ProductWeight
+    twice_zero: int  # 2 z_x
+    twice_zeros: int  # (columns,) int32, 2 z_w
+    twice_sums: int  # (columns,) int32, 2 Σ q_w
+    multiplied: Multiplied
+
+
+read_product, read_fixed = reader(Product), reader(ProductFixed)
 
 
 # Of activations and weights of all widths, wide enough.
 _VARIANTS = {(bits, simd.form_of(bits, top, 256, 256)[0]) for bits in PACKED_BITS for top in (1, 3, 15, 255)}
 
 
-@instruction(Product, sorted(_VARIANTS))
-def multiply(bits, form):
-    """A variant a width of activations and form of products."""
+def _sums_of_products(bits, form):
+    """The function that writes int32 sums Σ q_x q_w of a tile to slots, and returns a pointer to Σ q_x of its rows."""
     shape, unpack = simd.FORMS[form], unpacking(bits, form)
     many, one = simd.tile_product(form, shape.rows, shape.blocks), simd.tile_product(form, shape.rows_of_one, 1)
 
@@ -131,16 +148,47 @@ def multiply(bits, form):
             for r in range(0, tile, shape.rows_of_one):
                 totals = simd.i32_at(dst + 4 * (r * stride + shape.columns * block))
                 one(simd.u8_at(codes + r * room), room, tiles, f.groups, f.steps, totals, stride)
-        row_base = base * operand.per_row
-        scale, zero = simd.f32_at(row_base + operand.scale), simd.f32_at(row_base + operand.zero)
-        for r in range(count):
-            at, row = (first + r) * operand.per_row, dst + 4 * r * stride
-            numbers = scale[at], np.float64(zero[at]), sums[r]
-            finish_row(simd.i32_at(row), f.columns, *numbers, weight, simd.f32_at(row))
+        return sums
+
+    return product
+
+
+@instruction(Product, sorted(_VARIANTS))
+def multiply(bits, form):
+    """A variant a width of activations and form of products."""
+    product = _sums_of_products(bits, form)
 
     def run(at, start, count, base, stride):
         f = read_product(at)
         local, first = (base, 0) if f.operand.local != 0 else (0, start)
-        product(first, count, f, local, base + f.codes, base + f.dst, stride)
+        sums = product(first, count, f, local, base + f.codes, base + f.dst, stride)
+        row_base = local * f.operand.per_row
+        scale, zero = simd.f32_at(row_base + f.operand.scale), simd.f32_at(row_base + f.operand.zero)
+        for r in range(count):
+            at_row, row = (first + r) * f.operand.per_row, base + f.dst + 4 * r * stride
+            numbers = scale[at_row], np.float64(zero[at_row]), sums[r]
+            finish_row(simd.i32_at(row), f.columns, *numbers, f.weight, simd.f32_at(row))
+
+    return run
+
+
+@instruction(ProductFixed, sorted(_VARIANTS))
+def multiply_fixed(bits, form):
+    product = _sums_of_products(bits, form)
+
+    def run(at, start, count, base, stride):
+        f = read_fixed(at)
+        local, first = (base, 0) if f.operand.local != 0 else (0, start)
+        sums, none = product(first, count, f, local, base + f.codes, base + f.dst, stride), simd.zeros_i32()
+        zeros, columns_sums, zero = simd.i32_at(f.twice_zeros), simd.i32_at(f.twice_sums), simd.fill(none, f.twice_zero)
+        dropped = dropped_bits(f.multiplied, f.weight.inputs)
+        for r in range(count):
+            row = base + f.dst + 4 * r * stride
+            rest = simd.fill(none, 2 * sums[r] - f.weight.inputs * f.twice_zero)
+            for c in range(0, f.columns, 16):  # what overflows on the way comes back: the result is within int32
+                t = simd.shift_left(simd.load(none, simd.i32_at(row), c), 2)
+                t = simd.subtract(t, simd.multiply(zero, simd.load(none, columns_sums, c)))
+                t = simd.subtract(t, simd.multiply(rest, simd.load(none, zeros, c)))
+                simd.store(fixed(t, f.multiplied, dropped, c), simd.f32_at(row), c)
 
     return run

@@ -111,6 +111,8 @@ LIST = Kind("a list", lambda value: isinstance(value, tuple))
 ANY = Kind("anything", lambda value: True)
 VALUE = integer(0)  # of the plan, by number
 COUNT, INDEX = integer(1), integer(0)
+SIDE, POWER, PLUS = choice("in", "out"), choice(-1, -1.0, -0.5, 0.5), choice(0, 1)  # (degree + plus)^power
+UNIT = integer(-200, 200)  # fixed-point numbers are whole multiples of 2^-unit
 
 
 def fault(content, required: dict[str, Kind], optional: dict[str, Kind]) -> str | None:

@@ -7,12 +7,12 @@ stand in the plan itself.
     item        a list of graphs                          index
     source      features (or codes)                       the first of a pair
     destination features (or codes), graph                the second of a pair; on a block, the first rows
-    quantize    float                                     quantizer, columns
+    quantize    float, [graph]                            quantizer, columns; norm, which goes with the graph
     delta       float, state or null                      quantizer, columns; writes codes and the new state
     dequantize  codes
-    linear      codes                                     weight
+    linear      codes                                     weight; unit, where results are fixed-point
     stack       codes, of one quantizer                   one below the other
-    aggregate   graph, codes, edge weight or null, own codes or null   reduce (sum or max)
+    aggregate   graph, codes, edge weight or null, own codes or null   reduce (sum or max); unit
     aggregate_edges    graph, codes, codes of edges       sums of max(node + edge, 0)
     attend      graph, codes, codes of sources, codes of destinations, [edge weight]   heads, slope, vector, quantizer
     attention   graph, float, float, edge weight or null  the same; the attention that ``attend`` sums with, an array
@@ -21,6 +21,7 @@ stand in the plan itself.
     edges_by_type      graph, edge types                  count
     edge_norm   graph, edge weight or null                over the roots of its sums at both ends
     degree      float or state, graph, [edge weight or null]   side, power, plus; nothing where the weight is given
+    fixed_degree       float, graph                       unit, side, power, plus; of fixed-point numbers
     check_in_degrees   graph
     scale       float                                     scale
     bias        float                                     bias
@@ -47,8 +48,8 @@ What a call's ``args`` and ``kwargs`` may be stands in :mod:`numba_kernels.array
 :mod:`numba_kernels.plan.sizes`.
 
 A quantizer is a grid of :mod:`numba_kernels.spec`. A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K
-codes, packed without padding), ``scale``, ``zero_point``. What each operation checks, computes and runs stands in
-:mod:`numba_kernels.plan.ops`.
+codes, packed without padding), ``scale``, ``zero_point``, and ``levels`` where codes stand for other whole numbers than
+themselves. What each operation checks, computes and runs stands in :mod:`numba_kernels.plan.ops`.
 """
 
 from __future__ import annotations
@@ -87,10 +88,16 @@ class Plan:
     outputs : list of int
         Values returned.
     arrays : dict of str to numpy.ndarray
+        What operations name, of the shapes that they ask for.
     returns : "value", "tuple" or list of str
         Whether the one output comes by itself, outputs come as a tuple, or as a dict of these keys.
     heads : list of int
         For each output into how many heads its columns are split, 0 for a matrix.
+
+    Attributes
+    ----------
+    kinds, columns, grids, makers, stacked, made
+        What follows from these, by value; not to be given.
 
     Raises
     ------
@@ -109,6 +116,7 @@ class Plan:
     grids: dict = field(default_factory=dict, repr=False)  # of values that are codes, or computed with coded numbers
     makers: dict = field(default_factory=dict, repr=False)  # names of the operations that write values
     stacked: set = field(default_factory=set, repr=False)
+    made: dict = field(default_factory=dict, repr=False)  # what checks have looked up in arrays, by what it is
 
     def __post_init__(self):
         try:
@@ -123,7 +131,13 @@ class Plan:
 
     # -- arrays -----------------------------------------------------------------------------------------
     def numbers(self, value, lengths) -> np.ndarray:
-        """A float32 array given by name or as a number, whose length must be among ``lengths``."""
+        """A float32 array given by name or as a number, whose length must be among ``lengths``.
+
+        Raises
+        ------
+        PlanError
+            For an array of another dtype or length, or with NaN or infinity.
+        """
         array = self.arrays[value] if isinstance(value, str) else np.array([value], np.float32)
         if array.dtype != np.float32 or array.ndim != 1 or (lengths and len(array) not in lengths):
             raise PlanError(f"expected float32 numbers of length {lengths}, got {array.dtype} {array.shape}.")

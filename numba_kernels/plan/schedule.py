@@ -62,7 +62,8 @@ def _takes_factor(op, value):
     """Whether ``op`` can apply a degree norm itself that ``value`` is the result of, wherever it reads it."""
     if op.name == "combine":
         return all(whole(read) != value or read == value for read in op.reads)
-    return op.name in _CODED and op.reads[0] == value
+    takes_floats = op.name in _CODED and op.spec["quantizer"].get("arithmetic") != "integer"
+    return takes_floats and op.reads[0] == value
 
 
 def _fold_degrees(ops, kept_values):

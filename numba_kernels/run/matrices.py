@@ -10,9 +10,11 @@ from ..given import whole_number
 from ..kernels import fields
 from ..kernels.product import center_codes, tile_weight
 from ..layout import pad, padded, row_bytes, storage_bits
+from ..levels import Levels
 from ..once import once
 from ..packing import unpack
-from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, RowGrid, ShiftGrid
+from ..plan.ops.linear import whole_numbers
+from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, IntegerGrid, RowGrid, ShiftGrid, SignGrid
 
 
 class Grid:
@@ -63,9 +65,10 @@ class Grid:
 
     def _lay_out(self, spec, columns):
         self.spec, self.columns, self.bits, self.top = spec, columns, storage_bits(spec.bits), spec.top
-        self.per_row = type(spec) is not FixedGrid
+        self.per_row = isinstance(spec, (RowGrid, ShiftGrid))
         if isinstance(spec, RowGrid):
-            self.mode = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
+            extremes = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
+            self.mode = fields.SIGN if isinstance(spec, SignGrid) else extremes
             ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.added
             self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
         else:
@@ -73,6 +76,12 @@ class Grid:
             numbers = spec.scale, spec.zero_point, spec.offset
             self.scale, self.zero, self.offset = (pad(array, columns) for array in numbers)
             self.inverse = pad(np.float32(1) / spec.scale, columns)
+        if isinstance(spec, IntegerGrid):
+            self.mode, self.coding = fields.INTEGER, spec.coding
+            self.power = pad(self.coding.power, columns)
+            self.multiplier, self.whole = (
+                pad(part, columns, np.int32) for part in (self.coding.numbers, self.coding.whole)
+            )
         if isinstance(spec, ShiftGrid):
             self.mode, self.unit = fields.SHIFT, self.scale * np.float32(2.0**-MOST_HALVINGS)
             ranges = spec.reach, self.top, self.scale[0], self.zero[0]
@@ -96,6 +105,11 @@ class Grid:
                 return int(2 ** (24 - digits) // (self.top + abs(zero).max()))
         return 0
 
+    @once
+    def twice_zero(self) -> np.ndarray:
+        """Twice the zero points of columns, int32, where they are multiples of ½."""
+        return (2 * self.zero).astype(np.int32)
+
     @property
     def is_uniform(self) -> bool:
         """Whether all columns of a row share scale, zero point and offset."""
@@ -104,13 +118,28 @@ class Grid:
 
 @dataclass(frozen=True)
 class Codes:
-    """Packed codes, (rows, W) uint8, of values (code − zero) · scale; all arrays are contiguous."""
+    """Packed codes of values (code − zero) · scale; all arrays are contiguous.
+
+    Parameters
+    ----------
+    packed : (rows, W) uint8 array
+    grid : Grid
+        How they were coded.
+    scale, zero : (rows,) float32 array, or one padded per column
+    powers : (rows,) int8 array, optional
+        Scales in units, powers of two, where the grid has them.
+
+    Raises
+    ------
+    ValueError
+        For arrays of other shapes or dtypes, or that are not contiguous.
+    """
 
     packed: np.ndarray
     grid: Grid
-    scale: np.ndarray  # (rows,) float32, or padded per column
+    scale: np.ndarray
     zero: np.ndarray
-    powers: np.ndarray | None = None  # (rows,) int8: scales in units, powers of two, where the grid has them
+    powers: np.ndarray | None = None
 
     def __post_init__(self):
         packed, rows = self.packed, len(self.packed)
@@ -139,6 +168,7 @@ class Codes:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """Rows and columns of the codes."""
         return len(self.packed), self.grid.columns
 
     def unpacked(self) -> np.ndarray:
@@ -153,17 +183,20 @@ class Weight:
     ----------
     codes : (K, M) uint8
     scale, zero_point : float or (M,) array
+    levels : sequence of int, optional
+        Whole numbers from 0 to 255, ascending, that the codes 0, 1, 2, … stand for in the place of themselves.
 
     Raises
     ------
     ValueError
-        For codes of another dtype or shape, and numbers that are not finite.
+        For codes of another dtype or shape, numbers that are not finite, and levels that are none.
     """
 
-    def __init__(self, codes: np.ndarray, scale, zero_point):
+    def __init__(self, codes: np.ndarray, scale, zero_point, levels=None):
         if codes.ndim != 2 or codes.dtype != np.uint8:
             raise ValueError(f"weight codes must be a (K, M) uint8 array, got {codes.dtype} of shape {codes.shape}.")
         _check_finite(scale, zero_point)
+        codes = codes if levels is None else Levels(tuple(map(_whole, levels)), 8).of(codes)
         self.inputs, self.columns = codes.shape
         self.top, self._tiles = int(codes.max(initial=0)), {}
         self._codes, middle = center_codes(codes)
@@ -180,9 +213,8 @@ class Weight:
     @classmethod
     def of(cls, plan, spec: dict) -> Weight:
         """A weight of a plan."""
-        K, M = spec["shape"]
-        codes = unpack(plan.arrays[spec["codes"]], spec["bits"], K).T
-        return cls(codes, *(plan.numbers(spec[name], (1, M)) for name in ("scale", "zero_point")))
+        numbers = (plan.numbers(spec[name], (1, spec["shape"][1])) for name in ("scale", "zero_point"))
+        return cls(whole_numbers(plan, spec), *numbers)
 
     def tiles(self, form: str) -> np.ndarray:
         """Codes in the order of :func:`numba_kernels.kernels.product.tile_weight`, made once."""
@@ -191,11 +223,26 @@ class Weight:
         return self._tiles[form]
 
     @once
+    def twice_zeros(self) -> np.ndarray:
+        """Twice the zero points of columns, int32, where they are multiples of ½."""
+        return (2 * self.zero).astype(np.int32)
+
+    @once
+    def twice_column_sums(self) -> np.ndarray:
+        """Twice the sums of the codes of columns, int32."""
+        return (2 * self.sums).astype(np.int32)
+
+    @once
     def rows(self) -> np.ndarray:
         """int8 codes of each input, (K, padded columns)."""
         rows = np.zeros((self.inputs, padded(self.columns)), np.int8)
         rows[:, : self.columns] = self._codes
         return rows
+
+
+def _whole(level):
+    """A level as Python's number, where it is one of NumPy's."""
+    return int(level) if isinstance(level, np.integer) else level
 
 
 def _check_finite(*numbers):

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.fields import SHIFT, Matrix, Operand, Target
+from ..kernels.fields import INTEGER, SHIFT, SIGN, Matrix, Operand, Target
 from ..plan.resolve import whole
 from .matrices import Codes, Grid
 from .memory import address_of, aligned_empty
@@ -143,7 +143,8 @@ class Places:
     def looks_up(self, value, out, grid: Grid) -> bool:
         """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
         readers = self.schedule.readers[out]
-        possible = value in self.sparse and grid.is_uniform and grid.mode != SHIFT and self.schedule.stays(out)
+        is_served = grid.is_uniform and grid.mode not in (SHIFT, SIGN, INTEGER)
+        possible = is_served and value in self.sparse and self.schedule.stays(out)
         return possible and all(op.name == "linear" for op in readers)
 
     # -- fields -----------------------------------------------------------------------------------------

@@ -69,7 +69,13 @@ if hasattr(os, "register_at_fork"):
 
 
 def get_num_threads() -> int:
-    """Threads kernels run on: Numba's number for this thread, and unless it was set, no more than available CPUs."""
+    """Threads kernels run on.
+
+    Returns
+    -------
+    int
+        Numba's number for this thread, and unless it was set, no more than available CPUs.
+    """
     if _process.is_forked:
         return 1
     most, default = numba.config.NUMBA_NUM_THREADS, numba.config.NUMBA_DEFAULT_NUM_THREADS
@@ -167,6 +173,11 @@ def sharing(threads: int):
 @contextlib.contextmanager
 def launching(threads: int | None = None):
     """Let kernels that this thread launches run on as many threads; Numba's number for it is restored on leaving.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Default: :func:`get_num_threads`.
 
     Raises
     ------

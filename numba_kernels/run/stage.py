@@ -7,9 +7,11 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
-from ..kernels.fields import ProductWeight
+from ..fixed_point import Multiplier
+from ..kernels.fields import Multiplied, ProductWeight
 from ..kernels.load import Load, Store, load, store
 from ..layout import pad
+from ..plan.resolve import whole
 from ..plan.schedule import Stage
 from .assembly import Assembly
 from .matrices import Grid, Weight
@@ -141,6 +143,7 @@ class StageAssembler:
 
     def grid(self, value) -> Grid:
         """The grid of codes that are made here, or of what is computed with coded numbers."""
+        value = whole(value)
         key = value[0] if isinstance(value, tuple) else value  # a part of a pair
         return self.assembly.keep(("grid", key), lambda: Grid.of(self.assembly.plan.grids[key], self.columns(value)))
 
@@ -161,12 +164,25 @@ class StageAssembler:
             self.assembly.keep(("padded", key, columns), lambda: pad(plan.numbers(numbers, (1, columns)), columns))
         )
 
+    def multiplied(self, key, make: Callable[[], Multiplier], columns: int) -> Multiplied:
+        """How accumulators become fixed-point numbers, as fields; ``make()`` gives what they are multiplied with."""
+        multiplier, numbers = self.assembly.keep(
+            ("multiplier", key, columns), lambda: (made := make(), pad(made.numbers, columns, np.int32))
+        )
+        return Multiplied(self.at(numbers), multiplier.shift, multiplier.bits, multiplier.term, 2.0**-multiplier.unit)
+
     # -- what runs differ in ----------------------------------------------------------------------------
     def factor(self, op):
         """Where the factors of a degree operation stand, 0 for None."""
         if op is None:
             return 0
-        graph, norm = op.spec["in"][1], (op.spec["side"], op.spec["power"], op.spec["plus"])
+        return self._factor(op.spec["in"][1], op.spec["side"], op.spec["power"], op.spec["plus"])
+
+    def norm(self, graph, norm: dict):
+        """Where degree norms of 15 bits stand, 0 for None."""
+        return 0 if norm is None else self._factor(graph, norm["side"], norm["power"], norm["plus"], True)
+
+    def _factor(self, graph, *norm):
         return self.assembly.reference((graph, norm), lambda run: run.graphs[graph].factor_address(*norm))
 
     def graph_array(self, graph, name: str):

@@ -16,7 +16,7 @@ conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_b
 to one number      largest, smallest, total, sum_bytes, nonzero_lanes, trailing_zeros
 =================  =====================================================================
 
-Products of small integers are in :mod:`numba_kernels.simd.products`.
+Products of small integers are in :mod:`numba_kernels.simd.products`, roundings in :mod:`numba_kernels.simd.rounding`.
 
 With the JIT off, NumPy arrays stand in for vectors and pointers (:mod:`numba_kernels.simd.stand_ins`).
 """
@@ -28,7 +28,6 @@ from numba import types
 from numba.extending import intrinsic
 
 from .vectors import (
-    F32,
     I1,
     I8,
     I32,
@@ -292,7 +291,7 @@ def magnitude_bits(typing_context, x):
 # -- to one number --------------------------------------------------------------------------------------
 def _reduction(combine):
     def typed(typing_context, x):
-        result = {"f32": types.float32, "i32": types.int32}[x.element]
+        result = {"f32": types.float32, "f64": types.float64, "i32": types.int32}[x.element]
         return generating(result(x), lambda b, v: reduce(b, v, combine))
 
     return typed
@@ -300,7 +299,7 @@ def _reduction(combine):
 
 smallest = intrinsic(_reduction(smaller))
 largest = intrinsic(_reduction(larger))
-total = intrinsic(_reduction(lambda b, x, y: b.fadd(x, y) if x.type.element == F32 else b.add(x, y)))
+total = intrinsic(_reduction(lambda b, x, y: b.add(x, y) if x.type.element == I32 else b.fadd(x, y)))
 
 
 @intrinsic

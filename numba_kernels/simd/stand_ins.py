@@ -38,10 +38,12 @@ __all__ = [
     "minimum",
     "multiply",
     "multiply_add",
+    "nearest",
     "nonzero_lanes",
     "power_of_two",
     "prefetch",
     "rounded_bits",
+    "shift_down",
     "shift_left",
     "shift_right",
     "signed_to_i32",
@@ -191,6 +193,10 @@ def shift_right(x, count):
     return x >> x.dtype.type(count)
 
 
+def shift_down(x, count):
+    return (x + np.int32((1 << int(count)) >> 1)) >> np.int32(count)
+
+
 def widen(x):
     return x.astype(np.uint16)
 
@@ -215,6 +221,11 @@ def to_f32(x):
 
 def to_f64(x):
     return x.astype(np.float64)
+
+
+@_quiet
+def nearest(x):
+    return np.rint(x).astype(np.int32)
 
 
 @_quiet
@@ -243,7 +254,9 @@ def largest(x):
 
 
 def total(x):
-    return x.sum(dtype=x.dtype)
+    while len(x) > 1:
+        x = x[: len(x) // 2] + x[len(x) // 2 :]
+    return x[0]
 
 
 def totals_of_four(x, y, z, w):

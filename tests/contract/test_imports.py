@@ -25,20 +25,21 @@ ALLOWED = {
     "diagnose": {"calibration", "config", "convert", "nn", "quant", "report"},
     "report": set(),
     "figures": {"deploy"},
-    "training": {"training", "calibration", "config", "convert", "deploy", "figures", "nn", "quant", "smoothness"},
-    "allocation": {"allocation", "calibration", "config", "convert", "nn", "quant", "training"},
+    "allocation": {"allocation", "calibration", "config", "convert", "nn", "quant"},
+    "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
+    | {"smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (
-    "errors", "once", "given", "layout", "spec", "cache", "jit", "packing", "compressed",
+    "errors", "once", "given", "layout", "fixed_point", "spec", "cache", "jit", "packing", "compressed",
     "graph", "subgraph", "arrays", "simd", "kernels", "training", "plan", "run", "arguments", "model", "calling",
 )  # fmt: skip
-# What runs the kernels, and what times them. The number contract, numba_kernels.spec, where codes stand in memory, the
-# root of errors, the release and what command lines share are everyone's; the passes of training,
+# What runs the kernels, and what times them. The number contract, numba_kernels.spec and fixed_point, where codes stand
+# in memory, the root of errors, the release and what command lines share are everyone's; the passes of training,
 # numba_kernels.training, are quant's, which loads them, and with them Numba, when they are first needed.
 MAY_IMPORT_KERNELS = {"deploy", "experiments", "cli"}
-ALL_MAY_IMPORT = {"spec", "layout", "errors", "commands", "_version"}
+ALL_MAY_IMPORT = {"spec", "fixed_point", "layout", "errors", "commands", "_version"}
 QUANT_MAY_IMPORT = {*ALL_MAY_IMPORT, "training"}
 
 

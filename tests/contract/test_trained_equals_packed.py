@@ -37,8 +37,8 @@ def recorded_codes(model, monkeypatch, *args, **kwargs):
     """Output of ``model`` and the centred codes its quantisers gave, in order."""
     seen = []
 
-    def quantize(quantizer, x, original=TorchOps.quantize):
-        seen.append(original(quantizer, x))
+    def quantize(quantizer, x, norm=None, original=TorchOps.quantize):
+        seen.append(original(quantizer, x, norm))
         return seen[-1]
 
     def delta_quantize(quantizer, x, state, original=TorchOps.delta_quantize):

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from dgl_lowbit.cli import main
-from dgl_lowbit.experiments.study import STUDIES, format_study, run_study, studies
+from dgl_lowbit.experiments.study import METHODS, STUDIES, format_study, relatives, run_study, studies
 from dgl_lowbit.experiments.study import run as study_run
 from dgl_lowbit.experiments.study.tables import violations
 from dgl_lowbit.experiments.study.task import run_task
@@ -12,10 +12,11 @@ from dgl_lowbit.training import train
 
 pytestmark = pytest.mark.usefixtures("small_planted")
 
+SLOW = ("ablation", "schedules", "relatives")
 SMALL = {
     "accuracy": ["--models", "smp", "--bits", "2", "--every-stage"], "depth": ["--depths", "4"],
     "schedules": ["--models", "gcn", "--bits", "2"],
-    "allocate": ["--models", "gcn", "--bits", "8", "--budgets", "0.5"],
+    "allocate": ["--models", "gcn", "--bits", "8", "--budgets", "0.5", "--methods", "greedy,hgq"],
 }  # fmt: skip
 
 SOME = {
@@ -31,7 +32,7 @@ def run(name, folder, *more):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("ablation", "schedules") else name for name in STUDIES],
+    [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in STUDIES],
 )
 def test_studies_run_and_draw(name, tmp_path, capsys, monkeypatch):
     if name in SOME:
@@ -86,9 +87,21 @@ def test_violations_are_those_of_the_last_epochs():
 
 
 def test_every_task_of_the_studies_can_be_made():
-    tasks = [task for make in STUDIES.values() for task in make(graphs=["cora"], seeds=1, epochs=1, **(
-        {"models": ["smp", "gcn"]} if "models" in inspect.signature(make).parameters else {}))]  # fmt: skip
+    given, tasks = {"graphs": ["cora"], "models": ["smp", "gcn"], "seeds": 1, "epochs": 1}, []
+    for make in STUDIES.values():
+        taken = inspect.signature(make).parameters
+        settings = {name: value for name, value in given.items() if name in taken}
+        for method in METHODS if "method" in taken else [None]:
+            tasks += make(**settings, **({"method": method} if method else {}))
     assert len({json.dumps(task.spec()) for task in tasks}) == len(tasks) > 20
+
+
+@pytest.mark.slow
+def test_signs_run():
+    plain, normed = (run_task(task.spec()) for task in relatives.sign_tasks(1, 2, graphs=("planted",), widths=(16,)))
+    labels = [entry["label"] for entry in (*plain["results"], *normed["results"])]
+    assert labels == ["float32", "INT1, messages INT2", "INT2", "float32", "signs, messages INT2"]
+    assert all(entry["equal"] == 1 for entry in (*plain["results"], *normed["results"]) if "equal" in entry)
 
 
 def test_settings_of_accuracy_reach_its_tasks(tmp_path, monkeypatch):
@@ -109,6 +122,7 @@ def test_bad_settings_are_refused(tmp_path, capsys):
         (["study", "accuracy", "--graphs", "kora"], "unknown graph kora"),
         (["study", "accuracy", "--models", "gat"], "unknown model gat"),
         (["study", "depth", "--depths", "2"], "at least 3 layers"),
+        (["study", "relatives", "--method", "best"], "unknown method best; known are degree-quant"),
     ):
         assert main([*arguments, "--output", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err

@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 
 from numba_kernels import GraphError, PackedModel, Plan, PlanError, reference
-from tests.numba_kernels.plans import PlanBuilder, draw_graph, normal, per_row, shifted, static
+from tests.numba_kernels.plans import SIGNS, PlanBuilder, draw_graph, levels, normal, per_row, shifted, static
 
 # Results of these are rounded otherwise than NumPy's, so that codes of them may differ by one.
 _INEXACT = {"map", "attend", "attention", "readout", "head_sums", "head_mean", "aggregate_edges"}
@@ -69,9 +69,9 @@ class Grammar:
 
     def _grid(self, width):
         rng, bits = self.rng, int(self.rng.choice([2, 8]))
-        kind = str(rng.choice(["tensor", "channel", "row", "shift"]))
+        kind = str(rng.choice(["tensor", "channel", "row", "shift", "sign"]))
         return kind, (
-            per_row(bits, rng) if kind == "row" else shifted(bits, rng) if kind == "shift"
+            SIGNS if kind == "sign" else per_row(bits, rng) if kind == "row" else shifted(bits, rng) if kind == "shift"
             else static(bits, width, rng, kind == "channel")
         )  # fmt: skip
 
@@ -102,9 +102,10 @@ class Grammar:
         self._note(self.floats, self.builder.add("dequantize", value), width)
 
     def _linear(self):
-        value, width = self._coded("tensor", "row", "shift")
+        value, width = self._coded("tensor", "row", "shift", "sign")
         out, bits = int(self.rng.integers(1, 40)), int(self.rng.choice([2, 8]))
-        self._note(self.floats, self.builder.linear(value, self.rng, width, out, bits), out)
+        own = levels(bits, self.rng) if self.rng.random() < 0.3 else None
+        self._note(self.floats, self.builder.linear(value, self.rng, width, out, bits, own), out)
 
     def _aggregate(self):
         value, width = self._coded("tensor", "channel", "shift")

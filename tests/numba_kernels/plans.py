@@ -54,6 +54,14 @@ def per_row(bits, rng):
     }
 
 
+SIGNS = {"bits": 1, "granularity": "sign"}
+
+
+def levels(bits, rng):
+    """Whole numbers for codes of some bits."""
+    return sorted(map(int, rng.choice(256, int(rng.integers(2, 2**bits + 1)), replace=False)))
+
+
 class PlanBuilder:
     """Names a plan's arrays as they come."""
 
@@ -74,8 +82,9 @@ class PlanBuilder:
         inputs = [value, more.pop("before")] if "before" in more else [value]
         return self.add(op, *inputs, quantizer=spec, columns=columns, **more)
 
-    def linear(self, codes, rng, K, M, bits):
-        weight = pack(rng.integers(0, 2**bits, (M, K)).astype(np.uint8), bits, -(-K * bits // 8))
+    def linear(self, codes, rng, K, M, bits, levels=None):
+        count = 2**bits if levels is None else len(levels)
+        weight = pack(rng.integers(0, count, (M, K)).astype(np.uint8), bits, -(-K * bits // 8))
         return self.add(
             "linear",
             codes,
@@ -85,6 +94,7 @@ class PlanBuilder:
                 "codes": self.store(weight),
                 "scale": self.store(rng.uniform(0.01, 0.3, M).astype(np.float32)),
                 "zero_point": (2**bits - 1) / 2,
+                **({} if levels is None else {"levels": levels}),
             },
         )
 
@@ -122,7 +132,7 @@ def run_tests_of_kernels(chosen: str, *options: str, **environment: str) -> str:
     AssertionError if one fails.
     """
     names = (
-        "attention functional graph instructions kernels operations packing products simd sums "
+        "attention fixed_point functional graph grids instructions kernels operations packing products simd sums "
         "arrays_edge_space arrays_edges"
     )
     files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names.split()]

@@ -193,6 +193,24 @@ def test_totals_of_four_vectors():
     np.testing.assert_array_equal(magnitudes, abs(x[:16]))
 
 
+@launcher
+def rounded_through(x, count, down, near):
+    a = simd.load(simd.zeros_i32(), simd.i32_at(simd.address(x)), 0)
+    moved = simd.shift_down(a, count)
+    quarters = simd.multiply(simd.to_f32(moved), simd.fill(simd.zeros_f32(), np.float32(0.25)))
+    simd.store(moved, simd.i32_at(simd.address(down)), 0)
+    simd.store(simd.nearest(quarters), simd.i32_at(simd.address(near)), 0)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 14])
+def test_rounding(count):
+    x = values(np.int32, 16) >> np.int32(9)
+    down, near = np.zeros((2, 16), np.int32)
+    rounded_through(x, count, down, near)
+    np.testing.assert_array_equal(down, np.floor(x / 2**count + 0.5 * (count > 0)))
+    np.testing.assert_array_equal(near, np.rint(down / 4))
+
+
 @pytest.mark.skipif(numba.config.DISABLE_JIT or "NUMBA_CPU_NAME" in os.environ, reason="runs the others itself")
 @pytest.mark.slow
 @pytest.mark.parametrize("cpu", ["generic", "haswell"])

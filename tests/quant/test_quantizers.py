@@ -203,7 +203,7 @@ def test_range_faults_are_named():
     [
         ({"bits": 5}, "bits must be one of"),
         ({"messages": 7}, "bits must be one of"),
-        ({"quantizer": "lsq"}, "quantizer must be one of bt, bt\\*, qlr"),
+        ({"quantizer": "lsq"}, "quantizer must be one of bt, bt\\*, hgq, qlr"),
         ({"grid": "log"}, "grid must be one of"),
         ({"messages_granularity": "row"}, "messages_granularity must be one of tensor, channel"),
         ({"inputs_granularity": "channel"}, "inputs_granularity must be one of row, tensor"),

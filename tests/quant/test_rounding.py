@@ -48,7 +48,7 @@ def plain(x, weight, quantizer, damping):
 
 def on_data(x, weight, quantizer):
     factor = rounding.Factor.of(rounding.second_moments([Quantized(x, torch.ones(()))]))
-    return rounding.round_on_data(weight, factor, quantizer.qparams(weight), quantizer.format.qmax)
+    return rounding.round_on_data(weight, factor, quantizer.qparams(weight), quantizer)
 
 
 def squared_error(x, weight, codes, quantizer):
@@ -77,10 +77,10 @@ def test_products_err_less_than_by_nearest_codes(bits, share):
 def test_ranges_are_those_that_err_least():
     x, weight, quantizer = problem()
     factor = rounding.Factor.of(rounding.second_moments([Quantized(x, torch.ones(()))]))
-    params = rounding._params(quantizer, slice(None))
-    chosen = rounding.best_stretch(weight, [factor], params, 3)
+    params = rounding._params(quantizer, weight, slice(None))
+    chosen = rounding.best_stretch(weight, [factor], params, quantizer)
     candidates = [params._replace(scale=params.scale * stretch) for stretch in rounding._STRETCHES]
-    errors = torch.stack([rounding.round_on_data(weight, factor, candidate, 3)[1] for candidate in candidates])
+    errors = torch.stack([rounding.round_on_data(weight, factor, candidate, quantizer)[1] for candidate in candidates])
     assert chosen.tolist() == pytest.approx([rounding._STRETCHES[n] for n in errors.argmin(0)])
     assert len(set(chosen.tolist())) > 1
     before = quantizer.qparams(weight).scale.clone()
@@ -226,8 +226,8 @@ def test_each_relation_is_rounded_on_the_rows_that_it_sends():
     number, out = 2, before.shape[2]
     rows = source[types == number].unique()
     factor = rounding.Factor.of(rounding.second_moments([Quantized(inputs[rows].detach(), torch.ones(()))]))
-    params = rounding._params(quantizer, slice(number * out, (number + 1) * out))
-    codes, _ = rounding.round_on_data(before[number], factor, params, 3)
+    params = rounding._params(quantizer, before[number], slice(number * out, (number + 1) * out))
+    codes, _ = rounding.round_on_data(before[number], factor, params, quantizer)
     expected = ((codes - params.zero_point) * params.scale).float()
     torch.testing.assert_close(layer.linear_r.W[number].detach(), expected.detach())
 

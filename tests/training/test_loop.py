@@ -154,7 +154,7 @@ def test_sampled_blocks(name, bits, planted):
         build(name), planted, lowbit.QuantConfig(bits), epochs=8, sampler=sampler, batch_size=60, progress=False
     )
     assert fitted.history.best["val_accuracy"] > 0.35  # one in seven by chance
-    seen = stage.Run(fitted.model, planted, 0.5, None, sampler, 60, 0, None, 0)
+    seen = stage.Run(fitted.model, planted, 0.5, None, sampler, 60, 0, None, None, 0)
     seen.prepare(fitted.teacher)
     steps = list(seen._batches())
     labelled = torch.cat([step.nodes[step.labelled] for step in steps])

@@ -1,7 +1,8 @@
 """Studies: accuracy over seeds against bits, method, bounds and depth, run in parallel and resumable."""
 
+from .relatives import METHODS
 from .run import run_study
 from .studies import STUDIES
 from .tables import format_study
 
-__all__ = ["STUDIES", "format_study", "run_study"]
+__all__ = ["METHODS", "STUDIES", "format_study", "run_study"]

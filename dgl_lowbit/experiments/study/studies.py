@@ -15,8 +15,9 @@ class Variant:
     ``config`` are fields of QuantConfig; ``layer`` attributes set on modules before quantising, by dotted name;
     ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
     model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs; ``schedule`` and
-    ``patience`` are those of :func:`dgl_lowbit.train`; ``rounding`` is that of :func:`dgl_lowbit.calibrate`; ``budget`` is the share of what 8 bits cost that bits are
-    allocated under.
+    ``patience`` are those of :func:`dgl_lowbit.train`; ``rounding`` is that of :func:`dgl_lowbit.calibrate`; ``budget``
+    is the share of what 8 bits cost under which bits are chosen by ``method``, one of :func:`dgl_lowbit.allocate` or
+    "hgq", with which :func:`dgl_lowbit.fit` learns them.
     """
 
     label: str
@@ -30,6 +31,7 @@ class Variant:
     patience: int | None = None
     rounding: str = "nearest"
     budget: float | None = None
+    method: str = "greedy"
 
 
 @dataclass
@@ -56,6 +58,8 @@ class Task:
 
 
 FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32}, patience=PATIENCE)
+# What rows of bits that methods choose are called, where not as the method.
+_CHOSEN = {"greedy": "allocated"}
 _CODES = {"states_granularity": "shift", "messages_granularity": "shift"}
 
 
@@ -162,7 +166,7 @@ def depth_tasks(graphs, seeds, epochs, depths=(32, 64)):
 
 
 def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messages="channel"):
-    """How long a low-bit stage must be, at which rates and from where: fewer epochs, patience, rates that fall, gptq."""
+    """How long a low-bit stage must be, at which rates, and from where: fewer epochs, patience, rates that fall."""
     options = {} if dropout is None else {"dropout": dropout}
     ways = {
         "all epochs": {"patience": None},
@@ -191,9 +195,10 @@ def schedule_tasks(graphs, models, seeds, epochs, bits=(2,), dropout=None, messa
 
 
 def allocate_tasks(
-    graphs, models, seeds, epochs, measure="model", budgets=(0.14, 0.18, 0.22, 0.3, 0.5), bits=(8, 4, 2)
-):
-    """Bits allocated under budgets, shares of what 8 bits cost by ``measure``, beside the same bits everywhere.
+    graphs, models, seeds, epochs, measure="model", budgets=(0.14, 0.18, 0.22, 0.3, 0.5), bits=(8, 4, 2),
+    methods=("greedy", "relaxed", "hgq"),
+):  # fmt: skip
+    """Bits chosen under budgets, shares of what 8 bits cost by ``measure``, beside the same bits everywhere.
 
     Budgets that 1 bit throughout does not keep are left out.
     """
@@ -201,10 +206,21 @@ def allocate_tasks(
     for graph in graphs:
         for model in models:
             everywhere = [low_bit(model, b) for b in bits]
-            chosen = [replace(low_bit(model, 8), label=f"allocated, {100 * b:g} %", budget=b) for b in budgets]
+            chosen = [
+                replace(low_bit(model, 8), label=f"{_CHOSEN.get(how, how)}, {100 * b:g} %", budget=b, method=how)
+                for b in budgets
+                for how in methods
+            ]
             variants = [*everywhere, *chosen]
             tasks += [Task(model, graph, model, seed, epochs, variants, measure=measure) for seed in range(seeds)]
     return tasks
+
+
+def relatives_tasks(method, seeds, epochs):
+    """What shows a method of the paper's relatives."""
+    from .relatives import METHODS  # whose tasks are those of this module
+
+    return METHODS[method](seeds, epochs)
 
 
 STUDIES = {
@@ -214,4 +230,5 @@ STUDIES = {
     "depth": depth_tasks,
     "schedules": schedule_tasks,
     "allocate": allocate_tasks,
+    "relatives": relatives_tasks,
 }

@@ -14,9 +14,11 @@ from ...convert import quantize
 from ...deploy import freeze
 from ...diagnose import diagnose
 from ...smoothness import SmoothnessControl, SmoothnessRegularizer
-from ...training import accuracy, distillation_loss, predict, train
+from ...training import BITS_EPOCHS, accuracy, distillation_loss, fit, predict, train
 from ..data import load_graph
+from ..graph_sets import GRAPH_SETS
 from ..recipes import Recipe, build
+from .graph_task import run_graph_task
 
 
 def run_task(spec: dict) -> dict:
@@ -30,6 +32,8 @@ def run_task(spec: dict) -> dict:
         share of equal predictions, bytes and (seed 0) the report of every quantiser, where bits are allocated what they
         cost and lose untrained, and under a smoothness bound its rows per layer and their course over the epochs.
     """
+    if spec["graph"] in GRAPH_SETS:
+        return run_graph_task(spec)
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
     recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
     options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False, **recipe.options()}
@@ -45,12 +49,6 @@ def run_task(spec: dict) -> dict:
             for key, value in attributes.items():
                 setattr(student.get_submodule(name), key, value)
         config = QuantConfig(**variant["config"])
-        if variant["budget"] is not None:
-            config = _allocated(model, config, graph, spec["measure"], variant["budget"])
-        student = quantize(student, config)
-        if variant["rounding"] != "nearest":
-            calibrate(student, graph, graph.ndata["feat"], rounding=variant["rounding"], progress=False)
-        costs = {} if spec["measure"] is None else _costs(model, config, graph, spec["measure"])
         teacher = model if variant["distill"] else None
         stage = {
             **options,
@@ -60,8 +58,22 @@ def run_task(spec: dict) -> dict:
             "schedule": variant["schedule"],
             "patience": variant["patience"],
         }
-        entry = _entry(variant["label"], student, graph, *_trained(spec, student, graph, teacher=teacher, **stage))
-        entry.update(costs)
+        budget = variant["budget"] and {spec["measure"]: _most(model, graph, spec["measure"], variant["budget"])}
+        if budget and variant["method"] == "hgq":
+            learn = {"budget": budget, "bits_epochs": min(BITS_EPOCHS, stage["epochs"]), "float_epochs": 0}
+            fitted = fit(student, graph, config, **learn, **stage)
+            student, config, done = fitted.model, fitted.config, (fitted.history, None)
+        else:
+            if budget:
+                choose = {"budget": budget, "config": config, "method": variant["method"], "progress": False}
+                config = allocate(model, graph, graph.ndata["feat"], **choose)
+            student = quantize(student, config)
+            if variant["rounding"] != "nearest":
+                calibrate(student, graph, graph.ndata["feat"], rounding=variant["rounding"], progress=False)
+            done = _trained(spec, student, graph, teacher=teacher, **stage)
+        entry = _entry(variant["label"], student, graph, *done)
+        if spec["measure"] is not None:
+            entry.update(_costs(model, config, graph, spec["measure"]))
         if variant["config"]["bits"] < 32:
             entry.update(_packed(student, graph))
             if spec["seed"] == 0:
@@ -77,11 +89,6 @@ def _can_be_kept(model, variant, graph, measure):
 
 def _most(model, graph, measure, share):
     return share * cost(model, QuantConfig(8), graph, graph.ndata["feat"])[measure]
-
-
-def _allocated(model, config, graph, measure, share):
-    call, most = (graph, graph.ndata["feat"]), _most(model, graph, measure, share)
-    return allocate(model, *call, budget={measure: most}, config=config, progress=False)
 
 
 def _costs(model, config, graph, measure):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import dgl
 import torch
 from dgl import DGLError
 
@@ -12,9 +13,12 @@ from ...quant import NotCalibratedError
 from ...quant.format import FLOAT_BITS
 from ...quant.ranges import is_finite
 from ...quant.stochastic import with_gradient_in
+from ..protection import is_protecting, meet, protected_messages, protected_rows, side_by_side
 from ..sums import float32_holds_sums
 from ..typed import meet_by_type
 from .calls import Call, coded, tensors_of
+
+_OVER_EDGES = ("spmm", "spmm_hetero", "sddmm", "sddmm_hetero")
 
 
 class FakeQuantise:
@@ -42,7 +46,8 @@ class FakeQuantise:
         operands, scales = list(call.operands), [1.0] * len(call.operands)
         for component, numbers in groups.items():
             parts = [x for number in numbers for x in tensors_of(operands[number])]
-            codes, scale = _split_together(site[component], parts, channels_of(call, component, parts))
+            protected = _protected(call, numbers)
+            codes, scale = _split_together(site[component], parts, channels_of(call, component, parts), protected)
             left = iter(codes)
             for number in numbers:
                 operands[number], scales[number] = _like(operands[number], left), scale
@@ -68,7 +73,7 @@ class FakeQuantise:
         site: Any = call.site
         (rows, matrices), types = call.operands, call.details["types"]
         count, width, out = matrices.shape
-        inputs = site["inputs"].quantized(rows.float())
+        inputs = site["inputs"].quantized(rows.float(), protected=protected_rows(len(rows)))
         meet_by_type(site["weights"], matrices, inputs, types, call.details.get("rows"))
         centered, row_scale = inputs.centered, inputs.scale
         flat = matrices.float().transpose(0, 1).reshape(width, count * out)
@@ -125,10 +130,42 @@ def channels_of(call: Call, component: str, tensors: list[torch.Tensor]) -> int 
     return None if call.op == "dot" or len(shapes) > 1 else math.prod(shapes.pop())
 
 
-def _split_together(quantizer, tensors, channels):
-    """Centred codes of each of ``tensors`` and their common scale, which broadcasts against their rows."""
+def _protected(call, numbers):
+    """Which rows of some operands, side by side, are those of protected nodes, or of edges that leave these."""
+    if not is_protecting():
+        return None
+    targets, masks, rows = call.details.get("targets", "ue"), [], []
+    for number in numbers:
+        operand, is_of_edges = call.operands[number], call.kind in _OVER_EDGES and targets[number] == "e"
+        for kind, x in enumerate(operand if isinstance(operand, (tuple, list)) else (operand,)):
+            if x is not None:
+                masks.append(_of_messages(call.graph, kind) if is_of_edges else _of_nodes(call, len(x)))
+                rows.append(len(x))
+    return side_by_side(masks, rows)
+
+
+def _of_nodes(call, number):
+    if protected_rows(number) is None and call.kind in _OVER_EDGES:  # a graph that the model was not called with
+        types, kinds = (range(n) for n in (call.graph.number_of_ntypes(), call.graph.number_of_etypes()))
+        meet(dgl.DGLGraph(call.graph, list(map(str, types)), list(map(str, kinds))))
+    return protected_rows(number)
+
+
+def _of_messages(index, kind):
+    source, _ = index.metagraph.find_edge(kind)
+    return protected_messages(lambda: index.edges(kind, "eid")[0], index.number_of_nodes(source))
+
+
+def _split_together(quantizer, tensors, channels, protected):
+    """Centred codes of each of ``tensors`` and their common scale, which broadcasts against their rows.
+
+    Those of ``protected`` rows, side by side, are not rounded.
+    """
     rows = [x.float().reshape(*((-1, 1) if channels is None else (len(x), channels))) for x in tensors]
-    centered, scale = quantizer.split(torch.cat(rows) if len(rows) > 1 else rows[0])
+    if protected is not None and channels is None:
+        widths = [protected.new_full((len(x),), x.shape[1:].numel(), dtype=torch.long) for x in tensors]
+        protected = protected.repeat_interleave(torch.cat(widths))
+    centered, scale = quantizer.split(torch.cat(rows) if len(rows) > 1 else rows[0], protected=protected)
     codes = centered.split([len(part) for part in rows])
     scale = scale.reshape(tensors[0].shape[1:] if scale.numel() > 1 else ())
     return [part.view(x.shape) for part, x in zip(codes, tensors)], scale

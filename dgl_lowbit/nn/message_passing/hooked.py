@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ...config import QuantConfig
+from ..protection import protecting
 from .calls import SITE_NAMES
 from .hook import current_module, patched, scope
 from .last_call import remember
@@ -49,7 +50,8 @@ class Hooked(nn.Module):
     def __call__(self, *args, **kwargs):
         if current_module() is None:
             remember(self, args, kwargs)
-        with patched(), scope(self):
+        config = None if self.lowbit_hook.is_float else self.lowbit_hook.config
+        with patched(), scope(self), protecting(self, config, (args, kwargs)):
             return super().__call__(*args, **kwargs)
 
     def __reduce_ex__(self, protocol):
@@ -69,6 +71,11 @@ class Hooked(nn.Module):
 
     def add_site(self, name: str, shapes: dict[str, Shape], device=None) -> bool:
         """Make those quantisers of a site that it lacks, and say whether there were any; components by name."""
+        if self.lowbit_hook.config.arithmetic == "integer":
+            raise ValueError(
+                f"{self.site_name(name)}, what {self.described} passes over edges, has no integer arithmetic; use "
+                "layers that have it, or arithmetic='float'."
+            )
         if name not in self._modules:
             self.add_module(name, Site())
         known: Any = self.get_submodule(name)

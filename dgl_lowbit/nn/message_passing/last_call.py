@@ -13,6 +13,7 @@ import torch
 from dgl import DGLGraph
 from torch import nn
 
+from ..trees import leaves, mapped
 from .hook import current_module
 
 _MOST_BYTES = 16 << 20  # of what is kept alive for a model
@@ -22,11 +23,11 @@ _small_calls: weakref.WeakKeyDictionary[nn.Module, tuple] = weakref.WeakKeyDicti
 
 def remember(module: nn.Module, args: tuple, kwargs: dict) -> None:
     """Note that ``module`` is called with ``args`` and ``kwargs``."""
-    if sum(_bytes(leaf) for leaf in _leaves((args, kwargs))) <= _MOST_BYTES:
+    if sum(_bytes(leaf) for leaf in leaves((args, kwargs))) <= _MOST_BYTES:
         _small_calls[module] = with_own_frames((args, kwargs))
         _calls.pop(module, None)
     else:
-        _calls[module] = _map((args, kwargs), _weakly)
+        _calls[module] = mapped((args, kwargs), _weakly)
 
 
 class Remembered(nn.Module):
@@ -41,29 +42,14 @@ class Remembered(nn.Module):
 def recall(module: nn.Module) -> tuple[tuple, dict] | None:
     """What ``module`` was last called with, as far as it still is; None where there was no call, or nothing is left."""
     call = _calls.get(module)
-    if call is None or any(isinstance(leaf, weakref.ref) and leaf() is None for leaf in _leaves(call)):
+    if call is None or any(isinstance(leaf, weakref.ref) and leaf() is None for leaf in leaves(call)):
         return _small_calls.get(module)
-    return _map(call, lambda leaf: leaf() if isinstance(leaf, weakref.ref) else leaf)
+    return mapped(call, lambda leaf: leaf() if isinstance(leaf, weakref.ref) else leaf)
 
 
 def with_own_frames(tree: Any) -> Any:
     """``tree`` with graphs whose frames are copies: what a forward writes or takes out there is not the caller's."""
-    return _map(tree, lambda leaf: leaf.local_var() if isinstance(leaf, DGLGraph) else leaf)
-
-
-def _map(tree, function):
-    if isinstance(tree, (tuple, list)):
-        parts = [_map(part, function) for part in tree]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    if isinstance(tree, dict):
-        return {key: _map(part, function) for key, part in tree.items()}
-    return function(tree)
-
-
-def _leaves(tree):
-    found: list[Any] = []
-    _map(tree, found.append)
-    return found
+    return mapped(tree, lambda leaf: leaf.local_var() if isinstance(leaf, DGLGraph) else leaf)
 
 
 def _weakly(leaf):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...kernels.finish import Finish, finish
-from ..attributes import NUMBERS, choice
+from ..attributes import NUMBERS, PLUS, POWER, SIDE
 from .registry import Operation, operation
 
 
-@operation("degree", side=choice("in", "out"), power=choice(-1, -1.0, -0.5, 0.5), plus=choice(0, 1))
+@operation("degree", side=SIDE, power=POWER, plus=PLUS)
 class Degree(Operation):
     """Rows times a power of (degree + plus); nothing where the edge weight is given."""
 

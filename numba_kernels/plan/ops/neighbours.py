@@ -5,15 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from ...arrays.segments import reduce_segments
+from ...fixed_point import Multiplier, are_halves
 from ...graph import GraphError
 from ...kernels import quads
 from ...kernels.fields import Edges
-from ...kernels.gather import Gather, HubParts, gather, hub_parts
+from ...kernels.gather import Gather, GatherFixed, HubParts, gather, gather_fixed, hub_parts
 from ...kernels.largest import GatherEdges, Largest, LargestWeighted, gather_edges, largest, largest_weighted
 from ...kernels.weighted import EDGES, GatherFloats, GatherProducts, gather_floats, gather_products
 from ...layout import AHEAD
-from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, RowGrid, ShiftGrid
-from ..attributes import choice
+from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, IntegerGrid, RowGrid, ShiftGrid
+from ..attributes import UNIT, choice
 from .registry import Operation, operation
 
 
@@ -33,9 +34,12 @@ def bytes_at_a_time(grid) -> int:
     return 0 if grid.columns <= 16 and grid.bits < 8 else min(grid.width, 64)
 
 
-@operation("aggregate", optional={"reduce": choice("sum", "max")})
+@operation("aggregate", optional={"reduce": choice("sum", "max"), "unit": UNIT})
 class Aggregate(Operation):
-    """The sum, or the maximum, of codes of the in-neighbours, weighted or not; sums may take a row's own code along."""
+    """The sum, or the maximum, of codes of the in-neighbours, weighted or not; sums may take a row's own code along.
+
+    With a unit plain sums are fixed-point numbers, see :mod:`numba_kernels.fixed_point`.
+    """
 
     gathers = (0,)
     reads_sources = (1,)
@@ -46,6 +50,9 @@ class Aggregate(Operation):
         plan.require(not isinstance(grid, RowGrid), "messages with a scale per row cannot be summed as codes")
         if reduce == "max":
             plan.require(own is None and not isinstance(grid, ShiftGrid), "no maximum of these")
+        if "unit" in op:
+            is_plain = type(grid) in (FixedGrid, IntegerGrid) and edge_weight is None and reduce == "sum"
+            plan.require(is_plain and are_halves(grid.zero_point), "no fixed-point sum of these")
         if edge_weight is not None:
             plan.expect(edge_weight, "edge_weight")
         if own is not None:
@@ -83,7 +90,8 @@ class Aggregate(Operation):
             own_fields = (0, 0) if own is None else (own.packed, own.powers)
             self._emit_products(stage, op, codes, True, codes.powers, *own_fields)
         else:
-            stage.check(graph, lambda graph, most=codes.grid.top: refuse_overflow(graph, most))
+            most = 2 * codes.grid.top + 1 if "unit" in op.spec else codes.grid.top
+            stage.check(graph, lambda graph: refuse_overflow(graph, most))
             self._emit_plain(stage, op, codes, own, graph)
         stage.costs_edges(graph, codes.grid)
 
@@ -113,9 +121,13 @@ class Aggregate(Operation):
             fields = HubParts(grid.columns, codes.packed, grid.width, *parts, partials)
             stage.add_before(graph, hub_parts, (grid.bits, lanes), fields)
             hubs = array(graph, "nodes"), stage.graph_number(graph, "num_hubs"), array(graph, "first_parts"), partials
-        fields = *_sums(stage, op, codes), grid.exact_sum, 0 if own is None else own.packed, *hubs
-        variant = grid.bits, lanes, own is not None, stage.has_hubs(graph)
-        stage.add(gather, variant, Gather(*fields))
+        sums, own, unit = _sums(stage, op, codes), 0 if own is None else own.packed, op.spec.get("unit")
+        variant = grid.bits, lanes, own != 0, stage.has_hubs(graph)
+        if unit is None:
+            stage.add(gather, variant, Gather(*sums, grid.exact_sum, own, *hubs))
+            return
+        multiplied = stage.multiplied(op.writes[0], lambda: _multiplier(grid.spec, unit), op.columns)
+        stage.add(gather_fixed, variant, GatherFixed(*sums, stage.at(grid.twice_zero), own, *hubs, multiplied))
 
     def reference(self, plan, op, graph, codes, edge_weight, own):
         weights = None if edge_weight is None else graph.edge_weights(edge_weight)
@@ -130,7 +142,11 @@ class Aggregate(Operation):
             total, count = sum_codes(graph, codes.codes, weights)
             if own is not None:
                 total, count = total + (own.codes.T.astype(np.int64) * own_weights).T, count + own_weights
-            centered = (total - codes.zero.astype(np.float64) * count[:, None]).astype(np.float32)
+            centered = total - codes.zero.astype(np.float64) * count[:, None]
+            if "unit" in op:
+                multiplier = _multiplier(plan.grids[op["in"][1]], op["unit"])
+                return multiplier.times((2 * centered).astype(np.int64), count[:, None])
+            centered = centered.astype(np.float32)
         else:
             target = np.repeat(np.arange(graph.num_dst), graph.in_degrees)
             centered = np.zeros((graph.num_dst, codes.codes.shape[1]), np.float32)
@@ -139,6 +155,10 @@ class Aggregate(Operation):
             if own is not None:
                 centered += own.codes.astype(np.float32) - own.zero
         return centered * codes.scale
+
+
+def _multiplier(grid, unit):
+    return Multiplier.of_sums(grid.scale, grid.most_steps, unit)
 
 
 def _sums(stage, op, codes):

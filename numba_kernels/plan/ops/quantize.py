@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...fixed_point import normed
 from ...kernels.decode import Decode, decode
 from ...kernels.encode import Encode, encode
-from ...kernels.fields import Matrix
+from ...kernels.fields import INTEGER, Matrix
+from ...kernels.fixed import EncodeFixed, FixedNorm, encode_fixed, fixed_norm
 from ...kernels.term import Term, term
-from ...spec import CodedRows, RowGrid
-from ..attributes import COUNT, DICT, VALUE
+from ...spec import CodedRows, IntegerGrid, RowGrid
+from ..attributes import COUNT, DICT, PLUS, POWER, SIDE, UNIT, VALUE, record
 from .registry import Operation, each_part, operation
 
 _NO_MATRIX = Matrix(0, 0, 0)
@@ -18,27 +20,41 @@ _NO_MATRIX = Matrix(0, 0, 0)
 def _emit_codes(stage, out, slot, columns, factor=0, source=_NO_MATRIX):
     """Encode a slot, which was loaded from ``source`` if it says so, as the codes ``out``."""
     stage.places.new_codes(out, stage.grid(out))
-    target = stage.places.target(out, stage.grid(out), factor)
+    grid, at = stage.grid(out), stage.at
+    target = stage.places.target(out, grid, factor)
+    if grid.mode == INTEGER:
+        arrays = at(grid.power), at(grid.multiplier), at(grid.whole)
+        numbers = *arrays, grid.coding.shift, grid.coding.added, source
+        stage.add(encode_fixed, (factor != 0,), EncodeFixed(stage.at_slot(slot), columns, target, *numbers))
+        return
     variant, grids = (target.mode, min(target.width, 64)), stage.area_of_rows("grids", 16)
     stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, grids, source))
 
 
-@operation("quantize", quantizer=DICT, columns=COUNT)
+@operation("quantize", quantizer=DICT, columns=COUNT, optional={"norm": record(side=SIDE, power=POWER, plus=PLUS)})
 class Quantize(Operation):
-    """Codes of floats on a grid."""
+    """Codes of floats on a grid; of an integer one, also times degree norms of 15 bits."""
 
-    def check(self, plan, op, value):
+    def check(self, plan, op, value, graph=None):
+        grid = plan.grid(op["quantizer"], op["columns"])
         plan.expect_columns(value, op["columns"], "features", "float")
-        plan.define(op["out"], "codes", op["columns"], plan.grid(op["quantizer"], op["columns"]))
+        plan.require(len(op["in"]) == 1 + ("norm" in op), "a norm goes with a graph")
+        if "norm" in op:
+            plan.expect(graph, "graph")
+            plan.require(isinstance(grid, IntegerGrid), "a norm goes with integer arithmetic")
+        plan.define(op["out"], "codes", op["columns"], grid)
 
     def resolve(self, resolver, op):
         for value in resolver.parts(op["in"][0]):
             resolver.expect_width(value, op["columns"])
+        if "norm" in op:
+            _expect_nodes(resolver, op, op["norm"]["side"])
         resolver.each(op, op["columns"])
 
     def emit(self, stage, op):
         (value,), (out,) = op.reads, op.writes
-        factor = stage.factor(op.factors[0])
+        norm = op.spec.get("norm")
+        factor = stage.factor(op.factors[0]) if norm is None else stage.norm(op.spec["in"][1], norm)
         if not stage.places.looks_up(value, out, stage.grid(out)):
             source = _NO_MATRIX if value in stage.slots else stage.places.matrix(value)[0]
             _emit_codes(stage, out, stage.slot(value, asks=False), op.columns, factor, source)
@@ -46,8 +62,41 @@ class Quantize(Operation):
             stage.looked_up[out] = value, stage.places.target(out, stage.grid(out), factor)
 
     @each_part
-    def reference(self, plan, op, values):
-        return plan.grids[op["out"]].code(values)
+    def reference(self, plan, op, values, graph=None):
+        grid = plan.grids[op["out"]]
+        if graph is None:
+            return grid.code(values)
+        return grid.code(values, graph.degree_factor(**op["norm"], of_15_bits=True))
+
+
+def _expect_nodes(resolver, op, side):
+    graph = resolver.graph(op["in"][1])
+    side, expected = ("source", graph.num_src) if side == "out" else ("destination", graph.num_dst)
+    resolver.expect_nodes(expected, f"{side} nodes", *resolver.parts(op["in"][0]))
+
+
+@operation("fixed_degree", unit=UNIT, side=SIDE, power=POWER, plus=PLUS)
+class FixedDegree(Operation):
+    """Rows of fixed-point numbers times degree norms of 15 bits."""
+
+    def check(self, plan, op, value, graph):
+        plan.expect(graph, "graph")
+        plan.define(op["out"], "float", plan.expect(value, "float"))
+
+    def resolve(self, resolver, op):
+        _expect_nodes(resolver, op, op["side"])
+        value = resolver.one(op["in"][0])
+        resolver.names[op["out"]] = op["out"]
+        resolver.emit(op, [value], [op["out"]], resolver.columns[value])
+
+    def emit(self, stage, op):
+        source, at = stage.slot(op.reads[0]), stage.at_slot
+        slot = stage.hold(op.writes[0], stage.over(op.reads[0]))
+        factor = stage.norm(op.spec["in"][1], op.spec)
+        stage.add(fixed_norm, (), FixedNorm(at(slot), at(source), op.columns, factor, 2.0 ** op.spec["unit"]))
+
+    def reference(self, plan, op, values, graph):
+        return normed(values, graph.degree_factor(op["side"], op["power"], op["plus"], True), op["unit"])
 
 
 @operation("delta", quantizer=DICT, columns=COUNT, state=VALUE)

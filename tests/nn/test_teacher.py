@@ -131,3 +131,40 @@ def test_models_that_quantize_did_not_return_have_none(float_model, graph):
     feat = graph.ndata["feat"]
     with pytest.raises(ValueError, match="pass the model that quantize returned"):
         lowbit.teacher_loss(float_model, float_model(graph, feat), graph, feat)
+
+
+def test_a_row_or_equal_rows_have_a_finite_distance():
+    torch.manual_seed(0)
+    float_model = nn.Linear(4, 3)
+    model = lowbit.calibrate(lowbit.quantize(float_model, lowbit.QuantConfig(2)), torch.randn(20, 4))
+    for feat in (torch.randn(1, 4), torch.ones(9, 4)):
+        assert 0 <= lowbit.teacher_loss(model, model(feat), feat, loss="squared").item() < 1e3
+    empty = torch.empty(0, 4)
+    assert lowbit.teacher_loss(model, model(empty), empty).item() == 0
+
+
+class Writing(nn.Module):
+    """Leaves its hidden features in the frames of the caller's graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = dgl.nn.GraphConv(6, 4)
+
+    def forward(self, graph, feat):
+        graph.ndata["h"] = self.conv(graph, feat)
+        return graph.ndata["h"]
+
+
+def test_frames_keep_what_the_low_bit_model_wrote(graph):
+    feat, model = graph.ndata["feat"], low_bit(Writing(), graph)
+    logits = model(graph, feat)
+    lowbit.teacher_loss(model, logits, graph, feat)
+    assert graph.ndata["h"] is logits and logits.requires_grad
+
+
+def test_a_float_model_on_another_device_is_named(float_model, graph):
+    model = low_bit(float_model, graph)
+    logits = model(graph, graph.ndata["feat"])
+    float_model.to("meta")
+    with pytest.raises(ValueError, match="the float model is on meta, the low-bit one on cpu; move the float"):
+        lowbit.teacher_loss(model, logits, graph, graph.ndata["feat"])

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from .quant.evaluation import evaluating
-from .quant.reconstruction import LOSSES, check_comparable, tensors_of
+from ..quant.evaluation import evaluating
+from ..quant.reconstruction import LOSSES, check_comparable, tensors_of
+from .message_passing.last_call import with_own_frames
 
 
 class _Kept:
@@ -26,7 +27,7 @@ class _Kept:
 
 def keep_float(model: nn.Module, float_model: nn.Module) -> None:
     """Let :func:`teacher_loss` find ``float_model`` from its low-bit copy ``model``."""
-    model._lowbit_teacher = _Kept(float_model)
+    vars(model)["_lowbit_teacher"] = _Kept(float_model)
 
 
 def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwargs) -> torch.Tensor:
@@ -41,9 +42,9 @@ def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwar
     At 2 bits this makes up for most of what a loop without it loses. Leave it out where the float model is a poor one,
     such as one whose weights were not trained: what is learned from it is its mistakes.
 
-    :func:`dgl_lowbit.quantize` keeps the float model by reference, not a copy: train it no further while it teaches.
-    It runs once a call, in evaluation mode and without gradients. Copies of the low-bit model share it; state dicts and
-    pickles are without it.
+    :func:`dgl_lowbit.quantize` keeps the float model by reference, not a copy: train it no further while it teaches,
+    and move and cast it with the low-bit one. It runs once a call, in evaluation mode and without gradients. Copies of
+    the low-bit model share it; state dicts and pickles are without it.
 
     Parameters
     ----------
@@ -65,8 +66,8 @@ def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwar
     Raises
     ------
     ValueError
-        When no float model is known, as after unpickling; for an unknown ``loss``; when the float model returns other
-        shapes than ``outputs``, or what ``loss`` cannot compare.
+        When no float model is known, as after unpickling, or it is on another device; for an unknown ``loss``; when the
+        float model returns other shapes than ``outputs``, or what ``loss`` cannot compare.
 
     Examples
     --------
@@ -84,8 +85,15 @@ def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwar
         )
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
+    placed, own = ({part.device for part in module.parameters()} for module in (kept.module, model))
+    if placed and own and placed != own:
+        raise ValueError(
+            f"the float model is on {_named(placed)}, the low-bit one on {_named(own)}; move the float model too, or "
+            "call quantize after moving it."
+        )
+    own_args, own_kwargs = with_own_frames((args, kwargs))
     with torch.no_grad(), evaluating(kept.module):
-        expected = kept.module(*args, **kwargs)
+        expected = kept.module(*own_args, **own_kwargs)
     shapes, wanted = ([tuple(part.shape) for part in tensors_of(value)] for value in (outputs, expected))
     if shapes != wanted:
         raise ValueError(
@@ -94,3 +102,7 @@ def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwar
         )
     check_comparable(expected, loss, "teacher_loss")
     return torch.stack([LOSSES[loss](*pair) for pair in zip(tensors_of(outputs), tensors_of(expected))]).sum()
+
+
+def _named(devices):
+    return ", ".join(sorted(map(str, devices)))
