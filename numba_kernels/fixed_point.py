@@ -65,6 +65,8 @@ def unit_of_sum(scale: np.ndarray, most: float) -> int:
 class Multiplier:
     """What accumulators are multiplied with to become fixed-point numbers of ``unit``.
 
+    Making one raises ValueError where no int32 multiplier and shift lead from scales to the unit.
+
     Attributes
     ----------
     numbers : numpy.ndarray
@@ -97,7 +99,9 @@ class Multiplier:
     @classmethod
     def _of(cls, ratio, bits, term, unit, count=0):
         dropped = max(int(_exponent(count * term)) - bits, 0)
-        shift = max(30 - bits - int(_exponent(np.ldexp(ratio.max(), dropped))), 1)
+        shift = 30 - bits - int(_exponent(np.ldexp(ratio.max(), dropped)))
+        if not 1 <= shift <= 31 - dropped:
+            raise ValueError(f"the unit {unit} is too far from the scales for int32 multipliers and shifts")
         return cls(np.rint(np.ldexp(ratio, dropped + shift)).astype(np.int64), dropped + shift, bits, term, unit)
 
     def dropped(self, count) -> np.ndarray:

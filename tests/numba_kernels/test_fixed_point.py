@@ -127,9 +127,16 @@ def test_what_integers_do_not_serve_is_refused():
         plan(lambda builder: None, 8, 20000)
     with pytest.raises(PlanError, match="a norm goes with a graph"):
         plan(lambda b: b.ops[0].update(norm=BOTH))
+    for unit in (-200, -20, 60, 200):
+        with pytest.raises(PlanError, match=f"the unit {unit} is too far from the scales"):
+            plan(lambda b, unit=unit: b.ops[1].update(unit=unit))
 
     builder = PlanBuilder()
     m = quantize(builder, 0, integer(8, 3, rng), 3)
+    for unit in (-200, 200):
+        with pytest.raises(PlanError, match=f"the unit {unit} is too far from the scales"):
+            builder.model(["features", "graph"], builder.add("aggregate", 1, m, None, None, unit=unit))
+        builder.ops.pop()
     model = builder.model(["features", "graph"], builder.add("aggregate", 1, m, None, None, unit=9))
     with pytest.raises(GraphError, match="overflows an int32 sum of up to 511 an edge"):
         model(np.ones((1, 3), np.float32), draw_graph(rng, 1, 1, 4_300_000))

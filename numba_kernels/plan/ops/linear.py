@@ -52,6 +52,7 @@ class Linear(Operation):
         if "unit" in op:
             plan.require("levels" not in weight, "fixed-point products of levels")
             self._check_fixed(plan, plan.grids[value], K, top, *numbers)
+            self._multiplier(plan, op, plan.grids[value])
         plan.define(op["out"], "float", M)
 
     @staticmethod

@@ -53,6 +53,7 @@ class Aggregate(Operation):
         if "unit" in op:
             is_plain = type(grid) in (FixedGrid, IntegerGrid) and edge_weight is None and reduce == "sum"
             plan.require(is_plain and are_halves(grid.zero_point), "no fixed-point sum of these")
+            _multiplier(grid, op["unit"])
         if edge_weight is not None:
             plan.expect(edge_weight, "edge_weight")
         if own is not None:
