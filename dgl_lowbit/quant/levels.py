@@ -110,9 +110,8 @@ class LevelsQuantizer(QLRQuantizer):
     is searched for the tensor that errs least, the uniform grid without zero among the candidates; ranges of another
     observer than "error" keep that. The scale is learned as :class:`QLRQuantizer` learns it, once a column. Files hold
     codes and levels, kernels get the levels as small integers, for which products are the same. On processors with AVX2
-    alone they take longer where the usual grid's codes are small enough for a faster form: of 2-bit weights up to a
-    third, of 8-bit inputs a tenth.
-    The search takes some twenty times as long as that of the usual range, half a second for 1,500 × 64 weights.
+    alone they take longer where the usual grid's codes are small enough for a faster form, most of all with 2-bit
+    weights. The search takes many times as long as that of the usual range: calibrate once, before training.
 
     Not for 1 and 8 bits, where there is nothing to gain. Not for activations and messages: their codes would be looked
     up in a table for every load in every sum over neighbours, and sums of levels up to 32 need wider lanes than sums of

@@ -195,3 +195,14 @@ def test_checkpointed_parts_of_a_model_have_the_nodes_of_its_forward(graph):
 def _seeded(module, *args):
     torch.manual_seed(5)
     return module(*args)
+
+
+def test_few_masks_are_remembered_and_pickles_of_before_train():
+    q = make_quantizer("qlr", 2, granularity="tensor").train()
+    for _ in range(20):
+        q.quantized(torch.randn(30, 4), protected=torch.rand(30) < 0.5)
+    assert 0 < len(q._protected._latest) <= 4
+    state = {name: value for name, value in vars(q).items() if name != "_protected"}
+    older = type(q).__new__(type(q))
+    older.__setstate__(state)
+    assert older.train()(torch.randn(5, 4)).shape == (5, 4)

@@ -326,3 +326,14 @@ def test_only_floating_outputs_can_be_brought_nearer():
     with pytest.raises(ValueError, match="needs floating tensors returned, got Tensor"):
         lowbit.calibrate(model, torch.randn(4, 3), rounding="reconstruct")
     assert not model[0].quantizers["weights"].calibrated
+
+
+def test_parts_of_weights_that_have_one_scale_together_keep_their_nearest_codes():
+    torch.manual_seed(0)
+    graph, types = dgl.rand_graph(20, 80), torch.arange(80) % 3
+    config = lowbit.QuantConfig(8, weights=1, grid="sign", weights_granularity="tensor")
+    layer = lowbit.quantize(dgl.nn.RelGraphConv(9, 4, 3, self_loop=False), config)
+    weights = [parameter.clone() for parameter in layer.linear_r.parameters()]
+    with pytest.warns(lowbit.NearestRoundingWarning, match="nearest codes: quantizers.weights"):
+        lowbit.calibrate(layer, graph, torch.randn(20, 9), types, rounding="gptq", progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(weights, layer.linear_r.parameters()))
