@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from numba_kernels.plan.ops.attend import MOST_SLOPE
+
 from ..nn import LowBitLayer
 from ..nn.arguments import Role
 from .values import AttentionCodes, Value
@@ -204,10 +206,11 @@ class Recorder(Writer):
 
     def attend(self, graph, codes, attention):
         self._refuse_powers(codes)
-        if attention.attributes["quantizer"]["zero_point"] != 0:
+        attributes = attention.attributes
+        if attributes["quantizer"]["zero_point"] != 0 or abs(attributes["slope"]) > MOST_SLOPE:
             return self._attend_by_edge(graph, codes, attention)
-        of = attention.left, attention.right, attention.edge_weight
-        return self._emit("attend", graph, codes, *of, **attention.attributes)
+        values = attention.left, attention.right, attention.edge_weight
+        return self._emit("attend", graph, codes, *values, **attributes)
 
     def _attend_by_edge(self, graph, codes, attention):
         """Sums with attention that has a code below 0, as of edge weights that are negative, in float32."""

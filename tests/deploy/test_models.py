@@ -237,6 +237,14 @@ def test_arrays_of_more_dimensions(what, graph):
         torch.testing.assert_close(packed(g, x), model(g, x).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("conv", [dgl.nn.GATConv, dgl.nn.GATv2Conv])
+def test_attention_of_a_steep_slope_is_that_of_training(conv, graph):
+    """Beyond the slopes that kernels take it is summed by edges."""
+    feat = features(graph, 12)
+    model = calibrated(conv(12, 4, 3, negative_slope=1e8), graph, feat)
+    torch.testing.assert_close(lowbit.freeze(model)(graph, feat), model(graph, feat).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_batch_norm_that_depends_on_the_batch_is_refused(graph):
     model = nn.Sequential(nn.Linear(12, 4), nn.BatchNorm1d(4, track_running_stats=False))
     model = calibrated(model, features(graph, 12))

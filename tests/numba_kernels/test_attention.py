@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from numba_kernels import Graph, GraphError, reference
+from numba_kernels import Graph, GraphError, PlanError, reference
 from numba_kernels.kernels.attend import KEPT
-from numba_kernels.plan.ops.attend import refuse_overflow
+from numba_kernels.plan.ops.attend import MOST_SLOPE, refuse_overflow
 
 from .plans import (
     DRAWS_FROM_ALL,
@@ -133,6 +133,18 @@ def test_attention_whose_codes_add_up_to_more_than_int32_holds_is_refused():
             refuse_overflow(graph, 255, scale)
     refuse_overflow(graph, 255, 1e-3)
     refuse_overflow(SimpleNamespace(max_in_degree=degree - 1), 255, 0)
+
+
+@pytest.mark.parametrize("slope", [-MOST_SLOPE - 1, 2.0**40])
+def test_attention_of_a_slope_whose_parts_would_cancel_is_refused(slope):
+    with pytest.raises(PlanError, match="a slope of"):
+        check_attend(Graph([0, 1], [0]), 8, 1, 4, 1, np.random.default_rng(0), slope=slope)
+
+
+@pytest.mark.parametrize("slope", [-MOST_SLOPE, MOST_SLOPE])
+def test_attention_of_the_steepest_slopes(slope):
+    rng = np.random.default_rng(0)
+    check_attend(draw_graph(rng, 60, 20, 300), 8, 2, 4, 1, rng, slope=slope)
 
 
 def test_attention_of_one_neighbour_is_one():

@@ -16,6 +16,9 @@ from ..sizes import single
 from .neighbours import edges_of
 from .registry import Operation, operation
 
+# Kernels make LeakyReLU of a number and its magnitude, whose multiples cancel: with larger slopes too much of them.
+MOST_SLOPE = 64
+
 
 def _check_attention(plan, op, graph, left, right, edge_weight, kind):
     """Check what attention follows from, values of ``kind`` among it; returns the grid that codes it."""
@@ -46,6 +49,7 @@ class AttendNeighbours(Operation):
         for value in (codes, left, right):
             plan.require(type(plan.grids[value]) is FixedGrid, "attention with other scales")
         plan.require(grid.zero_point[0] == grid.offset[0] == 0, "attention is unsigned")
+        plan.require(abs(op["slope"]) <= MOST_SLOPE, f"a slope of {op['slope']!r}, of at most {MOST_SLOPE} in size")
         plan.define(op["out"], "float", columns, grid)
 
     def resolve(self, resolver, op):
