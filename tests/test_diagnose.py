@@ -16,7 +16,7 @@ def test_shares_clipping_and_noise_are_those_of_the_tensor():
     layer = lowbit.nn.Linear(4, 2, config=lowbit.QuantConfig(2, inputs_granularity="tensor"))
     x = torch.tensor([[0.0, 1.0, 2.0, 6.0], [0.2, 1.0, 0.0, 4.0]])
     lowbit.calibrate(layer, x)
-    layer.quantizers["inputs"].log_alpha.data.fill_(math.log(0.5))  # scale 1, codes 0 … 3
+    layer.quantizers["inputs"].log_alpha = math.log(0.5)  # scale 1, codes 0 … 3
     row = diagnose(layer.train(), x)[0]
     assert row["quantizer"] == "quantizers.inputs" and row["bits"] == 2 and layer.training
     assert row["shares"] == [3 / 8, 2 / 8, 1 / 8, 2 / 8] and row["dead"] == 0

@@ -41,9 +41,9 @@ def load_graph(name: str = "planted", seed: int = 0) -> dgl.DGLGraph:
     Parameters
     ----------
     name : str
-        "planted" (made on the spot), "cora", "citeseer", "pubmed", "coauthor-cs", "coauthor-physics",
-        "amazon-computer", "amazon-photo", "reddit" (DGL's datasets, cached where ``DGL_DOWNLOAD_DIR`` says), or
-        "ogbn-arxiv" (package ``ogb``).
+        "planted" (made on the spot; "planted:1", "planted:2", … are others of its kind), "cora", "citeseer", "pubmed",
+        "coauthor-cs", "coauthor-physics", "amazon-computer", "amazon-photo", "reddit" (DGL's datasets, cached where
+        ``DGL_DOWNLOAD_DIR`` says), or "ogbn-arxiv" (package ``ogb``).
     seed : int
         Draws the split of graphs that carry none: 20 nodes a class for training, 30 for validation, the rest for
         testing (arXiv:1811.05868). The planted graph itself is always the same.
@@ -62,11 +62,15 @@ def load_graph(name: str = "planted", seed: int = 0) -> dgl.DGLGraph:
     DatasetUnavailableError
         When the data are not cached and cannot be downloaded.
     """
-    if name not in GRAPH_NAMES:
+    kind, _, number = name.partition(":")
+    if name not in GRAPH_NAMES and not (kind == "planted" and number.isdecimal()):
         raise ValueError(f"graph must be one of {', '.join(GRAPH_NAMES)}, got {name!r}.")
     if name == "ogbn-arxiv":
         return _arxiv()
-    graph = planted_graph() if name == "planted" else _load(_DATASETS[name])
+    if kind == "planted":
+        graph = planted_graph(seed=int(number)) if number else planted_graph()
+    else:
+        graph = _load(_DATASETS[name])
     if name in _UNIT_ROWS:
         graph.ndata["feat"] = F.normalize(graph.ndata["feat"].float())
     if "train_mask" not in graph.ndata:

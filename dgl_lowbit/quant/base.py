@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Callable, Optional
 
 import torch
+from torch import nn
 
 from numba_kernels.spec import FixedGrid, GridSpec
 
@@ -37,6 +38,8 @@ class Quantizer(FollowedRange):
     - :meth:`_search`: sets them, in place, from a tensor;
     - :meth:`qparams`: makes of them scale, zero point and offset, differentiable in parameters;
     - :meth:`stretch`, where ranges of channels may be multiplied, as rounding on data does with those of weights;
+    - :attr:`range_rate`, how far the logarithm of a range goes where a parameter of it goes by 1, if that is not 1:
+      optimisers' rates of ranges are divided by it;
     - :meth:`margin`, where its range reaches beyond the outermost codes;
     - :meth:`nearest` and :meth:`centered`, where codes stand for other numbers than themselves, and :attr:`levels`;
     - :meth:`export`, where its granularity is "row" or "shift": the base exports what is fixed before the data.
@@ -70,6 +73,7 @@ class Quantizer(FollowedRange):
         For an unsupported width or granularity, or a missing channel count.
     """
 
+    range_rate = 1.0
     width: torch.Tensor
 
     def __init__(self, bits, *, granularity="tensor", axis=-1, channels=None, clip_gradient=True):
@@ -300,3 +304,9 @@ class Quantizer(FollowedRange):
 
     def extra_repr(self):
         return f"bits={self.format.bits}, granularity={self.granularity!r}"
+
+
+def range_rates(model: nn.Module) -> dict[nn.Parameter, float]:
+    """The parameters that the ranges of a model are learned by, each with its :attr:`Quantizer.range_rate`."""
+    quantizers = [module for module in model.modules() if isinstance(module, Quantizer)]
+    return {parameter: quantizer.range_rate for quantizer in quantizers for parameter in quantizer.parameters()}

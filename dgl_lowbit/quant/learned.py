@@ -41,8 +41,8 @@ class LearnedBitsQuantizer(QLRQuantizer):
     ----------
     bits : torch.nn.Parameter
         A scalar, float32; several quantisers may have one together.
-    log_alpha : torch.nn.Parameter
-        Logarithm of α, one for each width.
+    log_start, drift : torch.Tensor, torch.nn.Parameter
+        As of :class:`QLRQuantizer`, one for each width.
 
     Examples
     --------
@@ -54,8 +54,7 @@ class LearnedBitsQuantizer(QLRQuantizer):
 
     def __init__(self, bits, **options):
         super().__init__(bits, **options)
-        shape = len(WIDTHS), *self.log_alpha.shape
-        self.log_alpha = nn.Parameter(torch.zeros(shape), requires_grad=self.log_alpha.requires_grad)
+        self._start_at(torch.zeros(len(WIDTHS), *self.log_start.shape), requires_grad=self.drift.requires_grad)
 
     @property
     def format(self) -> QFormat:
@@ -73,14 +72,13 @@ class LearnedBitsQuantizer(QLRQuantizer):
     def number_format(self):
         return {**super().number_format(), "bits": "learned"}
 
-    @property
-    def _log_alpha(self):
-        return self.log_alpha[0 if self._is_off else WIDTHS.index(self.format.bits)]
+    def _in_use(self, values):
+        return values[0 if self._is_off else WIDTHS.index(self.format.bits)]
 
     def state_at(self, bits: int) -> dict[str, torch.Tensor]:
         """The state of a :class:`QLRQuantizer` of as many bits with the range that this one has at these."""
         state = {name: value for name, value in self.state_dict().items() if name not in ("bits", "_extra_state")}
-        return {**state, "log_alpha": state["log_alpha"][WIDTHS.index(bits)]}
+        return {**state, **{name: state[name][WIDTHS.index(bits)] for name in ("log_start", "drift")}}
 
     def _minimise_error(self, x, reduce):
         learned = self.bits.clone()

@@ -207,7 +207,7 @@ class LevelsQuantizer(QLRQuantizer):
             params = self.qparams(x)
             levels = self.centered(self.nearest(x, params), params.zero_point)
             factor = (x * levels).sum(dims) / (levels.square().sum(dims) * self._common_params().scale)
-            self.log_alpha += torch.where(factor > 0, factor, 1.0).log()
+            self.log_start += torch.where(factor > 0, factor, 1.0).log()
 
     def _squared_error(self, x):
         params = self.qparams(x)

@@ -47,11 +47,15 @@ def alpha_candidates(count: int = 40, lowest: float = 0.02) -> list[float]:
 
 
 class QLRQuantizer(Quantizer):
-    """Learned range [α·m, α·M] around the observed range [m, M] (arXiv:2308.14949).
+    r"""Learned range [α·m, α·M] around the observed range [m, M] (arXiv:2308.14949).
 
     α starts at the factor that minimises the error of representation and is trained straight through:
-    its gradient is m below the range, M above, and the rounding residual inside. It is kept as its
-    logarithm, so that it stays positive and an optimiser's step changes it by a share, not by an amount.
+    its gradient is m below the range, M above, and the rounding residual inside. It is
+
+    .. math:: α = α_0 \exp(s · \mathrm{drift}),
+
+    α_0 its start, s = :attr:`range_rate`, so that it stays positive, an optimiser's step changes it by a share, one of
+    Adam by less than it changes weights, and weight decay draws it to where it started.
 
     Two grids:
 
@@ -75,8 +79,10 @@ class QLRQuantizer(Quantizer):
     ----------
     low, high : torch.Tensor
         Observed range, () or (channels,), float32.
-    log_alpha : torch.nn.Parameter
-        Logarithm of α, the same shape.
+    log_start : torch.Tensor
+        Logarithm of α_0, the same shape.
+    drift : torch.nn.Parameter
+        How far training has moved α, the same shape; 0 where a range was taken.
 
     Raises
     ------
@@ -93,6 +99,9 @@ class QLRQuantizer(Quantizer):
     [0, 1, 2, 3]
     """
 
+    range_rate = 0.25
+    log_start: torch.Tensor
+
     def __init__(self, bits, *, grid="auto", error="squared", **options):
         super().__init__(bits, **options)
         if grid not in GRIDS:
@@ -104,7 +113,23 @@ class QLRQuantizer(Quantizer):
         self.register_buffer("low", torch.zeros(shape))
         self.register_buffer("high", torch.zeros(shape))
         self.register_buffer("half_grid", torch.tensor(grid == "half"))
-        self.log_alpha = nn.Parameter(torch.zeros(shape), requires_grad=not self.format.is_float)
+        self._start_at(torch.zeros(shape), requires_grad=not self.format.is_float)
+
+    def _start_at(self, log_alpha, requires_grad):
+        self.register_buffer("log_start", log_alpha)
+        self.drift = nn.Parameter(torch.zeros_like(log_alpha), requires_grad)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        before = self._parameters.pop("log_alpha", None)  # in pickles of earlier versions
+        if before is not None:
+            self._start_at(before.detach(), before.requires_grad)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        before = state_dict.pop(prefix + "log_alpha", None)  # in states of earlier versions
+        if before is not None:
+            state_dict.update({prefix + "log_start": before, prefix + "drift": torch.zeros_like(before)})
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def number_format(self):
         return {**super().number_format(), "grid": self.grid}
@@ -112,12 +137,22 @@ class QLRQuantizer(Quantizer):
     @property
     def alpha(self) -> torch.Tensor:
         """The factor α on the observed range, () or (channels,)."""
-        return self._log_alpha.exp()
+        return self._in_use(self.log_alpha).exp()
 
     @property
-    def _log_alpha(self) -> torch.Tensor:
-        """That of the width in use."""
-        return self.log_alpha
+    def log_alpha(self) -> torch.Tensor:
+        """Logarithm of α; set, it is where α starts anew."""
+        return self.log_start + self.range_rate * self.drift
+
+    @log_alpha.setter
+    def log_alpha(self, value) -> None:
+        with torch.no_grad():
+            self.log_start.copy_(torch.as_tensor(value))
+            self.drift.zero_()
+
+    def _in_use(self, values: torch.Tensor) -> torch.Tensor:
+        """Of ``log_start`` or the like, those of the width in use."""
+        return values
 
     @property
     def _range_qmax(self) -> int:
@@ -126,7 +161,7 @@ class QLRQuantizer(Quantizer):
 
     @torch.no_grad()
     def stretch(self, factor):
-        self.log_alpha += factor.log()
+        self.log_start += factor.log()
 
     @property
     def margin(self):
@@ -211,7 +246,7 @@ class QLRQuantizer(Quantizer):
         self.high.copy_(x.amax(reduce))
         if self.grid == "auto":
             self.half_grid.copy_((self.low.amin() < 0) & (self.high.amax() > 0))
-        self.log_alpha.zero_()
+        self.log_alpha = 0.0
         if self.observer.kind == "percentile":
             self._leave_out(x, reduce)
         elif self.observer.kind == "error":
@@ -227,21 +262,22 @@ class QLRQuantizer(Quantizer):
         flat = flat[..., :: -(-flat.numel() // _MOST_SORTED)]
         reach = torch.quantile(flat, self.observer.percentile / 100, dim=-1)
         most = flat.amax(-1).clamp_min(_SMALLEST_SCALE)
-        self.log_alpha.copy_((reach / most).clamp(_SMALLEST_SCALE, 1).log())
+        self.log_start.copy_((reach / most).clamp(_SMALLEST_SCALE, 1).log())
 
     def _minimise_error(self, x, reduce):
         if 0 in reduce:
             x = x[:: -(-x.numel() // _MOST_CODED)]
         best = torch.full_like(self.low, math.inf)
-        best_log_alpha = torch.zeros_like(self.low)
+        start = self._in_use(self.log_start)
+        best_start = torch.zeros_like(self.low)
         for alpha in alpha_candidates():
-            self._log_alpha.fill_(math.log(alpha))
+            start.fill_(math.log(alpha))
             params = self.qparams(x)
             residual = self.dequantize(self.codes(x, params), params) - x
             error = (residual.square() if self.error == "squared" else residual.abs()).mean(reduce)
-            best_log_alpha = torch.where(error < best, self._log_alpha, best_log_alpha)
+            best_start = torch.where(error < best, start, best_start)
             best = torch.minimum(best, error)
-        self._log_alpha.copy_(best_log_alpha)
+        start.copy_(best_start)
 
     def _reduced_dims(self, x):
         dims = set(range(x.dim()))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base import Quantizer
+from .base import range_rates
 from .evaluation import evaluating
 from .learned import LearnedBitsQuantizer
 
@@ -123,8 +123,9 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
 
 
 def _groups(model, parameters):
-    ranges = {p for module in model.modules() if isinstance(module, Quantizer) for p in module.parameters()}
-    return [{"params": [p], "lr": _RANGE_RATE if p in ranges else _WEIGHT_RATE * _size(p)} for p in parameters]
+    ranges = range_rates(model)
+    rates = [_RANGE_RATE / ranges[p] if p in ranges else _WEIGHT_RATE * _size(p) for p in parameters]
+    return [{"params": [p], "lr": rate} for p, rate in zip(parameters, rates)]
 
 
 def _size(parameter):

@@ -15,7 +15,8 @@ from ..allocation import LearnedBits
 from ..config import QuantConfig
 from ..convert import quantize
 from ..nn.wrappers import check_model
-from ..quant import LearnedBitsQuantizer, Quantizer
+from ..quant import LearnedBitsQuantizer
+from ..quant.base import range_rates
 from .batches import check_graph, whole_graph
 from .history import History
 from .identity import described, identity_of
@@ -64,7 +65,7 @@ def parameter_groups(
     no_decay=(),
     bits_lr: float = BITS_RATE,
 ) -> list:
-    """Optimiser groups: weights with decay; those without; ranges (log α), and bits, at own rates without decay.
+    """Optimiser groups: weights with decay; those without; ranges, and bits, at own rates without decay.
 
     Parameters
     ----------
@@ -72,7 +73,9 @@ def parameter_groups(
     lr, weight_decay : float
         Of weights.
     quantizer_lr : float
-        Rate of ranges.
+        Rate of ranges: by what part a step of Adam changes one, at most about. Quantisers learn ranges by parameters
+        that move them by less than by their own steps (:attr:`dgl_lowbit.quant.Quantizer.range_rate`), and the rate of
+        the group is so much higher.
     no_decay : sequence of str
         Prefixes of names of parameters that are not decayed.
     bits_lr : float
@@ -84,19 +87,19 @@ def parameter_groups(
         For a torch optimiser; groups that would be empty are left out.
     """
     bits = {module.bits for module in model.modules() if isinstance(module, LearnedBitsQuantizer)}
-    ranges = {p for module in model.modules() if isinstance(module, Quantizer) for p in module.parameters()}
-    groups: dict[str, list[nn.Parameter]] = {"decayed": [], "free": [], "ranges": [], "bits": []}
+    ranges = range_rates(model)
+    groups: dict[tuple[int, float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        free = any(name.startswith(prefix) for prefix in no_decay)
-        kind = "bits" if parameter in bits else "ranges" if parameter in ranges else "free" if free else "decayed"
-        groups[kind].append(parameter)
-    settings = {
-        "decayed": {"lr": lr, "weight_decay": weight_decay},
-        "free": {"lr": lr, "weight_decay": 0.0},
-        "ranges": {"lr": quantizer_lr, "weight_decay": 0.0},
-        "bits": {"lr": bits_lr, "weight_decay": 0.0},
-    }
-    return [{"params": parameters, **settings[kind]} for kind, parameters in groups.items() if parameters]
+        if parameter in bits:
+            group = 3, bits_lr, 0.0
+        elif parameter in ranges:
+            group = 2, quantizer_lr / ranges[parameter], 0.0
+        elif any(name.startswith(prefix) for prefix in no_decay):
+            group = 1, lr, 0.0
+        else:
+            group = 0, lr, weight_decay
+        groups.setdefault(group, []).append(parameter)
+    return [{"params": groups[group], "lr": group[1], "weight_decay": group[2]} for group in sorted(groups)]
 
 
 def fit(

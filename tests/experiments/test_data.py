@@ -1,3 +1,4 @@
+import functools
 import time
 
 import dgl
@@ -7,6 +8,7 @@ from torch import nn
 
 from dgl_lowbit.experiments import data
 from dgl_lowbit.experiments.data import DatasetUnavailableError, load_graph, num_classes
+from dgl_lowbit.experiments.planted import planted_graph
 
 
 def test_planted_graph_is_of_coras_size_and_always_the_same():
@@ -27,6 +29,16 @@ def test_drawn_splits_are_disjoint_balanced_and_seeded():
     assert graph.ndata["label"][masks[0]].bincount().tolist() == [20] * 7
     assert torch.equal(masks[0], load_graph(seed=3).ndata["train_mask"])
     assert not torch.equal(masks[0], load_graph(seed=4).ndata["train_mask"])
+
+
+def test_planted_graphs_by_number(monkeypatch):
+    monkeypatch.setattr(data, "planted_graph", functools.partial(planted_graph, num_nodes=420))
+    first, zeroth, other = (load_graph(name) for name in ("planted", "planted:0", "planted:7"))
+    assert torch.equal(first.ndata["feat"], zeroth.ndata["feat"])
+    assert not torch.equal(first.ndata["feat"], other.ndata["feat"])
+    for name in ("planted:", "planted:-1", "planted:x", "cora:1"):
+        with pytest.raises(ValueError, match=f"graph must be one of planted, cora, .*got '{name}'"):
+            load_graph(name)
 
 
 def test_planted_features_alone_are_weak():

@@ -162,8 +162,8 @@ def test_everything_trains_and_a_recomputed_forward_finds_its_sites(graph):
     net.attention.dropout.p = 0.0
     model = low_bit(net, graph, feat).train()
     plain = gradients(model, model(graph, feat))
-    assert {name for name in plain if "log_alpha" in name} == {
-        f"{name}.log_alpha" for name, q in model.named_modules() if isinstance(q, Quantizer) and not q.format.is_float
+    assert {name for name in plain if "drift" in name} == {
+        f"{name}.drift" for name, q in model.named_modules() if isinstance(q, Quantizer) and not q.format.is_float
     }
     for reentrant in (False, True):
         rows = feat.clone().requires_grad_()

@@ -45,7 +45,7 @@ def check_is_float(plain, layer, args):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     scale = max(part.abs().max() for part in found[0] if part is not None)
     for name, parameter in layer.named_parameters():
-        if "log_alpha" in name and parameter.grad is not None:
+        if "drift" in name and parameter.grad is not None:
             assert parameter.grad.abs().max() < 1e-4 * scale, name
 
 
@@ -126,7 +126,7 @@ def test_protected_rows_pass_and_the_others_are_as_without(granularity, quantize
         codes = q.quantized(given, protected=protected)
         value = codes.centered * codes.scale
         value.backward(upstream if protected is not None else upstream[~mask])
-        results.append((value.detach(), given.grad, q.log_alpha.grad.clone()))
+        results.append((value.detach(), given.grad, q.drift.grad.clone()))
     (value, grad, of_range), (others, grad_of_others, of_range_of_others) = results
     torch.testing.assert_close(value[mask], x[mask])
     torch.testing.assert_close(grad[mask], upstream[mask])

@@ -34,7 +34,7 @@ def summed(graph, quantizer, x, packed, gradients=32):
     total = TorchOps(gradients).aggregate(graph, codes if packed else Quantized(codes.centered, codes.scale))
     torch.manual_seed(4)
     total.backward(torch.randn(total.shape, generator=torch.Generator().manual_seed(3)))
-    return total.detach(), x.grad, quantizer.log_alpha.grad.clone()
+    return total.detach(), x.grad, quantizer.drift.grad.clone()
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
@@ -115,8 +115,8 @@ def test_gradients_can_be_differentiated_again():
         given = x.clone().requires_grad_()
         codes = quantizer.quantized(given)
         total = TorchOps().aggregate(graph, codes if packed else Quantized(codes.centered, codes.scale))
-        (first,) = torch.autograd.grad((total**3).sum(), quantizer.log_alpha, create_graph=True)
-        return torch.autograd.grad(first.sum(), (given, quantizer.log_alpha))
+        (first,) = torch.autograd.grad((total**3).sum(), quantizer.drift, create_graph=True)
+        return torch.autograd.grad(first.sum(), (given, quantizer.drift))
 
     for packed, plain in zip(second(True), second(False)):
         assert plain.abs().sum() > 0
@@ -175,7 +175,7 @@ def test_rows_that_are_scaled_first_have_the_gradients_of_their_product():
         change(rows)
         assert (made_of(rows)[0] is values) == (is_known and change is nothing)
         sums.sum_packed(graph, quantizer.quantized(rows)).square().sum().backward()
-        return values.grad, quantizer.log_alpha.grad.clone()
+        return values.grad, quantizer.drift.grad.clone()
 
     def nothing(rows):
         pass
@@ -194,7 +194,7 @@ def test_sums_that_are_multiplied_are_made_again(bits, monkeypatch):
     x, weight = torch.randn(50, 20).requires_grad_(), torch.randn(20, 7)
     of_x, of_sums = (make_quantizer("qlr", bits, granularity=kind, channels=20) for kind in ("channel", "row"))
     of_weight = make_quantizer("qlr", bits, granularity="channel", channels=7)
-    leaves = [x, of_x.log_alpha, of_sums.log_alpha]
+    leaves = [x, of_x.drift, of_sums.drift]
     for quantizer, values in ((of_x, x), (of_sums, x), (of_weight, weight)):
         quantizer.observe(values)
 

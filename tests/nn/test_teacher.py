@@ -65,7 +65,7 @@ def test_only_the_low_bit_model_learns_and_modes_are_kept(float_model, graph):
     feat = graph.ndata["feat"]
     model = low_bit(float_model, graph).train()
     lowbit.teacher_loss(model, model(graph, feat), graph, feat).backward()
-    learned = model.conv1.weight, model.conv2.bias, model.conv1.quantizers["messages"].log_alpha
+    learned = model.conv1.weight, model.conv2.bias, model.conv1.quantizers["messages"].drift
     assert all(parameter.grad.abs().sum() > 0 for parameter in learned)
     assert all(parameter.grad is None for parameter in float_model.parameters())
     assert float_model.training and model.training

@@ -39,7 +39,7 @@ WEIGHTED = [name for name in ORDERLESS if LAYERS[name].weight]
 def silent_quantizers(layer):
     """Names of the parameters of quantisers of 32 bits, which stand aside."""
     quantizers = [(n, m) for n, m in layer.named_modules() if isinstance(m, Quantizer)]
-    return {f"{n}.log_alpha" for n, m in quantizers if m.format.is_float}
+    return {f"{n}.drift" for n, m in quantizers if m.format.is_float}
 
 
 # -- gradients --------------------------------------------------------------------------------------------------------

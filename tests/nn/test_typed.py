@@ -45,7 +45,7 @@ def test_it_is_the_sum_over_all_products(make, weights_granularity, messages_gra
         codes = ops.quantize(inputs.train(), feat)
         total = aggregate(ops, graph, codes, of_weights.train(), weights, messages.train(), edge_types, edge_weight)
         total.square().sum().backward()
-        runs.append((total, feat.grad, weights.grad, *(q.log_alpha.grad for q in quantizers), messages.low))
+        runs.append((total, feat.grad, weights.grad, *(q.drift.grad for q in quantizers), messages.low))
     for got, expected in zip(*runs):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(runs[0][0], runs[1][0])

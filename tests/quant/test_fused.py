@@ -107,7 +107,7 @@ def test_quantisers_of_every_kind_are_served(monkeypatch, name, granularity):
         quantizer.zero_grad()
         given = x.clone().requires_grad_()
         (quantizer.fake_quantize(given) * drawn(x.shape, 5)).sum().backward()
-        return quantizer.fake_quantize(x).detach(), given.grad, quantizer.log_alpha.grad.clone()
+        return quantizer.fake_quantize(x).detach(), given.grad, quantizer.drift.grad.clone()
 
     served = []
     with monkeypatch.context() as patch:

@@ -25,7 +25,7 @@ def test_the_gradient_is_the_slope_of_the_expected_error(width):
     """On the grid without zero the squared error of uniform values, within the range, is a quarter with a bit more."""
     x = 2 * torch.rand(4096, 16, generator=torch.Generator().manual_seed(0)) - 1
     quantizer = ready(x)
-    quantizer.log_alpha.data.zero_()
+    quantizer.log_alpha = 0.0
 
     def error(bits):
         quantizer.bits.data.fill_(bits)
@@ -52,7 +52,7 @@ def test_clipped_values_ask_for_none():
     x = torch.tensor([-8.25, -0.25, 0.25, 8.25])
     for clip_gradient in (True, False):
         quantizer = ready(torch.tensor([-1.0, 1.0]), 1, clip_gradient=clip_gradient)
-        quantizer.log_alpha.data.zero_()
+        quantizer.log_alpha = 0.0
         clipped = quantizer.fake_quantize(x)[[0, 3]]
         (gradient,) = torch.autograd.grad(clipped[1] - clipped[0], quantizer.bits)
         assert gradient == 0
@@ -80,7 +80,7 @@ def test_only_the_range_in_use_is_learned():
     x = torch.randn(64, 16)
     quantizer = ready(x, 4)
     quantizer.fake_quantize(x).square().sum().backward()
-    assert [bool(gradient) for gradient in quantizer.log_alpha.grad] == [width == 4 for width in WIDTHS]
+    assert [bool(gradient) for gradient in quantizer.drift.grad] == [width == 4 for width in WIDTHS]
 
 
 def test_non_zeros_learn_as_dense_values_do():

@@ -40,7 +40,7 @@ def multiplied(of_inputs, of_weights, needs_x=True, served=True, x=None):
     assert products._is_served(codes, of_weights.quantized(weight.t()))
     out = product(codes if served else Quantized(codes.centered, codes.scale), of_weights.quantized(weight.t()))
     out.backward(drawn(70, 20, seed=2))
-    return out.detach(), x.grad, weight.grad, of_inputs.log_alpha.grad.clone(), of_weights.log_alpha.grad.clone()
+    return out.detach(), x.grad, weight.grad, of_inputs.drift.grad.clone(), of_weights.drift.grad.clone()
 
 
 @pytest.mark.parametrize("needs_x", [False, True])
@@ -89,8 +89,8 @@ def test_gradients_can_be_differentiated_again():
         x, weight = drawn(70, 30).requires_grad_(), of_weights.quantized(drawn(30, 20, seed=1))
         codes = of_inputs.quantized(x)
         out = product(codes if served else Quantized(codes.centered, codes.scale), weight)
-        (first,) = torch.autograd.grad((out**3).sum(), of_inputs.log_alpha, create_graph=True)
-        return torch.autograd.grad(first, (x, of_inputs.log_alpha, of_weights.log_alpha))
+        (first,) = torch.autograd.grad((out**3).sum(), of_inputs.drift, create_graph=True)
+        return torch.autograd.grad(first, (x, of_inputs.drift, of_weights.drift))
 
     for grad, plain in zip(second(True), second(False)):
         assert plain.abs().sum() > 0
@@ -101,7 +101,7 @@ def test_what_follows_is_as_by_itself():
     """Constants a row, a bias, and a sum over an operand, which it is written over where a product made it."""
     pair, after = quantisers(), torch.rand(70, generator=torch.Generator().manual_seed(5)) + 0.5
     bias, x, weights = drawn(20, seed=6).requires_grad_(), drawn(70, 30).requires_grad_(), drawn(30, 20, seed=1)
-    leaves = [x, bias, *(quantizer.log_alpha for quantizer in pair)]
+    leaves = [x, bias, *(quantizer.drift for quantizer in pair)]
 
     def results(is_at_once, onto):
         of_x, of_weights = (lambda: pair[0].quantized(x)), pair[1].quantized(weights)
@@ -133,14 +133,14 @@ def test_products_of_the_same_codes_are_those_by_themselves(monkeypatch, is_spar
     of_x.observe(x)
     second.observe(weights[1])
     x.requires_grad_(not is_sparse)
-    leaves = [*weights, *(q.log_alpha for q in (of_x, first, second)), *([] if is_sparse else [x])]
+    leaves = [*weights, *(q.drift for q in (of_x, first, second)), *([] if is_sparse else [x])]
 
     def results(is_at_once):
         codes, quantised = of_x.quantized(x), [q.quantized(w) for q, w in zip((first, second), weights)]
         outs = together(codes, quantised) if is_at_once else [product(of_x.quantized(x), w) for w in quantised]
         loss = outs[0].square().sum() + (outs[1] * drawn(70, 7, seed=3)).sum()
         return outs, torch.autograd.grad(loss, leaves, retain_graph=True), torch.autograd.grad(
-            torch.autograd.grad(loss, of_x.log_alpha, create_graph=True), leaves, allow_unused=True
+            torch.autograd.grad(loss, of_x.drift, create_graph=True), leaves, allow_unused=True
         )  # fmt: skip
 
     calls = _counted(monkeypatch, products._Product, "apply")
@@ -176,7 +176,7 @@ def test_rows_that_can_be_made_again_are_not_kept(is_changed):
         for quantizer in pair:
             quantizer.zero_grad()
         product(pair[0].quantized(x), pair[1].quantized(drawn(30, 20, seed=1))).square().sum().backward()
-        return [base.grad, *(quantizer.log_alpha.grad.clone() for quantizer in pair)]
+        return [base.grad, *(quantizer.drift.grad.clone() for quantizer in pair)]
 
     (found, *of_ranges), (plain, *of_plain_ranges) = gradients(True), gradients(False)
     assert all(map(torch.equal, of_ranges, of_plain_ranges))

@@ -129,7 +129,7 @@ def test_quantisers_code_non_zeros_as_they_code_the_dense_matrix(make, granulari
     if make is QLRQuantizer and not signed:
         assert isinstance(centered, SparseFeatures)
         upstream = torch.randn(30, 3)
-        grads = [torch.autograd.grad(((c @ upstream) * s).sum(), quantizer.log_alpha)[0]
+        grads = [torch.autograd.grad(((c @ upstream) * s).sum(), quantizer.drift)[0]
                  for c, s in ((expected, scale), (centered, sparse_scale))]  # fmt: skip
         torch.testing.assert_close(*grads)
 
@@ -149,4 +149,4 @@ def test_models_take_sparse_features(name, bits):
         assert torch.equal(out, expected)  # whole numbers and their halves, in whatever order
     torch.testing.assert_close(out, expected)
     out.sum().backward()
-    assert all(p.grad is not None for name, p in model.named_parameters() if "log_alpha" not in name)
+    assert all(p.grad is not None for name, p in model.named_parameters() if "drift" not in name)

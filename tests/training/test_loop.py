@@ -9,6 +9,7 @@ from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments import data
 from dgl_lowbit.experiments.models import MODELS
 from dgl_lowbit.experiments.planted import planted_graph
+from dgl_lowbit.quant import QLRQuantizer
 from dgl_lowbit.training import (
     PATIENCE,
     accuracy,
@@ -46,7 +47,7 @@ def test_a_student_learns_from_its_teacher_and_freezes(name, monkeypatch):
     teacher = MODELS[name](1433, 7, hidden=16, dropout=0.2, **({"num_layers": 6} if name == "deep" else {}))
     train(teacher, planted, epochs=25, progress=False)
     student = lowbit.quantize(teacher, lowbit.QuantConfig(4))
-    ranges = {n: p.clone() for n, p in student.named_parameters() if "log_alpha" in n}
+    ranges = {n: p.clone() for n, p in student.named_parameters() if "drift" in n}
     train(student, planted, teacher=teacher, epochs=8, progress=False)
     assert any(not torch.equal(p, ranges[n]) for n, p in student.named_parameters() if n in ranges)
     logits = predict(student, planted)
@@ -59,7 +60,7 @@ def test_ranges_have_an_optimiser_group_of_their_own():
     model = lowbit.quantize(MODELS["gcn"](12, 3))
     weights, ranges = parameter_groups(model, lr=0.1, weight_decay=0.2, quantizer_lr=0.3)
     assert len(weights["params"]) == 4 and weights["weight_decay"] == 0.2 and weights["lr"] == 0.1
-    assert len(ranges["params"]) == 8 and ranges["weight_decay"] == 0 and ranges["lr"] == 0.3
+    assert len(ranges["params"]) == 8 and ranges["weight_decay"] == 0 and ranges["lr"] * QLRQuantizer.range_rate == 0.3
     assert len(parameter_groups(MODELS["gcn"](12, 3))) == 1
 
 
