@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from dgl_lowbit.quant import QLRQuantizer, Quantizer, make_quantizer
+from dgl_lowbit.quant import QLRQuantizer, Quantizer, make_quantizer, reconstruction
 from dgl_lowbit.training import parameter_groups
 
 KINDS = {
@@ -83,6 +83,13 @@ def test_quantisers_of_ones_own_have_the_rate_that_they_say():
     rates = [group["lr"] for group in parameter_groups(model, lr=0.1, quantizer_lr=0.02)]
     assert rates == [0.1, 0.02, 0.02 / QLRQuantizer.range_rate]
     assert Quantizer.range_rate == 1
+
+
+def test_reconstruction_moves_ranges_at_its_own_rate():
+    quantizer = calibrated("channel")
+    (group,) = reconstruction._groups(quantizer, [quantizer.drift])
+    change = step_of(quantizer, torch.optim.Adam([group]))
+    torch.testing.assert_close(change, torch.full_like(change, reconstruction._RANGE_RATE), rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
