@@ -9,6 +9,7 @@ from torch import nn
 
 from ..quant.ranges import is_finite
 from ..quant.sparse import SparseFeatures
+from .degrees import leaves_out_nodes
 
 
 def check_features(
@@ -65,7 +66,7 @@ def check_is_graph(graph: object, where: str, error: type[Exception] = DGLError)
 
 def check_graph(layer: nn.Module, graph, allow_zero_in_degree: bool) -> None:
     """Raise DGLError where nodes receive no message and the layer was not told to allow it."""
-    if not allow_zero_in_degree and (graph.in_degrees() == 0).any():
+    if not allow_zero_in_degree and leaves_out_nodes(graph):
         raise DGLError(
             f"There are 0-in-degree nodes in the graph, whose {type(layer).__name__} output would be invalid. "
             "Add self-loops with `dgl.add_self_loop(g)`, or construct the layer with "

@@ -54,7 +54,7 @@ class GraphCache:
     def _count(self, key):
         *kept, before = self._kept[key]
         prepared = kept[-1]
-        parts = prepared.values() if isinstance(prepared, dict) else (prepared,)
+        parts = tuple(prepared.values()) if isinstance(prepared, dict) else (prepared,)
         nbytes = sum(part.nbytes for part in parts)
         self._kept[key] = *kept, nbytes
         self.nbytes += nbytes - before

@@ -6,6 +6,7 @@ import dgl
 import dgl.function as fn
 import torch
 import torch.nn.functional as F
+from dgl.core import is_builtin
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
@@ -13,8 +14,9 @@ from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from ..quant.stochastic import with_gradient_in
+from .degrees import most_messages, power_of_degrees
 from .protection import protected_messages, protected_rows
-from .sums import can_sum_packed, exactly_summed, most_messages, sum_packed
+from .sums import can_sum_packed, exactly_summed, sum_packed
 from .typed import TypedProducts, meet_by_type
 
 
@@ -108,13 +110,17 @@ class TorchOps:
         messages = codes.centered * codes.scale if scaled else codes.centered
         if graph.num_edges() == 0:
             return _nothing(graph, messages)
+        if edge_weight is None and not scaled:
+            messages = exactly_summed(messages, most_messages(graph))
+        if is_builtin(reducer):  # what update_all comes to, without its frames
+            if edge_weight is None:
+                return getattr(dgl.ops, f"copy_u_{reducer.name}")(graph, messages)
+            return getattr(dgl.ops, f"u_mul_e_{reducer.name}")(graph, messages, edge_weight)
         graph, message = graph.local_var(), fn.copy_u("h", "m")
         graph.srcdata["h"] = messages
         if edge_weight is not None:
             graph.edata["w"] = edge_weight
             message = fn.u_mul_e("h", "w", "m")
-        elif not scaled:
-            graph.srcdata["h"] = exactly_summed(messages, most_messages(graph))
         graph.update_all(message, reducer)
         return graph.dstdata["neigh"]
 
@@ -215,7 +221,7 @@ class TorchOps:
     def scale_by_degree(x, graph, side, power, plus=0, unless=None):
         if unless is not None:
             return x
-        return scale_rows(x, _power_of_degrees(x, graph, side, power, plus))
+        return scale_rows(x, power_of_degrees(x, graph, side, power, plus))
 
     @staticmethod
     def combine(*terms):
@@ -256,17 +262,8 @@ def _nothing(graph, messages):
     return messages.new_zeros(graph.num_dst_nodes(), *messages.shape[1:]) + 0 * messages.sum()
 
 
-def _power_of_degrees(like, graph, side, power, plus=0):
-    """(degree + plus)^power of each node, degrees of 0 counting as 1, in the dtype of ``like``."""
-    degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
-    degrees = (degrees.to(like) + plus).clamp_(min=1)
-    if power == -1:
-        return degrees.reciprocal_()
-    return degrees.sqrt_() if power == 0.5 else degrees.sqrt_().reciprocal_()
-
-
 def _of_degrees(norm, codes):
-    return None if norm is None else _power_of_degrees(codes.scale, *norm)
+    return None if norm is None else power_of_degrees(codes.scale, *norm)
 
 
 def each(function, x):

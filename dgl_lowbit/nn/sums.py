@@ -136,11 +136,6 @@ def float32_holds_sums(messages: torch.Tensor, weight: float) -> bool:
     return most * _HALVES < _EXACT and torch.equal(twice, twice.round())
 
 
-def most_messages(graph: dgl.DGLGraph) -> int:
-    """The largest in-degree."""
-    return int(graph.in_degrees().max()) if graph.num_dst_nodes() else 0
-
-
 def _by_target(graph):
     indptr, indices, _ = graph.adj_tensors("csc")
     return fused.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_src_nodes())

@@ -200,6 +200,8 @@ class Quantizer(FollowedRange):
         if self.format.is_float:
             return Quantized(x, torch.ones((), device=x.device))
         x = converted(x, torch.float32)
+        if self.granularity == "channel" and isinstance(x, SparseFeatures):  # whose non-zeros go by rows
+            x = x.to_dense()
         protected = self._protected.as_first(x, protected) if self.training else None
         with self.as_first_met(x):
             params = self._ready(x, observed, protected)

@@ -147,7 +147,8 @@ def fit(
         Stop the low-bit stage, the float stage, after as many epochs without a better validation epoch; None: never. A
         stage that starts from trained weights is often done early, see ``dgl-lowbit study schedules``.
     checkpoint : path, optional
-        File that holds the state of the run, replaced whole every ten epochs.
+        File that holds the state of the run, replaced whole as often as takes a fiftieth of the time, and at the
+        end of each stage.
     resume : bool
         Continue from ``checkpoint`` if there is one, to the result of a run that was never interrupted.
     progress : bool or str
@@ -280,7 +281,7 @@ def train(
     seed : int
         Of dropout and sampling; each epoch draws from its own. The global state of torch is left as found.
     checkpoint : path, optional
-        File that holds the state of the run, replaced whole every ten epochs and at the end.
+        File that holds the state of the run, replaced whole as often as takes a fiftieth of the time, and at the end.
     resume : bool
         Continue from ``checkpoint`` if there is one, of the same settings, config, graph and teacher.
     progress : bool or str

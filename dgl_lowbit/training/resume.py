@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import time
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from numba_kernels.errors import LowBitError
 from .identity import differences
 
 _FORMAT = "dgl-lowbit training"
-_EVERY = 10
+# Part of a run's time that writing its state may take.
+_SHARE = 0.02
 
 
 class CheckpointError(LowBitError, ValueError):
@@ -38,6 +40,7 @@ class Checkpoint:
     def __init__(self, path, resume: bool = False):
         self.path = None if path is None else Path(path)
         self.stages = {}
+        self._due = 0.0  # when it is to be written next
         if resume and self.path is None:
             raise ValueError("resume=True needs checkpoint=, the file to continue from.")
         if resume and self.path is not None and self.path.exists():
@@ -57,12 +60,23 @@ class Checkpoint:
     def stage(self, name: str) -> SavedStage:
         return SavedStage(self, name)
 
-    def write(self):
+    @property
+    def is_due(self) -> bool:
+        """Whether writing now takes no more than its share of the time."""
+        return time.monotonic() >= self._due
+
+    def write(self, stage: str, state: dict) -> None:
+        """Keep the state of a stage."""
         from ..deploy import replace_file
 
+        start = time.monotonic()
+        # Copies: a later stage writes this one too, while what is here goes on changing.
+        self.stages[stage] = copy.deepcopy(state)
         buffer = io.BytesIO()
         torch.save({"format": _FORMAT, "stages": self.stages}, buffer)
         replace_file(self.path, buffer.getvalue())
+        end = time.monotonic()
+        self._due = end + (end - start) / _SHARE
 
 
 class SavedStage:
@@ -102,12 +116,9 @@ class SavedStage:
         run.best_state = saved["best_state"]
 
     def save(self, run, settings: dict, last: bool) -> None:
-        """Write the run's state, every ten epochs and at the ``last``."""
-        if not self.is_kept or not (last or len(run.history.epochs) % _EVERY == 0):
-            return
-        # Copies: a later stage writes this one too, while what is here goes on changing.
-        self.checkpoint.stages[self.name] = copy.deepcopy(self._state(run, settings))
-        self.checkpoint.write()
+        """Write the run's state after the ``last`` epoch, and after others as often as takes little of the time."""
+        if self.is_kept and (last or self.checkpoint.is_due):
+            self.checkpoint.write(self.name, self._state(run, settings))
 
     def _state(self, run, settings):
         return {

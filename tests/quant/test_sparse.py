@@ -37,6 +37,14 @@ def test_it_is_the_dense_matrix(dense, sparse):
     assert torch.equal(sparse.amin(-1, keepdim=True), dense.amin(-1, keepdim=True))
 
 
+def test_scales_of_channels():
+    """As messages have them where a layer sums before it multiplies."""
+    graph, dense = homogeneous(), bag_of_words(40)
+    layer = lowbit.nn.GraphConv(dense.shape[1], 64, config=lowbit.QuantConfig(2)).train()
+    outputs = [layer(graph, x) for x in (dense, SparseFeatures.from_dense(dense))]
+    assert torch.equal(*outputs)
+
+
 def test_products_and_their_gradients(dense, sparse):
     weight = torch.randn(30, 4, requires_grad=True)
     values = sparse.values.clone().requires_grad_()

@@ -1,6 +1,7 @@
 """Runs that are interrupted go on to the same result, and only with what they were begun with."""
 
 import functools
+import math
 
 import dgl
 import numpy as np
@@ -26,7 +27,7 @@ def test_an_interrupted_fit_resumes_to_the_same_result(finished, schedule, plant
         config = lowbit.QuantConfig(2)
         return lowbit.fit(build(), planted, config, epochs=4, schedule=schedule, progress=False, **options)
 
-    monkeypatch.setattr(resume, "_EVERY", 2)
+    monkeypatch.setattr(resume, "_SHARE", math.inf)
     expected, path = run(), tmp_path / "run.pt"
     original, seen = stage.Run.epoch, []
 
@@ -49,12 +50,12 @@ def test_an_interrupted_fit_resumes_to_the_same_result(finished, schedule, plant
 
 
 def test_a_stage_that_ends_early_is_kept_and_resumes(planted, tmp_path, monkeypatch):
-    """Its best epoch may come after what was last written: every ten epochs."""
+    """Its best epoch may come after what was last written."""
     path, made = tmp_path / "run.pt", lowbit.QuantConfig(4)
     rank = iter([0, 1, 2, *[0] * 50])
     ranks = {}
     monkeypatch.setattr(history, "_rank", lambda record: ranks.setdefault(id(record), next(rank)))
-    monkeypatch.setattr(resume, "_EVERY", 2)
+    monkeypatch.setattr(resume, "_SHARE", math.inf)
     options = {"epochs": 8, "float_patience": 2, "patience": 2, "checkpoint": path, "progress": False}
     fitted = lowbit.fit(build(), planted, made, **options)
     assert len(fitted.teacher_history.epochs) == 5 and fitted.teacher_history.best_epoch == 2
@@ -65,6 +66,17 @@ def test_a_stage_that_ends_early_is_kept_and_resumes(planted, tmp_path, monkeypa
     again = lowbit.fit(build(), planted, made, resume=True, **options)
     assert again.history == fitted.history and again.teacher_history == fitted.teacher_history
     assert torch.equal(predict(again.model, planted), predict(fitted.model, planted))
+
+
+@pytest.mark.parametrize(("share", "written"), [(math.inf, [1, 2, 3, 4]), (1e-9, [1, 4])])
+def test_writing_takes_its_share_of_the_time(share, written, planted, tmp_path, monkeypatch):
+    epochs, replace = [], resume.Checkpoint.write
+    monkeypatch.setattr(resume, "_SHARE", share)
+    monkeypatch.setattr(
+        resume.Checkpoint, "write", lambda *args: [epochs.append(len(args[2]["epochs"])), replace(*args)]
+    )
+    train(build(), planted, epochs=4, checkpoint=tmp_path / "run.pt", progress=False)
+    assert epochs == written
 
 
 def test_settings_of_any_kind_resume(planted, tmp_path):

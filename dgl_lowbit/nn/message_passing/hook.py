@@ -96,6 +96,7 @@ def _uninstall():
     _installed.clear()
 
 
+@functools.lru_cache(maxsize=64)
 def _dispatcher(kind, original):
     @functools.wraps(original)
     def dispatch(*args, **kwargs):
