@@ -57,6 +57,20 @@ def per_row(bits, rng):
 SIGNS = {"bits": 1, "granularity": "sign"}
 
 
+def grouped(rng, widths=(1, 2, 3, 4, 8)):
+    """Groups of rows with bits of these widths."""
+    count = int(rng.integers(2, 6))
+    bits = [int(rng.choice(widths)) for _ in range(count)]
+    return {
+        "bits": max(bits),
+        "granularity": "group",
+        "widths": bits,
+        "alpha": rng.uniform(0.3, 1, count).astype(np.float32),
+        "half_grid": bool(rng.integers(2)),
+        "limits": np.sort(rng.uniform(0, 3, count - 1)).astype(np.float32),
+    }
+
+
 def levels(bits, rng):
     """Whole numbers for codes of some bits."""
     return sorted(map(int, rng.choice(256, int(rng.integers(2, 2**bits + 1)), replace=False)))
