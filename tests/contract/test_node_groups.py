@@ -36,7 +36,9 @@ def of_widths(model, bits=(1, 4, 2)):
     return model
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    "kind", ["gcn", "gcn, sum first", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sage", "gat", "gin"))]
+)
 def test_layers(kind, graph, monkeypatch):
     torch.manual_seed(0)
     layer, feat = of_widths(LAYERS[kind]()), features(graph, 12) * torch.rand(graph.num_nodes(), 1)
@@ -104,6 +106,7 @@ def test_features_keep_a_scale_a_row_and_hidden_states_have_groups(graph):
     assert chosen.second.quantizers["inputs"].format.is_float
 
 
+@pytest.mark.slow
 def test_tools_take_groups(graph):
     model, feat, low_bit = model_of(graph)
     of_widths(lowbit.calibrate(low_bit, graph, feat))
