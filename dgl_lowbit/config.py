@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 from .quant import Observer, QFormat, make_quantizer, quantizer_names
+from .quant.groups import check_groups
 from .quant.qlr import GRIDS
 from .quant.stochastic import GRADIENT_BITS
 
@@ -19,13 +20,15 @@ COMPONENTS = ("inputs", "weights", "messages", "aggregates", "scores", "attentio
 _FINE = ("scores", "attention")
 # Grids, and those that are for some components only: others of the same config have the usual one, "auto".
 _GRIDS = (*GRIDS, "sign", "levels")
+# What may be in groups of nodes.
+_GROUPED = ("inputs", "aggregates")
 _OPERANDS = ("inputs", "weights", "aggregates")
 # What factors out of the integer operation that consumes the component.
 _ALLOWED_GRANULARITY = {
-    "inputs": ("row", "tensor"),
+    "inputs": ("row", "tensor", "group"),
     "weights": ("channel", "tensor"),
     "messages": ("tensor", "channel", "shift"),
-    "aggregates": ("row", "tensor"),
+    "aggregates": ("row", "tensor", "group"),
     "scores": ("channel", "tensor"),
     "attention": ("tensor",),
     "states": ("row", "tensor", "shift"),
@@ -76,13 +79,19 @@ class QuantConfig:
     inputs_granularity, weights_granularity, messages_granularity, aggregates_granularity, states_granularity : str
         "tensor", "channel", "row" or "shift" where the scale factors out of the operation that consumes the component:
         rows and tensor for operands of a product, channel and tensor for weights and messages. "shift" gives each
-        node's messages a power of two of their own, which integer sums take as a shift.
+        node's messages a power of two of their own, which integer sums take as a shift; "group" is for ``node_groups``.
     outputs_granularity : str
         "tensor", "channel" or "row".
     scores_granularity : str
         "channel" (one scale a head) or "tensor".
     attention_granularity : str
         "tensor".
+    node_groups : int, optional
+        A²Q (arXiv:2302.00193): so many groups, 2 to 256, of nodes of alike magnitude, in which rows of inputs and
+        aggregates have bits and ranges of their own (:class:`dgl_lowbit.quant.GroupQuantizer`); not for inputs of the
+        first layer, which are no hidden states. All groups have the component's bits until ``fit(…, budget={"hidden":
+        bytes})`` or :func:`dgl_lowbit.allocation.allocate_groups` choose them. It saves bytes where states are stored
+        or sent; a running packed model keeps rows in the most bits that a group has, and is no faster. Default: None.
     arithmetic : {"float", "integer"}
         What stands between accumulators and the next codes: float32, or whole numbers, multipliers and shifts
         (:mod:`numba_kernels.fixed_point`, arXiv:2007.06919). In integer arithmetic a packed model equals the trained
@@ -152,6 +161,7 @@ class QuantConfig:
     observer: str = "error"
     percentile: float = 99.9
     protect: tuple[float, float] | None = None
+    node_groups: int | None = None
     arithmetic: str = "float"
 
     def __post_init__(self):
@@ -176,6 +186,7 @@ class QuantConfig:
         object.__setattr__(self, "protect", _probabilities(self.protect))
         if self.arithmetic not in ARITHMETICS:
             raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {self.arithmetic!r}.")
+        self._check_groups()
         is_integer = self.arithmetic == "integer"
         if is_integer and (self.quantizer != "qlr" or self.grid not in GRIDS or self.protect is not None):
             raise ValueError(
@@ -184,7 +195,8 @@ class QuantConfig:
             )
         for component in COMPONENTS:
             if getattr(self, f"{component}_granularity") is None:
-                object.__setattr__(self, f"{component}_granularity", "tensor" if is_integer else "row")
+                of_rows = "group" if self.node_groups is not None and component in _GROUPED else "row"
+                object.__setattr__(self, f"{component}_granularity", "tensor" if is_integer else of_rows)
             allowed = _ALLOWED_GRANULARITY[component]
             granularity = getattr(self, f"{component}_granularity")
             if granularity not in allowed:
@@ -200,6 +212,22 @@ class QuantConfig:
             self._build(component, channels=1)
         if self.attention is not None:
             self._refuse_moved_attention()
+
+    def _check_groups(self):
+        if self.node_groups is None:
+            if any(getattr(self, f"{component}_granularity") == "group" for component in _GROUPED):
+                raise ValueError("granularity 'group' needs the number of groups: node_groups=8.")
+            return
+        check_groups(self.node_groups)
+        if (
+            self.quantizer != "qlr" or self.grid not in GRIDS or self.protect is not None
+            or self.arithmetic != "float"
+        ):  # fmt: skip
+            raise ValueError(
+                f"node_groups goes with quantizer='qlr', a grid of {', '.join(GRIDS)}, no protected rows and "
+                f"arithmetic='float'; got {self.quantizer!r}, {self.grid!r}, protect={self.protect!r}, "
+                f"{self.arithmetic!r}."
+            )
 
     def bits_of(self, component: str) -> int:
         """Bits of one of :data:`COMPONENTS`."""
@@ -236,9 +264,11 @@ class QuantConfig:
 
     def _build(self, component, **shape):
         granularity = getattr(self, f"{component}_granularity")
+        own = {"groups": self.node_groups} if granularity == "group" else {}
         quantizer = make_quantizer(
             self.quantizer,
             self.bits_of(component),
+            **own,
             granularity="tensor" if granularity == "channel" and shape["channels"] is None else granularity,
             grid=self._grid_of(component, granularity),
             clip_gradient=component != "weights",
@@ -295,8 +325,10 @@ class QuantConfig:
                 )
         layers = list(components)
         ends = () if self.ends is None else (*layers[:1], *layers[-1:])
-        of_ends = {"bits": self.ends}
-        return {name: self._named(name, own, of_ends if name in ends else {}) for name, own in components.items()}
+        changes: dict = {name: {"bits": self.ends} for name in ends}
+        if layers and self.inputs_granularity == "group":  # features are no hidden states
+            changes[layers[0]] = {**changes.get(layers[0], {}), "inputs_granularity": "row"}
+        return {name: self._named(name, own, changes.get(name, {})) for name, own in components.items()}
 
     def for_site(self, name: str, components: Collection[str]) -> QuantConfig:
         """The config of a call site, :attr:`overrides` applied."""
@@ -307,7 +339,8 @@ class QuantConfig:
         for pattern, bits in self.overrides:
             field = _fit(pattern, name, components)
             if field is not None:  # bits of a layer are those of all components that overrides named before
-                changes = {"bits": bits} if field == "bits" else {**changes, field: bits}
+                others = {key: value for key, value in changes.items() if field != "bits" or key not in COMPONENTS}
+                changes = {**others, field: bits}
         return replace(self, overrides={}, ends=None, **changes)
 
 

@@ -12,6 +12,8 @@ from .cost import MEASURES, Costs
 
 def check_budget(budget: Any) -> None:
     """Raise ValueError unless ``budget`` maps some of :data:`MEASURES` to positive numbers."""
+    if isinstance(budget, Mapping) and "hidden" in budget:
+        raise ValueError("a budget of 'hidden' bytes is that of fit with QuantConfig(node_groups=8).")
     if not isinstance(budget, Mapping) or not budget or not budget.keys() <= MEASURES.keys():
         raise ValueError(
             f"budget maps measures, {', '.join(map(repr, MEASURES))}, to the most there may be, as "

@@ -75,6 +75,10 @@ class LearnedBits:
             raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}.")
         if config.quantizer not in ("qlr", "hgq"):
             raise ValueError(f"bits are learned with learned ranges, quantizer='qlr', got {config.quantizer!r}.")
+        if config.node_groups is not None:
+            raise ValueError(
+                "bits of groups of nodes are chosen under budget={'hidden': bytes}; leave node_groups out."
+            )
         if config.grid not in GRIDS:
             raise ValueError(f"bits are learned on a grid of {', '.join(GRIDS)}, got {config.grid!r}.")
         copies = quantized_at((WIDTHS[0], WIDTHS[-1]), model, replace(config, quantizer="hgq"), args, kwargs)

@@ -6,6 +6,7 @@ from typing import Callable
 
 from .base import Quantizer
 from .format import FLOAT_BITS, SUPPORTED_BITS, QFormat, QParams
+from .groups import GroupQuantizer
 from .learned import LearnedBitsQuantizer
 from .levels import LevelsQuantizer
 from .observer import NotCalibratedError, Observer
@@ -72,6 +73,8 @@ def make_quantizer(name: str, bits: int, **options) -> Quantizer:
 
 
 def _with_learned_range(bits: int, *, grid: str = "auto", **options) -> Quantizer:
+    if options.get("granularity") == "group":
+        return GroupQuantizer(bits, grid=grid, **options)
     return {"sign": SignQuantizer, "levels": LevelsQuantizer}.get(grid, QLRQuantizer)(bits, grid=grid, **options)
 
 
@@ -83,6 +86,7 @@ register_quantizer("bt*", lambda bits, **options: TruncationQuantizer(bits, skew
 __all__ = [
     "FLOAT_BITS",
     "SUPPORTED_BITS",
+    "GroupQuantizer",
     "LearnedBitsQuantizer",
     "LevelsQuantizer",
     "NotCalibratedError",

@@ -18,7 +18,7 @@ from .recompute import Remembered
 from .sparse import SparseFeatures
 from .ste import centered_codes, encode, range_ends
 
-GRANULARITIES = ("tensor", "channel", "row", "shift")
+GRANULARITIES = ("tensor", "channel", "row", "shift", "group")
 Values = Optional[Callable[[], torch.Tensor]]
 Mask = Optional[torch.Tensor]
 # Forwards of which it is remembered which rows passed unrounded, a number a row.
@@ -56,10 +56,10 @@ class Quantizer(FollowedRange):
     ----------
     bits : int
         1, 2, 3, 4, 8, or 32 for none.
-    granularity : {"tensor", "channel", "row", "shift"}
+    granularity : {"tensor", "channel", "row", "shift", "group"}
         One scale for the tensor; one per channel along ``axis``; one per vector of the last dimension, taken from
         that vector itself at run time; or the tensor's scale halved as often as a vector's own range allows, so that
-        sums of rows are still sums of integers, shifted.
+        sums of rows are still sums of integers, shifted. "group" is that of :class:`GroupQuantizer` alone.
     axis : int
         Channel axis, for ``"channel"``.
     channels : int, optional

@@ -108,6 +108,8 @@ class QLRQuantizer(Quantizer):
             raise ValueError(f"grid must be one of {GRIDS}, got {grid!r}.")
         if error not in ("squared", "absolute"):
             raise ValueError(f"error must be 'squared' or 'absolute', got {error!r}.")
+        if self.granularity == "group":
+            raise ValueError("granularity 'group' is that of GroupQuantizer.")
         self.grid, self.error = grid, error
         shape = (self.channels,) if self.granularity == "channel" else ()
         self.register_buffer("low", torch.zeros(shape))

@@ -57,8 +57,8 @@ class SignQuantizer(Quantizer):
         if bits != 1:
             raise ValueError(f"signs have 1 bit, got {bits!r}; use grid='auto'.")
         super().__init__(bits, clip_gradient=False, **options)  # gradients end by themselves
-        if self.granularity == "shift":
-            raise ValueError("signs have a scale a row, a channel or a tensor, got granularity 'shift'.")
+        if self.granularity in ("shift", "group"):
+            raise ValueError(f"signs have a scale a row, a channel or a tensor, got granularity {self.granularity!r}.")
 
     @property
     def is_fixed(self):

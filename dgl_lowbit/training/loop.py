@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from ..allocation import LearnedBits
+from ..allocation import LearnedBits, allocate_groups
+from ..allocation.groups import place_groups
 from ..config import QuantConfig
 from ..convert import quantize
 from ..nn.wrappers import check_model
@@ -136,7 +137,9 @@ def fit(
         Of the low-bit copy; 32 bits give the float model the same second stage. Default: 8 bits.
     budget : mapping of str to float, optional
         The most there may be of each measure named, as ``{"model": 20_000}``, see :func:`dgl_lowbit.allocate`. Bits
-        that the config gives components of their own stay.
+        that the config gives components of their own stay. With ``node_groups`` in the config it is ``{"hidden":
+        bytes}``, under which :func:`dgl_lowbit.allocation.allocate_groups` chooses the bits of groups between the
+        stages; after training, which moves rows between groups, these are made of their sizes again.
     teacher : torch.nn.Module, optional
         Teaches the float stage, as a shallow net does a deep one.
     epochs, float_epochs : int
@@ -184,7 +187,7 @@ def fit(
             warnings.simplefilter("ignore")
             quantize(model, config, *example)
             if budget is not None:
-                LearnedBits(model, *example, budget=budget, config=config)
+                _under_budget(model, example, budget, config)
     label = progress if isinstance(progress, str) else "training"
     saved = Checkpoint(checkpoint, resume)
     bits = "low-bit" if config is None else f"INT{config.bits}"
@@ -196,14 +199,26 @@ def fit(
         )  # fmt: skip
 
     teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
-    if budget is None:
-        low_bit = quantize(model, config, *example)
+    learned = None if budget is None else _under_budget(model, example, budget, config)
+    if not isinstance(learned, LearnedBits):
+        low_bit = quantize(model, config, *example) if learned is None else learned
     else:
-        learned, bits = LearnedBits(model, *example, budget=budget, config=config), "low-bit"
+        bits = "low-bit"
         stage("learned bits", learned.model, model, bits_epochs, None, bits=learned, schedule="cosine")
         low_bit, config = learned.settled(), learned.config()
     history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
+    if learned is not None and learned is low_bit:
+        place_groups(learned, example, {})
     return Fitted(low_bit, model, history, teacher_history, config or QuantConfig())
+
+
+def _under_budget(model, example, budget, config):
+    """A low-bit copy whose groups of nodes keep the budget, or bits that are to be learned."""
+    if config is None or config.node_groups is None:
+        return LearnedBits(model, *example, budget=budget, config=config)
+    if not isinstance(budget, Mapping) or set(budget) != {"hidden"}:
+        raise ValueError(f"with node_groups the budget is {{'hidden': bytes}}, of hidden states; got {budget!r}.")
+    return allocate_groups(quantize(model, config, *example), *example, budget=budget["hidden"])
 
 
 def _check_counts(**counts):

@@ -10,7 +10,7 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..spec import MOST_HALVINGS, SMALLEST_SCALE
-from .fields import ROW_AFFINE, ROW_HALF, SHIFT, SIGN, STATIC, Matrix, Target
+from .fields import GROUP, ROW_AFFINE, ROW_HALF, SHIFT, SIGN, STATIC, Matrix, Target
 from .instruction import instruction, reader
 
 _NONE = {16: simd.zeros16, 32: simd.zeros32, 64: simd.zeros64}
@@ -30,6 +30,18 @@ read_encode = reader(Encode)
 
 
 @kernel
+def own_grid(low, high, alpha, qmax, is_half):
+    """Scale and zero point of a row with extremes ``low`` and ``high``."""
+    low, high = alpha * low, alpha * high
+    if is_half:
+        scale = max(abs(low), abs(high)) * (np.float32(2.0) / (qmax + np.float32(1.0)))
+        return max(scale, SMALLEST_SCALE), qmax / np.float32(2.0)
+    low, high = min(low, np.float32(0.0)), max(high, np.float32(0.0))
+    scale = max((high - low) / qmax, SMALLEST_SCALE)
+    return scale, np.float32(np.rint(-low / scale))
+
+
+@kernel
 def row_grid(low, high, target, is_half):
     """Scale, zero point and offset of a row with extremes ``low`` and ``high``, as QLRQuantizer computes them."""
     alpha, qmax, divisor, added = (
@@ -38,15 +50,7 @@ def row_grid(low, high, target, is_half):
         np.float32(target.divisor),
         np.float32(target.added),
     )
-    low, high = alpha * low, alpha * high
-    if is_half:
-        scale = max(abs(low), abs(high)) * (np.float32(2.0) / (qmax + np.float32(1.0)))
-        zero = qmax / np.float32(2.0)
-        scale = max(scale, SMALLEST_SCALE)
-    else:
-        low, high = min(low, np.float32(0.0)), max(high, np.float32(0.0))
-        scale = max((high - low) / qmax, SMALLEST_SCALE)
-        zero = np.float32(np.rint(-low / scale))
+    scale, zero = own_grid(low, high, alpha, qmax, is_half)
     return scale * divisor, zero / divisor, (zero + added) / divisor
 
 
@@ -78,13 +82,14 @@ def row_magnitude(row, columns, factor):
 
 
 @kernel
-def encode_block(row, columns, block, target, factor, inverse, offset, is_own, lanes, none):
+def encode_block(row, columns, block, target, factor, inverse, offset, top, is_own, lanes, none):
     """Codes of one block of ``lanes`` bytes; ``none`` is a zero vector of its size.
 
-    ``inverse`` and ``offset`` point to those of columns, or, under ``is_own``, to the row's.
+    ``inverse`` and ``offset`` point to those of columns, or, under ``is_own``, to the row's; ``top`` is the largest
+    code.
     """
     zero = simd.to_f32(none)
-    top, norm = simd.fill(zero, np.float32(target.top)), simd.fill(zero, factor)
+    top, norm = simd.fill(zero, top), simd.fill(zero, factor)
     packed = simd.to_i32(none)
     own_inverse, own_offset = simd.fill(zero, inverse[0]), simd.fill(zero, offset[0])
     bit = 0
@@ -142,6 +147,25 @@ def find_means(src, stride, columns, start, count, target, base, first, inverses
 
 
 @kernel
+def find_groups(src, stride, columns, start, count, target, base, first, inverses, offsets):
+    """As :func:`find_grids`, of groups, and the largest codes of rows beside their inverses."""
+    scales, zeros = simd.f32_at(base + target.scale), simd.f32_at(base + target.zero)
+    of_rows, offsets_of_rows = simd.f32_at(inverses), simd.f32_at(offsets)
+    tops, table, groups = simd.f32_at(inverses + 8 * count), simd.f32_at(target.inverse), np.int64(target.range_qmax)
+    for r in range(count):
+        row, factor, own = simd.f32_at(src + 4 * r * stride), factor_at(target, start + r), 0
+        mean = np.float32(row_magnitude(row, columns, factor) / np.float64(columns))
+        for group in range(1, groups):
+            own += np.int64(mean >= table[2 * groups + group])
+        low, high = row_extremes(row, columns)
+        alpha, top, is_half = table[own], table[groups + own], target.added != 0
+        scale, zero = own_grid(low * factor, high * factor, alpha, top, is_half)
+        check_scale(scale, target)
+        scales[first + r], zeros[first + r] = scale, zero
+        of_rows[r], offsets_of_rows[r], tops[r] = np.float32(1.0) / scale, zero, top
+
+
+@kernel
 def find_shift(row, columns, factor, target, base, i):
     """How often a row's scale is the common one halved, as a power of two; writes the row's scale, zero and power."""
     low, high = row_extremes(row, columns)
@@ -158,11 +182,11 @@ def find_shift(row, columns, factor, target, base, i):
     return halved
 
 
-@instruction(Encode, product((STATIC, ROW_AFFINE, ROW_HALF, SHIFT, SIGN), _NONE))
+@instruction(Encode, product((STATIC, ROW_AFFINE, ROW_HALF, SHIFT, SIGN, GROUP), _NONE))
 def encode(mode, lanes):
     """A variant a ``mode`` of scales and a number of bytes that are packed at a time: 16, 32 or 64."""
-    is_own, is_half, none = mode in (ROW_AFFINE, ROW_HALF, SIGN), mode == ROW_HALF, _NONE[lanes]
-    is_shift, is_sign = mode == SHIFT, mode == SIGN
+    is_own, is_half, none = mode in (ROW_AFFINE, ROW_HALF, SIGN, GROUP), mode == ROW_HALF, _NONE[lanes]
+    is_shift, is_sign, is_grouped = mode == SHIFT, mode == SIGN, mode == GROUP
 
     def run(at, start, count, base, stride):
         f = read_encode(at)
@@ -173,6 +197,8 @@ def encode(mode, lanes):
             inverse, offset, own = base + f.grids, base + f.grids + 4 * count, 4
             if is_sign:
                 find_means(base + f.src, stride, f.columns, start, count, target, local, first, inverse, offset)
+            elif is_grouped:
+                find_groups(base + f.src, stride, f.columns, start, count, target, local, first, inverse, offset)
             else:
                 find_grids(
                     base + f.src, stride, f.columns, start, count, target, is_half, local, first, inverse, offset
@@ -186,10 +212,11 @@ def encode(mode, lanes):
                 next_row = simd.f32_at(f.source.address + 4 * (start + count + r) * f.source.stride)
                 for c in range(0, f.columns, 16):
                     simd.prefetch(next_row, c)
+            top = simd.f32_at(inverse + 8 * count)[r] if is_grouped else np.float32(target.top)
             if is_shift:
                 factor *= find_shift(row, f.columns, factor, target, local, first + r)
             for block in range(0, width, lanes):
-                codes = encode_block(row, f.columns, block, target, factor, *grid, is_own, lanes, none())
+                codes = encode_block(row, f.columns, block, target, factor, *grid, top, is_own, lanes, none())
                 simd.store(codes, packed, block)
 
     return run

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 # How rows are coded: with fixed scales, with a scale of each row's own (affine, or symmetric about 0 without a code for
-# it), with a power of two of one scale, as signs times the row's mean magnitude, with fixed scales in integers.
-STATIC, ROW_AFFINE, ROW_HALF, SHIFT, SIGN, INTEGER = range(6)
+# it), with a power of two of one scale, as signs times the row's mean magnitude, with fixed scales in integers, with
+# those of the row's group.
+STATIC, ROW_AFFINE, ROW_HALF, SHIFT, SIGN, INTEGER, GROUP = range(7)
 
 
 class Matrix(NamedTuple):
@@ -26,9 +27,9 @@ class Target(NamedTuple):
     """Where and how rows are requantised and packed.
 
     codes = clamp(rint(src · factor · inverse + offset), 0, top), with ``inverse`` and ``offset`` fixed (STATIC) or
-    found from the row's extremes (ROW_AFFINE, ROW_HALF) or magnitudes (SIGN), in which case ``scale`` and ``zero`` are
-    written. In SHIFT
-    ``inverse`` is doubled as often as the row's extremes allow, and ``scale``, ``zero`` and ``powers`` are written.
+    found from the row's extremes (ROW_AFFINE, ROW_HALF, GROUP) or magnitudes (SIGN), in which case ``scale`` and
+    ``zero`` are written. In SHIFT ``inverse`` is doubled as often as the row's extremes allow, and ``scale``, ``zero``
+    and ``powers`` are written.
     """
 
     packed: int  # (rows, width) uint8
@@ -40,12 +41,12 @@ class Target(NamedTuple):
     zero: int
     factor: int  # (rows,) float32, or 0 for 1
     mode: int
-    inverse: int  # (columns,) float32
+    inverse: int  # (columns,) float32; in GROUP (3, groups): alpha, largest code, limit
     offset: int
     alpha: float  # in SHIFT the range that is halved, times √2
-    range_qmax: float
+    range_qmax: float  # in GROUP the number of groups
     divisor: float  # in SHIFT the common scale
-    added: float  # in SHIFT the zero point
+    added: float  # in SHIFT the zero point, in GROUP whether grids are half ones
     powers: int  # (rows,) int8, in SHIFT: scales in units
     fault: int  # address of an int32 that becomes 1 when a row's own scale is not finite
 

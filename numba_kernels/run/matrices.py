@@ -14,7 +14,18 @@ from ..levels import Levels
 from ..once import once
 from ..packing import unpack
 from ..plan.ops.linear import whole_numbers
-from ..spec import BITS, MOST_HALVINGS, FixedGrid, GridSpec, IntegerGrid, RowGrid, ShiftGrid, SignGrid
+from ..spec import (
+    BITS,
+    MOST_HALVINGS,
+    FixedGrid,
+    GridSpec,
+    GroupGrid,
+    IntegerGrid,
+    OwnGrid,
+    RowGrid,
+    ShiftGrid,
+    SignGrid,
+)
 
 
 class Grid:
@@ -65,17 +76,21 @@ class Grid:
 
     def _lay_out(self, spec, columns):
         self.spec, self.columns, self.bits, self.top = spec, columns, storage_bits(spec.bits), spec.top
-        self.per_row = isinstance(spec, (RowGrid, ShiftGrid))
-        if isinstance(spec, RowGrid):
-            extremes = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
-            self.mode = fields.SIGN if isinstance(spec, SignGrid) else extremes
-            ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.added
+        self.per_row, ranges = isinstance(spec, (OwnGrid, ShiftGrid)), (0.0, 0.0, 0.0, 0.0)
+        if isinstance(spec, OwnGrid):
+            self.mode = fields.SIGN if isinstance(spec, SignGrid) else fields.GROUP
             self.scale = self.zero = self.inverse = self.offset = np.zeros(1, np.float32)
         else:
-            self.mode, ranges = fields.STATIC, (0.0, 0.0, 0.0, 0.0)
+            self.mode = fields.STATIC
             numbers = spec.scale, spec.zero_point, spec.offset
             self.scale, self.zero, self.offset = (pad(array, columns) for array in numbers)
             self.inverse = pad(np.float32(1) / spec.scale, columns)
+        if isinstance(spec, RowGrid):
+            self.mode = fields.ROW_HALF if spec.half_grid else fields.ROW_AFFINE
+            ranges = spec.alpha, spec.range_qmax, spec.divisor, spec.added
+        if isinstance(spec, GroupGrid):
+            self.inverse = spec.table().ravel()
+            ranges = 0.0, len(spec.widths), 0.0, float(spec.half_grid)
         if isinstance(spec, IntegerGrid):
             self.mode, self.coding = fields.INTEGER, spec.coding
             self.power = pad(self.coding.power, columns)
@@ -113,7 +128,7 @@ class Grid:
     @property
     def is_uniform(self) -> bool:
         """Whether all columns of a row share scale, zero point and offset."""
-        return isinstance(self.spec, RowGrid) or self.spec.is_uniform
+        return isinstance(self.spec, OwnGrid) or self.spec.is_uniform
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.fields import INTEGER, SHIFT, SIGN, Matrix, Operand, Target
+from ..kernels.fields import GROUP, INTEGER, SHIFT, SIGN, Matrix, Operand, Target
 from ..plan.resolve import whole
 from .matrices import Codes, Grid
 from .memory import address_of, aligned_empty
@@ -143,7 +143,7 @@ class Places:
     def looks_up(self, value, out, grid: Grid) -> bool:
         """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
         readers = self.schedule.readers[out]
-        is_served = grid.is_uniform and grid.mode not in (SHIFT, SIGN, INTEGER)
+        is_served = grid.is_uniform and grid.mode not in (SHIFT, SIGN, INTEGER, GROUP)
         possible = is_served and value in self.sparse and self.schedule.stays(out)
         return possible and all(op.name == "linear" for op in readers)
 

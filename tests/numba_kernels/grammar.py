@@ -6,7 +6,18 @@ import dataclasses
 import numpy as np
 
 from numba_kernels import GraphError, PackedModel, Plan, PlanError, reference
-from tests.numba_kernels.plans import SIGNS, PlanBuilder, draw_graph, levels, normal, per_row, shifted, static
+from tests.numba_kernels.plans import (
+    SIGNS,
+    PlanBuilder,
+    draw_graph,
+    grouped,
+    integer,
+    levels,
+    normal,
+    per_row,
+    shifted,
+    static,
+)
 
 # Results of these are rounded otherwise than NumPy's, so that codes of them may differ by one.
 _INEXACT = {"map", "attend", "attention", "readout", "head_sums", "head_mean", "aggregate_edges"}
@@ -38,7 +49,7 @@ class Grammar:
     def draw(self):
         """A plan that fits its arguments, or one with fields changed."""
         rng = self.rng
-        self.builder, self.codes, self.states, self.kinds = PlanBuilder(), {}, {}, {}
+        self.builder, self.codes, self.states, self.kinds, self.units = PlanBuilder(), {}, {}, {}, {}
         nodes, edges, width = (int(rng.integers(low, high)) for low, high in ((1, 40), (0, 120), (1, 70)))
         weight = rng.normal(size=edges).astype(np.float32)
         weight = rng.integers(-128, 128, edges).astype(np.int8) if rng.random() < 0.3 else weight
@@ -69,16 +80,26 @@ class Grammar:
 
     def _grid(self, width):
         rng, bits = self.rng, int(self.rng.choice([2, 8]))
-        kind = str(rng.choice(["tensor", "channel", "row", "shift", "sign"]))
-        return kind, (
-            SIGNS if kind == "sign" else per_row(bits, rng) if kind == "row" else shifted(bits, rng) if kind == "shift"
-            else static(bits, width, rng, kind == "channel")
-        )  # fmt: skip
+        draws = {
+            "tensor": lambda: static(bits, width, rng, False),
+            "channel": lambda: static(bits, width, rng, True),
+            "row": lambda: per_row(bits, rng),
+            "group": lambda: grouped(rng, (1, 2, bits)),
+            "shift": lambda: shifted(bits, rng),
+            "sign": lambda: SIGNS,
+            "integer": lambda: integer(bits, width, rng, False, bool(rng.integers(2))),
+            "integer channel": lambda: integer(bits, width, rng, True, bool(rng.integers(2))),
+        }
+        kind = str(rng.choice(list(draws)))
+        return kind, draws[kind]()
 
     def _quantize(self, value=None, width=None):
         value, width = self._pick(self.floats) if value is None else (value, width)
         kind, grid = self._grid(width)
-        self._note_codes(self.builder.quantize(value, grid, width), width, kind)
+        out = self.builder.quantize(value, grid, width)
+        if kind.startswith("integer") and self.rng.random() < 0.3:
+            self.builder.ops[-1].update({"in": [value, 0], "norm": {"side": "out", "power": -0.5, "plus": 1}})
+        self._note_codes(out, width, kind)
 
     def _note_codes(self, value, width, kind):
         self.codes[value], self.kinds[value] = width, kind
@@ -102,16 +123,34 @@ class Grammar:
         self._note(self.floats, self.builder.add("dequantize", value), width)
 
     def _linear(self):
-        value, width = self._coded("tensor", "row", "shift", "sign")
+        value, width = self._coded("tensor", "row", "group", "shift", "sign", "integer")
         out, bits = int(self.rng.integers(1, 40)), int(self.rng.choice([2, 8]))
         own = levels(bits, self.rng) if self.rng.random() < 0.3 else None
-        self._note(self.floats, self.builder.linear(value, self.rng, width, out, bits, own), out)
+        result = self._note(self.floats, self.builder.linear(value, self.rng, width, out, bits, own), out)
+        if own is None and self.kinds[value] in ("tensor", "integer"):
+            self._fix(result, 9)
+
+    def _fix(self, result, unit):
+        """Have what was added last give fixed-point numbers, mostly."""
+        if self.rng.random() < 0.7:
+            self.builder.ops[-1]["unit"] = self.units[result] = unit
+
+    def _fixed_degree(self):
+        if not self.units:
+            return self._linear()
+        value, unit = self._pick(self.units)
+        sides = {"side": str(self.rng.choice(["in", "out"])), "power": float(self.rng.choice([-1, -0.5, 0.5]))}
+        out = self.builder.add("fixed_degree", value, 0, **sides, plus=int(self.rng.integers(2)), unit=unit)
+        self.units[self._note(self.floats, out, self.floats[value])] = unit
+        return None
 
     def _aggregate(self):
-        value, width = self._coded("tensor", "channel", "shift")
+        value, width = self._coded("tensor", "channel", "shift", "integer", "integer channel")
         weight, own = (3 if self.rng.random() < 0.3 else None), (value if self.rng.random() < 0.2 else None)
         reduce = "max" if self.rng.random() < 0.2 else "sum"
-        self._note(self.floats, self.builder.add("aggregate", 0, value, weight, own, reduce=reduce), width)
+        out = self._note(self.floats, self.builder.add("aggregate", 0, value, weight, own, reduce=reduce), width)
+        if weight is None and reduce == "sum" and self.kinds[value] != "shift":
+            self._fix(out, 11)
 
     def _attend(self):
         value, width = self._coded("tensor", "channel")
@@ -173,6 +212,7 @@ _RULES = [
     "delta",
     "dequantize",
     "linear",
+    "fixed_degree",
     "aggregate",
     "aggregate",
     "attend",

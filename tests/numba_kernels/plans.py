@@ -54,7 +54,30 @@ def per_row(bits, rng):
     }
 
 
+def integer(bits, columns, rng, per_channel=False, is_half=True):
+    """Scales that are coded with integer arithmetic."""
+    size = columns if per_channel else 1
+    zero = rng.integers(0, 2**bits - 1, size) + 0.5 * is_half
+    numbers = {"scale": rng.uniform(0.01, 0.3, size), "zero_point": zero, "offset": zero}
+    numbers = {name: array.astype(np.float32) for name, array in numbers.items()}
+    return {"bits": bits, "granularity": "channel" if per_channel else "tensor", **numbers, "arithmetic": "integer"}
+
+
 SIGNS = {"bits": 1, "granularity": "sign"}
+
+
+def grouped(rng, widths=(1, 2, 3, 4, 8)):
+    """Groups of rows with bits of these widths."""
+    count = int(rng.integers(2, 6))
+    bits = [int(rng.choice(widths)) for _ in range(count)]
+    return {
+        "bits": max(bits),
+        "granularity": "group",
+        "widths": bits,
+        "alpha": rng.uniform(0.3, 1, count).astype(np.float32),
+        "half_grid": bool(rng.integers(2)),
+        "limits": np.sort(rng.uniform(0, 3, count - 1)).astype(np.float32),
+    }
 
 
 def levels(bits, rng):

@@ -9,15 +9,7 @@ from numba_kernels import GraphError, Plan, PlanError, load
 from numba_kernels.fixed_point import Coding, Multiplier, degree_norm, on_unit
 from numba_kernels.spec import IntegerGrid
 
-from .plans import PlanBuilder, assert_equals_twin, draw_graph, normal, operations, static
-
-
-def integer(bits, columns, rng, per_channel=False, is_half=True):
-    size = columns if per_channel else 1
-    zero = rng.integers(0, 2**bits - 1, size) + 0.5 * is_half
-    numbers = {"scale": rng.uniform(0.01, 0.3, size), "zero_point": zero, "offset": zero}
-    numbers = {name: array.astype(np.float32) for name, array in numbers.items()}
-    return {"bits": bits, "granularity": "channel" if per_channel else "tensor", **numbers, "arithmetic": "integer"}
+from .plans import PlanBuilder, assert_equals_twin, draw_graph, integer, normal, operations, static
 
 
 def quantize(builder, value, quantizer, columns, graph=None, norm=None):

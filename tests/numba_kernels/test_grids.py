@@ -1,6 +1,7 @@
-"""Rows of signs and weights on levels: kernels against the NumPy twin, and what files may say of them."""
+"""Rows of signs and in groups, weights on levels: kernels against the NumPy twin, what files may say of them."""
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -13,7 +14,7 @@ from numba_kernels import ModelFileError, Plan, PlanError, container, packing
 from numba_kernels.levels import Levels
 from numba_kernels.model_file import FORMAT
 from numba_kernels.plan.ops import linear
-from numba_kernels.spec import SignGrid, SpecError
+from numba_kernels.spec import GroupGrid, SignGrid, SpecError, from_json
 
 from .plans import (
     EXAMPLES,
@@ -22,6 +23,7 @@ from .plans import (
     PlanBuilder,
     assert_equals_twin,
     draw_graph,
+    grouped,
     levels,
     normal,
     operations,
@@ -47,6 +49,79 @@ def test_products_of_signs(rows, K, M, seed, weight_bits, scale, sparse):
     model = b.model(["graph", "features"], h, out)
     assert_equals_twin(model, graph, feat)
     assert "look_up" not in operations(model)  # which adds magnitudes in another order
+
+
+@given(
+    rows=st.integers(0, 40), K=st.integers(1, 200), M=st.integers(1, 70), seed=st.integers(0, 999),
+    sparse=st.booleans(),
+)  # fmt: skip
+@settings(max_examples=2 * EXAMPLES, deadline=None)
+def test_products_of_rows_in_groups(rows, K, M, seed, sparse):
+    """Of rows times factors of nodes, and of the products, in the tile; and what their codes stand for."""
+    rng, b = np.random.default_rng(seed), PlanBuilder()
+    graph = draw_graph(rng, max(rows, 1), max(rows, 1), 3 * rows)
+    scaled = b.add("degree", 1, 0, side="out", power=-0.5, plus=0)
+    codes = b.quantize(scaled, grouped(rng, (1, 2, max(WIDTHS))), K)
+    h = b.linear(codes, rng, K, M, 2)
+    out = b.linear(b.quantize(h, grouped(rng, (1, 2, max(WIDTHS))), M), rng, M, 3, 2)
+    feat = normal(rng, max(rows, 1), K)
+    feat *= rng.random(feat.shape) < (0.1 if sparse else 1)
+    model = b.model(["graph", "features"], h, out, b.add("dequantize", codes))
+    assert_equals_twin(model, graph, feat)
+    assert "look_up" not in operations(model)  # which knows no groups
+
+
+GROUPS = GroupGrid(4, widths=(1, 4, 2), alphas=(1, 0.5, 1), limits=(2, 5), half_grid=False)
+
+
+def test_rows_have_the_factor_and_the_bits_of_their_group():
+    """A row is of a group from its limit on, by its mean magnitude; its codes end where the group's bits do."""
+    values = np.float32([[0.5, 3, 0.4], [-3, 3, 0], [3, 9, 1], [6, 2, 7], [0, 0, 30]])
+    codes = nk.quantize(values, nk.Grid.of(GROUPS, 3))
+    np.testing.assert_array_equal(codes.unpacked(), [[0, 1, 0], [0, 15, 8], [10, 15, 3], [3, 1, 3], [0, 0, 3]])
+    np.testing.assert_array_equal(codes.zero, [0, 8, 0, 0, 0])
+    half = nk.dequantize(nk.quantize(values, nk.Grid.of(dataclasses.replace(GROUPS, half_grid=True), 3)))
+    np.testing.assert_array_equal(half[0], [1.5, 1.5, 1.5])
+    np.testing.assert_array_equal(half[3], [5.25, 1.75, 5.25])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": (4,)}, "2 to 256 groups, got 1"),
+        ({"widths": (1, 5, 4)}, "codes have 1, 2, 3, 4, 8 bits, got 5"),
+        ({"widths": (1, 2, 3)}, "the most bits of groups are 4"),
+        ({"widths": (1, True, 4)}, "got True"),
+        ({"alphas": (1, 2)}, "3 groups have 3 alphas, got 2"),
+        ({"alphas": (1, float("nan"), 1)}, "alphas must be finite"),
+        ({"half_grid": 1}, "true or false, got 1"),
+        ({"limits": (5, 2)}, "ascend"),
+        ({"limits": (5,)}, "3 groups have 2 limits, got 1"),
+    ],
+)
+def test_what_is_no_grid_of_groups(change, message):
+    with pytest.raises(SpecError, match=message):
+        dataclasses.replace(GROUPS, **change)
+
+
+def test_groups_in_files():
+    """Numbers of groups as arrays, or as one number that they share; what is none of these is refused."""
+    arrays = {}
+
+    def name(array):
+        if (array == array[0]).all():
+            return float(array[0])
+        arrays[f"a{len(arrays)}"] = array
+        return f"a{len(arrays) - 1}"
+
+    alike = dataclasses.replace(GROUPS, alphas=(0.5, 0.5, 0.5), limits=(3, 3))
+    for grid in (GROUPS, alike):
+        content = json.loads(json.dumps(grid.to_json(name)))
+        assert from_json(content, 9, arrays.__getitem__) == grid
+    assert content["alpha"] == 0.5 and content["limits"] == 3
+    for change in ({"widths": 4}, {"widths": [1, "2"]}, {"widths": [[1], 4, 2]}, {"limits": "a9"}, {"alpha": None}):
+        with pytest.raises((SpecError, KeyError)):
+            from_json({**content, **change}, 9, arrays.__getitem__)
 
 
 def test_a_row_of_signs_has_its_mean_magnitude():

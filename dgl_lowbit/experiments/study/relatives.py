@@ -52,4 +52,15 @@ def sign_tasks(seeds, epochs, graphs=("cora",), widths=(64, 256)):
     return tasks
 
 
-METHODS = {"degree-quant": degree_quant_tasks, "sign": sign_tasks}
+def a2q_tasks(seeds, epochs, graphs=("cora", "coauthor-cs", "amazon-computer")):
+    """GCNs at 2 bits whose hidden states take three quarters of the bytes (arXiv:2302.00193), or half at 1 bit."""
+    rate = {"quantizer_lr": 0.003, "patience": PATIENCE}
+    variants = [
+        low_bit("gcn", 2),
+        Variant("INT2, hidden states INT1", {"bits": 2, "overrides": {"layers.1.inputs": 1}}, **rate),
+        Variant("INT2, A²Q", {"bits": 2, "node_groups": 16}, budget=0.75 * 2 / 8, method="a2q", **rate),
+    ]
+    return [Task("gcn", graph, "gcn", s, epochs, variants, measure="hidden") for graph in graphs for s in range(seeds)]
+
+
+METHODS = {"degree-quant": degree_quant_tasks, "sign": sign_tasks, "a2q": a2q_tasks}

@@ -16,8 +16,8 @@ class Variant:
     ``warm`` starts from the trained float weights; ``distill`` is the part of the loss that is learning from the float
     model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs; ``schedule`` and
     ``patience`` are those of :func:`dgl_lowbit.train`; ``rounding`` is that of :func:`dgl_lowbit.calibrate`; ``budget``
-    is the share of what 8 bits cost under which bits are chosen by ``method``, one of :func:`dgl_lowbit.allocate` or
-    "hgq", with which :func:`dgl_lowbit.fit` learns them.
+    is the share of what 8 bits cost under which bits are chosen by ``method``, one of :func:`dgl_lowbit.allocate`, or
+    by :func:`dgl_lowbit.fit`: "hgq", which learns them, or "a2q", for groups of nodes.
     """
 
     label: str
@@ -50,7 +50,7 @@ class Task:
     no_decay: tuple = ()
     drop_edge: float = 0.0
     timed: bool = False  # seconds are kept, which are others each time
-    measure: str | None = None  # of dgl_lowbit.allocation.MEASURES, that budgets are given in; costs are kept
+    measure: str | None = None  # of dgl_lowbit.allocation.MEASURES or "hidden", that budgets are in; costs are kept
 
     def spec(self) -> dict:
         """All of it as JSON values."""

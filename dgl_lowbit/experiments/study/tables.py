@@ -73,6 +73,10 @@ def _accuracy(groups, report):
         size = f"{_of(group, 'bytes')[0]:,}" if _of(group, "bytes") else "-"
         row = [group["setting"], group["label"], _tests(group), _to_float(group, groups), *_packed(group), size]
         rows.append(row)
+    if any(_of(group, "hidden") for group in groups):
+        header.append("bytes of hidden states")
+        of_groups = [_of(group, "hidden") for group in groups]
+        rows = [[*row, f"{statistics.mean(own):,.0f}" if own else "-"] for row, own in zip(rows, of_groups)]
     if report["study"] == "ablation":
         header.append("authors' log")
         rows = [[*row, AUTHORS.get(group["label"], "-")] for row, group in zip(rows, groups)]

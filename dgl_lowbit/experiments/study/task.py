@@ -7,7 +7,7 @@ import time
 
 import dgl
 
-from ...allocation import allocate, cost
+from ...allocation import allocate, cost, hidden_bytes
 from ...calibration import calibrate
 from ...config import QuantConfig
 from ...convert import quantize
@@ -19,6 +19,9 @@ from ..data import load_graph
 from ..graph_sets import GRAPH_SETS
 from ..recipes import Recipe, build
 from .graph_task import run_graph_task
+
+# The measure of tasks whose rows are compared by the bytes of their hidden states.
+HIDDEN = "hidden"
 
 
 def run_task(spec: dict) -> dict:
@@ -59,7 +62,7 @@ def run_task(spec: dict) -> dict:
             "patience": variant["patience"],
         }
         budget = variant["budget"] and {spec["measure"]: _most(model, graph, spec["measure"], variant["budget"])}
-        if budget and variant["method"] == "hgq":
+        if budget and variant["method"] in ("hgq", "a2q"):
             learn = {"budget": budget, "bits_epochs": min(BITS_EPOCHS, stage["epochs"]), "float_epochs": 0}
             fitted = fit(student, graph, config, **learn, **stage)
             student, config, done = fitted.model, fitted.config, (fitted.history, None)
@@ -72,7 +75,10 @@ def run_task(spec: dict) -> dict:
                 calibrate(student, graph, graph.ndata["feat"], rounding=variant["rounding"], progress=False)
             done = _trained(spec, student, graph, teacher=teacher, **stage)
         entry = _entry(variant["label"], student, graph, *done)
-        if spec["measure"] is not None:
+        if spec["measure"] == HIDDEN:
+            entry[HIDDEN] = hidden_bytes(student, graph, graph.ndata["feat"])
+            entry["test"] = accuracy(predict(student, graph), graph)  # with groups as they are after training
+        elif spec["measure"] is not None:
             entry.update(_costs(model, config, graph, spec["measure"]))
         if variant["config"]["bits"] < 32:
             entry.update(_packed(student, graph))
@@ -83,12 +89,19 @@ def run_task(spec: dict) -> dict:
 
 
 def _can_be_kept(model, variant, graph, measure):
-    least = cost(model, QuantConfig(**{**variant["config"], "bits": 1}), graph, graph.ndata["feat"])[measure]
+    least = _cost(model, QuantConfig(**{**variant["config"], "bits": 1}), graph, measure)
     return least <= _most(model, graph, measure, variant["budget"])
 
 
 def _most(model, graph, measure, share):
-    return share * cost(model, QuantConfig(8), graph, graph.ndata["feat"])[measure]
+    return share * _cost(model, QuantConfig(8), graph, measure)
+
+
+def _cost(model, config, graph, measure):
+    call = graph, graph.ndata["feat"]
+    if measure == HIDDEN:
+        return hidden_bytes(calibrate(quantize(model, config), *call), *call)
+    return cost(model, config, *call)[measure]
 
 
 def _costs(model, config, graph, measure):

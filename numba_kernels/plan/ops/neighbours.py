@@ -13,7 +13,7 @@ from ...kernels.gather import Gather, GatherFixed, HubParts, gather, gather_fixe
 from ...kernels.largest import GatherEdges, Largest, LargestWeighted, gather_edges, largest, largest_weighted
 from ...kernels.weighted import EDGES, GatherFloats, GatherProducts, gather_floats, gather_products
 from ...layout import AHEAD
-from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, IntegerGrid, RowGrid, ShiftGrid
+from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, IntegerGrid, OwnGrid, ShiftGrid
 from ..attributes import UNIT, choice
 from .registry import Operation, operation
 
@@ -47,7 +47,7 @@ class Aggregate(Operation):
     def check(self, plan, op, graph, codes, edge_weight, own):
         plan.expect(graph, "graph")
         columns, grid, reduce = plan.expect(codes, "codes"), plan.grids[codes], op.get("reduce", "sum")
-        plan.require(not isinstance(grid, RowGrid), "messages with a scale per row cannot be summed as codes")
+        plan.require(not isinstance(grid, OwnGrid), "messages with a scale per row cannot be summed as codes")
         if reduce == "max":
             plan.require(own is None and not isinstance(grid, ShiftGrid), "no maximum of these")
         if "unit" in op:

@@ -10,7 +10,7 @@ from ...kernels.encode import Encode, encode
 from ...kernels.fields import INTEGER, Matrix
 from ...kernels.fixed import EncodeFixed, FixedNorm, encode_fixed, fixed_norm
 from ...kernels.term import Term, term
-from ...spec import CodedRows, IntegerGrid, RowGrid
+from ...spec import CodedRows, IntegerGrid, OwnGrid
 from ..attributes import COUNT, DICT, PLUS, POWER, SIDE, UNIT, VALUE, record
 from .registry import Operation, each_part, operation
 
@@ -105,7 +105,7 @@ class Delta(Operation):
 
     def check(self, plan, op, value, state):
         grid = plan.grid(op["quantizer"], op["columns"])
-        plan.require(not isinstance(grid, RowGrid), "delta coding has no scale per row")
+        plan.require(not isinstance(grid, OwnGrid), "delta coding has no scale per row")
         plan.expect_columns(value, op["columns"], "features", "float")
         plan.define(op["out"], "codes", op["columns"], grid)
         if state is not None:
@@ -174,7 +174,7 @@ class Stack(Operation):
         columns, first = plan.expect(values[0], "codes"), plan.grids[values[0]]
         for value in values:
             plan.expect_columns(value, columns, "codes")
-            plan.require(plan.grids[value] == first and not isinstance(first, RowGrid), "other grids are stacked")
+            plan.require(plan.grids[value] == first and not isinstance(first, OwnGrid), "other grids are stacked")
         made_here = all(plan.makers[value] in ("quantize", "delta") for value in values)
         plan.require(made_here, "only codes that quantize or delta made are stacked")
         plan.require(len(set(values)) == len(values), "a value is stacked on itself")
