@@ -11,7 +11,7 @@ import matplotlib  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
 
 from ..allocation import MEASURES
-from .study.tables import reference
+from .study.tables import file_stem, reference
 
 _COLORS = {"INT2": "#0b6e4f", "INT4": "#3fa34d", "INT8": "#a3c585", "DGL float32": "#444444", "DGL bfloat16": "#9a9a9a"}
 
@@ -63,7 +63,8 @@ def plot_study(report: dict, folder) -> list[Path]:
         "accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth,
         "schedules": _plot_schedules, "allocate": _plot_allocate, "relatives": _plot_relatives,
     }  # fmt: skip
-    figures = {report["study"]: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
+    stem = file_stem(report["study"], report["settings"])
+    figures = {stem: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
 
 

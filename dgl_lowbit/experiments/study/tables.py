@@ -43,6 +43,11 @@ def summarise(name: str, settings: dict, runs: list[dict]) -> dict:
     return {"study": name, "settings": settings, "groups": list(groups.values())}
 
 
+def file_stem(study: str, settings: dict) -> str:
+    """What the files of a study's report are called: those of each relative have its name."""
+    return f"{study}-{settings['method']}" if study == "relatives" else study
+
+
 def format_study(report: dict) -> str:
     """A study's Markdown table."""
     formats = {
