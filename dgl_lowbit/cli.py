@@ -92,9 +92,13 @@ def _parser():
         help="what to study",
     )
     study.add_argument(
-        "--method", default="degree-quant", help="of relatives: which, on graphs of its own; default: degree-quant"
+        "--method", default="degree-quant",
+        help="of relatives: gptq, reconstruct, allocate, learned-bits, degree-quant, a2q, levels, sign or integer; default: "
+        "degree-quant",
+    )  # fmt: skip
+    study.add_argument(
+        "--graphs", type=_names, metavar="LIST", help="comma-separated; default: cora, of relatives the method's"
     )
-    study.add_argument("--graphs", default="cora", type=_names, metavar="LIST", help="comma-separated; default: cora")
     study.add_argument(
         "--models", default="smp,gcn,sage", type=_names, metavar="LIST",
         help="of accuracy, schedules and allocate, comma-separated; default: smp,gcn,sage",
@@ -127,8 +131,10 @@ def _parser():
         help="of allocate: what chooses bits under budgets; default: greedy,relaxed,hgq",
     )  # fmt: skip
     study.add_argument("--depths", default="32,64", type=_counts, metavar="LIST", help="of depth; default: 32,64")
-    study.add_argument("--seeds", default=10, type=count, help="seeds 0 to N − 1; default: 10")
-    study.add_argument("--epochs", default=200, type=count, help="epochs of a training stage at most; default: 200")
+    study.add_argument("--seeds", type=count, help="seeds 0 to N − 1; default: 10, of relatives the method's")
+    study.add_argument(
+        "--epochs", type=count, help="epochs of a training stage at most; default: 200, of relatives the graph's"
+    )
     study.add_argument("--jobs", default=1, type=count, help="processes, of one thread each; default: 1")
     study.add_argument("--output", default="study", metavar="DIR", help="folder for results; default: study")
     study.add_argument("--plot", action="store_true", help="draw pictures into DIR too (needs matplotlib)")
@@ -249,10 +255,15 @@ def _train(options):
 def _study(options):
     from .experiments.study import METHODS, format_study, run_study
 
-    _check_known(options.graphs, GRAPH_NAMES, "graph")
     _check_known((options.method,), METHODS, "method")
-    settings = {"seeds": options.seeds, "epochs": options.epochs}
-    settings.update({"method": options.method} if options.name == "relatives" else {"graphs": options.graphs})
+    relative = METHODS[options.method] if options.name == "relatives" else None
+    _check_known(options.graphs or (), relative.known_graphs if relative else GRAPH_NAMES, "graph")
+    if relative:
+        settings = {"method": options.method, "graphs": relative.graphs, "seeds": relative.seeds, "epochs": None}
+    else:
+        settings = {"graphs": ("cora",), "seeds": 10, "epochs": 200}
+    given = {key: getattr(options, key) for key in ("graphs", "seeds", "epochs")}
+    settings.update({key: value for key, value in given.items() if value is not None})
     if options.name in ("accuracy", "schedules", "allocate"):
         _check_known(options.models, [name for name in MODELS if name != "deep"], "model")
         settings.update(models=options.models, bits=options.bits)

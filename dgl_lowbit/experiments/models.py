@@ -59,8 +59,8 @@ def widen(model: ReferenceModel, k: int) -> ReferenceModel:
 class GCN(ReferenceModel):
     """Two ``dgl.nn.GraphConv`` (arXiv:1609.02907) with ReLU and dropout; shapes (N, in_feats) to (N, num_classes).
 
-    With ``norm`` the second is fed by a ``BatchNorm1d`` in the place of ReLU and dropout, as signs want it
-    (arXiv:2010.07565). Takes a graph or a list of two blocks.
+    With ``norm`` the second is fed by a ``BatchNorm1d`` in the place of ReLU, as signs want it (arXiv:2010.07565).
+    Takes a graph or a list of two blocks.
     """
 
     def __init__(self, in_feats, num_classes, hidden=64, dropout=0.5, norm=False):
@@ -72,7 +72,7 @@ class GCN(ReferenceModel):
     def forward(self, graph, feat):
         first, second = _of_layers(graph, 2)
         h = self.layers[0](first, self.dropout(feat))
-        return self.layers[1](second, self.dropout(F.relu(h)) if self.norm is None else self.norm(h))
+        return self.layers[1](second, self.dropout(F.relu(h) if self.norm is None else self.norm(h)))
 
 
 class GraphSAGE(ReferenceModel):

@@ -11,6 +11,7 @@ import matplotlib  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
 
 from ..allocation import MEASURES
+from .study.tables import file_stem, reference
 
 _COLORS = {"INT2": "#0b6e4f", "INT4": "#3fa34d", "INT8": "#a3c585", "DGL float32": "#444444", "DGL bfloat16": "#9a9a9a"}
 
@@ -60,9 +61,10 @@ def plot_study(report: dict, folder) -> list[Path]:
     """The pictures of a study; see :func:`dgl_lowbit.experiments.study.run_study`."""
     draw = {
         "accuracy": _plot_accuracy, "ablation": _plot_ablation, "bounds": _plot_bounds, "depth": _plot_depth,
-        "schedules": _plot_schedules, "allocate": _plot_allocate, "relatives": _plot_ablation,
+        "schedules": _plot_schedules, "allocate": _plot_allocate, "relatives": _plot_relatives,
     }  # fmt: skip
-    figures = {report["study"]: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
+    stem = file_stem(report["study"], report["settings"])
+    figures = {stem: draw[report["study"]](report["groups"]), **_plot_codes(report["groups"])}
     return [save(figure, Path(folder) / f"{name}.png") for name, figure in figures.items()]
 
 
@@ -146,6 +148,27 @@ def _plot_ablation(groups):
     ax.invert_yaxis()
     ax.set_xlim(min(means) - 5, max(means) + 2)
     ax.set_xlabel("test accuracy in %")
+    return figure
+
+
+def _plot_relatives(groups):
+    """Packed accuracy of each variant, a panel a graph, and that of the float model as a line through its setting."""
+    by_graph = {
+        graph: [g for g in groups if g["graph"] == graph] for graph in dict.fromkeys(g["graph"] for g in groups)
+    }
+    most = max(map(len, by_graph.values()))
+    figure = Figure(figsize=(6 * len(by_graph), 1 + 0.3 * most), layout="constrained")
+    for ax, (graph, own) in zip(figure.subplots(1, len(by_graph), squeeze=False)[0], by_graph.items()):
+        low_bit = [group for group in own if "packed" in group["runs"][0]]
+        for place, group in enumerate(low_bit):
+            values = [100 * run["packed"] for run in group["runs"]]
+            mean, spread = statistics.mean(values), statistics.pstdev(values)
+            ax.errorbar(mean, place, xerr=spread, marker="o", capsize=3, color=_COLORS["INT2"])
+            ax.plot([_tests(reference(group, own))[0]] * 2, [place - 0.5, place + 0.5], color=_COLORS["DGL float32"])
+        ax.set_yticks(range(len(low_bit)), [f"{group['setting']}, {group['label']}" for group in low_bit], fontsize=7)
+        ax.invert_yaxis()
+        ax.set_xlabel("test accuracy in %, packed (bars: float32)")
+        ax.set_title(graph)
     return figure
 
 

@@ -9,6 +9,7 @@ from numba_kernels.spec import SMALLEST_SCALE, GridSpec, SignGrid
 from .base import Quantizer
 from .format import QParams
 from .observer import UNCALIBRATED, NotCalibratedError
+from .quantized import Quantized
 from .sparse import SparseFeatures
 
 _SMALLEST_SCALE = float(SMALLEST_SCALE)
@@ -17,14 +18,15 @@ _SMALLEST_SCALE = float(SMALLEST_SCALE)
 class SignQuantizer(Quantizer):
     r"""x ≈ m · sgn(x), m the mean magnitude of what has one scale (Bi-GCN, arXiv:2010.07565); 0 counts as negative.
 
-    Nothing is learned but what is coded. With the gradient :math:`g` of the coded values,
+    In training zeros of rows stay 0 and do not count in m: they are what dropout has left out. Nothing is learned but
+    what is coded. With the gradient :math:`g` of the coded values,
 
     - of rows, activations: :math:`\partial x = g \cdot 1[|x| \le 1]`;
     - of weights, m once a column of n (or once for all):
       :math:`\partial w = m\, g \cdot 1[|w| \le 1] + \mathrm{sgn}(w) \frac{1}{n} \sum g\, \mathrm{sgn}(w)`, the second
       term that of the mean.
 
-    What it codes should lie about 0: it is made for layers that a ``BatchNorm1d`` feeds, without ReLU and dropout
+    What it codes should lie about 0: it is made for layers that a ``BatchNorm1d`` feeds, with dropout and without ReLU
     between them, and learns nothing behind a ReLU or from bags of words, whose zeros get the value −m; give those
     components 2 bits, and so the usual grid. On Cora the usual grid at 1 bit, with messages of 2, does as well or
     better, ``dgl-lowbit study relatives --method sign`` says, and 2 bits throughout better still.
@@ -81,7 +83,8 @@ class SignQuantizer(Quantizer):
         """In float64, so that kernels, which add in another order, come to the same float32."""
         if self.granularity == "row":
             x = (x.to_dense() if isinstance(x, SparseFeatures) else x).detach()
-            return x.abs().sum(-1, keepdim=True, dtype=torch.float64) / x.shape[-1]
+            count = (x != 0).sum(-1, keepdim=True).clamp_min(1) if self.training else x.shape[-1]
+            return x.abs().sum(-1, keepdim=True, dtype=torch.float64) / count
         kept = {self.axis % x.dim()} if self.granularity == "channel" else set()
         dims = [dim for dim in range(x.dim()) if dim not in kept]
         return x.abs().mean(dims, keepdim=True, dtype=torch.float64)
@@ -93,7 +96,11 @@ class SignQuantizer(Quantizer):
         passed = x.clamp(-1, 1)
         if self.granularity != "row":
             passed = passed * (0.5 * params.scale.detach())
-        return super()._straight_through(x.detach() + (passed - passed.detach()), params)
+        signs = super()._straight_through(x.detach() + (passed - passed.detach()), params)
+        kept = x != 0
+        if self.granularity != "row" or not self.training or kept.all():
+            return signs
+        return Quantized(signs.centered * kept, signs.scale)
 
     def clipped(self, x, params):
         return x.abs() > 1

@@ -32,6 +32,16 @@ def test_zeros_are_negative_and_do_not_divide():
     assert quantizer.codes(torch.zeros(2, 3)).sum() == 0 and quantizer(torch.zeros(2, 3)).abs().max() < 1e-11
 
 
+def test_what_dropout_leaves_out_stays_out_in_training():
+    quantizer = observed("row", torch.zeros(1, 4))
+    x = torch.tensor([[0.5, 0.0, -1.0, 0.0]], requires_grad=True)
+    coded = quantizer.train()(x)
+    assert coded.tolist() == [[0.75, 0.0, -0.75, 0.0]]
+    coded.sum().backward()
+    assert x.grad.tolist() == [[1.0, 0.0, 1.0, 0.0]]
+    assert quantizer.eval()(x).tolist() == [[0.375, -0.375, -0.375, -0.375]]
+
+
 def test_gradients_of_rows_end_beyond_1():
     x = torch.tensor([[0.5, -0.2, 1.5, -3.0, 1.0]], requires_grad=True)
     upstream = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])

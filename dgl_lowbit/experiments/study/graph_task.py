@@ -33,7 +33,7 @@ def run_graph_task(spec: dict) -> dict:
             teacher=model if variant["distill"] else None, distillation=variant["distill"],
         )  # fmt: skip
         packed = _packed(student, sets.test) if is_low_bit else {}
-        results.append({"label": variant["label"], **entry, **packed})
+        results.append({"label": variant["label"], "beside": variant["beside"], **entry, **packed})
     return {"spec": spec, "results": results}
 
 

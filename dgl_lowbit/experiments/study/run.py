@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..._version import __version__
 from .studies import STUDIES, Task
-from .tables import format_study, summarise
+from .tables import file_stem, format_study, summarise
 
 
 def run_study(name: str, output, jobs: int = 1, progress: bool = True, **settings) -> dict:
@@ -23,7 +23,8 @@ def run_study(name: str, output, jobs: int = 1, progress: bool = True, **setting
     ----------
     name : str
     output : path
-        Folder for ``runs/`` (a file a task, kept and not run again), ``NAME.json``, ``NAME.md`` and pictures.
+        Folder for ``runs/`` (a file a task, kept and not run again), ``NAME.json``, ``NAME.md`` and pictures; of a
+        relative ``relatives-METHOD`` is the name.
     jobs : int
         Processes, of one thread each.
     progress : bool
@@ -54,8 +55,9 @@ def run_study(name: str, output, jobs: int = 1, progress: bool = True, **setting
             _in_parallel(waiting, jobs, bar)
     report = summarise(name, settings, [json.loads(path.read_text()) for path in files])
     report["dgl_lowbit"] = __version__
-    _write(folder / f"{name}.json", json.dumps(report, indent=1))
-    _write(folder / f"{name}.md", format_study(report) + "\n")
+    stem = file_stem(name, settings)
+    _write(folder / f"{stem}.json", json.dumps(report, indent=1))
+    _write(folder / f"{stem}.md", format_study(report) + "\n")
     return report
 
 

@@ -17,7 +17,8 @@ class Variant:
     model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs; ``schedule`` and
     ``patience`` are those of :func:`dgl_lowbit.train`; ``rounding`` is that of :func:`dgl_lowbit.calibrate`; ``budget``
     is the share of what 8 bits cost under which bits are chosen by ``method``, one of :func:`dgl_lowbit.allocate`, or
-    by :func:`dgl_lowbit.fit`: "hgq", which learns them, or "a2q", for groups of nodes.
+    by :func:`dgl_lowbit.fit`: "hgq", which learns them, or "a2q", for groups of nodes. Without ``trained`` it is
+    calibrated only; ``beside`` is the label of the variant that it is compared with.
     """
 
     label: str
@@ -32,6 +33,8 @@ class Variant:
     rounding: str = "nearest"
     budget: float | None = None
     method: str = "greedy"
+    trained: bool = True
+    beside: str | None = None
 
 
 @dataclass
@@ -51,6 +54,7 @@ class Task:
     drop_edge: float = 0.0
     timed: bool = False  # seconds are kept, which are others each time
     measure: str | None = None  # of dgl_lowbit.allocation.MEASURES or "hidden", that budgets are in; costs are kept
+    figures: tuple = ()  # of .figures.FIGURES, what else is measured of low-bit variants
 
     def spec(self) -> dict:
         """All of it as JSON values."""
@@ -206,21 +210,27 @@ def allocate_tasks(
     for graph in graphs:
         for model in models:
             everywhere = [low_bit(model, b) for b in bits]
-            chosen = [
-                replace(low_bit(model, 8), label=f"{_CHOSEN.get(how, how)}, {100 * b:g} %", budget=b, method=how)
-                for b in budgets
-                for how in methods
-            ]
-            variants = [*everywhere, *chosen]
+            variants = [*everywhere, *(chosen(model, how, share, measure) for share in budgets for how in methods)]
             tasks += [Task(model, graph, model, seed, epochs, variants, measure=measure) for seed in range(seeds)]
     return tasks
 
 
-def relatives_tasks(method, seeds, epochs):
-    """What shows a method of the paper's relatives."""
+def chosen(model, how, share, measure, messages="channel"):
+    """A variant whose bits a method chooses, under a ``share`` of what 8 bits cost by ``measure``."""
+    budget = f"{8 * share:g} bits" if measure == "bits" else f"{100 * share:g} %"
+    return replace(low_bit(model, 8, messages), label=f"{_CHOSEN.get(how, how)}, {budget}", budget=share, method=how)
+
+
+def relatives_tasks(method, graphs, seeds, epochs=None):
+    """What shows a method of the paper's relatives; ``epochs`` are by default those that suit each graph."""
     from .relatives import METHODS  # whose tasks are those of this module
 
-    return METHODS[method](seeds, epochs)
+    return [task for graph in graphs for task in METHODS[method].tasks(graph, seeds, epochs or epochs_of(graph))]
+
+
+def epochs_of(graph):
+    """Epochs of a stage of training on a graph, by name."""
+    return {"coauthor-cs": 100, "amazon-computer": 60, "amazon-photo": 60}.get(graph, 200)
 
 
 STUDIES = {

@@ -6,12 +6,24 @@ import statistics
 
 from ...allocation import MEASURES
 from ...report import mean_std, table
+from .relatives import METHODS
 
 # The authors' log on Cora's public split, one run (arXiv:2308.14949), by our labels.
 AUTHORS = {
     "float32": "82.8", "INT8 QLR alone": "82.1", "INT4 QLR alone": "81.0", "INT2 QLR alone": "73.3", "INT2 BT": "75.6",
     "INT2 BT*": "77.8",
 }  # fmt: skip
+# Further figures of entries: headers, and how a mean is written; then those that ratios are taken of.
+_FIGURES = {
+    "weight_error": ("weight error", "{:.4f}"),
+    "hidden": ("bytes of hidden states", "{:,.0f}"),
+    "mean_bits": ("mean bits", "{:.2f}"),
+    "kl": ("KL untrained", "{:.4f}"),
+    "ms": ("ms", "{:.2f}"),
+    "identical": ("equal to the bit", "{:.2%}"),
+    "seconds": ("calibration, s", "{:.0f}"),
+}
+_COMPARED = ("weight_error", "hidden", "kl", "ms")
 _LAST = 10  # epochs at the end of training that violations are averaged over
 
 
@@ -32,10 +44,20 @@ def summarise(name: str, settings: dict, runs: list[dict]) -> dict:
     return {"study": name, "settings": settings, "groups": list(groups.values())}
 
 
+def file_stem(study: str, settings: dict) -> str:
+    """What the files of a study's report are called: those of each relative have its name."""
+    return f"{study}-{settings['method']}" if study == "relatives" else study
+
+
 def format_study(report: dict) -> str:
     """A study's Markdown table."""
-    formats = {"bounds": _bounds, "depth": _depth, "schedules": _schedules, "allocate": _allocate}
+    formats = {
+        "bounds": _bounds, "depth": _depth, "schedules": _schedules, "allocate": _allocate, "relatives": _relatives,
+    }  # fmt: skip
     text, columns = [], formats.get(report["study"], _accuracy)
+    if report["study"] == "relatives":
+        name, method = report["settings"]["method"], METHODS[report["settings"]["method"]]
+        text.append(f"{name}, [arXiv:{method.source}](https://arxiv.org/abs/{method.source}): {method.claim}")
     for graph in dict.fromkeys(group["graph"] for group in report["groups"]):
         groups = [group for group in report["groups"] if group["graph"] == graph]
         header, rows = columns(groups, report)
@@ -73,10 +95,6 @@ def _accuracy(groups, report):
         size = f"{_of(group, 'bytes')[0]:,}" if _of(group, "bytes") else "-"
         row = [group["setting"], group["label"], _tests(group), _to_float(group, groups), *_packed(group), size]
         rows.append(row)
-    if any(_of(group, "hidden") for group in groups):
-        header.append("bytes of hidden states")
-        of_groups = [_of(group, "hidden") for group in groups]
-        rows = [[*row, f"{statistics.mean(own):,.0f}" if own else "-"] for row, own in zip(rows, of_groups)]
     if report["study"] == "ablation":
         header.append("authors' log")
         rows = [[*row, AUTHORS.get(group["label"], "-")] for row, group in zip(rows, groups)]
@@ -104,6 +122,51 @@ def _allocate(groups, report):
             [group["setting"], group["label"], _tests(group), *_packed(group), kl, *(means or "-" * len(MEASURES))]
         )
     return header, rows
+
+
+def reference(group, groups):
+    """The float model that a variant is held against: with the second phase where it had one itself."""
+    own = [g for g in groups if g["setting"] == group["setting"]]
+    again = [g for g in own if g["label"] == "float32, second phase" and any(_of(group, "epochs"))]
+    return (again or [g for g in own if g["label"] == "float32"])[0]
+
+
+def _relatives(groups, report):
+    """Rows of low-bit variants; figures of one that is compared with another are followed by how many times its."""
+    numbers = METHODS[report["settings"]["method"]].numbers.get(groups[0]["graph"], {})
+    low_bit = [group for group in groups if _of(group, "packed")]
+    figures = {key: header for key, (header, _) in _FIGURES.items() if any(_of(group, key) for group in low_bit)}
+    header = ["setting", "variant", "packed", "float32", "to float32", "beside", *figures.values(), "equal", "bytes"]
+    rows = []
+    for group in low_bit:
+        same = [g for g in low_bit if (g["setting"], g["label"]) == (group["setting"], _of(group, "beside")[0])]
+        base = reference(group, groups)
+        beside = f"{_difference(group, same[0]):+.1f} to {same[0]['label']}" if same else "-"
+        rows.append([
+            group["setting"], group["label"], mean_std(_of(group, "packed")), _tests(base),
+            f"{_difference(group, base):+.1f}", beside,
+            *(_figure(group, same[0] if same else None, key) for key in figures),
+            f"{100 * statistics.mean(_of(group, 'equal')):.2f} %", f"{statistics.mean(_of(group, 'bytes')):,.0f}",
+            numbers.get(f"{group['setting']}, {group['label']}", "-"),
+        ])  # fmt: skip
+    return [*header, "paper"], rows
+
+
+def _figure(group, same, key):
+    values = _of(group, key)
+    if not values:
+        return "-"
+    text = _FIGURES[key][1].format(statistics.mean(values))
+    if same is None or key not in _COMPARED:
+        return text
+    others = {run["seed"]: run[key] for run in same["runs"]}
+    return f"{text}, {statistics.mean(run[key] / others[run['seed']] for run in group['runs']):.2f}x"
+
+
+def _difference(group, other):
+    """Of mean accuracies, packed where that is, in points."""
+    means = [statistics.mean(_of(g, "packed") or _of(g, "test")) for g in (group, other)]
+    return 100 * (means[0] - means[1])
 
 
 def violations(run) -> tuple[float, float]:

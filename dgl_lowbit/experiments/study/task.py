@@ -18,6 +18,7 @@ from ...training import BITS_EPOCHS, accuracy, distillation_loss, fit, predict, 
 from ..data import load_graph
 from ..graph_sets import GRAPH_SETS
 from ..recipes import Recipe, build
+from .figures import FIGURES, Made
 from .graph_task import run_graph_task
 
 # The measure of tasks whose rows are compared by the bytes of their hidden states.
@@ -25,67 +26,90 @@ HIDDEN = "hidden"
 
 
 def run_task(spec: dict) -> dict:
-    """Train a task's float model and its variants; ``spec`` is :meth:`Task.spec`.
+    """Train a task's float model and make its variants; ``spec`` is :meth:`Task.spec`.
 
     Returns
     -------
     dict
         ``spec`` and ``results``, a list of dicts with label, test and val accuracy at the best validation epoch, its
-        number and how many there were (in timed tasks also their seconds), for low-bit models the packed accuracy, the
-        share of equal predictions, bytes and (seed 0) the report of every quantiser, where bits are allocated what they
-        cost and lose untrained, and under a smoothness bound its rows per layer and their course over the epochs.
+        number and how many there were (in timed tasks also the seconds they or, of variants that are not trained,
+        calibration took), for low-bit models the packed accuracy, the share of equal predictions, bytes, ``figures``
+        and (seed 0, trained) the report of every quantiser, where bits are allocated what they cost and lose untrained,
+        and under a smoothness bound its rows per layer and their course over the epochs.
     """
     if spec["graph"] in GRAPH_SETS:
         return run_graph_task(spec)
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
     recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
-    options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False, **recipe.options()}
+    options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False}
     teacher = recipe.train_teacher(graph, spec["seed"], spec["epochs"])
     model = build(spec["model"], graph, spec["seed"], **spec["options"])
-    results = [_entry("float32", model, graph, *_trained(spec, model, graph, teacher=teacher, **options))]
+    history, seconds = _timed(train, model, graph, teacher=teacher, **options, **recipe.options())
+    results, made = [_entry(spec, "float32", model, graph, history, seconds)], {}
     for variant in spec["variants"]:
         if variant["budget"] is not None and not _can_be_kept(model, variant, graph, spec["measure"]):
             continue  # even 1 bit costs more: rows are padded
-        start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
-        student = copy.deepcopy(start)
-        for name, attributes in variant["layer"].items():
-            for key, value in attributes.items():
-                setattr(student.get_submodule(name), key, value)
-        config = QuantConfig(**variant["config"])
-        teacher = model if variant["distill"] else None
-        stage = {
-            **options,
-            **recipe.options(variant["quantizer_lr"]),
-            "epochs": max(round(options["epochs"] * variant["longer"]), 1),
-            "distillation": variant["distill"],
-            "schedule": variant["schedule"],
-            "patience": variant["patience"],
-        }
-        budget = variant["budget"] and {spec["measure"]: _most(model, graph, spec["measure"], variant["budget"])}
-        if budget and variant["method"] in ("hgq", "a2q"):
-            learn = {"budget": budget, "bits_epochs": min(BITS_EPOCHS, stage["epochs"]), "float_epochs": 0}
-            fitted = fit(student, graph, config, **learn, **stage)
-            student, config, done = fitted.model, fitted.config, (fitted.history, None)
-        else:
-            if budget:
-                choose = {"budget": budget, "config": config, "method": variant["method"], "progress": False}
-                config = allocate(model, graph, graph.ndata["feat"], **choose)
-            student = quantize(student, config)
-            if variant["rounding"] != "nearest":
-                calibrate(student, graph, graph.ndata["feat"], rounding=variant["rounding"], progress=False)
-            done = _trained(spec, student, graph, teacher=teacher, **stage)
-        entry = _entry(variant["label"], student, graph, *done)
+        student, config, history, seconds = _made(spec, variant, model, graph, recipe, options)
+        entry = _entry(spec, variant["label"], student, graph, history, seconds)
+        entry["beside"] = variant["beside"]
         if spec["measure"] == HIDDEN:
             entry[HIDDEN] = hidden_bytes(student, graph, graph.ndata["feat"])
             entry["test"] = accuracy(predict(student, graph), graph)  # with groups as they are after training
-        elif spec["measure"] is not None:
-            entry.update(_costs(model, config, graph, spec["measure"]))
         if variant["config"]["bits"] < 32:
-            entry.update(_packed(student, graph))
-            if spec["seed"] == 0:
+            if spec["measure"] not in (None, HIDDEN):
+                entry.update(_costs(model, config, graph, spec["measure"]))
+            packed = freeze(student)
+            made[variant["label"]] = Made(student, packed)
+            entry.update(_packed(student, packed, graph))
+            if spec["seed"] == 0 and variant["trained"]:
                 entry["quantizers"] = diagnose(student, graph, graph.ndata["feat"])
         results.append(entry)
+    for name in spec["figures"]:
+        values = FIGURES[name](made, graph)
+        for entry in results:
+            if entry["label"] in values:
+                entry[name] = values[entry["label"]]
     return {"spec": spec, "results": results}
+
+
+def _made(spec, variant, model, graph, recipe, options):
+    """A variant of the float ``model``: itself, its config, the History of its training, and seconds."""
+    start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
+    student = copy.deepcopy(start)
+    for name, attributes in variant["layer"].items():
+        for key, value in attributes.items():
+            setattr(student.get_submodule(name), key, value)
+    config = QuantConfig(**variant["config"])
+    stage = {
+        **options,
+        **recipe.options(variant["quantizer_lr"]),
+        "epochs": max(round(options["epochs"] * variant["longer"]), 1),
+        "distillation": variant["distill"],
+        "schedule": variant["schedule"],
+        "patience": variant["patience"],
+    }
+    budget = variant["budget"] and {spec["measure"]: _most(model, graph, spec["measure"], variant["budget"])}
+    if budget and variant["method"] in ("hgq", "a2q"):
+        learn = {"budget": budget, "bits_epochs": min(BITS_EPOCHS, stage["epochs"]), "float_epochs": 0}
+        fitted, seconds = _timed(fit, student, graph, config, **learn, **stage)
+        return fitted.model, fitted.config, fitted.history, seconds
+    if budget:
+        choose = {"budget": budget, "config": config, "method": variant["method"], "progress": False}
+        config = allocate(model, graph, graph.ndata["feat"], **choose)
+    student, history, seconds = quantize(student, config), None, 0.0
+    if variant["rounding"] != "nearest" or not variant["trained"]:
+        rounding = {"rounding": variant["rounding"], "progress": False}
+        _, seconds = _timed(calibrate, student, graph, graph.ndata["feat"], **rounding)
+    if variant["trained"]:
+        teacher = model if variant["distill"] else None
+        history, seconds = _timed(train, student, graph, teacher=teacher, **stage)
+    return student, config, history, seconds
+
+
+def _timed(function, *args, **options):
+    """What a function returns, and the seconds it took."""
+    start = time.perf_counter()
+    return function(*args, **options), time.perf_counter() - start
 
 
 def _can_be_kept(model, variant, graph, measure):
@@ -109,26 +133,21 @@ def _costs(model, config, graph, measure):
     call = graph, graph.ndata["feat"]
     low_bit, val = calibrate(quantize(model, config), *call), graph.ndata["val_mask"]
     untrained = distillation_loss(predict(low_bit, graph)[val], predict(model, graph)[val]).item()
-    return {"measure": measure, "cost": cost(model, config, *call), "kl": untrained, "config": config.to_dict()}
+    costs = cost(model, config, *call)
+    return {
+        "measure": measure, "cost": costs, "mean_bits": costs["bits"], "kl": untrained, "config": config.to_dict(),
+    }  # fmt: skip
 
 
-def _trained(spec, *args, **options):
-    """The History of a stage of training, and its seconds where the task is timed."""
-    start = time.perf_counter()
-    history = train(*args, **options)
-    return history, time.perf_counter() - start if spec["timed"] else None
-
-
-def _entry(label, model, graph, history, seconds):
-    entry = {
-        "label": label,
-        "test": history.best["test_accuracy"],
-        "val": history.best["val_accuracy"],
-        "epoch": history.best_epoch,
-        "epochs": len(history.epochs),
-    }
-    if seconds is not None:
-        entry["seconds"] = seconds
+def _entry(spec, label, model, graph, history, seconds):
+    entry = {"label": label, **({"seconds": seconds} if spec["timed"] else {})}
+    if history is None:
+        logits = predict(model, graph)
+        return {**entry, "test": accuracy(logits, graph), "val": accuracy(logits, graph, "val_mask"), "epochs": 0}
+    entry.update(
+        test=history.best["test_accuracy"], val=history.best["val_accuracy"], epoch=history.best_epoch,
+        epochs=len(history.epochs),
+    )  # fmt: skip
     regularizer = SmoothnessRegularizer.attached(model)
     if regularizer is not None:
         entry["layers"] = regularizer.measure(graph, graph.ndata["feat"])
@@ -148,8 +167,7 @@ def _unbounded(model, graph):
     return SmoothnessRegularizer.attached(watched).measure(graph, graph.ndata["feat"])
 
 
-def _packed(student, graph):
-    packed = freeze(student)
+def _packed(student, packed, graph):
     run, trained = packed(graph, graph.ndata["feat"]), predict(student, graph)
     return {
         "packed": accuracy(run, graph),
