@@ -51,6 +51,12 @@ def test_help_lists_commands_and_defaults(program):
                 assert "default: " in text.partition(action.option_strings[0] + " ")[2]
 
 
+def test_shells_complete_commands_and_options():
+    shtab = pytest.importorskip("shtab")
+    script = shtab.complete(cli.parser(), "bash")
+    assert all(name in script for name in (*commands(cli.parser()).choices, "--overwrite", "--every-stage"))
+
+
 def test_progress_is_lines_now_and_then_where_there_is_no_terminal(monkeypatch):
     monkeypatch.setattr("dgl_lowbit.progress._SECONDS_A_LINE", 0)
     for leave in (False, True):
