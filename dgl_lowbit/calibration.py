@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from .convert import warn_of_float
 from .nn.message_passing import Hooked, discover
 from .nn.message_passing.last_call import remember, with_own_frames
 from .nn.wrappers import check_model
+from .progress import progress_bar
 from .quant import Observer, QFormat, Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.format import FLOAT_BITS
@@ -124,8 +124,7 @@ def calibrate(
     if rounding != "nearest":
         _warn_of_nearest(model, rounder)
         total = len(rounder) + (steps if rounding == "reconstruct" else 0)
-        label = progress if isinstance(progress, str) else "calibrating"
-        with tqdm(total=total, desc=label, disable=not progress, leave=False, dynamic_ncols=True) as bar:
+        with progress_bar(progress, "calibrating", total=total) as bar:
             rounder.rounded = bar.update
             run(watch_product=rounder.meet)
             rounder.finish()

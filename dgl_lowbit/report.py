@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 
-from numba_kernels.commands import table
+from numba_kernels.commands import table, table_head, table_row
 
-__all__ = ["mean_std", "table"]
+__all__ = ["mean_std", "table", "table_head", "table_row"]
 
 
 def mean_std(values, percent: bool = True) -> str:

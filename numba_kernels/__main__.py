@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from ._version import __version__
-from .commands import OneLineParser, count, one_line
+from .commands import OneLineParser, add_command, count, one_line
 from .errors import LowBitError
 
 _GRAPH = (
@@ -20,7 +20,7 @@ _FEATURES = "the model's array, an .npy file, or its arrays by the names of its 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; returns the exit status: 0, or 2 after one line on stderr."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         options.run(options)
     except (LowBitError, ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
@@ -32,31 +32,45 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parser():
-    parser = OneLineParser(prog="python -m numba_kernels", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"numba_kernels {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def parser() -> OneLineParser:
+    """The parser of all commands."""
+    made = OneLineParser(prog="python -m numba_kernels", description="Packed models without torch or DGL.")
+    version = f"numba_kernels {__version__}"
+    made.add_argument("--version", action="version", version=version, help="print the version")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help="run a packed model on a graph and features, and keep the result")
+    predict = add_command(
+        commands, "predict", [
+            "python -m numba_kernels predict model.safetensors graph.npz feat.npy logits.npy",
+            "python -m numba_kernels predict model.safetensors edges.tsv feat.npy logits.npy --nodes nodes.txt",
+        ],
+        "run a packed model on a graph and features, and keep the result",
+    )  # fmt: skip
     _add_call(predict)
     predict.add_argument("output", metavar="OUT", help="the result: an .npy file, or .npz, which may hold several")
     predict.add_argument("--nodes", metavar="FILE", help="of these nodes, in a text file of one a line or an .npy file")
     predict.set_defaults(run=_predict)
 
-    info = commands.add_parser("info", help="print what a packed model is")
+    info = add_command(
+        commands, "info", ["python -m numba_kernels info model.safetensors --json"], "print what a packed model is"
+    )
     info.add_argument("model", metavar="MODEL", help="a .safetensors file")
     info.add_argument("--json", action="store_true", help="print JSON")
     info.set_defaults(run=_info)
 
-    warm = commands.add_parser("warm-up", help="compile what models need, or every common kernel, and keep it")
+    warm = add_command(
+        commands, "warm-up",
+        ["python -m numba_kernels warm-up", "python -m numba_kernels warm-up model.safetensors"],
+        "compile what models need, or every common kernel, and keep it",
+    )  # fmt: skip
     warm.add_argument("files", nargs="*", metavar="FILE", help="packed models; default: every common kernel")
     warm.set_defaults(run=_warm_up)
 
-    serve = commands.add_parser(
-        "serve",
-        help="answer requests over HTTP with a packed model (needs the extra serve)",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    serve = add_command(
+        commands, "serve",
+        ["python -m numba_kernels serve model.safetensors graph.npz feat.npy --port 8000 --threads 2"],
+        "answer requests over HTTP with a packed model (needs the extra serve)",
+    )  # fmt: skip
     _add_call(serve)
     serve.add_argument("--host", default="127.0.0.1", type=_host, help="address to listen on")
     serve.add_argument("--port", default=8000, type=_port, help="0 for any that is free")
@@ -68,7 +82,7 @@ def _parser():
         "--timeout", default=30, type=_seconds, help="seconds for a request to arrive, and for its answer"
     )
     serve.set_defaults(run=_serve)
-    return parser
+    return made
 
 
 def _add_call(command):

@@ -1,5 +1,6 @@
 import functools
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,17 @@ import pytest
 import numba_kernels
 from dgl_lowbit.cli import main
 from dgl_lowbit.experiments import data
+from dgl_lowbit.quant import Quantizer
+from dgl_lowbit.training.stage import Run
 
 DATA = Path(__file__).parent / "data"
 
-pytestmark = pytest.mark.usefixtures("small_planted")
+pytestmark = pytest.mark.usefixtures("small_planted", "folder_of_its_own")
+
+
+@pytest.fixture
+def folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +34,42 @@ def test_demo_prints_a_table(capsys):
     assert "gcn on planted, 2 seed(s)" in out
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["float32", "INT4", "INT2"] and "±" in rows[2]
+    assert Path("demo/planted-gcn-int4.safetensors").is_file()
+
+
+def epochs_of(monkeypatch, stop_at=None):
+    """Stages whose epochs are run from here on; training is interrupted before an epoch of ``stop_at``."""
+    run, ran = Run.epoch, []
+
+    def epoch(self, number):
+        bits = next((m.format.bits for m in self.model.modules() if isinstance(m, Quantizer)), 32)
+        if bits == stop_at and number == 11:
+            raise KeyboardInterrupt
+        ran.append((bits, number))
+        return run(self, number)
+
+    monkeypatch.setattr(Run, "epoch", epoch)
+    return ran
+
+
+def test_an_interrupted_demo_goes_on_where_it_was(capsys, monkeypatch):
+    arguments = ["demo", "--epochs", "12", "--bits", "2", "--quiet"]
+    assert main(arguments) == 0
+    whole, _ = capsys.readouterr()
+    with monkeypatch.context() as patched:
+        epochs_of(patched, stop_at=2)
+        assert main([*arguments, "--overwrite"]) == 130
+    out, error = capsys.readouterr()
+    assert error == f"dgl-lowbit demo: interrupted; to go on: dgl-lowbit {' '.join(arguments)}\n"
+    assert out.count("| float32") == 1 and "INT" not in out
+    ran = epochs_of(monkeypatch)
+    assert main(shlex.split(error.partition("to go on: dgl-lowbit ")[2])) == 0
+    again = capsys.readouterr().out
+    assert ran == [(2, 10), (2, 11)]
+    accuracies = [[line.split("|")[1:6] for line in text.splitlines() if "INT" in line] for text in (whole, again)]
+    assert accuracies[0] == accuracies[1]
+    assert main([*arguments, "--epochs", "5"]) == 2
+    assert "belongs to another run: epochs" in (error := capsys.readouterr().err) and "Pass --overwrite" in error
 
 
 def test_demo_prints_json(capsys):
@@ -45,8 +89,10 @@ def test_saved_models_are_described_predicted_with_and_exported_again(made, caps
     assert main(["predict", str(file), "--output", str(tmp_path / "classes.txt")]) == 0
     assert "planted: 560 nodes, test accuracy" in capsys.readouterr().out
     assert len((tmp_path / "classes.txt").read_text().split()) == 560
-    assert main(["export", str(checkpoint), "--output", str(tmp_path / "again.safetensors")]) == 0
-    assert (tmp_path / "again.safetensors").read_bytes() == file.read_bytes()
+    assert main(["export", str(checkpoint), "--output", str(tmp_path / "again.safetensors"), "--json"]) == 0
+    again = tmp_path / "again.safetensors"
+    assert json.loads(capsys.readouterr().out) == {"file": str(again), "bytes": again.stat().st_size}
+    assert again.read_bytes() == file.read_bytes()
 
 
 def test_predict_says_where_a_model_runs_on_another_graph(made, capsys, monkeypatch):
@@ -100,7 +146,26 @@ def test_train_keeps_what_it_made_and_resumes(capsys, tmp_path):
         main([*arguments, "--resume", "--overwrite"])
     assert "not allowed with" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0 and capsys.readouterr().out == out
-    assert main(["export", str(tmp_path / f"{stem}.pt"), "--output", str(tmp_path / "x.safetensors")]) == 0
+    (tmp_path / f"{stem}.safetensors").unlink()
+    assert main(["export", str(tmp_path / f"{stem}.pt")]) == 0
+    assert (tmp_path / f"{stem}.safetensors").read_bytes() == packed
+    assert main(["export", str(tmp_path / f"{stem}-training.pt")]) == 2
+    assert "is the state of a run" in capsys.readouterr().err
+
+
+def test_train_prints_json_and_says_how_to_go_on(capsys, monkeypatch):
+    assert main(["train", "--epochs", "1", "--output", "a", "--quiet", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["file"] for row in report["results"]] == [
+        None,
+        "a/planted-gcn-int2.pt",
+        "a/planted-gcn-int2.safetensors",
+    ]
+    assert report["epochs"] == 1 and report["quantizers"][0]["bits"] == 2
+    epochs_of(monkeypatch, stop_at=32)
+    for arguments in (["--output", "a b"], ["--output", "a b", "--resume"]):
+        assert main(["train", "--quiet", *arguments]) == 130
+        assert capsys.readouterr().err.endswith("to go on: dgl-lowbit train --quiet --output 'a b' --resume\n")
 
 
 def test_errors_are_one_line_and_status_2(made, capsys, tmp_path):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from torch import nn
-from tqdm import tqdm
 
 from ..config import QuantConfig
 from ..nn.wrappers import check_model
+from ..progress import progress_bar
 from ..quant import SUPPORTED_BITS
 from .budget import check_budget, check_possible
 from .relaxed import relaxed
@@ -98,7 +98,7 @@ def allocate(
     _check(method, widths)
     trials = Trials(model, config, widths, nodes, args, kwargs)
     check_possible(trials.costs, budget, trials.widths[0])
-    with tqdm(desc="allocating", unit=" trials", disable=not progress, leave=False, dynamic_ncols=True) as bar:
+    with progress_bar(progress, "allocating", unit=" trials") as bar:
         trials.on_measured = bar.update
         bits = METHODS[method](trials, budget)
     return with_bits(config, dict(zip(trials.names, bits)))

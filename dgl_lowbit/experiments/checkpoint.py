@@ -18,6 +18,22 @@ from ..training.resume import CheckpointError
 from .models import MODELS
 
 _FORMAT = "dgl-lowbit checkpoint"
+_TRAINING = "-training.pt"
+
+
+class RunFiles:
+    """Where runs keep what they make; ``name`` tells those on one graph with one model from each other.
+
+    Attributes
+    ----------
+    training, checkpoint, packed, plot : Path
+        The state of the training, the model that can be frozen again, the packed model, the picture.
+    """
+
+    def __init__(self, folder, graph_name: str, model_name: str, name: str):
+        stem = Path(folder) / f"{graph_name}-{model_name}-{name}"
+        self.training = stem.with_name(f"{stem.name}{_TRAINING}")
+        self.checkpoint, self.packed, self.plot = map(stem.with_suffix, (".pt", ".safetensors", ".png"))
 
 
 def save_checkpoint(path, model: nn.Module, architecture: str, shape: tuple, config: QuantConfig, info: dict) -> Path:
@@ -51,6 +67,10 @@ def load_checkpoint(path) -> tuple[nn.Module, dict]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}.")
+    if path.name.endswith(_TRAINING):
+        raise CheckpointError(
+            f"{path} is the state of a run; its model is the .pt file beside it, named by graph, model and bits."
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content["format"] != _FORMAT:

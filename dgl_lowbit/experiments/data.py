@@ -85,6 +85,11 @@ def num_classes(graph: dgl.DGLGraph) -> int:
     return int(graph.ndata["label"].max()) + 1
 
 
+def shape_of(graph: dgl.DGLGraph) -> tuple[int, int]:
+    """Numbers of features and of classes, which reference models are built with."""
+    return graph.ndata["feat"].shape[1], num_classes(graph)
+
+
 def _load(dataset):
     def download(self):
         # DGL tries five times with long pauses; ask once whether the server answers.

@@ -8,7 +8,7 @@ import dgl
 import torch
 
 from ..training import parameter_groups, train
-from .data import num_classes
+from .data import shape_of
 from .models import MODELS
 
 
@@ -61,4 +61,4 @@ def recipe_of(name: str) -> Recipe:
 def build(name: str, graph, seed: int, **options):
     """A model of :data:`~dgl_lowbit.experiments.models.MODELS` of the graph's widths, weights drawn with ``seed``."""
     torch.manual_seed(seed)
-    return MODELS[name](graph.ndata["feat"].shape[1], num_classes(graph), **options)
+    return MODELS[name](*shape_of(graph), **options)

@@ -14,8 +14,8 @@ class DeepGraphConv(Propagation):
     r"""A stack of graph convolutions (arXiv:1609.02907) of one width that does not oversmooth (arXiv:2308.14949).
 
     .. math::
-        \hat F_k &= \mathrm{ReLU}(\tilde A F_{k-1} (I + W_k) + b_k) \\
-        F_k &= F_{k-1} + (\hat F_k - F_{k-1}) / (1 + \lambda_k)
+        \hat{F_k} &= \mathrm{ReLU}(\tilde A F_{k-1} (I + W_k) + b_k) \\
+        F_k &= F_{k-1} + (\hat{F_k} - F_{k-1}) / (1 + \lambda_k)
         \qquad \text{so that}\quad \mathrm{tr}(\Delta_k^T L \Delta_k) \le \alpha\, \mathrm{tr}(F_{k-1}^T L F_{k-1})
 
     with Δ_k = F_k − F_{k−1}, Ã and L as in :class:`SMPConv`; no value of the input is fed to later layers. A multiplier

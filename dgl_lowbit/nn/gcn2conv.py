@@ -15,7 +15,7 @@ class GCN2Conv(LowBitLayer, dgl.nn.GCN2Conv):
     r"""``dgl.nn.GCN2Conv`` (GCNII, arXiv:2007.02133) with quantised messages, aggregates, inputs and weights.
 
     .. math::
-        h' = \sigma\big((1 - \beta) z + \beta z W + b\big), \qquad
+        h' = \sigma\left((1 - \beta) z + \beta z W + b\right), \qquad
         z = (1 - \alpha) D^{-1/2} A D^{-1/2} h + \alpha h^0
 
     ``messages`` are what neighbours send; ``aggregates`` meet ``weights``, and, where the initial features have a

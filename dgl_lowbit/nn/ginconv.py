@@ -13,7 +13,7 @@ from .checks import check_edge_weight, check_sources, first_width
 class GINConv(LowBitLayer, dgl.nn.GINConv):
     r"""``dgl.nn.GINConv`` (arXiv:1810.00826) with quantised messages.
 
-    .. math:: h_i' = f\big((1 + \epsilon) h_i + \mathrm{aggregate}_{j \in N(i)} h_j\big)
+    .. math:: h_i' = f\left((1 + \epsilon) h_i + \mathrm{aggregate}_{j \in N(i)} h_j\right)
 
     ``f``, the ``apply_func``, is a module of its own: ``dgl_lowbit.quantize`` converts its linear layers too.
 

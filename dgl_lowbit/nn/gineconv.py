@@ -13,7 +13,7 @@ from .checks import check_features, check_sources, first_width
 class GINEConv(LowBitLayer, dgl.nn.GINEConv):
     r"""``dgl.nn.GINEConv`` (arXiv:1905.12265) with quantised messages.
 
-    .. math:: h_i' = f\Big((1 + \epsilon) h_i + \sum_{j \in N(i)} \mathrm{ReLU}(h_j + e_{ji})\Big)
+    .. math:: h_i' = f\left((1 + \epsilon) h_i + \sum_{j \in N(i)} \mathrm{ReLU}(h_j + e_{ji})\right)
 
     Node and edge features share the quantiser of ``messages``, so that their sums are sums of integers.
 

@@ -14,7 +14,7 @@ from .checks import check_edge_weight, check_features, check_graph, pair_rows
 class GraphConv(LowBitLayer, dgl.nn.GraphConv):
     r"""``dgl.nn.GraphConv`` (arXiv:1609.02907) with quantised inputs, weights, messages and aggregates.
 
-    .. math:: h_i' = \sigma\Big(b + \sum_{j \in N(i)} \frac{e_{ji}}{c_{ji}} h_j W\Big)
+    .. math:: h_i' = \sigma\left(b + \sum_{j \in N(i)} \frac{e_{ji}}{c_{ji}} h_j W\right)
 
     As in DGL the product comes first where it narrows the features, else the sum. With the product first,
     ``inputs`` meet ``weights``, and rows scaled by their degree norm become ``messages``; with the sum

@@ -15,7 +15,7 @@ from .checks import check_edge_weight, check_features
 class RelGraphConv(LowBitLayer, dgl.nn.RelGraphConv):
     r"""``dgl.nn.RelGraphConv`` (arXiv:1703.06103) with quantised inputs, weights and messages.
 
-    .. math:: h_i' = \sigma\Big(\sum_r \sum_{j \in N_r(i)} e_{ji} W_r h_j + W_0 h_i + b\Big)
+    .. math:: h_i' = \sigma\left(\sum_r \sum_{j \in N_r(i)} e_{ji} W_r h_j + W_0 h_i + b\right)
 
     ``inputs`` meet the ``weights`` of all relations and ``weights_loop``; the products are ``messages``, of one
     quantiser, so that sums over neighbours run over integers across relations.

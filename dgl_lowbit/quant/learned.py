@@ -20,7 +20,7 @@ class LearnedBitsQuantizer(QLRQuantizer):
     Codes have the width, of 1, 2, 3, 4 and 8 bits, that is nearest to the parameter ``bits``. With a bit more the error
     of rounding, δ = x̂ − x, is half of what it was, so that ``bits`` is given the gradient of a function with
 
-    .. math:: ∂x̂ / ∂\mathrm{bits} = −\ln 2 · δ
+    .. math:: \partial \hat x / \partial \mathrm{bits} = -\ln 2 \cdot \delta
 
     within the range; what is clipped does not depend on it. A loss that rounding raises so asks for more bits; to be
     of use it needs a price of bits beside it: :class:`dgl_lowbit.allocation.LearnedBits`, which is what

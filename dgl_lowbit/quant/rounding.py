@@ -76,8 +76,8 @@ def round_on_data(
     Rows are rounded from the last of ``factor.order`` to the first. With the errors :math:`e` of those done, row i
     takes up what it can of them, towards the least of :math:`\|X (W - \hat W)\|^2`:
 
-    .. math:: \hat w_i = \mathrm{round}\Big(w_i + \frac{1}{L_{ii}} \sum_{k > i} L_{ki} e_k\Big), \qquad
-              e_k = w_k - \hat w_k,
+    .. math:: \hat{w_i} = \mathrm{round}\left(w_i + \frac{1}{L_{ii}} \sum_{k > i} L_{ki} e_k\right), \qquad
+              e_k = w_k - \hat{w_k},
 
     which is arXiv:2210.17323's update by the inverse factor, without the inverse (arXiv:2507.18553).
 

@@ -9,13 +9,13 @@ from typing import Callable, NamedTuple
 import dgl
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..allocation import LearnedBits, allocate_groups
 from ..allocation.groups import place_groups
 from ..config import QuantConfig
 from ..convert import quantize
 from ..nn.wrappers import check_model
+from ..progress import progress_bar
 from ..quant import LearnedBitsQuantizer
 from ..quant.base import range_rates
 from .batches import check_graph, whole_graph
@@ -341,18 +341,17 @@ def train(
         if slot.is_kept:
             settings.update(identity_of(model, graph, teacher, transform=transform, blocks=sampler))
         slot.restore(run, settings)
-        label = progress if isinstance(progress, str) else "training"
         first = len(run.history.epochs)
-        bar = tqdm(range(epochs), desc=label, initial=first, disable=not progress, leave=False, dynamic_ncols=True)
-        with bar:
+        with progress_bar(progress, "training", total=epochs, initial=first) as bar:
             for epoch in range(first, epochs):
                 if patience is not None and epoch - run.history.best_epoch > patience:
                     slot.save(run, settings, last=True)
                     break
                 record = run.epoch(epoch)
                 slot.save(run, settings, last=epoch == epochs - 1)
+                scores = {"loss": f"{record['loss']:.3f}", "val": f"{record['val_accuracy']:.3f}"}
+                bar.set_postfix(scores, refresh=False)
                 bar.update()
-                bar.set_postfix(loss=f"{record['loss']:.3f}", val=f"{record['val_accuracy']:.3f}")
     if bits is None:
         model.load_state_dict(run.best_state)
     model.eval()

@@ -21,13 +21,14 @@ ALLOWED = {
     "config": {"quant"},
     "nn": {"nn", "quant", "config", "smoothness"},
     "convert": {"nn", "quant", "config"},
-    "calibration": {"convert", "nn", "quant"},
+    "calibration": {"convert", "nn", "progress", "quant"},
     "diagnose": {"calibration", "config", "convert", "nn", "quant", "report"},
     "report": set(),
+    "progress": set(),
     "figures": {"deploy"},
-    "allocation": {"allocation", "calibration", "config", "convert", "nn", "quant"},
+    "allocation": {"allocation", "calibration", "config", "convert", "nn", "progress", "quant"},
     "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
-    | {"smoothness"},
+    | {"progress", "smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.
@@ -39,7 +40,7 @@ KERNELS_ORDER = (
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec and fixed_point, where codes stand
 # in memory, the root of errors, the release and what command lines share are everyone's; the passes of training,
 # numba_kernels.training, are quant's, which loads them, and with them Numba, when they are first needed.
-MAY_IMPORT_KERNELS = {"deploy", "experiments", "cli"}
+MAY_IMPORT_KERNELS = {"deploy", "experiments", "commands"}
 ALL_MAY_IMPORT = {"spec", "fixed_point", "layout", "errors", "commands", "_version"}
 QUANT_MAY_IMPORT = {*ALL_MAY_IMPORT, "training"}
 

@@ -127,8 +127,9 @@ def _again(model, kept, grown, larger, first):
         except Exception as error:
             raise FreezeError(
                 f"{type(model).__name__}.forward runs on the example, but not on the same graph taken twice, the rows "
-                f"of its features repeated: {error} A model is frozen for graphs of every size; where it keeps a "
-                "tensor with a row for each node, pass that as an argument."
+                f"of its features repeated ({str(error).strip()}). A model is frozen for graphs of every size: take "
+                "numbers of nodes from graph.num_nodes() or feat.shape[0], and pass a tensor with a row for each node "
+                "as an argument."
             ) from error
     return generalised(first, second), output
 

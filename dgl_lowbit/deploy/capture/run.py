@@ -263,7 +263,10 @@ class Capture(TorchFunctionMode):
         inputs = self.references((tuple(args), dict(kwargs)))
         output = function(*args, **kwargs)
         if not torch.equal(random, torch.get_rng_state()):
-            raise FreezeError(f"{name} draws random numbers{line()}; a packed model gives the same answer each time.")
+            raise FreezeError(
+                f"{name} draws random numbers{line()}; a packed model gives the same answer each time: draw them in "
+                "training only (if self.training, F.dropout(x, p, self.training)), or pass them as an argument."
+            )
         changed = [tensor for tensor, version in zip(tensors, before) if tensor._version != version]
         for tensor in changed:
             self._change(tensor)

@@ -351,7 +351,10 @@ class Translator:
         return {"of": "rows", "value": value, "axis": size.axis, **more}
 
     def fail(self, call: Call | None, what: str):
-        raise FreezeError(f"{what} has no packed form{(call and call.line) or ''}.")
+        raise FreezeError(
+            f"{what} has no packed form{(call and call.line) or ''}; compute it before or after the model, or pass "
+            "partial=True, which packs the layers and leaves what stands between them to torch."
+        )
 
 
 def function_name(name: str) -> str:

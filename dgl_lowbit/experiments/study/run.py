@@ -6,12 +6,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..._version import __version__
+from ...progress import progress_bar
 from .studies import STUDIES, Task
 from .tables import file_stem, format_study, summarise
 
@@ -45,7 +45,7 @@ def run_study(name: str, output, jobs: int = 1, progress: bool = True, **setting
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     files = {_file(folder, task): task for task in tasks}
     waiting = {path: task for path, task in files.items() if not _is_done(path, task)}
-    bar = tqdm(total=len(files), initial=len(files) - len(waiting), desc=name, disable=not progress, dynamic_ncols=True)
+    bar = progress_bar(progress, name, total=len(files), initial=len(files) - len(waiting), leave=True)
     with bar:
         if jobs == 1:
             for path, task in waiting.items():
@@ -67,7 +67,10 @@ def _in_parallel(waiting, jobs, bar):
     before = {key: os.environ.get(key) for key in ones}
     os.environ.update(ones)
     try:
-        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        # An interrupt ends children at once, without a word: what they have done is kept.
+        quietly = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_DFL)}
+        with ProcessPoolExecutor(jobs, mp_context=context, **quietly) as pool:
             futures = [pool.submit(_work, task.spec(), path) for path, task in waiting.items()]
             try:
                 for future in as_completed(futures):
