@@ -19,10 +19,13 @@ from .experiments.data import GRAPH_NAMES, load_graph, num_classes
 from .experiments.models import MODELS
 from .report import table
 
+_TABLE_HELP = "write the tables there as well, in Markdown below a line that says this command, version and processor"
+
 
 def main(arguments=None) -> int:
     """Run a command line; returns the exit status: 0, or 2 after one line on stderr."""
     options = _parser().parse_args(arguments)
+    options.command_line = ["dgl-lowbit", *(sys.argv[1:] if arguments is None else arguments)]
     try:
         options.run(options)
     except (LowBitError, DGLError, ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:
@@ -50,6 +53,7 @@ def _parser():
     demo.add_argument("--seeds", default=1, type=count, help="number of runs; default: 1")
     demo.add_argument("--epochs", default=200, type=count, help="epochs of a training stage at most; default: 200")
     demo.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    demo.add_argument("--table", type=_new_file, metavar="FILE", help=_TABLE_HELP)
     demo.add_argument("--output", metavar="DIR", help="write the frozen models and checkpoints of seed 0 there")
     demo.add_argument("--quiet", action="store_true", help="show no progress bars")
     demo.set_defaults(run=_demo)
@@ -131,6 +135,13 @@ def _parser():
     study.add_argument("--epochs", default=200, type=count, help="epochs of a training stage at most; default: 200")
     study.add_argument("--jobs", default=1, type=count, help="processes, of one thread each; default: 1")
     study.add_argument("--output", default="study", metavar="DIR", help="folder for results; default: study")
+    study.add_argument("--table", type=_new_file, metavar="FILE", help=_TABLE_HELP)
+    study.add_argument(
+        "--by-bits",
+        type=_new_file,
+        metavar="FILE",
+        help="of accuracy: write a table with a column for each width there",
+    )
     study.add_argument("--plot", action="store_true", help="draw pictures into DIR too (needs matplotlib)")
     study.add_argument("--quiet", action="store_true", help="show no progress bar")
     study.set_defaults(run=_study)
@@ -157,9 +168,35 @@ def _parser():
     bench.add_argument("--rounds", default=3, type=count, help="rounds of three calls, or five steps; default: 3")
     bench.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     bench.add_argument("--output", metavar="FILE", help="write JSON there as well")
+    bench.add_argument("--table", type=_new_file, metavar="FILE", help=_TABLE_HELP)
     bench.add_argument("--plot", metavar="FILE", help="draw ratios, and times against edges (needs matplotlib)")
     bench.add_argument("--quiet", action="store_true", help="do not say what is being timed")
     bench.set_defaults(run=_bench)
+
+    report = commands.add_parser(
+        "report",
+        help="write a page about what train kept: accuracy, size, speed, codes, bounds, what to try next",
+        description="Write one HTML page, which needs nothing beside it, about the runs that dgl-lowbit train kept in "
+        "DIR. Needs matplotlib.",
+        epilog="example: dgl-lowbit train --output run && dgl-lowbit report run",
+    )
+    report.add_argument("folder", metavar="DIR", help="what dgl-lowbit train --output DIR wrote")
+    report.add_argument("--speed", action="store_true", help="time the packed model against the float one")
+    report.add_argument("--output", type=_new_file, metavar="FILE", help="the page; default: DIR/report.html")
+    report.set_defaults(run=_report)
+
+    plot = commands.add_parser(
+        "plot",
+        help="draw tables of accuracies or speeds against bits",
+        description="Draw table files that --table or --by-bits wrote: what their columns float32, INT8, INT4 and INT2 "
+        "say, a line a row. Needs matplotlib.",
+        epilog="example: dgl-lowbit plot accuracy-cora.md --output accuracy.svg",
+    )
+    plot.add_argument("tables", nargs="+", metavar="TABLE", help="files that --table or --by-bits wrote")
+    plot.add_argument(
+        "--output", type=_new_file, metavar="FILE", required=True, help="the picture; its ending tells the format"
+    )
+    plot.set_defaults(run=_plot)
 
     export = commands.add_parser("export", help="freeze a checkpoint that demo wrote into a packed model")
     export.add_argument("checkpoint", help="a .pt file")
@@ -211,6 +248,12 @@ def _names(text):
     return tuple(name.strip() for name in text.split(","))
 
 
+def _new_file(text):
+    if not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)
+
+
 def _counts(text):
     return tuple(map(count, text.split(",")))
 
@@ -228,6 +271,7 @@ def _demo(options):
         progress=not options.quiet,
     )
     print(json.dumps(report) if options.json else format_demo(report))
+    _write_table(options.table, format_demo(report), options)
 
 
 def _train(options):
@@ -247,7 +291,7 @@ def _train(options):
 
 
 def _study(options):
-    from .experiments.study import METHODS, format_study, run_study
+    from .experiments.study import METHODS, format_by_bits, format_study, run_study
 
     _check_known(options.graphs, GRAPH_NAMES, "graph")
     _check_known((options.method,), METHODS, "method")
@@ -263,6 +307,8 @@ def _study(options):
         settings.update(measure=options.measure, budgets=options.budgets, methods=options.methods)
     if options.name == "accuracy":
         settings["every_stage"] = options.every_stage
+    elif options.by_bits:
+        raise ValueError(f"--by-bits is of the study of accuracy; leave it out of {options.name}.")
     if options.name == "depth":
         if min(options.depths) < 3:
             raise ValueError(f"a depth is at least 3 layers, got {min(options.depths)}.")
@@ -271,9 +317,19 @@ def _study(options):
         from .experiments.plots import plot_study  # fails before the work where matplotlib is missing
     report = run_study(options.name, options.output, options.jobs, not options.quiet, **settings)
     print(format_study(report))
+    _write_table(options.table, format_study(report), options)
+    if options.by_bits:
+        _write_table(options.by_bits, format_by_bits(report), options)
     if options.plot:
         for path in plot_study(report, options.output):
             print(f"\n{path}", file=sys.stderr)
+
+
+def _write_table(path, text, options):
+    from .experiments.tables import write_table
+
+    if path:
+        write_table(path, text, options.command_line)
 
 
 def _check_known(names, known, what):
@@ -296,10 +352,23 @@ def _bench(options):
         bits=options.bits, threads=options.threads, rounds=options.rounds, progress=not options.quiet, **chosen
     )
     print(json.dumps(report) if options.json else written(report))
+    _write_table(options.table, written(report), options)
     if options.output:
         replace_file(options.output, (json.dumps(report, indent=1) + "\n").encode())
     if options.plot:
         plot_bench(report, options.plot)
+
+
+def _report(options):
+    from .experiments.run_report import write_report
+
+    print(write_report(options.folder, options.output, options.speed))
+
+
+def _plot(options):
+    from .experiments.table_plots import plot_tables
+
+    print(plot_tables(options.tables, options.output))
 
 
 def _export(options):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 
 import dgl
-import torch
 
 from ..config import QuantConfig
 from ..convert import quantize
-from ..deploy import freeze, get_num_threads, launching
+from ..deploy import freeze
 from ..diagnose import diagnose
 from ..report import mean_std, table
 from ..training import PATIENCE, accuracy, fit, predict, train
@@ -19,8 +17,7 @@ from .checkpoint import save_checkpoint
 from .data import load_graph, num_classes
 from .facts import facts_of
 from .recipes import build, recipe_of
-
-_TIMED_RUNS = 15
+from .timing import common_threads, median_seconds
 
 
 def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, epochs=200, output=None, progress=True):
@@ -78,7 +75,7 @@ def run_demo(graph_name="planted", model_name="gcn", bits=(8, 4, 2), seeds=1, ep
         "model": model_name,
         "seeds": seeds,
         "epochs": epochs,
-        "threads": _threads(),
+        "threads": common_threads(),
         "results": {str(width): entry for width, entry in results.items()},
     }
 
@@ -168,29 +165,10 @@ def _compare(entry, student, packed, graph):
     entry["bytes"] = len(packed.to_bytes())
 
 
-def _threads():
-    return min(torch.get_num_threads(), get_num_threads())
-
-
-@torch.no_grad()
 def _time(results, teacher, packed, graph):
-    """Median seconds of each model, taken in turn so that all meet the same machine."""
-    feat, threads = graph.ndata["feat"], _threads()
-    teacher.eval()
-    runs = {32: lambda: teacher(graph, feat), **{b: lambda p=p: p(graph, feat) for b, p in packed.items()}}
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        seconds = {width: [] for width in runs}
-        with launching(threads):
-            for turn in range(_TIMED_RUNS + 2):
-                for width, run in runs.items():
-                    start = time.perf_counter()
-                    run()
-                    if turn >= 2:  # the first turns warm up
-                        seconds[width].append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
+    """Median seconds of each model, and their ratio over the float one."""
+    widths, models = (32, *packed), (teacher.eval(), *packed.values())
+    seconds = dict(zip(widths, median_seconds(graph, graph.ndata["feat"], *models)))
     for width, taken in seconds.items():
-        results[width]["seconds"].append(statistics.median(taken))
-        results[width]["ratio"].append(statistics.median(seconds[32]) / statistics.median(taken))
+        results[width]["seconds"].append(taken)
+        results[width]["ratio"].append(seconds[32] / taken)

@@ -22,9 +22,10 @@ ALLOWED = {
     "nn": {"nn", "quant", "config", "smoothness"},
     "convert": {"nn", "quant", "config"},
     "calibration": {"convert", "nn", "quant"},
-    "diagnose": {"calibration", "config", "convert", "nn", "quant", "report"},
+    "diagnose": {"calibration", "config", "convert", "figures", "nn", "quant", "report", "verdicts"},
     "report": set(),
-    "figures": {"deploy"},
+    "verdicts": set(),
+    "figures": {"deploy", "verdicts"},
     "allocation": {"allocation", "calibration", "config", "convert", "nn", "quant"},
     "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
     | {"smoothness"},

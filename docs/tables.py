@@ -1,0 +1,25 @@
+"""Writes tables of docs/tables into the README, which cannot include them, where it names them.
+
+python docs/tables.py
+"""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def filled(text: str) -> str:
+    """A page with the tables that it names, as they stand in their files."""
+
+    def block(match):
+        _, _, table = (ROOT / match[2]).read_text(encoding="utf-8").partition("\n\n")
+        return f"{match[1]}\n{table}\n{match[3]}"
+
+    return _BLOCK.sub(block, text)
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
