@@ -24,7 +24,7 @@ _LOOK = {
     "axes.spines.right": False, "axes.grid": True, "grid.color": GREY, "grid.alpha": 0.2, "savefig.transparent": True,
     "svg.hashsalt": "dgl-lowbit", "image.cmap": "viridis",
 }  # fmt: skip
-_NO_DATE = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None}}
+_NO_DATE = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
 _MOST_CELLS = 16  # of a row of codes; 256 codes are counted in so many parts
 
 
@@ -81,14 +81,16 @@ def _binned(shares):
     return [sum(shares[start : start + size]) for start in range(0, len(shares), size)]
 
 
-def content(figure, ending: str = "svg") -> bytes:
-    """A figure in a format; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
+def content(figure, ending: str = "svg", source: str | None = None) -> bytes:
+    """A figure in a format; the same figure gives the same bytes. An SVG says its ``source``."""
+    buffer, metadata = io.BytesIO(), _NO_DATE.get(ending, {})
+    if source and ending == "svg":
+        metadata = {**metadata, "Source": source}
     with matplotlib.rc_context(_LOOK):
-        figure.savefig(buffer, format=ending, dpi=120, metadata=_NO_DATE.get(ending))
+        figure.savefig(buffer, format=ending, dpi=120, metadata=metadata)
     return buffer.getvalue()
 
 
-def save(figure, path) -> Path:
+def save(figure, path, source: str | None = None) -> Path:
     """Write a figure to ``path``, whose ending tells its format; the same figure gives the same bytes."""
-    return replace_file(path, content(figure, Path(path).suffix.lstrip(".") or "png"))
+    return replace_file(path, content(figure, Path(path).suffix.lstrip(".") or "png", source))

@@ -9,7 +9,7 @@ from ..figures import COLORS, drawing, save  # first, for it says what to instal
 
 from matplotlib.figure import Figure  # isort: skip
 
-from .tables import figures, first_rows, read_table
+from .tables import digest, figures, first_rows, read_table
 
 _WIDTHS = {"INT1": 1, "INT2": 2, "INT3": 3, "INT4": 4, "INT8": 8, "DGL float32": 32, "float32": 32}
 _DASHES = ("-", "--", ":", "-.")
@@ -50,7 +50,8 @@ def plot_tables(paths, path) -> Path:
     ValueError
         When a file is no table file, has no such columns, or speeds are to stand beside accuracies.
     """
-    lines = [line for file in paths for line in _lines(file)]
+    tables = [read_table(file).text for file in paths]
+    lines = [line for file, text in zip(paths, tables) for line in _lines(file, text)]
     are_speeds = lines[0].is_speed
     if any(line.is_speed is not are_speeds for line in lines):
         raise ValueError("draw tables of accuracies or of speeds, not both in one picture.")
@@ -81,12 +82,12 @@ def plot_tables(paths, path) -> Path:
     handles = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     where = {"loc": "outside right upper"} if are_speeds else {"loc": "outside lower center", "ncols": len(handles)}
     figure.legend(handles.values(), handles.keys(), fontsize="small", **where)
-    return save(figure, path)
+    return save(figure, path, source=digest(*tables))
 
 
-def _lines(file):
+def _lines(file, text):
     found = []
-    for row in first_rows(read_table(file).text):
+    for row in first_rows(text):
         cells = {_WIDTHS[name]: figures(cell) for name, cell in row.items() if name in _WIDTHS}
         points = {bits: _BASELINE if cell[2] == "ms" else cell for bits, cell in cells.items() if cell is not None}
         work = row.get("model", row.get("work"))
