@@ -88,10 +88,10 @@ def _advice(row, much_clipped, is_wide):
 def component(name: str) -> str:
     """What overrides of a config call the quantiser of a name.
 
-    >>> component("conv1.quantizers.messages"), component("propagate.quantizers.messages.3")
+    >>> component("conv1.quantizers.messages"), component("propagate.quantizers.messages_3")
     ('conv1.messages', 'propagate.messages')
     """
-    return re.sub(r"\.\d+$", "", name.replace("quantizers.", ""))
+    return re.sub(r"[._]\d+$", "", name.replace("quantizers.", ""))
 
 
 def advise(rows: list[dict]) -> list[str]:

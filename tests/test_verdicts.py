@@ -47,8 +47,8 @@ def test_reasons_and_what_to_do(change, reason, advice):
 
 def test_advice_is_of_poor_rows_the_poorest_first_and_once():
     rows = [
-        row(below=7, name="a.quantizers.messages.0"),
-        row(below=7, name="a.quantizers.messages.1"),
+        row(below=7, name="a.quantizers.messages_0"),
+        row(below=7, name="a.quantizers.messages_1"),
         row(below=4, name="b.quantizers.inputs"),
         row(below=9, clipped=0.5, name="c.quantizers.weights"),
     ]

@@ -74,12 +74,15 @@ def write_report(folder, path=None, speed: bool = False) -> Path:
     ValueError
         When the folder holds no run of ``dgl-lowbit train``, or none that is finished.
     """
-    stems = finished_runs(folder)
+    page = render([describe_run(stem, speed) for stem in finished_runs(folder)])
+    return replace_file(path or Path(folder) / "report.html", page.encode())
+
+
+def render(runs: list[dict]) -> str:
+    """The page about what :func:`describe_run` says of runs."""
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    text = page.from_string(_PAGE.read_text(encoding="utf-8")).render(
-        runs=[describe_run(stem, speed) for stem in stems], version=__version__, processor=processor_name()
-    )
-    return replace_file(path or Path(folder) / "report.html", text.encode())
+    template = page.from_string(_PAGE.read_text(encoding="utf-8"))
+    return template.render(runs=runs, version=__version__, processor=processor_name())
 
 
 def finished_runs(folder) -> list[Path]:
