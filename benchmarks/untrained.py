@@ -10,6 +10,7 @@ frozen models, the share of nodes on which they and the calibrated ones predict 
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import dgl
 import torch
@@ -18,6 +19,7 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.calibration import ROUNDINGS
 from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments.recipes import build
+from dgl_lowbit.experiments.tables import show
 from dgl_lowbit.report import mean_std, table
 from dgl_lowbit.training import accuracy, predict
 
@@ -51,6 +53,7 @@ def main():
     parser.add_argument("--models", nargs="+", default=["gcn", "sage"])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, help="of the float model; default: as in docs/studies.md")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -65,7 +68,8 @@ def main():
                 took = "-" if variant[0] == "float32" else f"{statistics.median(seconds):.0f} s"
                 rows.append([graph, name, *variant, mean_std(values), change, agreement, took])
     print(f"{options.seeds} seeds\n")
-    print(table(["graph", "model", "bits", "rounding", "packed", "to float32", "equal", "calibration"], rows))
+    header = ["graph", "model", "bits", "rounding", "packed", "to float32", "equal", "calibration"]
+    show(table(header, rows), options.table)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,13 @@ def write_table(path, text: str, command: list[str]) -> Path:
     """
     head = f"<!-- {shlex.join(command)} | dgl-lowbit {__version__} | {processor_name()} -->"
     return replace_file(path, f"{head}\n\n{text.strip()}\n".encode())
+
+
+def show(text: str, path=None) -> None:
+    """Print a table of a script, and write it to ``path`` if there is one, with the script's command line."""
+    print(text)
+    if path is not None:
+        write_table(path, text, ["python", *sys.argv])
 
 
 def read_table(path) -> TableFile:

@@ -8,6 +8,7 @@ import torch
 from dgl_lowbit import cli
 from dgl_lowbit.experiments import bench
 from dgl_lowbit.experiments.bench import WORKS, work
+from dgl_lowbit.experiments.tables import read_table
 
 
 @pytest.fixture(scope="module", params=[("spmm", "gcn", "smp"), pytest.param(WORKS, marks=pytest.mark.slow)])
@@ -117,8 +118,11 @@ def test_command_refuses_in_one_line(arguments, message, capsys):
 def test_command(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(work.SYNTHETIC, "tiny", (60, 300))
     arguments = ["--graphs", "tiny", "--works", "spmm", "--bits", "2", "--threads", "1", "--rounds", "1"]
-    assert cli.main(["bench", *arguments, "--output", str(tmp_path / "speed.json")]) == 0
+    table = tmp_path / "speed.md"
+    assert cli.main(["bench", *arguments, "--output", str(tmp_path / "speed.json"), "--table", str(table)]) == 0
     captured = capsys.readouterr()
+    assert read_table(table).text in captured.out
+    assert read_table(table).command.startswith("dgl-lowbit bench --graphs tiny") and table.name in table.read_text()
     assert "| SpMM → packed" in captured.out and "1 thread …" in captured.err
     assert json.loads((tmp_path / "speed.json").read_text())["results"][0]["variant"] == "DGL float32"
     assert cli.main(["bench", *arguments, "--quiet", "--json"]) == 0
