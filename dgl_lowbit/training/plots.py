@@ -21,8 +21,9 @@ def draw_history(history) -> Figure:
     Under a smoothness bound also the violation and multiplier of each of its layers.
     """
     bounded = [epoch["smoothness"] for epoch in history.epochs if "smoothness" in epoch]
-    figure = Figure(figsize=(5 * (2 + 2 * bool(bounded)), 4), layout="constrained")
-    axes = figure.subplots(1, 2 + 2 * bool(bounded))
+    rows = 1 + bool(bounded)
+    figure = Figure(figsize=(10, 4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2).flatten()
     for key in ("loss", "val_loss"):
         axes[0].plot([epoch[key] for epoch in history.epochs], label=key)
     for key in ("val_accuracy", "test_accuracy"):
