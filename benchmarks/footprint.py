@@ -102,10 +102,12 @@ def main():
     parser.add_argument("--graph", default="500k")
     parser.add_argument("--part")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
     if options.part:
         print(json.dumps({"packed": predict_packed, "dgl": predict_dgl}[options.part](options.folder)))
         return
+    from dgl_lowbit.experiments.tables import show
     from dgl_lowbit.report import table
 
     with tempfile.TemporaryDirectory() as name:
@@ -126,8 +128,9 @@ def main():
         ]
         for label, row in rows.items()
     ]
-    print(
-        table([f"one prediction, {options.graph}", "first call, s", "peak MiB (share)", "the call MiB (share)"], cells)
+    show(
+        table([f"one prediction, {options.graph}", "first call, s", "peak MiB (share)", "the call MiB (share)"], cells),
+        options.table,
     )
 
 

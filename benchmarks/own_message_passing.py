@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import dgl
 import dgl.function as fn
@@ -25,6 +26,7 @@ from torch import nn
 import dgl_lowbit as lowbit
 from dgl_lowbit.experiments.bench.work import SYNTHETIC, skewed_graph
 from dgl_lowbit.experiments.data import load_graph, num_classes
+from dgl_lowbit.experiments.tables import show
 from dgl_lowbit.report import mean_std, table
 from dgl_lowbit.training import accuracy, predict
 from numba_kernels.run.runtime import launching
@@ -198,11 +200,12 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
     if options.speed:
         rows = speeds(options.graph or "170k", options.threads, options.rounds)
         header = ["model", "DGL float32", "own, INT2", "classes, INT2", "own to classes", "own to DGL"]
-        print(table(header, rows))
+        show(table(header, rows), options.table)
         return
     name = options.graph or "cora"
     graph, rows = dgl.add_self_loop(load_graph(name)), []
@@ -218,7 +221,7 @@ def main():
             label = "float32" if bits == 32 else f"INT{bits}"
             rows.append([model, label, mean_std(of_classes), mean_std(of_own), f"{change:+.2f}"])
     print(f"{name}, {options.seeds} seeds, test accuracy (%) at the best validation epoch\n")
-    print(table(["model", "bits", "layer classes", "own message passing", "difference"], rows))
+    show(table(["model", "bits", "layer classes", "own message passing", "difference"], rows), options.table)
 
 
 if __name__ == "__main__":

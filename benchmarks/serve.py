@@ -252,6 +252,7 @@ def main():
     for name in ("part", "port", "kind"):
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
     if options.part == "client":
         print(json.dumps(client(int(options.port), options)))
@@ -265,6 +266,7 @@ def main():
 
 def compare(options):
     """Make what is served, measure the servers in turn, then kill one."""
+    from dgl_lowbit.experiments.tables import show
     from dgl_lowbit.report import table
 
     subprocess.run(  # in a process of its own: threads of torch and DGL would stay
@@ -282,7 +284,7 @@ def compare(options):
         counts = [f"{got[name]:,}" for name in ("answers", "wrong", "lost")]
         rows.append([labels[kind], ratio, *times, *counts, f"{got['server_cpu']:.2f}", f"{got['cpu']:.2f}"])
     header = ["server", "to packed", "answers/s", "p50, ms", "p99, ms", "answers", "wrong", "lost", "CPUs", "client's"]
-    print(table(header, rows))
+    show(table(header, rows), options.table)
     if options.kills:
         print(f"\n{kill_at_random(options)}")
 

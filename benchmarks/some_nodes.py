@@ -13,6 +13,7 @@ import argparse
 import itertools
 import statistics
 import time
+from pathlib import Path
 
 import dgl
 import dgl.nn
@@ -23,6 +24,7 @@ from torch import nn
 import dgl_lowbit as lowbit
 from dgl_lowbit.deploy.packed import kernel_graph
 from dgl_lowbit.experiments.bench.work import SYNTHETIC, skewed_graph
+from dgl_lowbit.experiments.tables import show
 from dgl_lowbit.report import table
 from numba_kernels.subgraph import Limits, neighbourhood
 
@@ -89,6 +91,7 @@ def main():
     parser.add_argument("--nodes", default="1,100,1000")
     parser.add_argument("--bits", type=int, default=2)
     parser.add_argument("--calls", type=int, default=20)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
     torch.set_num_threads(1)
     layers, sizes = ([int(n) for n in text.split(",")] for text in (options.layers, options.nodes))
@@ -96,7 +99,7 @@ def main():
     rows = [row for count in layers for row in rows_of(graph, count, sizes, options.bits, options.calls)]
     times = ["these nodes", "prepared", "all nodes", "DGL float32 blocks", "update"]
     header = ["layers", "nodes", "they follow from", *times, "DGL / these nodes", "DGL / prepared"]
-    print(table(header, rows))
+    show(table(header, rows), options.table)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def main(arguments=None) -> int:
     """Run a command line; returns the exit status: 0, 2 after one line on stderr, or 130 when it was interrupted."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser().parse_args(arguments)
+    options.command_line = ["dgl-lowbit", *arguments]
     try:
         options.run(options)
     except (LowBitError, DGLError, ValueError, RuntimeError, OSError, ImportError, MemoryError) as error:

@@ -19,10 +19,27 @@ from .quant import Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.sparse import SparseFeatures
 from .report import table
+from .verdicts import judge
+
+
+class Diagnosis(list):
+    """Rows of :func:`diagnose`, a dict a quantiser."""
+
+    def plot(self, path):
+        """Draw heat maps of the use of codes and of signal-to-noise ratios, a row a quantiser; needs matplotlib.
+
+        Returns
+        -------
+        Path
+            Of the picture, whose ending tells its format.
+        """
+        from .figures import draw_codes, save
+
+        return save(draw_codes(self), path)
 
 
 @torch.no_grad()
-def diagnose(model: nn.Module, *args, **kwargs) -> list[dict]:
+def diagnose(model: nn.Module, *args, **kwargs) -> Diagnosis:
     """Run a low-bit model once in evaluation mode and report on each of its quantisers, in the order they were met.
 
     Parameters
@@ -34,10 +51,11 @@ def diagnose(model: nn.Module, *args, **kwargs) -> list[dict]:
 
     Returns
     -------
-    list of dict
-        ``quantizer`` (its name in the model), ``bits``, ``shares`` (of each code among all, a list of 2^bits), ``dead``
-        (number of codes never used), ``clipped`` (share of values beyond the range), ``snr`` (signal-to-noise ratio
-        10 log₁₀ Σx² / Σ(x − x̂)² in dB; infinity where nothing is lost).
+    Diagnosis
+        A list of dicts: ``quantizer`` (its name in the model), ``bits``, ``shares`` (of each code among all, a list of
+        2^bits), ``dead`` (number of codes never used), ``clipped`` (share of values beyond the range), ``snr``
+        (signal-to-noise ratio 10 log₁₀ Σx² / Σ(x − x̂)² in dB; infinity where nothing is lost). Its ``plot(path)``
+        draws them; :func:`dgl_lowbit.verdicts.judge` says of each what to think of it.
 
     Raises
     ------
@@ -65,7 +83,7 @@ def diagnose(model: nn.Module, *args, **kwargs) -> list[dict]:
 
     with evaluating(model), observing(quantizers.values(), watch=watch):
         model(*args, **kwargs)
-    return [{"quantizer": name, **tally.row()} for name, tally in rows.items()]
+    return Diagnosis({"quantizer": name, **tally.row()} for name, tally in rows.items())
 
 
 @torch.no_grad()
@@ -177,7 +195,8 @@ def format_diagnosis(rows: list[dict]) -> str:
             row["dead"],
             f"{100 * row['clipped']:.1f}",
             "inf" if math.isinf(row["snr"]) else f"{row['snr']:.1f}",
+            judge(row).grade,
         ]
         for row in rows
     ]
-    return table(["quantiser", "bits", "% of each code", "dead codes", "% clipped", "SNR in dB"], body)
+    return table(["quantiser", "bits", "% of each code", "dead codes", "% clipped", "SNR in dB", "verdict"], body)

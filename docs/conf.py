@@ -23,7 +23,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "tables"]  # which pages include
 html_theme = "furo"
 html_title = "dgl-lowbit"
 html_static_path = ["_static"]

@@ -8,6 +8,7 @@ import pytest
 import numba_kernels
 from dgl_lowbit.cli import main
 from dgl_lowbit.experiments import data
+from dgl_lowbit.experiments.tables import read_table
 from dgl_lowbit.quant import Quantizer
 from dgl_lowbit.training.stage import Run
 
@@ -28,9 +29,11 @@ def made(small_planted, tmp_path_factory):
     return folder
 
 
-def test_demo_prints_a_table(capsys):
-    assert main(["demo", "--epochs", "1", "--bits", "4,2", "--quiet", "--seeds", "2"]) == 0
+def test_demo_prints_a_table(capsys, tmp_path):
+    kept = tmp_path / "demo.md"
+    assert main(["demo", "--epochs", "1", "--bits", "4,2", "--quiet", "--seeds", "2", "--table", str(kept)]) == 0
     out = capsys.readouterr().out
+    assert read_table(kept).text == out.strip()
     assert "gcn on planted, 2 seed(s)" in out
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert [row.split("|")[1].strip() for row in rows[2:]] == ["float32", "INT4", "INT2"] and "±" in rows[2]

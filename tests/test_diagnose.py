@@ -52,6 +52,16 @@ def test_states_are_rounded_between_all_steps_or_are_what_was_sent(states, round
     assert all(row["bits"] == states for row in rows if "states" in row["quantizer"])
 
 
+def test_heat_maps_are_the_same_each_time(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = lowbit.quantize(nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2)), lowbit.QuantConfig(2, overrides={"1": 8}))
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    rows = diagnose(lowbit.calibrate(model, x), x)
+    first, second = (rows.plot(tmp_path / f"{n}.svg").read_bytes() for n in range(2))
+    assert first == second and first.startswith(b"<?xml") and b"<dc:date>" not in first
+    assert b"0.inputs" in first and b"1.weights" in first
+
+
 def test_lossless_codes_have_no_noise():
     layer = lowbit.nn.Linear(3, 2, config=lowbit.QuantConfig(2))
     x = torch.tensor([[0.0, 6.0, 6.0], [0.0, 3.0, 0.0]])

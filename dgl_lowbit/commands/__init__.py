@@ -1,5 +1,5 @@
 """The commands of ``dgl-lowbit``, a module each: ``add`` makes its parser, whose ``run`` is called with the options."""
 
-from . import bench, demo, export, info, predict, study, train
+from . import bench, demo, export, info, plot, predict, report, study, train
 
-COMMANDS = (demo, train, study, bench, export, predict, info)
+COMMANDS = (demo, train, report, study, bench, plot, export, predict, info)

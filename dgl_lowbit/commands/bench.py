@@ -7,7 +7,7 @@ import json
 from numba_kernels.commands import add_command, count
 
 from ..experiments.data import GRAPH_NAMES
-from .options import add_json, add_quiet, counts, names, widths
+from .options import add_json, add_quiet, add_table, counts, names, widths, write_table
 
 _EXAMPLES = [
     "dgl-lowbit bench --works gcn,sage --threads 1",
@@ -41,6 +41,7 @@ def add(commands) -> None:
     command.add_argument(
         "--plot", metavar="FILE", help="picture to draw, ratios, and times against edges (needs matplotlib)"
     )
+    add_table(command)
     add_json(command)
     add_quiet(command)
     command.set_defaults(run=_run)
@@ -60,6 +61,7 @@ def _run(options):
         bits=options.bits, threads=options.threads, rounds=options.rounds, progress=not options.quiet, **chosen
     )
     print(json.dumps(report) if options.json else written(report))
+    write_table(options.table, written(report), options)
     if options.output:
         replace_file(options.output, (json.dumps(report, indent=1) + "\n").encode())
     if options.plot:

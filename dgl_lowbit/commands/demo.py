@@ -8,7 +8,7 @@ from pathlib import Path
 
 from numba_kernels.commands import add_command, count
 
-from .options import add_epochs, add_json, add_model, add_quiet, widths
+from .options import add_epochs, add_json, add_model, add_quiet, add_table, widths, write_table
 
 _EXAMPLES = [
     "dgl-lowbit demo",
@@ -33,13 +33,14 @@ def add(commands) -> None:
         help="folder for states of training, and packed models and checkpoints of seed 0",
     )  # fmt: skip
     command.add_argument("--overwrite", action="store_true", help="begin anew instead of going on from what DIR holds")
+    add_table(command)
     add_json(command)
     add_quiet(command)
     command.set_defaults(run=_run, go_on="")
 
 
 def _run(options):
-    from ..experiments.demo import DEMO_NOTES, demo_head, demo_row, run_demo
+    from ..experiments.demo import DEMO_NOTES, demo_head, demo_row, format_demo, run_demo
     from ..training.resume import CheckpointError
 
     def show(report, width):
@@ -57,3 +58,4 @@ def _run(options):
     except CheckpointError as error:
         raise ValueError(f"{error} Pass --overwrite to begin anew, or another --output.") from error
     print(json.dumps(report) if options.json else f"\n{DEMO_NOTES}")
+    write_table(options.table, format_demo(report), options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from pathlib import Path
 
 from numba_kernels.commands import count
 
@@ -71,3 +72,25 @@ def share(text: str) -> float:
 def shares(text: str) -> tuple[float, ...]:
     """Comma-separated numbers from 0 to 1."""
     return tuple(map(share, text.split(",")))
+
+
+def add_table(command) -> None:
+    command.add_argument(
+        "--table", type=new_file, metavar="FILE",
+        help="write the tables there as well, in Markdown below a line that says this command, version and processor",
+    )  # fmt: skip
+
+
+def write_table(path, text: str, options) -> None:
+    """Write what an option of :func:`add_table` asks for, if it does."""
+    from ..experiments.tables import write_table
+
+    if path:
+        write_table(path, text, options.command_line)
+
+
+def new_file(text: str) -> Path:
+    """An option's value: a file in a folder that there is."""
+    if not Path(text).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+    return Path(text)

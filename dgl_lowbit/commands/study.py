@@ -10,7 +10,7 @@ from numba_kernels.commands import add_command, count
 from ..allocation import MEASURES
 from ..experiments.data import GRAPH_NAMES
 from ..experiments.models import MODELS
-from .options import add_json, add_quiet, counts, names, share, shares, widths
+from .options import add_json, add_quiet, add_table, counts, names, new_file, share, shares, widths, write_table
 
 _EXAMPLES = [
     "dgl-lowbit study accuracy --graphs planted --models gcn --seeds 3 --jobs 2",
@@ -79,6 +79,10 @@ def add(commands) -> None:
     )
     command.add_argument("--jobs", default=1, type=count, help="processes, of one thread each")
     command.add_argument("--output", default="study", metavar="DIR", help="folder for results")
+    add_table(command)
+    command.add_argument(
+        "--by-bits", type=new_file, metavar="FILE", help="of accuracy: write a table with a column for each width there"
+    )
     command.add_argument("--plot", action="store_true", help="draw pictures into DIR too (needs matplotlib)")
     add_json(command)
     add_quiet(command)
@@ -86,7 +90,7 @@ def add(commands) -> None:
 
 
 def _run(options):
-    from ..experiments.study import METHODS, format_study, run_study
+    from ..experiments.study import METHODS, format_by_bits, format_study, run_study
 
     _check_known((options.method,), METHODS, "method")
     relative = METHODS[options.method] if options.name == "relatives" else None
@@ -107,6 +111,8 @@ def _run(options):
         settings.update(measure=options.measure, budgets=options.budgets, methods=options.methods)
     if options.name == "accuracy":
         settings["every_stage"] = options.every_stage
+    elif options.by_bits:
+        raise ValueError(f"--by-bits is of the study of accuracy; leave it out of {options.name}.")
     if options.name == "depth":
         if min(options.depths) < 3:
             raise ValueError(f"a depth is at least 3 layers, got {min(options.depths)}.")
@@ -115,6 +121,9 @@ def _run(options):
         from ..experiments.plots import plot_study  # fails before the work where matplotlib is missing
     report = run_study(options.name, options.output, options.jobs, not options.quiet, **settings)
     print(json.dumps(report) if options.json else format_study(report))
+    write_table(options.table, format_study(report), options)
+    if options.by_bits:
+        write_table(options.by_bits, format_by_bits(report), options)
     if options.plot:
         for path in plot_study(report, options.output):
             print(f"\n{path}", file=sys.stderr)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import statistics
-import time
 from pathlib import Path
 
 import dgl
-import torch
 
 from ..config import QuantConfig
 from ..convert import quantize
-from ..deploy import freeze, get_num_threads, launching
+from ..deploy import freeze
 from ..diagnose import diagnose
 from ..report import mean_std, table_head, table_row
 from ..training import PATIENCE, accuracy, fit, predict, train
@@ -20,8 +18,8 @@ from .checkpoint import RunFiles, save_checkpoint
 from .data import load_graph, shape_of
 from .facts import facts_of
 from .recipes import build, recipe_of
+from .timing import common_threads, median_seconds
 
-_TIMED_RUNS = 15
 # Columns of the table, which is printed row by row, and their widths.
 _COLUMNS = {
     "model": 7, "test accuracy": 13, "packed": 10, "equal": 8, "bytes": 9, "smaller": 7, "ms": 7, "faster": 6,
@@ -71,7 +69,7 @@ def run_demo(
     if output is not None:
         Path(output).mkdir(parents=True, exist_ok=True)
     configs = {width: QuantConfig(width) for width in bits}
-    report = {"graph": graph_name, "model": model_name, "seeds": seeds, "epochs": epochs, "threads": _threads()}
+    report = {"graph": graph_name, "model": model_name, "seeds": seeds, "epochs": epochs, "threads": common_threads()}
     report["results"] = {}
     runs = [_Run(report, seed, output, overwrite, progress) for seed in range(seeds)]
     for width, config in {32: None, **configs}.items():
@@ -109,7 +107,7 @@ class _Run:
         self._train(self.teacher, "float32", teacher=shallow)
         entry["accuracy"].append(accuracy(predict(self.teacher, self.graph), self.graph))
         entry["bytes"] = sum(t.nbytes for t in self.teacher.state_dict().values())
-        [seconds] = _medians(self.graph, self.report["threads"], self.teacher)
+        [seconds] = median_seconds(self.graph, self.graph.ndata["feat"], self.teacher.eval())
         entry["seconds"].append(seconds)
         entry["ratio"].append(1.0)
 
@@ -123,7 +121,7 @@ class _Run:
         entry["packed_accuracy"].append(accuracy(run, self.graph))
         entry["equal"].append((trained.argmax(1) == run.argmax(1)).float().mean().item())
         entry["bytes"] = len(packed.to_bytes())
-        float_seconds, seconds = _medians(self.graph, self.report["threads"], self.teacher, packed)
+        float_seconds, seconds = median_seconds(self.graph, self.graph.ndata["feat"], self.teacher.eval(), packed)
         entry["seconds"].append(seconds)
         entry["ratio"].append(float_seconds / seconds)
         if self.output is not None and self.seed == 0:
@@ -199,27 +197,3 @@ def demo_row(report: dict, width: str) -> str:
         f"{statistics.median(entry['ratio']):.1f}x",
     ]
     return table_row(cells, list(_COLUMNS.values()))
-
-
-def _threads():
-    return min(torch.get_num_threads(), get_num_threads())
-
-
-@torch.no_grad()
-def _medians(graph, threads, teacher, *packed):
-    """Median seconds of models, taken in turn so that all meet the same machine."""
-    models, feat = (teacher.eval(), *packed), graph.ndata["feat"]
-    seconds = [[] for _ in models]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with launching(threads):
-            for turn in range(_TIMED_RUNS + 2):
-                for model, taken in zip(models, seconds):
-                    start = time.perf_counter()
-                    model(graph, feat)
-                    if turn >= 2:  # the first turns warm up
-                        taken.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
-    return list(map(statistics.median, seconds))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from ..figures import course, save  # first, for it says what to install
+from ..figures import GREY, course, draw_codes, drawing, save  # first, for it says what to install
 
-import matplotlib  # isort: skip
 from matplotlib.figure import Figure  # isort: skip
 
 from ..allocation import MEASURES
 from .study.tables import file_stem, reference
 
-_COLORS = {"INT2": "#0b6e4f", "INT4": "#3fa34d", "INT8": "#a3c585", "DGL float32": "#444444", "DGL bfloat16": "#9a9a9a"}
+_COLORS = {"INT2": "#0b6e4f", "INT4": "#3fa34d", "INT8": "#a3c585", "DGL float32": GREY, "DGL bfloat16": "#b9a06a"}
 
 
+@drawing
 def plot_bench(report: dict, path) -> Path:
     """Ratios over float32 as bars, and the time of a sum over neighbours against edges, on logarithmic axes.
 
@@ -39,7 +39,7 @@ def plot_bench(report: dict, path) -> Path:
         ratios = [group[variant]["ratio"] if variant in group else 0 for group in groups.values()]
         places = [place + (n - (len(variants) - 1) / 2) * height for place in range(len(groups))]
         bars.barh(places, ratios, height, label=variant, color=_COLORS.get(variant))
-    bars.axvline(1, color="black", linewidth=0.8)
+    bars.axvline(1, color=GREY, linewidth=0.8)
     bars.set_yticks(range(len(groups)), groups)
     bars.invert_yaxis()
     bars.set_xlabel(f"times faster than float32, {threads} thread{'s' * (threads > 1)}")
@@ -57,6 +57,7 @@ def plot_bench(report: dict, path) -> Path:
     return save(figure, path)
 
 
+@drawing
 def plot_study(report: dict, folder) -> list[Path]:
     """The pictures of a study; see :func:`dgl_lowbit.experiments.study.run_study`."""
     draw = {
@@ -204,25 +205,12 @@ def _plot_depth(groups):
 
 
 def _plot_codes(groups):
-    """Share of each code at up to 4 bits, a bar a quantiser, of seed 0: a picture a variant."""
+    """Heat maps of what the quantisers of seed 0 do: a picture a variant."""
     figures = {}
     for group in groups:
         rows = [row for row in group["runs"][0].get("quantizers", ()) if row["bits"] <= 4]
-        if not rows:
-            continue
-        figure = Figure(figsize=(9, 1 + 0.22 * len(rows)), layout="constrained")
-        ax = figure.subplots()
-        for code in range(max(len(row["shares"]) for row in rows)):
-            shares = [row["shares"][code] if code < len(row["shares"]) else 0 for row in rows]
-            left = [sum(row["shares"][:code]) for row in rows]
-            color = matplotlib.colormaps["viridis"](code / (len(rows[0]["shares"]) - 1))
-            ax.barh(range(len(rows)), shares, left=left, color=color, label=str(code))
-        ax.set_yticks(range(len(rows)), [row["quantizer"] for row in rows], fontsize=6)
-        ax.invert_yaxis()
-        ax.set_xlabel("share of each code")
-        ax.legend(ncols=16, fontsize="x-small", loc="lower right")
-        name = "-".join(
-            filter(None, ["codes", group["graph"], group["setting"], str(group["layers"] or ""), group["label"]])
-        )
-        figures["".join(c if c.isalnum() or c in "-." else "_" for c in name)] = figure
+        if rows:
+            parts = ["codes", group["graph"], group["setting"], str(group["layers"] or ""), group["label"]]
+            name = "-".join(filter(None, parts))
+            figures["".join(c if c.isalnum() or c in "-." else "_" for c in name)] = draw_codes(rows)
     return figures

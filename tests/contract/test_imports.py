@@ -22,10 +22,11 @@ ALLOWED = {
     "nn": {"nn", "quant", "config", "smoothness"},
     "convert": {"nn", "quant", "config"},
     "calibration": {"convert", "nn", "progress", "quant"},
-    "diagnose": {"calibration", "config", "convert", "nn", "quant", "report"},
+    "diagnose": {"calibration", "config", "convert", "figures", "nn", "quant", "report", "verdicts"},
     "report": set(),
+    "verdicts": set(),
     "progress": set(),
-    "figures": {"deploy"},
+    "figures": {"deploy", "verdicts"},
     "allocation": {"allocation", "calibration", "config", "convert", "nn", "progress", "quant"},
     "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
     | {"progress", "smoothness"},

@@ -12,6 +12,7 @@ from dgl_lowbit.experiments.study import METHODS, STUDIES, figures, format_study
 from dgl_lowbit.experiments.study import run as study_run
 from dgl_lowbit.experiments.study.tables import violations
 from dgl_lowbit.experiments.study.task import run_task
+from dgl_lowbit.experiments.tables import first_rows, read_table
 from dgl_lowbit.training import train
 
 pytestmark = pytest.mark.usefixtures("small_planted")
@@ -43,8 +44,13 @@ def test_studies_run_and_draw(name, tmp_path, capsys, monkeypatch):
     if name in SOME:
         make = STUDIES[name]
         monkeypatch.setitem(STUDIES, name, lambda **settings: [t for t in make(**settings) if t.label in SOME[name]])
-    assert run(name, tmp_path, "--plot") == 0
+    (tmp_path / "tables").mkdir()
+    table, by_bits = tmp_path / "tables/all.md", tmp_path / "tables/bits.md"
+    more = ["--by-bits", str(by_bits)] if name == "accuracy" else []
+    assert run(name, tmp_path, "--plot", "--table", str(table), *more) == 0
     out, stem = capsys.readouterr().out, "relatives-levels" if name == "relatives" else name
+    assert read_table(table).text == out.strip()
+    assert not more or list(first_rows(read_table(by_bits).text)[0]) == ["graph", "model", "float32", "INT2"]
     report = json.loads((tmp_path / f"{stem}.json").read_text())
     assert out.strip() == (tmp_path / f"{stem}.md").read_text().strip() == format_study(report)
     results = out.split("\n\n| layer ")[0]  # of depth, a table of layers follows
@@ -205,6 +211,7 @@ def test_bad_settings_are_refused(tmp_path, capsys):
         (["study", "accuracy", "--graphs", "kora"], "unknown graph kora"),
         (["study", "accuracy", "--models", "gat"], "unknown model gat"),
         (["study", "depth", "--depths", "2"], "at least 3 layers"),
+        (["study", "depth", "--by-bits", "x.md"], "--by-bits is of the study of accuracy; leave it out of depth"),
         (["study", "relatives", "--method", "best"], "unknown method best; known are gptq, reconstruct, "),
         (["study", "relatives", "--method", "gptq", "--graphs", "mini-gc"], "unknown graph mini-gc; known are planted"),
         (["study", "relatives", "--graphs", "cora"], "unknown graph cora; known are mini-gc"),

@@ -9,17 +9,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 
+def processor_name() -> str:
+    """What the processor calls itself."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def describe_machine() -> dict:
     """Processor and versions."""
-    processor = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        processor = names[0] if names else processor
     packages = {name: version(name) for name in ("dgl", "torch", "numba", "numpy")}
-    return {"processor": processor, "cores": os.cpu_count(), "python": platform.python_version(), **packages}
+    return {"processor": processor_name(), "cores": os.cpu_count(), "python": platform.python_version(), **packages}
 
 
 def say(progress, line):

@@ -3,6 +3,6 @@
 from .relatives import METHODS
 from .run import run_study
 from .studies import STUDIES
-from .tables import format_study
+from .tables import format_by_bits, format_study
 
-__all__ = ["METHODS", "STUDIES", "format_study", "run_study"]
+__all__ = ["METHODS", "STUDIES", "format_by_bits", "format_study", "run_study"]

@@ -67,6 +67,17 @@ def format_study(report: dict) -> str:
     return "\n\n".join(text)
 
 
+def format_by_bits(report: dict) -> str:
+    """A Markdown table of test accuracies of the study of accuracy: a row a graph and model, a column a width."""
+    groups, again = report["groups"], "float32, second phase"
+    widths = list(dict.fromkeys(group["label"] for group in groups if "float32" not in group["label"]))
+    rows: dict[tuple, dict] = {}
+    for group in groups:
+        rows.setdefault((group["graph"], group["setting"]), {})[group["label"]] = _tests(group)
+    cells = [[*key, *(row.get(label, "-") for label in (again, *widths))] for key, row in rows.items()]
+    return table(["graph", "model", "float32", *widths], cells)
+
+
 def _of(group, key):
     return [run[key] for run in group["runs"] if key in run]
 
