@@ -2,7 +2,7 @@
 
     python benchmarks/untrained.py --graphs cora coauthor-cs amazon-computer --seeds 5
 
-trains a GCN and a GraphSAGE in float32 with the settings of tutorials/studies.md, calibrates copies with weights of 2
+trains a GCN and a GraphSAGE in float32 with the settings of docs/studies.md, calibrates copies with weights of 2
 bits and the rest of 8 (W2A8), and with 2 bits throughout (INT2), with each rounding, and prints test accuracies of the
 frozen models, the share of nodes on which they and the calibrated ones predict the same, and seconds of calibration.
 """
@@ -50,7 +50,7 @@ def main():
     parser.add_argument("--graphs", nargs="+", default=["cora"])
     parser.add_argument("--models", nargs="+", default=["gcn", "sage"])
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--epochs", type=int, help="of the float model; default: as in tutorials/studies.md")
+    parser.add_argument("--epochs", type=int, help="of the float model; default: as in docs/studies.md")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import dgl_lowbit
@@ -18,8 +19,10 @@ extensions = [
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+    "gallery",
 ]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "tutorials/index.rst"]  # which tutorials.md includes
 html_theme = "furo"
 html_title = "dgl-lowbit"
 html_static_path = ["_static"]
@@ -34,3 +37,16 @@ numpydoc_show_class_members = False
 
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../tutorials",
+    "gallery_dirs": "tutorials",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "gallery.order",
+    "reset_argv": "gallery.argv",
+    "reset_modules": ("matplotlib",),
+    "capture_repr": (),
+    "image_srcset": ["2x"],
+    "show_signature": False,
+    "write_computation_times": False,
+}
