@@ -3,8 +3,12 @@
 import sys
 from pathlib import Path
 
+from sphinx.addnodes import download_reference, pending_xref
+
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import gallery
 
 import dgl_lowbit
 
@@ -20,7 +24,6 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
-    "gallery",
 ]
 exclude_patterns = ["_build", "tutorials/index.rst"]  # which tutorials.md includes
 html_theme = "furo"
@@ -50,3 +53,17 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "write_computation_times": False,
 }
+
+
+def link_pages(app, doctree):
+    """Let links of Markdown pages to ``tutorials/NAME.py`` lead to the page that is made of it."""
+    page = app.env.docname
+    for link in [] if page.startswith("tutorials/") else list(doctree.findall(download_reference)):
+        path = Path(link["reftarget"])
+        if path.parent.name == "tutorials" and path.stem in gallery.ORDER:
+            target = {"refdomain": "std", "reftype": "doc", "reftarget": f"/tutorials/{path.stem}", "refdoc": page}
+            link.replace_self(pending_xref("", *link.children, refexplicit=True, refwarn=True, **target))
+
+
+def setup(app):
+    app.connect("doctree-read", link_pages)

@@ -142,8 +142,9 @@ figure, ax = plt.subplots(figsize=(5.6, 4.4), layout="constrained")
 ax.imshow(confusion.numpy(), cmap="Oranges")
 for row, column in confusion.nonzero().tolist():
     ax.text(column, row, confusion[row, column].item(), ha="center", va="center")
-ax.set(xlabel="predicted", ylabel="is", xticks=range(len(KINDS)), yticks=range(len(KINDS)), yticklabels=KINDS)
+ax.set(xlabel="predicted", ylabel="is")
 ax.set_xticks(range(len(KINDS)), KINDS, rotation=45, ha="right")
+ax.set_yticks(range(len(KINDS)), KINDS)
 plt.show()
 
 # %%

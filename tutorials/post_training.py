@@ -24,7 +24,7 @@ from dgl_lowbit.experiments.settings import settings
 from dgl_lowbit.report import mean_std, table
 from dgl_lowbit.training import accuracy, predict
 
-options = settings(__doc__, graph="planted", models=("gcn",), epochs=60, seeds=1)
+options = settings(__doc__, graph="planted", models=("gcn",), epochs=60, steps=100, seeds=1)
 
 # %%
 # Ways to do it
@@ -32,8 +32,8 @@ options = settings(__doc__, graph="planted", models=("gcn",), epochs=60, seeds=1
 # Observers say what a range is: that of least error, the extremes, or a percentile. Roundings say how weights become
 # codes. Each is one line, and starts from a fresh copy of the float model.
 
-ways = [(bits, {"observer": observer}) for bits in (8, 4) for observer in ("error", "minmax", "percentile")]
-ways += [(2, {"rounding": rounding}) for rounding in ("nearest", "gptq", "reconstruct")]
+ways = [(bits, "observer", observer) for bits in (8, 4) for observer in ("error", "minmax", "percentile")]
+ways += [(2, "rounding", rounding) for rounding in ("nearest", "gptq", "reconstruct")]
 
 results = {}
 for name in options.models:
@@ -43,12 +43,12 @@ for name in options.models:
         model = build(name, graph, seed)
         lowbit.train(model, graph, seed=seed, epochs=options.epochs, progress=False)
         results.setdefault((name, "float32", "-"), []).append(accuracy(predict(model, graph), graph))
-        for bits, how in ways:
+        for bits, what, way in ways:
             low_bit = lowbit.quantize(model, lowbit.QuantConfig(bits))
-            lowbit.calibrate(low_bit, graph, feat, progress=False, **how)
+            lowbit.calibrate(low_bit, graph, feat, steps=options.steps, progress=False, **{what: way})
             packed = lowbit.freeze(low_bit)
             found = accuracy(packed(graph, feat), graph)
-            results.setdefault((name, f"INT{bits}", *how.values()), []).append(found)
+            results.setdefault((name, f"INT{bits}", way), []).append(found)
 
 means = {key: 100 * sum(values) / len(values) for key, values in results.items()}
 rows = []

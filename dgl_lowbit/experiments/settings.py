@@ -31,8 +31,8 @@ def settings(description: str | None = None, **defaults) -> argparse.Namespace:
     if "ipykernel" in sys.modules:
         return argparse.Namespace(**defaults)
     first = next(filter(None, (description or "").splitlines()), None)
-    parser = argparse.ArgumentParser(description=first, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=first)
     for name, value in defaults.items():
         kind = {"type": type(value[0]), "nargs": "+"} if isinstance(value, tuple) else {"type": type(value)}
-        parser.add_argument(f"--{name}", default=value, help=" ", **kind)
+        parser.add_argument(f"--{name}", default=value, help="default: %(default)s", **kind)
     return parser.parse_args()
