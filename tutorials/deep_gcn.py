@@ -53,12 +53,38 @@ def stack():
 
 
 # %%
-# One line bounds it
-# ------------------
-# Every layer may change the similarity of neighbours by a share of what there is. Both stacks are trained alike.
+# Why it collapses
+# ----------------
+# One line bounds a stack: every layer may change the similarity of neighbours by a share of what there is. Before any
+# training, this is what becomes of features on their way through either. Energy is how much neighbours differ; the
+# collapse gauge is the share of the features that tells nodes apart by more than their degree. On the plain stack a
+# regulariser that acts in the loss only measures.
 
 plain, bounded = stack(), stack()
 lowbit.SmoothnessRegularizer(bounded, threshold=0.0025, relative=True, initial=19)
+
+watching = lowbit.SmoothnessRegularizer(plain, threshold=0.0025, relative=True, acts="loss")
+measured = {
+    "plain": watching.measure(graph, feat),
+    "bounded": lowbit.SmoothnessRegularizer.attached(bounded).measure(graph, feat),
+}
+watching.detach()
+
+figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+for name, colour in (("plain", "tab:gray"), ("bounded", "tab:orange")):
+    for ax, key in zip(axes, ("energy", "gauge")):
+        ax.plot([row[key] for row in measured[name]], color=colour, marker="o", markersize=3, label=name)
+        ax.set_xlabel("layer")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+axes[0].set(yscale="log", ylabel="energy")
+axes[1].set(ylim=(0, None), ylabel="collapse gauge")
+axes[0].legend()
+plt.show()
+
+# %%
+# Both are trained
+# ----------------
+# By the same function. The multipliers are trained along, so that the bounds are kept.
 
 rows = []
 for name, model in (("plain", plain), ("bounded", bounded)):
@@ -66,30 +92,8 @@ for name, model in (("plain", plain), ("bounded", bounded)):
     rows.append([f"{name}, float32", f"{100 * accuracy(predict(model, graph), graph):.1f} %"])
 print(table([f"{options.layers} layers on {options.graph}", "test accuracy"], rows))
 
-# %%
-# What the bounds do
-# ------------------
-# The energy of a layer's output is how much neighbours differ; the collapse gauge is 0 where all nodes are alike up to
-# their degree. On the plain stack a regulariser that acts in the loss only measures here.
-
-watched = lowbit.SmoothnessRegularizer(plain, threshold=0.0025, relative=True, acts="loss")
-measured = {
-    "plain": watched.measure(graph, feat),
-    "bounded": lowbit.SmoothnessRegularizer.attached(bounded).measure(graph, feat),
-}
-watched.detach()
-
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-for name, colour in (("plain", "tab:gray"), ("bounded", "tab:orange")):
-    for ax, key in zip(axes, ("energy", "gauge")):
-        ax.plot([row[key] for row in measured[name]], color=colour, marker="o", markersize=3, label=name)
-axes[0].set(yscale="log", ylabel="energy", xlabel="layer")
-axes[1].set(ylabel="collapse gauge", xlabel="layer", ylim=(0, None))
-axes[0].legend()
-plt.show()
-
-steps = [row["step"] for row in measured["bounded"]]
-print(f"The multipliers set steps from {min(steps):.3f} to {max(steps):.3f}.")
+steps = [row["step"] for row in lowbit.SmoothnessRegularizer.attached(bounded).measure(graph, feat)]
+print(f"\nSteps of layers: {min(steps):.3f} to {max(steps):.3f}.")
 
 # %%
 # At two bits

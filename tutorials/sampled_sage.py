@@ -10,6 +10,7 @@ to one, and nothing but codes in between.
 """
 
 import tempfile
+import warnings
 from pathlib import Path
 
 import dgl
@@ -26,6 +27,7 @@ from dgl_lowbit.experiments.settings import settings
 from dgl_lowbit.report import mean_std, table
 
 options = settings(__doc__, graph="planted", bits=(4, 2), epochs=25, seeds=1, nodes=8_000)
+warnings.filterwarnings("ignore", "Dataloader CPU affinity")  # a hint of DGL
 
 # %%
 # A model of blocks

@@ -113,8 +113,10 @@ with torch.no_grad():
 print(table(["", "ms"], [[name, f"{value:.2f}"] for name, value in times.items()]))
 
 figure, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
-ax.barh(list(times), list(times.values()), color=["tab:gray", *["tab:orange"] * 3])
-ax.set(xlabel="ms, median", xscale="log")
+bars = ax.barh(list(times), list(times.values()), color=["tab:gray", *["tab:orange"] * 3])
+ax.bar_label(bars, fmt=" %.2f")
+ax.set_xlabel("ms, median")
+ax.margins(x=0.12)
 ax.invert_yaxis()
 plt.show()
 

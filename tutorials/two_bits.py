@@ -28,7 +28,8 @@ options = settings(__doc__, graph="planted", bits=2, epochs=60)
 # ------
 # A number x is kept as a code q and stands for ``scale · (q − zero_point)``. The zero point need not be whole: the grid
 # without zero, ``half``, has as many levels on either side; the ``affine`` grid has one at zero and is one short on one
-# side. Here are ten thousand numbers of both signs, as weights are, and what is left of them after a ReLU.
+# side. Here are ten thousand numbers of both signs, as weights are, and what is left of them after a ReLU, with the
+# levels that a search found.
 
 torch.manual_seed(0)
 signed = torch.randn(10_000)
@@ -45,15 +46,14 @@ def observed(x, bits, grid):
 figure, axes = plt.subplots(2, 2, figsize=(8, 5), sharex="col", layout="constrained")
 for column, (name, x) in zip(axes.T, tensors.items()):
     for ax, grid in zip(column, ("affine", "half")):
-        rounded = observed(x, 2, grid).fake_quantize(x).detach()
         ax.hist(x.numpy(), bins=80, color="tab:gray", alpha=0.5)
-        for level in rounded.unique().tolist():
+        for level in observed(x, 2, grid).dequantize(torch.arange(4)).tolist():
             ax.axvline(level, color="tab:orange", linewidth=2)
         ax.set(title=f"{name}, {grid}", yticks=[], yscale="log")
 plt.show()
 
 # %%
-# How much is lost is the signal-to-noise ratio. A bit more is about six decibels.
+# How much is lost is the signal-to-noise ratio. A bit more is five to six decibels.
 
 
 def snr(x, rounded):
