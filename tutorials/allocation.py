@@ -88,7 +88,8 @@ plt.show()
 # %%
 # Which component has how many
 # ----------------------------
-# What is not in the file may have all the bits there are; of the weights, those have more that are few or count most.
+# What is not in the file may have all the bits there are. Where it counts too, the budget says so, as in
+# ``budget={"model": 2000, "states": 400_000}``.
 
 names = list(chosen[0])
 widths = torch.tensor([[allocated[name] for allocated in chosen] for name in names])

@@ -161,8 +161,8 @@ model, _ = low_bit("layer and quantiser", Net(Residual), config)
 print(table(["own", "float32", f"INT{options.bits}", "packed"], rows))
 
 # %%
-# What it costs is a scale that is off by up to a factor of √2. How much of normally distributed numbers that loses hangs
-# on how wide they are:
+# What it costs is a scale that is off by up to a factor of √2. How much of normally distributed numbers that loses
+# hangs on how wide they are:
 
 torch.manual_seed(0)
 normal, deviations = torch.randn(10_000), torch.linspace(1, 4, 31)

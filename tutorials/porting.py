@@ -21,7 +21,7 @@ from dgl_lowbit.experiments.data import load_graph, num_classes
 from dgl_lowbit.experiments.settings import settings
 from dgl_lowbit.report import mean_std, table
 
-options = settings(__doc__, graph="planted", models=("GCN", "GAT"), bits=(4, 2), epochs=20, seeds=1)
+options = settings(__doc__, graph="planted", models=("GCN", "GAT"), bits=(4, 2), epochs=60, seeds=1)
 
 # %%
 # The project

@@ -33,7 +33,7 @@ options = settings(__doc__, graph="planted", bits=2, epochs=60)
 
 torch.manual_seed(0)
 signed = torch.randn(10_000)
-tensors = {"both signs": signed, "after a ReLU": signed.relu()}
+tensors = {"signed": signed, "ReLU": signed.relu()}
 
 
 def observed(x, bits, grid):
