@@ -21,7 +21,7 @@ SCRIPTS = sorted((ROOT / "tutorials").glob("*.py"))
 FAST = ("heterograph", "link_prediction")
 SMALL = {
     "allocation": ("--epochs", "2", "--bits", "2"),
-    "porting": ("--epochs", "1", "--bits", "2"),
+    "porting": ("--epochs", "2", "--bits", "2"),
     "post_training": ("--epochs", "2", "--steps", "5"),
     "graph_classification": ("--epochs", "2", "--graphs", "32"),
     "sampled_sage": ("--epochs", "2", "--nodes", "700"),
