@@ -44,21 +44,20 @@ def low_bit(name, model, config):
 # %%
 # Message passing
 # ---------------
-# A layer that knows nothing of this package: the mean of neighbours beside the mean of theirs.
+# A layer that knows nothing of this package: the mean of neighbours, and the mean of theirs.
 
 
 class TwoHops(nn.Module):
     def __init__(self, in_feats, out_feats):
         super().__init__()
         self.linear = nn.Linear(in_feats, out_feats)
-        self.both = nn.Linear(2 * out_feats, out_feats)
 
     def forward(self, graph, feat):
         with graph.local_scope():
             graph.srcdata["h"] = self.linear(feat)
             graph.update_all(fn.copy_u("h", "m"), fn.mean("m", "once"))
             graph.update_all(fn.copy_u("once", "m"), fn.mean("m", "twice"))
-            return self.both(torch.cat([graph.dstdata["once"], graph.dstdata["twice"]], 1))
+            return graph.dstdata["once"] + graph.dstdata["twice"]
 
 
 class Net(nn.Module):
