@@ -10,7 +10,6 @@ weights that were rounded on data; ``taught`` has the float model's outputs in t
 import argparse
 import functools
 import itertools
-import sys
 import tempfile
 from pathlib import Path
 
@@ -23,9 +22,7 @@ from torch import nn
 import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph, num_classes
 from dgl_lowbit.report import mean_std, table
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tutorials"))
-from quickstart import share_correct, train
+from dgl_lowbit.training import accuracy
 
 CONVOLUTIONS = {
     "GraphConv": lambda i, o: dgl.nn.GraphConv(i, o),
@@ -48,12 +45,38 @@ class TwoLayers(nn.Module):
         return self.conv2(graph, F.dropout(h, 0.5, self.training))
 
 
+def train(model, graph, epochs, also=None):
+    """An ordinary training loop; returns the model at its best validation accuracy.
+
+    ``also(logits)``, where it is given, is added to the loss.
+    """
+    feat, label, mask = graph.ndata["feat"], graph.ndata["label"], graph.ndata["train_mask"]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=5e-4)
+    best, best_state = -1.0, None
+    for _ in range(epochs):
+        model.train()
+        logits = model(graph, feat)
+        loss = F.cross_entropy(logits[mask], label[mask])
+        if also is not None:
+            loss = loss + also(logits)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            found = accuracy(model(graph, feat), graph, "val_mask")
+        if found > best:
+            best, best_state = found, {k: v.clone() for k, v in model.state_dict().items()}
+    model.load_state_dict(best_state)
+    return model
+
+
 def run(make, graph, widths, variants, seed, epochs):
     """Test accuracy: of the float model, else by width and variant of the low-bit one, fake-quantised and packed."""
     torch.manual_seed(seed)
     feat = graph.ndata["feat"]
     float_model = train(TwoLayers(make, feat.shape[1], num_classes(graph)), graph, epochs)
-    results = {"float32": (share_correct(float_model(graph, feat), graph),)}
+    results = {"float32": (accuracy(float_model(graph, feat), graph),)}
     for bits, variant in itertools.product(widths, variants):
         model = lowbit.quantize(float_model, lowbit.QuantConfig(bits, **VARIANTS[variant]))
         lowbit.calibrate(model, graph, feat, rounding=ROUNDINGS.get(variant, "nearest"), progress=False)
@@ -63,7 +86,7 @@ def run(make, graph, widths, variants, seed, epochs):
             packed = lowbit.load(lowbit.freeze(model).save(Path(folder) / "model.safetensors"))
         trained, run = model(graph, feat).detach(), packed(graph, feat)
         equal = (trained.argmax(1) == run.argmax(1)).float().mean().item()
-        results[f"INT{bits}, {variant}"] = share_correct(trained, graph), share_correct(run, graph), equal
+        results[f"INT{bits}, {variant}"] = accuracy(trained, graph), accuracy(run, graph), equal
     return results
 
 

@@ -6,9 +6,13 @@ from pathlib import Path
 from docutils.nodes import SkipNode
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import download_reference, pending_xref
 from sphinx.util import logging
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import gallery
 
 import dgl_lowbit
 
@@ -22,8 +26,9 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "tables"]  # which pages include
+exclude_patterns = ["_build", "tables", "tutorials/index.rst"]  # which pages include
 html_theme = "furo"
 html_title = "dgl-lowbit"
 html_static_path = ["_static"]
@@ -41,6 +46,19 @@ html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
+sphinx_gallery_conf = {
+    "examples_dirs": "../tutorials",
+    "gallery_dirs": "tutorials",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "gallery.order",
+    "reset_argv": "gallery.argv",
+    "reset_modules": ("matplotlib",),
+    "capture_repr": (),
+    "image_srcset": ["2x"],
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
 
 def write_formula(translator, node):
     """A formula as MathML, which browsers draw themselves: no script, no network, no LaTeX."""
@@ -54,5 +72,16 @@ def write_formula(translator, node):
     raise SkipNode
 
 
+def link_pages(app, doctree):
+    """Let links of Markdown pages to ``tutorials/NAME.py`` lead to the page that is made of it."""
+    page = app.env.docname
+    for link in [] if page.startswith("tutorials/") else list(doctree.findall(download_reference)):
+        path = Path(link["reftarget"])
+        if path.parent.name == "tutorials" and path.stem in gallery.ORDER:
+            target = {"refdomain": "std", "reftype": "doc", "reftarget": f"/tutorials/{path.stem}", "refdoc": page}
+            link.replace_self(pending_xref("", *link.children, refexplicit=True, refwarn=True, **target))
+
+
 def setup(app):
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
+    app.connect("doctree-read", link_pages)

@@ -6,14 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 DOCS = sorted(path for path in (ROOT / "docs").rglob("*.md") if not {"_build", "tables"} & {*path.parts})
 PAGES = [
-    *(
-        ROOT / name
-        for name in (
-            "README.md",
-            "CONTRIBUTING.md",
-            "CHANGELOG.md",
-        )
-    ),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
     *(ROOT / name for name in ("numba_kernels/README.md", "runtime/README.md")),
     *DOCS,
 ]
