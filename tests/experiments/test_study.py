@@ -13,6 +13,7 @@ from dgl_lowbit.experiments.study import run as study_run
 from dgl_lowbit.experiments.study.tables import violations
 from dgl_lowbit.experiments.study.task import run_task
 from dgl_lowbit.experiments.tables import first_rows, read_table
+from dgl_lowbit.quant import QLRQuantizer
 from dgl_lowbit.training import train
 
 pytestmark = pytest.mark.usefixtures("small_planted")
@@ -238,4 +239,5 @@ def test_rates_and_distillation_of_a_variant_reach_its_training(monkeypatch):
         studies.Variant("INT2", {"bits": 2}, distill=0.9, quantizer_lr=0.003),
     ]
     run_task(studies.Task("gcn", "planted", "gcn", seed=0, epochs=1, variants=variants).spec())
-    assert seen[1:] == [([0.01, 0.01], 0.5), ([0.01, 0.003], 0.9)]
+    rate = QLRQuantizer.range_rate
+    assert seen[1:] == [([0.01, 0.01 / rate], 0.5), ([0.01, 0.003 / rate], 0.9)]
