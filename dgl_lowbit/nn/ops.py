@@ -19,6 +19,9 @@ from .protection import protected_messages, protected_rows
 from .sums import can_sum_packed, exactly_summed, sum_packed
 from .typed import TypedProducts, meet_by_type
 
+# Reducers whose functions of dgl.ops give 0 where there is no message; largest and smallest give infinities.
+_SUMS = ("sum", "mean")
+
 
 class TorchOps:
     """The operations :class:`dgl_lowbit.nn.Ops`, run: fake-quantised, differentiable, through DGL's message passing.
@@ -112,7 +115,7 @@ class TorchOps:
             return _nothing(graph, messages)
         if edge_weight is None and not scaled:
             messages = exactly_summed(messages, most_messages(graph))
-        if is_builtin(reducer):  # what update_all comes to, without its frames
+        if is_builtin(reducer) and reducer.name in _SUMS:  # what update_all comes to, without its frames
             if edge_weight is None:
                 return getattr(dgl.ops, f"copy_u_{reducer.name}")(graph, messages)
             return getattr(dgl.ops, f"u_mul_e_{reducer.name}")(graph, messages, edge_weight)

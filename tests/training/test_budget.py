@@ -1,5 +1,7 @@
 """Training under a budget: bits are learned between the float stage and the low-bit one."""
 
+import math
+
 import dgl
 import pytest
 import torch
@@ -64,7 +66,7 @@ class Interrupt(BaseException):
     "epoch", [5, pytest.param(7, marks=pytest.mark.slow)], ids=["while bits are learned", "after it"]
 )
 def test_an_interrupted_fit_resumes_to_the_same_result(epoch, planted, tmp_path, monkeypatch):
-    monkeypatch.setattr(resume, "_EVERY", 2)
+    monkeypatch.setattr(resume, "_SHARE", math.inf)
     expected, path = run(planted), tmp_path / "run.pt"
     original, seen = stage.Run.epoch, []
 
