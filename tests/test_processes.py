@@ -78,6 +78,7 @@ def test_a_range_from_data_is_refused_in_a_step_of_several_processes(tmp_path):
         assert "calibrate(model, graph, feat, process_group=torch.distributed.group.WORLD)" in message
 
 
+@pytest.mark.slow
 def test_processes_calibrated_together_train_together(tmp_path):
     first, second = world(trained, tmp_path, 2)
     assert first.keys() == second.keys() and all(torch.equal(value, second[key]) for key, value in first.items())

@@ -78,6 +78,7 @@ def test_empty_axes_are_not_taken_for_a_picture(pictures):
     assert not is_coloured(pictures[0])
 
 
+@pytest.mark.slow
 def test_a_tutorial_runs_from_the_shell(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "tutorials/quickstart.py"), "--epochs", "2", "--bits", "4"],

@@ -59,11 +59,11 @@ class GroupQuantizer(Quantizer):
     Limits are quantiles of the rows that a range is taken from, so that groups are of one size; in training they follow
     those of the batches, whose mean magnitudes dropout leaves as they are, on average.
 
-    Ranges are learned from the local error, :math:`E = \sum (\hat x − x)^2 / \sum x^2`, not from the loss, of which
+    Ranges are learned from the local error, :math:`E = \sum (\hat x - x)^2 / \sum x^2`, not from the loss, of which
     rows of nodes without labels know little:
 
-    .. math:: \frac{∂E}{∂\log α_k} = \frac{2}{\sum x^2} \sum_{i ∈ k} (\hat x_i − x_i)
-              \begin{cases} \hat x_i − x_i & \text{in the range} \\ \hat x_i & \text{beyond it.} \end{cases}
+    .. math:: \frac{\partial E}{\partial \log α_k} = \frac{2}{\sum x^2} \sum_{i \in k} (\hat x_i - x_i)
+              \begin{cases} \hat x_i - x_i & \text{in the range} \\ \hat x_i & \text{beyond it.} \end{cases}
 
     What is coded receives the loss's gradient, within the range. The paper has a step a group, and takes the group
     whose range ends nearest to the row's largest magnitude. That goes neither with dropout, which raises it, nor with

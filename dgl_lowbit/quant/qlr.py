@@ -52,7 +52,7 @@ class QLRQuantizer(Quantizer):
     α starts at the factor that minimises the error of representation and is trained straight through:
     its gradient is m below the range, M above, and the rounding residual inside. It is
 
-    .. math:: α = α_0 \exp(s · \mathrm{drift}),
+    .. math:: α = α_0 \exp(s \cdot \mathrm{drift}),
 
     α_0 its start, s = :attr:`range_rate`, so that it stays positive, an optimiser's step changes it by a share, one of
     Adam by less than it changes weights, and weight decay draws it to where it started.

@@ -84,7 +84,7 @@ def trials(model, *args, config=None, widths=WIDTHS, nodes=None):
     return Trials(model, config or lowbit.QuantConfig(), widths, nodes, args, {})
 
 
-@pytest.mark.parametrize("make", [GCN, GAT, Own], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [pytest.param(GCN, marks=pytest.mark.slow), GAT, Own])
 @pytest.mark.parametrize("bits", [8, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (3, 1))])
 def test_bytes_of_the_model_are_those_of_its_file(make, bits):
     model, *call = case(make)

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from dgl_examples.processes import Processes
 
@@ -17,6 +19,7 @@ def verdict(name):
     return {"outcome": "whole", "reason": name}
 
 
+@pytest.mark.slow
 def test_a_case_that_ends_or_hangs_is_a_crash_and_the_next_go_on():
     verdicts = Processes(verdict, 5, []).judge(["first", "ends", "second", "hangs", "third"])
     assert list(verdicts) == ["first", "ends", "second", "hangs", "third"]

@@ -85,7 +85,7 @@ def test_arguments_by_name_are_understood(undirected, feat):
 
 @pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize("acts", ["step", "projection"])
-@pytest.mark.parametrize("threshold", [1e-1, 1e-2, 1e-3])
+@pytest.mark.parametrize("threshold", [1e-1, *(pytest.param(each, marks=pytest.mark.slow) for each in (1e-2, 1e-3))])
 def test_bounds_are_met_in_the_forward(acts, relative, threshold, undirected, feat):
     model = Stack()
     reg = SmoothnessRegularizer(model, threshold, relative, acts)
