@@ -36,8 +36,8 @@ def check_equal(packed: PackedModel, captured: Captured) -> None:
         if off > _MOST_ROWS_OFF:
             raise FreezeError(
                 f"on the example taken twice {off:.0%} of the packed model's rows differ from the model's; something "
-                "that the model computes depends on data in a way that was not recorded, or, in a model that was hardly "
-                "trained, many values lie just between two codes: train it for some epochs first."
+                "that the model computes depends on data in a way that was not recorded, or, in a model that was "
+                "hardly trained, many values lie just between two codes: train it for some epochs first."
             )
 
 

@@ -84,7 +84,7 @@ def trials(model, *args, config=None, widths=WIDTHS, nodes=None):
     return Trials(model, config or lowbit.QuantConfig(), widths, nodes, args, {})
 
 
-@pytest.mark.parametrize("make", [pytest.param(GCN, marks=pytest.mark.slow), GAT, Own])
+@pytest.mark.parametrize("make", [*(pytest.param(make, marks=pytest.mark.slow) for make in (GCN, GAT)), Own])
 @pytest.mark.parametrize("bits", [8, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (3, 1))])
 def test_bytes_of_the_model_are_those_of_its_file(make, bits):
     model, *call = case(make)
@@ -116,7 +116,9 @@ def test_edges_of_each_type_and_of_calls_are_counted():
 BUDGETS = {"model": 600, "states": 3500, "edges": 7000, "bits": 6}
 
 
-@pytest.mark.parametrize("measure", BUDGETS)
+@pytest.mark.parametrize(
+    "measure", ["model", *(pytest.param(name, marks=pytest.mark.slow) for name in BUDGETS if name != "model")]
+)
 def test_a_budget_is_kept_by_the_config_that_comes_of_it(measure):
     model, *call = case(GCN)
     config = lowbit.allocate(model, *call, budget={measure: BUDGETS[measure]}, progress=False)

@@ -55,7 +55,7 @@ def test_hidden_bytes_are_rows_at_the_bits_of_their_groups(case):
     assert [row_bytes(9, bits) for bits in (1, 2, 3, 4, 8)] == [2, 3, 5, 5, 9]
 
 
-@pytest.mark.parametrize("share", [0.8, 5])
+@pytest.mark.parametrize("share", [0.8, pytest.param(5, marks=pytest.mark.slow)])
 def test_the_budget_is_kept_and_buys_what_is_near_the_best(case, share):
     """Of all bits of three groups that keep it, by the errors of groups at each width."""
     model, *call = case
@@ -77,6 +77,7 @@ def test_the_budget_is_kept_and_buys_what_is_near_the_best(case, share):
     assert share != 5 or quantizer.bits.tolist() == [8, 8, 8]
 
 
+@pytest.mark.slow
 def test_fit_chooses_bits_between_its_stages(small_planted):
     graph = dgl.add_self_loop(load_graph())
     feat = graph.ndata["feat"] = graph.ndata["feat"][:, :70]

@@ -56,6 +56,7 @@ def test_part_of_a_model_only_when_asked_for(graph, tmp_path):
     assert torch.equal(lowbit.load(older, model=fresh)(graph, feat), packed(graph, feat))
 
 
+@pytest.mark.slow
 def test_every_damaged_byte_of_a_partial_file_is_noticed(graph, tmp_path):
     feat = features(graph, 12)
     with pytest.warns(lowbit.FloatModuleWarning):

@@ -89,6 +89,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_refusal_says_the_form_that_can_be_frozen(case):
     refused, remedy, instead = CASES[case]

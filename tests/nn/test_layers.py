@@ -195,6 +195,7 @@ def test_multiplier_of_a_step_solved_by_hand():
     torch.testing.assert_close(layer.eval()(graph, feat), -0.8 * feat)
 
 
+@pytest.mark.slow
 def test_tight_bounds_are_met_by_steps_and_not_by_the_gradient():
     graph, violation = dgl.to_bidirected(dgl.to_simple(homogeneous())), {}
     for acts in ("step", "gradient"):

@@ -62,9 +62,8 @@ class Interrupt(BaseException):
     pass
 
 
-@pytest.mark.parametrize(
-    "epoch", [5, pytest.param(7, marks=pytest.mark.slow)], ids=["while bits are learned", "after it"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("epoch", [5, 7], ids=["while bits are learned", "after it"])
 def test_an_interrupted_fit_resumes_to_the_same_result(epoch, planted, tmp_path, monkeypatch):
     monkeypatch.setattr(resume, "_SHARE", math.inf)
     expected, path = run(planted), tmp_path / "run.pt"
