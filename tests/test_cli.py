@@ -57,6 +57,7 @@ def epochs_of(monkeypatch, stop_at=None):
     return ran
 
 
+@pytest.mark.slow
 def test_an_interrupted_demo_goes_on_where_it_was(capsys, monkeypatch):
     arguments = ["demo", "--epochs", "12", "--bits", "2", "--quiet"]
     monkeypatch.setattr(resume, "_SHARE", math.inf)  # states are written after each epoch
@@ -127,6 +128,7 @@ def test_what_files_say_cannot_steer_the_terminal(made, capsys, tmp_path):
         assert main(["info", str(model.save(tmp_path / "wrong.safetensors"))]) == 0
 
 
+@pytest.mark.slow
 def test_train_keeps_what_it_made_and_resumes(capsys, tmp_path):
     arguments = ["train", "--epochs", "1", "--bits", "2", "--output", str(tmp_path), "--quiet", "--plot"]
     assert main(arguments) == 0

@@ -192,7 +192,7 @@ def test_shares_of_wide_codes_lower_the_loss():
 
 
 @pytest.mark.parametrize("method", ["greedy", pytest.param("relaxed", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", [GAT, Own, Typed], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [pytest.param(GAT, marks=pytest.mark.slow), Own, Typed])
 def test_any_message_passing_is_allocated_and_frozen(make, method, monkeypatch):
     monkeypatch.setattr(relaxed, "_STEPS", 10)
     model, *call = case(make)
@@ -236,6 +236,7 @@ def test_what_a_layer_keeps_is_propagated_anew_at_other_bits():
     assert kept(True) == kept(False)
 
 
+@pytest.mark.slow
 def test_the_model_and_the_callers_frames_stay_as_they_were():
     model, graph, feat = case(Own)
     model.train()

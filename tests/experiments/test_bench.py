@@ -21,6 +21,7 @@ def report(request, small_planted):
     return done
 
 
+@pytest.mark.slow
 def test_everything_is_timed_against_float32(report):
     works = {(row["work"], row["graph"]) for row in report["results"]}
     few = {
@@ -62,6 +63,7 @@ def test_picture(report, tmp_path):
     assert first == second
 
 
+@pytest.mark.slow
 def test_training_is_timed_against_float32(monkeypatch):
     monkeypatch.setitem(work.SYNTHETIC, "tiny", (60, 300))
     threads = torch.get_num_threads()

@@ -18,7 +18,7 @@ from dgl_lowbit.training import train
 
 pytestmark = pytest.mark.usefixtures("small_planted")
 
-SLOW = ("ablation", "allocate", "depth", "schedules", "relatives")
+SLOW = ("ablation", "accuracy", "allocate", "depth", "schedules", "relatives")
 SMALL = {
     "accuracy": ["--models", "smp", "--bits", "2", "--every-stage"], "depth": ["--depths", "4"],
     "schedules": ["--models", "gcn", "--bits", "2"],

@@ -90,6 +90,7 @@ def test_a_state_makes_the_sites_of_a_fresh_copy(graph):
     assert torch.equal(fresh(graph, feat), model(graph, feat))
 
 
+@pytest.mark.slow
 def test_copies_and_pickles_in_a_fresh_process(graph, tmp_path):
     feat = features(graph, 12)
     model = low_bit(OwnNet(), graph, feat)

@@ -103,6 +103,7 @@ PER_CHANNEL = nk.quantize(np.ones((3, 4)), nk.Grid(4, 2, scale=np.arange(1.0, 5.
 
 
 @pytest.mark.skipif(JIT_OFF, reason="too slow in Python")
+@pytest.mark.slow
 def test_hubs_are_summed_in_parts_with_the_same_result_on_any_number_of_threads():
     rng = np.random.default_rng(0)
     degrees = np.array([3, 100_000, 0, 40_000, 7])
