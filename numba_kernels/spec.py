@@ -31,10 +31,11 @@ import numpy as np
 
 from .fixed_point import Coding, are_halves, most_steps
 from .grid_base import BITS, MOST_ZERO_POINT, SMALLEST_SCALE, CodedRows, GridSpec, SpecError, is_number, require
-from .row_grids import GROUP_KEYS, ROW_KEYS, GroupGrid, OwnGrid, RowGrid, SignGrid
+from .row_grids import GROUP_KEYS, MOST_GROUPS, ROW_KEYS, GroupGrid, OwnGrid, RowGrid, SignGrid
 
 __all__ = [
     "BITS",
+    "MOST_GROUPS",
     "MOST_HALVINGS",
     "MOST_ZERO_POINT",
     "SMALLEST_SCALE",

@@ -22,18 +22,37 @@ _TRAINING = "-training.pt"
 
 
 class RunFiles:
-    """Where runs keep what they make; ``name`` tells those on one graph with one model from each other.
+    """Where a run keeps what it makes.
+
+    Parameters
+    ----------
+    stem : path
+        What the names of its files begin with.
 
     Attributes
     ----------
+    name : str
+        Of the run: the last part of ``stem``.
     training, checkpoint, packed, plot : Path
         The state of the training, the model that can be frozen again, the packed model, the picture.
     """
 
-    def __init__(self, folder, graph_name: str, model_name: str, name: str):
-        stem = Path(folder) / f"{graph_name}-{model_name}-{name}"
+    def __init__(self, stem):
+        stem = Path(stem)
+        self.name = stem.name
         self.training = stem.with_name(f"{stem.name}{_TRAINING}")
         self.checkpoint, self.packed, self.plot = map(stem.with_suffix, (".pt", ".safetensors", ".png"))
+
+    @classmethod
+    def of(cls, folder, graph_name: str, model_name: str, name: str) -> RunFiles:
+        """Those in ``folder``; ``name`` tells runs on one graph with one model from each other."""
+        return cls(Path(folder) / f"{graph_name}-{model_name}-{name}")
+
+    @classmethod
+    def begun_in(cls, folder) -> list[RunFiles]:
+        """Those of runs in ``folder`` that have a state of training, sorted by name."""
+        states = sorted(Path(folder).glob(f"*{_TRAINING}"))
+        return [cls(path.with_name(path.name.removesuffix(_TRAINING))) for path in states]
 
 
 def save_checkpoint(path, model: nn.Module, architecture: str, shape: tuple, config: QuantConfig, info: dict) -> Path:

@@ -93,7 +93,7 @@ class _Run:
         self.label = progress and (f"seed {seed}: {{}}" if report["seeds"] > 1 else "{}")
 
     def _files(self, name):
-        return RunFiles(self.output, self.report["graph"], self.report["model"], name)
+        return RunFiles.of(self.output, self.report["graph"], self.report["model"], name)
 
     def _train(self, model, stage, **options):
         train(
@@ -147,7 +147,7 @@ def train_and_keep(
         Where a run has kept files there already and neither ``resume`` nor ``overwrite`` is set; when it is resumed and
         was another run.
     """
-    files = RunFiles(output, graph_name, model_name, f"int{bits}")
+    files = RunFiles.of(output, graph_name, model_name, f"int{bits}")
     kept = [path.name for path in (files.training, files.checkpoint, files.packed) if path.exists()]
     if kept and not (resume or overwrite):
         raise ValueError(f"{output} holds a run already ({', '.join(kept)}); pass --resume to go on, or --overwrite.")

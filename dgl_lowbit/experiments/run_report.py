@@ -22,7 +22,7 @@ from ..training.plots import draw_history
 from ..training.resume import Checkpoint
 from ..verdicts import advise, judge
 from .bench.machine import processor_name
-from .checkpoint import load_checkpoint
+from .checkpoint import RunFiles, load_checkpoint
 from .data import load_graph
 from .facts import Facts
 from .models import MODELS
@@ -30,7 +30,6 @@ from .recipes import build
 from .timing import common_threads, median_seconds
 
 _PAGE = Path(__file__).with_name("run_report.html")
-_ENDINGS = (".pt", ".safetensors")
 _AS_GOOD = 0.005  # share of validation accuracy below float32 up to which a low-bit model is as good
 _VIOLATION = 0.05  # share over a bound of smoothness beyond which it is exceeded
 _FEWER_BITS = {8: 4, 4: 2, 3: 2}
@@ -74,7 +73,7 @@ def write_report(folder, path=None, speed: bool = False) -> Path:
     ValueError
         When the folder holds no run of ``dgl-lowbit train``, or none that is finished.
     """
-    page = render([describe_run(stem, speed) for stem in finished_runs(folder)])
+    page = render([describe_run(files, speed) for files in finished_runs(folder)])
     return replace_file(path or Path(folder) / "report.html", page.encode())
 
 
@@ -85,8 +84,8 @@ def render(runs: list[dict]) -> str:
     return template.render(runs=runs, version=__version__, processor=processor_name())
 
 
-def finished_runs(folder) -> list[Path]:
-    """Files of each finished run in a folder, without their endings, sorted.
+def finished_runs(folder) -> list[RunFiles]:
+    """Files of each finished run in a folder, sorted by name.
 
     Raises
     ------
@@ -96,22 +95,24 @@ def finished_runs(folder) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder; report takes the DIR of dgl-lowbit train --output DIR.")
-    begun = [path.with_name(path.name.removesuffix("-training.pt")) for path in sorted(folder.glob("*-training.pt"))]
-    done = [stem for stem in begun if all(stem.with_name(stem.name + ending).is_file() for ending in _ENDINGS)]
+    begun = RunFiles.begun_in(folder)
+    done = [files for files in begun if files.checkpoint.is_file() and files.packed.is_file()]
     if begun and not done:
-        raise ValueError(f"{folder} holds a run that is not finished, {begun[0].name}; go on with train --resume.")
+        raise ValueError(
+            f"{folder} holds no finished run of dgl-lowbit train: {begun[0].name} is that of a demo, or is to go on "
+            "with train --resume."
+        )
     if not done:
         raise ValueError(f"{folder} holds no run; report takes the DIR of dgl-lowbit train --output DIR.")
     return done
 
 
-def describe_run(stem: Path, speed: bool) -> dict[str, Any]:
+def describe_run(files: RunFiles, speed: bool) -> dict[str, Any]:
     """What the page says of one run."""
-    checkpoint, file = (stem.with_name(stem.name + ending) for ending in _ENDINGS)
-    stages = Checkpoint(stem.with_name(f"{stem.name}-training.pt"), resume=True).stages
+    stages = Checkpoint(files.training, resume=True).stages
     histories = {name: History(saved["epochs"], saved["best_epoch"]) for name, saved in stages.items()}
-    model, _ = load_checkpoint(checkpoint)
-    packed = load(file)
+    model, _ = load_checkpoint(files.checkpoint)
+    packed = load(files.packed)
     facts = Facts.of(packed.info)
     graph = load_graph(facts.graph, facts.seed)
     graph = dgl.add_self_loop(graph) if facts.self_loops else graph
@@ -120,14 +121,14 @@ def describe_run(stem: Path, speed: bool) -> dict[str, Any]:
     state = stages["float32"]["best_state"]
     bounds = histories[list(stages)[-1]].best.get("smoothness", [])
     return {
-        "name": stem.name,
+        "name": files.name,
         "bits": list(stages)[-1],
         "model": facts.model,
         "graph": facts.described,
         "same_graph": facts.is_same(graph_identity(graph)) is not False,
         "stages": [_stage(name, history) for name, history in histories.items()],
         "packed": accuracy(packed(graph, feat), graph),
-        "bytes": {"float32": sum(part.nbytes for part in state.values()), "packed": file.stat().st_size},
+        "bytes": {"float32": sum(part.nbytes for part in state.values()), "packed": files.packed.stat().st_size},
         "speed": _speed(facts, state, graph, packed) if speed else None,
         "quantizers": [{**row, "verdict": judge(row)} for row in rows],
         "codes": Picture.of(draw_codes(rows), "Share of each code and signal-to-noise ratio, a row a quantiser"),

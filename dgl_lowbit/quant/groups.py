@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from numba_kernels.spec import SMALLEST_SCALE, GridSpec, GroupGrid
+from numba_kernels.spec import MOST_GROUPS, SMALLEST_SCALE, GridSpec, GroupGrid
 
 from .base import Quantizer
 from .format import FLOAT_BITS, QFormat, QParams
@@ -20,9 +20,6 @@ from .sparse import SparseFeatures
 from .ste import range_ends
 
 _SMALLEST_SCALE = float(SMALLEST_SCALE)
-MOST_GROUPS = 256
-
-
 # How far limits follow those of a batch in a forward of training.
 _FOLLOWED = 0.1
 

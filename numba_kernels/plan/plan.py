@@ -41,8 +41,8 @@ stand in the plan itself.
 
 Edge weights given as int8 are whole numbers that sums over neighbours take in integers; others are taken as float32.
 ``map`` is a function of numbers (leaky_relu, elu, sigmoid, tanh) or of rows (standardise, normalize, softmax,
-log_softmax); its parameter is the slope, the factor of the exponential, or what keeps a divisor from 0. An input with a
-``key`` is that entry of a dict.
+log_softmax); its parameter is the slope, the factor of the exponential, or what keeps a divisor from 0. The slope of
+``attend`` is at most 64 in size. An input with a ``key`` is that entry of a dict.
 
 What a call's ``args`` and ``kwargs`` may be stands in :mod:`numba_kernels.arrays.kinds`, what ``rows`` may be in
 :mod:`numba_kernels.plan.sizes`.

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from dgl_lowbit.cli import main
+from dgl_lowbit.experiments.checkpoint import RunFiles
 from dgl_lowbit.training import History
 from dgl_lowbit.verdicts import USUAL_SNR
 
@@ -33,7 +34,7 @@ def folder(small_planted, tmp_path_factory):
 @pytest.fixture(scope="module")
 def described(folder):
     """What the page says."""
-    return run_report.describe_run(folder / STEM, speed=True)
+    return run_report.describe_run(RunFiles(folder / STEM), speed=True)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_the_page_has_the_bounds_of_the_epoch_that_was_kept(page):
 
 def test_the_command_writes_the_page_with_speed_left_out_unless_asked_for(folder, described, monkeypatch, capsys):
     of_speed = {False: None, True: described["speed"]}
-    monkeypatch.setattr(run_report, "describe_run", lambda stem, speed: {**described, "speed": of_speed[speed]})
+    monkeypatch.setattr(run_report, "describe_run", lambda files, speed: {**described, "speed": of_speed[speed]})
     assert main(["report", str(folder)]) == 0
     assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
     text = (folder / "report.html").read_text(encoding="utf-8")
@@ -107,7 +108,10 @@ def test_other_folders_are_refused_in_one_line(folder, tmp_path, capsys):
     for name, message in (
         ("none", "is no folder"),
         ("empty", "holds no run; report takes the DIR"),
-        ("begun", f"not finished, {STEM}; go on with train --resume"),
+        (
+            "begun",
+            f"no finished run of dgl-lowbit train: {STEM} is that of a demo, or is to go on with train --resume",
+        ),
     ):
         assert main(["report", str(tmp_path / name)]) == 2
         error = capsys.readouterr().err
