@@ -63,6 +63,15 @@ class Operand(NamedTuple):
     zero: int
 
 
+class Finishing(NamedTuple):
+    """What becomes of a sum or a product: max(x · factor · scale + bias, floor)."""
+
+    factor: int  # (rows,) float32, or 0 for 1
+    scale: int  # (columns,) float32, or 0 for 1
+    bias: int  # (columns,) float32; 0 where the number is left as it is
+    floor: float
+
+
 class Edges(NamedTuple):
     """In-neighbours of every row."""
 

@@ -7,38 +7,46 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import simd
+from ..jit import kernel
+from .fields import Finishing
 from .instruction import instruction, reader
 from .rows import factor_of
 
+NOTHING = Finishing(0, 0, 0, -np.inf)
+
 
 class Finish(NamedTuple):
-    """dst ← max(src · factor · scale + bias, floor)."""
+    """dst ← src, finished."""
 
     dst: int  # in the scratch
     src: int  # in the scratch
     columns: int
-    factor: int  # (rows,) float32, or 0 for 1
-    scale: int  # (columns,) float32, or 0 for 1
-    bias: int  # (columns,) float32
-    floor: float
+    finishing: Finishing
 
 
 read_finish = reader(Finish)
+
+
+@kernel
+def finished(x, c, factor, finishing):
+    """Sixteen numbers of a row, from column ``c`` on, finished; ``factor`` is the row's."""
+    y = simd.multiply(x, simd.fill(x, factor))
+    if finishing.scale != 0:
+        y = simd.multiply(y, simd.load(x, simd.f32_at(finishing.scale), c))
+    return simd.maximum(
+        simd.add(y, simd.load(x, simd.f32_at(finishing.bias), c)), simd.fill(x, np.float32(finishing.floor))
+    )
 
 
 @instruction(Finish)
 def finish():
     def run(at, start, count, base, stride):
         f = read_finish(at)
-        lanes, bias, scale = simd.zeros_f32(), simd.f32_at(f.bias), simd.f32_at(f.scale)
-        floor = simd.fill(lanes, np.float32(f.floor))
+        lanes = simd.zeros_f32()
         for r in range(count):
-            factor = simd.fill(lanes, factor_of(f.factor, start + r))
+            factor = factor_of(f.finishing.factor, start + r)
             x, to = simd.f32_at(base + f.src + 4 * r * stride), simd.f32_at(base + f.dst + 4 * r * stride)
             for c in range(0, f.columns, 16):
-                y = simd.multiply(simd.load(lanes, x, c), factor)
-                if f.scale != 0:
-                    y = simd.multiply(y, simd.load(lanes, scale, c))
-                simd.store(simd.maximum(simd.add(y, simd.load(lanes, bias, c)), floor), to, c)
+                simd.store(finished(simd.load(lanes, x, c), c, factor, f.finishing), to, c)
 
     return run

@@ -10,9 +10,10 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from .encode import check_scale, row_grid
-from .fields import ROW_AFFINE, ROW_HALF, STATIC, Matrix, ProductWeight, Target
+from .fields import ROW_AFFINE, ROW_HALF, STATIC, Finishing, Matrix, ProductWeight, Target
 from .instruction import instruction, reader
 from .product import finish_row
+from .rows import factor_of
 
 
 class Lookup(NamedTuple):
@@ -25,6 +26,7 @@ class Lookup(NamedTuple):
     matrix: Matrix
     target: Target
     weight: ProductWeight
+    finishing: Finishing
 
 
 read_lookup = reader(Lookup)
@@ -75,7 +77,9 @@ def add_weights(positions, steps, found, rows, stride, column, none, totals):
 
 
 @kernel
-def lookup(i, x, flag, target, is_static, is_half, weight, columns, stride, width, block, codes, totals, out):
+def lookup(
+    i, x, flag, target, is_static, is_half, weight, columns, stride, width, block, codes, totals, finishing, out
+):
     """Row i of the product where most of a float32 row is 0: the codes of ``x`` times the weight, as :func:`product`.
 
     With q₀ the code of 0, Σ_k q_k w_k = q₀ Σ_k w_k + Σ (q_k − q₀) w_k over the k where x is not 0.
@@ -132,7 +136,8 @@ def lookup(i, x, flag, target, is_static, is_half, weight, columns, stride, widt
     for column in range(0, columns, width):
         add_weights(positions, steps, found, rows, stride, column, block, totals)
     q0 = np.float64(simd.largest(zero_code))
-    finish_row(totals, columns, scale, np.float64(zero) - q0, np.int64(simd.total(sums)), weight, out)
+    numbers = scale, np.float64(zero) - q0, np.int64(simd.total(sums))
+    finish_row(totals, columns, *numbers, weight, factor_of(finishing.factor, i), finishing, out)
 
 
 @instruction(Lookup, product((STATIC, ROW_AFFINE, ROW_HALF), _NONE))
@@ -147,6 +152,7 @@ def look_up(mode, width):
             i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
             x = simd.f32_at(f.matrix.address + 4 * i * f.matrix.stride)
             columns = f.columns, padded, width, none()
-            lookup(i, x, f.matrix.flag, f.target, is_static, is_half, f.weight, *columns, codes, totals, row)
+            rest = codes, totals, f.finishing, row
+            lookup(i, x, f.matrix.flag, f.target, is_static, is_half, f.weight, *columns, *rest)
 
     return run

@@ -9,9 +9,11 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..layout import PACKED_BITS, row_bytes
-from .fields import Multiplied, Operand, ProductWeight
+from .fields import Finishing, Multiplied, Operand, ProductWeight
+from .finish import finished
 from .fixed import dropped_bits, fixed
 from .instruction import instruction, reader
+from .rows import factor_of
 from .unpack import unpacking
 
 # A tile of rows is whole groups of these.
@@ -46,7 +48,7 @@ def tile_weight(codes: np.ndarray, form: str) -> np.ndarray:
 
 
 @kernel
-def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, out):
+def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, factor, finishing, out):
     """A row of products as float32: (t − z_x Σ q_w − z_w (Σ q_x − K z_x)) · s_x · s_w.
 
     Until it is rounded to float32 it is exact: in int32, as multiples of ¼, where zero points are multiples of ½, one
@@ -59,6 +61,8 @@ def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, out):
     row_scale, row_zero, row_sum
         s_x, z_x and Σ q_x, float32, float64 and int64.
     weight : ProductWeight
+    factor, finishing
+        What becomes of the numbers, the row's factor and the rest of it.
     out : (columns,) float32
         Written, up to the next multiple of 16.
     """
@@ -73,7 +77,10 @@ def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, out):
             t = simd.subtract(simd.shift_left(simd.load(none, totals, m), 2), rest)
             t = simd.subtract(t, simd.multiply(z, simd.load(none, sums, m)))
             y = simd.multiply(simd.multiply(simd.to_f32(t), quarter), s)
-            simd.store(simd.multiply(y, simd.load(lanes, scale, m)), out, m)
+            y = simd.multiply(y, simd.load(lanes, scale, m))
+            if finishing.bias != 0:
+                y = finished(y, m, factor, finishing)
+            simd.store(y, out, m)
     else:
         zeros, sums, wide = simd.f64_at(weight.zero), simd.f64_at(weight.sums), simd.to_f64(lanes)
         z = simd.fill(wide, row_zero)
@@ -83,7 +90,10 @@ def finish_row(totals, columns, row_scale, row_zero, row_sum, weight, out):
             moved = simd.multiply(z, simd.load(wide, sums, m))
             moved = simd.add(moved, simd.multiply(simd.load(wide, zeros, m), r))
             y = simd.multiply(simd.to_f32(simd.subtract(t, moved)), s)
-            simd.store(simd.multiply(y, simd.load(lanes, scale, m)), out, m)
+            y = simd.multiply(y, simd.load(lanes, scale, m))
+            if finishing.bias != 0:
+                y = finished(y, m, factor, finishing)
+            simd.store(y, out, m)
 
 
 class Product(NamedTuple):
@@ -97,6 +107,7 @@ class Product(NamedTuple):
     steps: int
     operand: Operand  # with a scale and zero point per row, or one of each
     weight: ProductWeight  # with tiles of :func:`tile_weight`
+    finishing: Finishing
 
 
 class ProductFixed(NamedTuple):
@@ -166,8 +177,11 @@ def multiply(bits, form):
         scale, zero = simd.f32_at(row_base + f.operand.scale), simd.f32_at(row_base + f.operand.zero)
         for r in range(count):
             at_row, row = (first + r) * f.operand.per_row, base + f.dst + 4 * r * stride
-            numbers = scale[at_row], np.float64(zero[at_row]), sums[r]
-            finish_row(simd.i32_at(row), f.columns, *numbers, f.weight, simd.f32_at(row))
+            numbers, factor = (
+                (scale[at_row], np.float64(zero[at_row]), sums[r]),
+                factor_of(f.finishing.factor, start + r),
+            )
+            finish_row(simd.i32_at(row), f.columns, *numbers, f.weight, factor, f.finishing, simd.f32_at(row))
 
     return run
 

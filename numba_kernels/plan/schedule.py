@@ -106,10 +106,25 @@ def _merge_finishes(ops, kept_values):
     return kept
 
 
+def _finish_products(ops, kept_values):
+    """What finishes a product and nothing else joins it, so that its numbers are written once."""
+    readers, products, kept = _readers(ops), {}, []
+    for op in ops:
+        product = products.get(op.reads[0]) if op.name == "finish" else None
+        if product is not None and len(readers[op.reads[0]]) == 1 and op.reads[0] not in kept_values:
+            product.spec, product.factors = {**product.spec, "finish": op.spec}, op.factors
+            product.writes = op.writes
+            continue
+        if op.name == "linear" and "unit" not in op.spec:
+            products[op.writes[0]] = op
+        kept.append(op)
+    return kept
+
+
 def schedule(ops: list[Op], outputs: list, columns: dict, rows: dict) -> Schedule:
     """Group resolved operations into stages."""
     kept = set(map(whole, outputs))
-    ops = _merge_finishes(_fold_degrees(ops, kept), kept)
+    ops = _finish_products(_merge_finishes(_fold_degrees(ops, kept), kept), kept)
     return _Scheduler(ops, outputs, columns, rows).result()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...kernels.fields import Finishing
 from ...kernels.finish import Finish, finish
 from ..attributes import NUMBERS, PLUS, POWER, SIDE
 from .registry import Operation, operation
@@ -79,15 +80,19 @@ class FinishRow(Operation):
     """A degree norm, a scale, a bias and a ReLU, as many of them as there are, in this order; of schedules only."""
 
     def emit(self, stage, op):
-        (value,), (out,), spec = op.reads, op.writes, op.spec
+        (value,), (out,) = op.reads, op.writes
         source = stage.slot(value)
         slot = stage.hold(out, stage.over(value))
-        bias = stage.padded(spec["bias"]["out"], spec["bias"]["bias"], op.columns) if "bias" in spec else None
-        scale = stage.padded(spec["scale"]["out"], spec["scale"]["scale"], op.columns) if "scale" in spec else 0
-        bias = stage.padded("no bias", 0.0, op.columns) if bias is None else bias
-        floor = 0.0 if "relu" in spec else -np.inf
-        at, factor = stage.at_slot, stage.factor(op.factors[0])
-        stage.add(finish, (), Finish(at(slot), at(source), op.columns, factor, scale, bias, floor))
+        fields = finishing(stage, op.spec, op.factors[0], op.columns)
+        stage.add(finish, (), Finish(stage.at_slot(slot), stage.at_slot(source), op.columns, fields))
+
+
+def finishing(stage, spec: dict, degree, columns: int) -> Finishing:
+    """What ``finish`` says, as a field; ``degree`` is the operation of its norm, or None."""
+    bias = stage.padded(spec["bias"]["out"], spec["bias"]["bias"], columns) if "bias" in spec else None
+    scale = stage.padded(spec["scale"]["out"], spec["scale"]["scale"], columns) if "scale" in spec else 0
+    bias = stage.padded("no bias", 0.0, columns) if bias is None else bias
+    return Finishing(stage.factor(degree), scale, bias, 0.0 if "relu" in spec else -np.inf)
 
 
 FINISH = FinishRow()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...fixed_point import Multiplier, are_halves, most_steps
+from ...kernels.finish import NOTHING
 from ...kernels.lookup import Lookup, look_up
 from ...kernels.product import Product, ProductFixed, multiply, multiply_fixed
 from ...layout import dense_bytes, padded
@@ -13,6 +14,7 @@ from ...packing import unpack
 from ...simd import form_of
 from ...spec import FixedGrid, IntegerGrid
 from ..attributes import COUNT, LIST, NUMBERS, STRING, UNIT, choice, record, several
+from .finish import finishing
 from .registry import Operation, each_part, operation
 
 _PARTS = {
@@ -80,19 +82,15 @@ class Linear(Operation):
         (value,), (out,) = op.reads, op.writes
         weight, slot = stage.weight(op.spec), stage.hold(out, stage.new_slot())
         stage.costs_products(weight.inputs * weight.columns)
+        spec = op.spec.get("finish")  # of schedules only
+        finished = NOTHING if spec is None else finishing(stage, spec, op.factors[0], op.columns)
         if value in stage.looked_up:
             source, target = stage.looked_up[value]
             features, _ = stage.places.matrix(source)
             scratch = stage.area("codes", 8 * (weight.inputs + 64)), stage.area("totals", 4 * padded(weight.columns))
-            fields = (
-                stage.at_slot(slot),
-                op.columns,
-                *scratch,
-                features,
-                target,
-                stage.weight_fields(weight, weight.rows),
-            )
-            stage.add(look_up, (target.mode, min(padded(op.columns), 64)), Lookup(*fields))
+            operands = features, target, stage.weight_fields(weight, weight.rows), finished
+            fields = Lookup(stage.at_slot(slot), op.columns, *scratch, *operands)
+            stage.add(look_up, (target.mode, min(padded(op.columns), 64)), fields)
             return
         operand = stage.places.operand(value)
         form, steps = form_of(operand.bits, weight.top, weight.inputs, weight.columns)
@@ -102,7 +100,7 @@ class Linear(Operation):
         numbers = room, groups, steps, operand, stage.weight_fields(weight, tiles)
         fields = stage.at_slot(slot), op.columns, codes, *numbers
         if "unit" not in op.spec:
-            stage.add(multiply, (operand.bits, form), Product(*fields))
+            stage.add(multiply, (operand.bits, form), Product(*fields, finished))
             return
         grid, at, plan = stage.grid(value), stage.at, stage.assembly.plan
         multiplied = stage.multiplied(out, lambda: self._multiplier(plan, op.spec, grid.spec), op.columns)
