@@ -144,12 +144,13 @@ def find_hubs(indptr, in_degrees):
     return Hubs(nodes, first_part, starts, np.minimum(starts + HUB_EDGES, ends))
 
 
-def work_bounds(indptr, hubs: Hubs | None, edge_cost: int, row_cost: int) -> np.ndarray:
-    """Blocks of rows of about as much work each, (B + 1,) int64; of a hub no more than HUB_EDGES edges count.
+def work_bounds(indptr, hubs: Hubs | None, edge_cost: int, row_cost: int, first: int, last: int) -> np.ndarray:
+    """Blocks of rows ``first`` to before ``last`` of about as much work each, (B + 1,) int64.
 
+    Of a hub no more than HUB_EDGES edges count.
     Found by bisection, without an array of the rows' size.
     """
-    num_dst, spared = len(indptr) - 1, np.zeros(1, np.int64)
+    spared = np.zeros(1, np.int64)
     if hubs is not None:
         spared = np.cumsum([0, *(indptr[hubs.nodes + 1] - indptr[hubs.nodes] - HUB_EDGES)])
 
@@ -157,13 +158,13 @@ def work_bounds(indptr, hubs: Hubs | None, edge_cost: int, row_cost: int) -> np.
         before = 0 if hubs is None else np.searchsorted(hubs.nodes, rows)
         return edge_cost * (indptr[rows] - spared[before]) + row_cost * rows
 
-    goals = np.linspace(0, work(num_dst), BLOCKS + 1)[1:-1]
-    low, high = np.zeros(len(goals), np.int64), np.full(len(goals), num_dst, np.int64)
+    goals = np.linspace(work(first), work(last), BLOCKS + 1)[1:-1]
+    low, high = np.full(len(goals), first, np.int64), np.full(len(goals), last, np.int64)
     while (low < high).any():  # the first rows before which there is as much
         middle = (low + high) // 2
         is_less = (work(middle) < goals) & (low < high)
         low, high = np.where(is_less, middle + 1, low), np.where(is_less, high, middle)
-    return np.unique([0, *low, num_dst]).astype(np.int64)
+    return np.unique([first, *low, last]).astype(np.int64)
 
 
 def entries(matrix):

@@ -208,8 +208,8 @@ class Graph:
         return cls(indptr, sources[order], num_src=num_src, edge_ids=order)
 
     @classmethod
-    def of(cls, graph) -> Graph:
-        """``graph`` itself, or what a scipy.sparse matrix or a pair (indptr, indices) describes.
+    def of(cls, graph, folder=None) -> Graph:
+        """``graph`` itself, or what a scipy.sparse matrix or a pair (indptr, indices) describes, kept in ``folder``.
 
         Raises
         ------
@@ -221,7 +221,7 @@ class Graph:
         if hasattr(graph, "tocoo"):
             return cls.from_scipy(graph)
         if isinstance(graph, (tuple, list)) and len(graph) == 2:
-            return cls(*graph)
+            return cls(*graph, folder=folder)
         raise GraphError(
             "a graph is a numba_kernels.Graph, a scipy.sparse matrix or a pair (indptr, indices), "
             f"got {type(graph).__name__}."
@@ -231,9 +231,14 @@ class Graph:
         """Blocks of destinations of about as much work each, (B + 1,) int64."""
         key = "bounds", edge_cost, row_cost
         if key not in self._arrays:
-            bounds = work_bounds(self.indptr, self.hubs if self.num_hubs else None, edge_cost, row_cost)
+            bounds = self.bounds_between(0, self.num_dst, edge_cost, row_cost)
             self._arrays.setdefault(key, bounds)
         return self._arrays[key]
+
+    def bounds_between(self, low: int, high: int, edge_cost: int, row_cost: int) -> np.ndarray:
+        """As :meth:`bounds`, of destinations from ``low`` to before ``high``."""
+        hubs = self.hubs if self.num_hubs else None
+        return work_bounds(self.indptr, hubs, edge_cost, row_cost, low, high)
 
     def by_type(self, edge_types, count: int) -> Graph:
         """This graph with each source node once for each of ``count`` types, reached by the edges of that type.

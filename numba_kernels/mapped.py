@@ -37,7 +37,7 @@ def mapped_bytes(folder, size: int, name: str | None = None) -> np.ndarray:
     else:
         handle = os.fdopen(os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600), "r+b")
     with handle as file:
-        _reserve(file.fileno(), max(size, 1), folder)
+        reserve(file.fileno(), max(size, 1), folder)
         return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1)), np.uint8)[:size]
 
 
@@ -59,7 +59,7 @@ def existing_folder(folder) -> Path:
     return folder
 
 
-def _reserve(file: int, size: int, folder) -> None:
+def reserve(file: int, size: int, folder) -> None:
     """Give a file a size, with room on disk for all of it."""
     try:
         if os.fstat(file).st_size != size:
