@@ -152,7 +152,7 @@ class Run:
 
     def gathered_at(self, graph, number: int) -> int:
         """Where the rows of a buffer stand that the sources of a graph name."""
-        return self.moved[graph, number][1] if graph in self.moved else self.buffers[number]
+        return self.moved[graph, number][1] if (graph, number) in self.moved else self.buffers[number]
 
     def address(self, value) -> int:
         """Where features, or an array that a function made, stand; 0 where they do not yet."""
