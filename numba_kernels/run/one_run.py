@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -45,6 +46,8 @@ class Run:
     ----------
     codes : dict
         Codes by value that the caller holds: given, or, before they ``codes_are_made``, room for what is made.
+    names : dict
+        What values are called in messages.
     """
 
     def __init__(self, features, graphs, edge_weights, times=(), sparse=(), arrays=None, matrices=(), room=math.inf):
@@ -59,7 +62,7 @@ class Run:
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
         self.sizes = all_sizes(sizes, times, matrices, self.graphs, self.array_shapes)
         self._ordered_weights, self.edge_types = {}, {}
-        self.codes, self.codes_are_made = {}, False
+        self.codes, self.codes_are_made, self.names = {}, False, {}
 
     def key(self) -> tuple:
         """What decides the program: which sizes are equal, widths, what is sparse, what graphs and weights are like."""
@@ -120,6 +123,7 @@ class Run:
         self.output_at = {value: address_of(array) for value, array in self.outputs.items()}
         self.inputs, self.program = {}, Filled(assembled.program, self.stage_rows)
         self.faults = np.zeros(len(assembled.checked) + 1, np.int32)  # the last for numbers within
+        self._is_shared = threads > 1 and sum(map(self._work, assembled.costs, self.stage_rows)) >= _SHARED_FROM
 
     def address(self, value) -> int:
         """Where features, or an array that a function made, stand; 0 where they do not yet."""
@@ -129,29 +133,38 @@ class Run:
         """Where it is said whether what is checked holds a number that is not finite."""
         return address_of(self.faults) + self.faults.itemsize * number
 
-    def execute(self):
-        """All stages, on this thread where there is little to do; yields where numbers are to be checked."""
-        self.inputs = {value: address_of(array) for value, array in self.arrays.items()}
-        is_shared = self.threads > 1 and sum(map(self._work, self.assembled.costs, self.stage_rows)) >= _SHARED_FROM
-        most = max(self.stage_rows, default=0)
-        for calls, first, stop in self.assembled.segments():
-            self._call(calls)
-            if first == stop:
-                continue
-            self.program.fill_in(self)
-            self._launch(first, stop, 0, most, self.threads if is_shared else 1)
-            yield
+    def execute(self, batch_size: int | None = None, after_stage: Callable | None = None) -> None:
+        """All stages, ``batch_size`` rows at a time if it is given.
 
-    def execute_in_batches(self, batch_size: int):
-        """All stages, each ``batch_size`` rows at a time; yields after each of them."""
-        if self.assembled.called_with:
+        ``after_stage(run, number)`` is called when stage ``number`` is complete and its numbers are checked; without
+        it, stages between which nothing comes are launched together.
+        """
+        if batch_size is not None and self.assembled.called_with:
             raise GraphError("features that array functions read as they are do not come in batches; call the model.")
         for calls, first, stop in self.assembled.segments():
             self._call(calls)
+            if batch_size is None and after_stage is None:
+                self.launch(first, stop)
+                continue
             for number in range(first, stop):
-                yield from self._in_batches(number, batch_size)
+                if batch_size is None:
+                    self.launch(number, number + 1)
+                else:
+                    self.launch_in_batches(number, batch_size)
+                if after_stage is not None:
+                    after_stage(self, number)
 
-    def _in_batches(self, number, batch_size):
+    def launch(self, first: int, stop: int) -> None:
+        """Stages ``first`` to below ``stop``, all their rows, on this thread where there is little to do."""
+        if first == stop:
+            return
+        self.inputs = {value: address_of(array) for value, array in self.arrays.items()}
+        self.program.fill_in(self)
+        self._launch(first, stop, 0, max(self.stage_rows), self.threads if self._is_shared else 1)
+        self.refuse_faults()
+
+    def launch_in_batches(self, number: int, batch_size: int) -> None:
+        """One stage, ``batch_size`` rows at a time, of which the features are read when it comes to them."""
         if self.assembled.read_out[number]:
             raise GraphError("features that are read out as they are do not come in batches; call the model itself.")
         for start in range(0, self.stage_rows[number], batch_size):
@@ -162,7 +175,17 @@ class Run:
                 self.inputs[value] = address_of(read[-1]) - start * read[-1].strides[0]
             self.program.fill_in(self)
             self._launch(number, number + 1, start, stop, self.threads)
-            yield
+            self.refuse_faults()
+
+    def refuse_faults(self) -> None:
+        """Raise GraphError where numbers that kernels have met are not finite."""
+        if any(self.faults.tolist()):
+            place, checked = int(self.faults.argmax()), self.assembled.checked
+            if place == len(checked):
+                raise GraphError("numbers within the model grow beyond float32; make the features smaller.")
+            value = checked[place]
+            name = self.names[value[0] if isinstance(value, tuple) else value]
+            raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
     def _call(self, steps):
         for step in steps:
@@ -192,8 +215,11 @@ class Run:
         edges = 0 if cost.graph is None else cost.edge * int(self.graphs[cost.graph].indptr[rows])
         return edges + cost.row * rows
 
-    def result(self, value, size) -> np.ndarray:
-        """A value that is returned, or the first rows of it, as an array of its own."""
+    def results(self) -> list[np.ndarray]:
+        """What is returned: values, or the first rows of them, as arrays of their own."""
+        return [self._result(value, size) for value, size in self.assembled.results]
+
+    def _result(self, value, size):
         rows = None if size is None else self.sizes[size]
         if value in self.arrays_made.made:
             array = self.arrays_made.made[value]
