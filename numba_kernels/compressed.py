@@ -61,9 +61,7 @@ def checked_copies(indptr, indices, edge_ids, num_src: int, folder=None) -> Copi
         raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
     for at, part in chunks(indices):
         if not copy_indices(part, num_src, fetched, at):
-            raise GraphError(
-                f"indices must name one of {num_src} source nodes, got {indices.min()} … {indices.max()}."
-            )
+            raise GraphError(f"indices must name one of {num_src} source nodes, got {indices.min()} … {indices.max()}.")
     fetched[edges:] = 0
     ids = None if edge_ids is None else mapped_array(folder, edges, np.int64)
     if ids is not None:

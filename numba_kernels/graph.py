@@ -6,7 +6,6 @@ import numpy as np
 
 from .compressed import (
     BLOCKS,
-    HUB_EDGES,
     Hubs,
     batch_starts,
     checked_copies,
@@ -20,9 +19,7 @@ from .compressed import (
 from .errors import GraphError
 from .fixed_point import degree_norm
 from .given import REAL, given_array, whole_number
-from .layout import AHEAD
 from .once import once
-
 
 
 class Graph:

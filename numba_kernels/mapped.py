@@ -68,5 +68,7 @@ def reserve(file: int, size: int, folder) -> None:
             os.posix_fallocate(file, 0, size)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise OSError(error.errno, f"{folder} has no room for {size:,} bytes; name a folder of another disk") from error
+            raise OSError(
+                error.errno, f"{folder} has no room for {size:,} bytes; name a folder of another disk"
+            ) from error
         raise

@@ -16,7 +16,7 @@ class Progress:
 
     def __call__(self, share: float) -> None:
         now, is_terminal = time.monotonic(), sys.stderr is not None and sys.stderr.isatty()
-        if sys.stderr is None or now - self._told < (0.1 if is_terminal else _SECONDS_A_LINE) and share < 1:
+        if sys.stderr is None or (now - self._told < (0.1 if is_terminal else _SECONDS_A_LINE) and share < 1):
             return
         spent, self._told = now - self._start, now
         left = f"{spent:.0f} s, {spent * (1 - share) / max(share, 1e-9):.0f} s left"

@@ -9,13 +9,13 @@ import numpy as np
 
 from ..graph import Graph, GraphError, row_bounds
 from ..plan.sizes import all_sizes
+from ..result_file import ResultFile
 from .calls import Arrays
 from .features import read_ahead, rows_of
 from .launch import run_parallel, run_serial
 from .memory import address_of, aligned_empty
 from .part import of_each
 from .program import Filled
-from ..result_file import ResultFile
 from .room import refuse_beyond
 from .runtime import sharing
 from .sources import parts

@@ -23,7 +23,7 @@ def parts(run, number: int) -> Iterator[tuple[int, int]]:
     All rows where the states of sources take at most ``run.states.most_memory`` bytes, or stand in memory anyway.
     """
     rows, gathers = run.stage_rows[number], run.assembled.gathers[number]
-    widths = {graph: sum(run.assembled.buffers[n][1] for n in numbers) for graph, numbers in gathers.items()}
+    widths = widths_gathered(run.assembled, gathers)
     wanted = sum(run.graphs[graph].num_src * width for graph, width in widths.items())
     if run.states is None or wanted <= run.states.most_memory:
         yield 0, rows
@@ -38,6 +38,11 @@ def parts(run, number: int) -> Iterator[tuple[int, int]]:
         yield low, high
         run.moved = {}
         low = high
+
+
+def widths_gathered(assembled, gathers: dict) -> dict:
+    """Bytes that are read of each source, by graph."""
+    return {graph: sum(assembled.buffers[n][1] for n in numbers) for graph, numbers in gathers.items()}
 
 
 def _reached(indptr, low, edges):

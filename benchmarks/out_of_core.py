@@ -1,0 +1,199 @@
+"""A three-layer SAGE at INT2 (128-256-256-40) on graphs larger than memory: time, memory, and what both follow.
+
+    python benchmarks/out_of_core.py --folder DISK [--edges 10,100] [--limit 4] [--table FILE]
+
+For each number of edges, in millions, a random graph of a tenth as many nodes is written into DISK, with 128 float32
+features a node. Each run is a process of its own that begins with an empty file cache: "unlimited" has the memory of
+the machine, "limited" is held to ``--limit`` GiB by the memory controller of control groups, which counts cached files
+too; where there is none, its resident pages are sampled from ``smaps_rollup``. What is generated is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+FEATURES, CHUNK, DEGREE = 128, 1 << 20, 10
+GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+def make_model(path: Path) -> None:
+    """Write the packed model."""
+    import dgl
+    import torch
+
+    import dgl_lowbit as lowbit
+    from dgl_lowbit.experiments.bench.work import ThreeLayers, skewed_graph
+
+    torch.manual_seed(0)
+    graph = dgl.add_self_loop(skewed_graph(2000, 20_000))
+    feat = torch.randn(graph.num_nodes(), FEATURES)
+    model = ThreeLayers(lambda inputs, outputs: dgl.nn.SAGEConv(inputs, outputs, "mean")).eval()
+    lowbit.freeze(lowbit.calibrate(lowbit.quantize(model, lowbit.QuantConfig(2)), graph, feat), graph, feat).save(path)
+
+
+def make_graph(folder: Path, nodes: int, edges: int, seed: int = 0) -> None:
+    """Write ``indptr``, ``indices`` and features, some at a time."""
+    rng = np.random.default_rng(seed)
+    degrees = np.bincount(rng.integers(nodes, size=edges, dtype=np.int32), minlength=nodes)
+    (folder / "graph").mkdir()
+    np.save(folder / "graph" / "indptr.npy", np.concatenate([[0], np.cumsum(degrees)]))
+    create = np.lib.format.open_memmap
+    indices = create(folder / "graph" / "indices.npy", "w+", np.int32, (edges,))
+    for start in range(0, edges, CHUNK):
+        indices[start : start + CHUNK] = rng.integers(nodes, size=len(indices[start : start + CHUNK]))
+    features = create(folder / "feat.npy", "w+", np.float32, (nodes, FEATURES))
+    for start in range(0, nodes, CHUNK // 8):
+        part = features[start : start + CHUNK // 8]
+        part[:] = rng.standard_normal(part.shape, np.float32)
+    for array in (indices, features):
+        array.flush()
+
+
+def forget_files(folder: Path) -> None:
+    """Take files out of the cache."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def predict(folder: Path, threads: int | None, most_memory: int | None) -> None:
+    """One run, whose seconds and peak memory are printed."""
+    import numba_kernels
+
+    model = numba_kernels.load(folder / "model.safetensors", threads)
+    small = np.zeros((2, FEATURES), np.float32) + 1
+    model.inference(([0, 1, 2], [1, 0]), small)  # compiled before the clock starts
+    feat = np.load(folder / "feat.npy", mmap_mode="r")
+    start, cpu = time.perf_counter(), time.process_time()
+    graph = numba_kernels.array_files.read_graph(folder / "graph", folder=folder)
+    read = time.perf_counter()
+    out = model.inference(
+        graph, feat, out=folder / "out.npy", folder=folder / "states", most_memory=most_memory, progress=True
+    )
+    seconds = time.perf_counter() - start
+    usage = model.estimate(graph, feat)
+    digest = int(np.asarray(out[:: max(len(out) // 1000, 1)]).view(np.uint32).astype(np.uint64).sum())
+    print(json.dumps({
+        "seconds": seconds, "graph": read - start, "cpu": time.process_time() - cpu, "peak": _status("VmHWM"),
+        "estimate": usage._asdict(), "digest": digest,
+    }))  # fmt: skip
+
+
+def _status(key: str) -> int:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[key].split()[0]) * 1024
+
+
+@contextlib.contextmanager
+def control_group(limit: int):
+    """A control group that may use ``limit`` bytes, removed at the end; None where none can be made."""
+    group = GROUPS / f"out-of-core-{os.getpid()}"
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(limit))
+    except OSError:
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        group.rmdir()
+
+
+def sampled(process, found: dict) -> None:
+    """Keep the largest resident size of a process, and of it what is not of files, until it ends."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError, ValueError):
+            text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+            sizes = {line.split()[0]: int(line.split()[1]) * 1024 for line in text.splitlines()[1:]}
+            found["resident"] = max(found.get("resident", 0), sizes["Rss:"])
+            found["anonymous"] = max(found.get("anonymous", 0), sizes["Anonymous:"])
+        time.sleep(0.2)
+
+
+def run(folder: Path, options, limit: int | None) -> dict:
+    """A run in a process of its own, its files out of the cache, in a control group if there is a limit."""
+    forget_files(folder)
+    command = [sys.executable, __file__, "--folder", str(folder), "--predict"]
+    for name in ("threads", "most_memory"):
+        if getattr(options, name) is not None:
+            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+    with contextlib.ExitStack() as stack:
+        group = None if limit is None else stack.enter_context(control_group(limit))
+        enter = None if group is None else lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=enter)
+        found: dict = {"by": "no limit" if limit is None else "control group" if group else "not enforced"}
+        sampler = threading.Thread(target=sampled, args=(process, found))
+        sampler.start()
+        output, _ = process.communicate()
+        sampler.join()
+        if process.returncode:
+            raise SystemExit(f"a run ended with status {process.returncode}.")
+        if group is not None:
+            found["group peak"] = int((group / "memory.max_usage_in_bytes").read_text())
+    return {**json.loads(output.splitlines()[-1]), **found}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True, help="on a disk with room for features")
+    parser.add_argument("--edges", default="10,100", help="millions of edges of each graph; default: 10,100")
+    parser.add_argument("--limit", type=float, default=4, help="GiB of the limited run; default: 4")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--most-memory", type=int, help="bytes of states that are read at random at a time")
+    parser.add_argument("--predict", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
+    options = parser.parse_args()
+    if options.predict:
+        predict(options.folder, options.threads, options.most_memory)
+        return
+    from dgl_lowbit.experiments.tables import show
+    from dgl_lowbit.report import table
+
+    cells, first = [], None
+    for millions in map(float, options.edges.split(",")):
+        edges = int(millions * 1e6)
+        with tempfile.TemporaryDirectory(dir=options.folder) as name:
+            folder = Path(name)
+            (folder / "states").mkdir()
+            make_model(folder / "model.safetensors")
+            make_graph(folder, edges // DEGREE, edges)
+            rows = {
+                "unlimited": run(folder, options, None),
+                "limited": run(folder, options, int(options.limit * 2**30)),
+            }
+            shutil.rmtree(folder / "states")
+        if len({row["digest"] for row in rows.values()}) != 1:
+            raise SystemExit("runs with and without a limit gave different results.")
+        for label, row in rows.items():
+            print(json.dumps({"edges": edges, "run": label, **row}), file=sys.stderr, flush=True)
+            first = first or row["seconds"] / edges
+            cells.append([
+                f"{millions:g} M", label, f"{row['seconds']:.1f}", f"{row['cpu']:.1f}",
+                f"{row['seconds'] / rows['unlimited']['seconds']:.2f}x", f"{row['seconds'] / edges / first:.2f}x",
+                *(f"{row.get(key, 0) / 2**30:.2f}" if key in row else "-" for key in ("group peak", "resident", "anonymous")),
+                f"{row['estimate']['memory'] / 2**30:.2f}",
+            ])  # fmt: skip
+    header = [
+        "edges", "memory", "seconds", "CPU s", "to unlimited", "an edge, to the first", "group GiB", "resident GiB",
+        "anonymous GiB", "estimate GiB",
+    ]  # fmt: skip
+    show(table(header, cells), options.table)
+
+
+if __name__ == "__main__":
+    main()
