@@ -185,7 +185,7 @@ def main():
             cells.append([
                 f"{millions:g} M", label, f"{row['seconds']:.1f}", f"{row['cpu']:.1f}",
                 f"{row['seconds'] / rows['unlimited']['seconds']:.2f}x", f"{row['seconds'] / edges / first:.2f}x",
-                *(f"{row.get(key, 0) / 2**30:.2f}" if key in row else "-" for key in ("group peak", "resident", "anonymous")),
+                *(f"{row[key] / 2**30:.2f}" if key in row else "-" for key in ("group peak", "resident", "anonymous")),
                 f"{row['estimate']['memory'] / 2**30:.2f}",
             ])  # fmt: skip
     header = [

@@ -92,7 +92,7 @@ def read_graph(path, num_nodes: int | None = None, folder=None) -> Graph:
         return Graph.from_edges(edges[:, 0], edges[:, 1], count)
     if path.suffix != ".npz":
         known = ", ".join((".npz", *_DELIMITERS))
-        raise ArrayFileError(f"the graph {path} must be a folder of arrays, or a file of one of the kinds {known}.")
+        raise ArrayFileError(f"the graph {path} must be a file of one of the kinds {known}, or a folder of .npy files.")
     arrays = read_arrays(path)
     if not isinstance(arrays, dict):
         raise ArrayFileError(f"{path} holds one array; a graph is of several, by name.")

@@ -15,7 +15,8 @@ from .compressed import (
     find_hubs,
     integers,
     work_bounds,
-)  # fmt: skip
+)
+from .compressed import HUB_EDGES as HUB_EDGES
 from .errors import GraphError
 from .fixed_point import degree_norm
 from .given import REAL, given_array, whole_number
@@ -218,7 +219,8 @@ class Graph:
         if hasattr(graph, "tocoo"):
             return cls.from_scipy(graph)
         if isinstance(graph, (tuple, list)) and len(graph) == 2:
-            return cls(*graph, folder=folder)
+            indptr, indices = graph
+            return cls(indptr, indices, folder=folder)
         raise GraphError(
             "a graph is a numba_kernels.Graph, a scipy.sparse matrix or a pair (indptr, indices), "
             f"got {type(graph).__name__}."

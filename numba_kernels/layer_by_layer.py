@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+from typing import Any, Callable
 
 import numpy as np
 
@@ -17,11 +18,19 @@ from .progress import Progress
 from .result_file import result_file
 from .run.cpus import available_memory
 from .run.runtime import checked, running
-from .run.states import identity_of, states_in
+from .run.states import States, identity_of, states_in
 
 
 class LayerByLayer:
     """What a packed model does with a graph at a time that does not fit; see :class:`numba_kernels.PackedModel`."""
+
+    plan: Any
+    threads: int | None
+    _executor: Any
+    _inputs: Callable
+    _returned: Callable
+    blocks_read: Callable
+    to_bytes: Callable
 
     def inference(
         self,
@@ -94,12 +103,12 @@ class LayerByLayer:
                 inputs[value] = [inputs[value]] * count
         progress = Progress("inference") if progress is True else progress or None
         with running(), contextlib.ExitStack() as stack:
-            states = None
+            states: States | None = None
             if folder is not None:
                 identity = identity_of(self.to_bytes(), inputs)
                 states = stack.enter_context(states_in(folder, identity, most_memory))
             if to_file:
-                file = stack.enter_context(result_file(out, states and states.result))
+                file = stack.enter_context(result_file(out, None if states is None else states.result))
             threads, result = checked(self.threads), file if to_file else out
             returned = self._returned(
                 self._executor.run(inputs, threads, batch_size, result, states=states, progress=progress)

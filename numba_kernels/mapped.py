@@ -7,6 +7,7 @@ import mmap
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -32,13 +33,14 @@ def mapped_bytes(folder, size: int, name: str | None = None) -> np.ndarray:
         When the disk has no room for it; all of it is reserved at once, as a full disk would end the process later.
     """
     folder = existing_folder(folder)
-    if name is None:
-        handle = tempfile.TemporaryFile(dir=folder, prefix=".lowbit-")
-    else:
-        handle = os.fdopen(os.open(folder / name, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600), "r+b")
-    with handle as file:
+    with tempfile.TemporaryFile(dir=folder, prefix=".lowbit-") if name is None else opened(folder / name) as file:
         reserve(file.fileno(), max(size, 1), folder)
         return np.frombuffer(mmap.mmap(file.fileno(), max(size, 1)), np.uint8)[:size]
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file, to be read and written, made where there is none, that only its owner may read."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600), "r+b")
 
 
 def mapped_array(folder, shape, dtype) -> np.ndarray:

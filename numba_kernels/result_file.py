@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import mmap
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from .array_files import ArrayFileError
 from .files import checked_place, move_into_place, replacing
-from .mapped import reserve
+from .mapped import opened, reserve
 
 _HEADER_BYTES = 256
 
@@ -66,6 +65,6 @@ def result_file(path, kept: Path | None = None) -> Iterator[ResultFile]:
             yield ResultFile(file)
         return
     checked_place(path)
-    with os.fdopen(os.open(kept, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600), "r+b") as file:
+    with opened(kept) as file:
         yield ResultFile(file)
     move_into_place(kept, path)

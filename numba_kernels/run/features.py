@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import mmap
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -37,7 +38,7 @@ def _brought_in(given) -> np.ndarray:
     """Rows that are mapped from a file, copied; their pages are then left to the system."""
     with np.errstate(over="ignore"):
         rows = np.array(given, np.float32, order="C")
-    file = getattr(mapped_in(given), "_mmap", None)
+    file: Any = getattr(mapped_in(given), "_mmap", None)
     if hasattr(file, "madvise") and given.flags.c_contiguous and given.size:
         start = _address(given) - _address(np.frombuffer(file, np.uint8))
         first = start // mmap.PAGESIZE * mmap.PAGESIZE
