@@ -85,7 +85,7 @@ def predict(folder: Path, threads: int | None, most_memory: int | None) -> None:
         graph, feat, out=folder / "out.npy", folder=folder / "states", most_memory=most_memory, progress=True
     )
     seconds = time.perf_counter() - start
-    usage = model.estimate(graph, feat)
+    usage = model.estimate(graph)
     digest = int(np.asarray(out[:: max(len(out) // 1000, 1)]).view(np.uint32).astype(np.uint64).sum())
     print(json.dumps({
         "seconds": seconds, "graph": read - start, "cpu": time.process_time() - cpu, "peak": _status("VmHWM"),
@@ -154,6 +154,7 @@ def main():
     parser.add_argument("--edges", default="10,100", help="millions of edges of each graph; default: 10,100")
     parser.add_argument("--limit", type=float, default=4, help="GiB of the limited run; default: 4")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--model", type=Path, help="another packed model of 128 features; default: the SAGE above")
     parser.add_argument("--most-memory", type=int, help="bytes of states that are read at random at a time")
     parser.add_argument("--predict", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
@@ -170,7 +171,10 @@ def main():
         with tempfile.TemporaryDirectory(dir=options.folder) as name:
             folder = Path(name)
             (folder / "states").mkdir()
-            make_model(folder / "model.safetensors")
+            if options.model is None:
+                make_model(folder / "model.safetensors")
+            else:
+                shutil.copyfile(options.model, folder / "model.safetensors")
             make_graph(folder, edges // DEGREE, edges)
             rows = {
                 "unlimited": run(folder, options, None),

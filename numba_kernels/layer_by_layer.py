@@ -29,6 +29,7 @@ class LayerByLayer:
     _executor: Any
     _inputs: Callable
     _returned: Callable
+    _arranged: Callable
     blocks_read: Callable
     to_bytes: Callable
 
@@ -110,13 +111,13 @@ class LayerByLayer:
             if to_file:
                 file = stack.enter_context(result_file(out, None if states is None else states.result))
             threads, result = checked(self.threads), file if to_file else out
-            returned = self._returned(
-                self._executor.run(inputs, threads, batch_size, result, states=states, progress=progress)
-            )
+            outputs = self._executor.run(inputs, threads, batch_size, result, states=states, progress=progress)
             if not to_file:
-                return returned
-            file.describe(returned.shape)
-        return np.load(out, mmap_mode="r")
+                return self._returned(outputs)
+            shape = outputs[0].shape
+            heads = self.plan.heads[0]
+            file.describe((shape[0], heads, shape[1] // heads) if heads else shape)
+        return self._arranged([np.load(out, mmap_mode="r")])
 
     def estimate(
         self,

@@ -187,14 +187,13 @@ class PackedModel(LayerByLayer):
         return counts
 
     def _returned(self, outputs):
-        plan = self.plan
-        outputs = [
-            array.reshape(len(array), heads, array.shape[1] // heads) if heads else array
-            for array, heads in zip(outputs, plan.heads)
-        ]
-        if isinstance(plan.returns, tuple):
-            return dict(zip(plan.returns, outputs))
-        return tuple(outputs) if plan.returns == "tuple" else outputs[0]
+        return self._arranged(map(_shaped, outputs, self.plan.heads))
+
+    def _arranged(self, outputs):
+        """Outputs as the frozen model returned them."""
+        if isinstance(self.plan.returns, tuple):
+            return dict(zip(self.plan.returns, outputs))
+        return tuple(outputs) if self.plan.returns == "tuple" else next(iter(outputs))
 
     def release(self):
         """Free the memory that is kept from run to run, and the last result of :meth:`update`."""
@@ -281,6 +280,11 @@ def load(path, threads: int | None = None) -> PackedModel:
         When the file is truncated, damaged, of another kind or of a newer version.
     """
     return PackedModel.load(path, threads)
+
+
+def _shaped(output, heads):
+    """An output with a dimension of heads, where it has any."""
+    return output.reshape(len(output), heads, output.shape[1] // heads) if heads else output
 
 
 def _is_constant(value, constant):
