@@ -70,7 +70,7 @@ def forget_files(folder: Path) -> None:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def predict(folder: Path, threads: int | None, most_memory: int | None) -> None:
+def predict(folder: Path, threads: int | None, most_memory: int | None, batch_size: int) -> None:
     """One run, whose seconds and peak memory are printed."""
     import numba_kernels
 
@@ -81,9 +81,8 @@ def predict(folder: Path, threads: int | None, most_memory: int | None) -> None:
     start, cpu = time.perf_counter(), time.process_time()
     graph = numba_kernels.array_files.read_graph(folder / "graph", folder=folder)
     read = time.perf_counter()
-    out = model.inference(
-        graph, feat, out=folder / "out.npy", folder=folder / "states", most_memory=most_memory, progress=True
-    )
+    files = {"out": folder / "out.npy", "folder": folder / "states"}
+    out = model.inference(graph, feat, batch_size=batch_size, most_memory=most_memory, progress=True, **files)
     seconds = time.perf_counter() - start
     usage = model.estimate(graph)
     digest = int(np.asarray(out[:: max(len(out) // 1000, 1)]).view(np.uint32).astype(np.uint64).sum())
@@ -129,7 +128,7 @@ def run(folder: Path, options, limit: int | None) -> dict:
     """A run in a process of its own, its files out of the cache, in a control group if there is a limit."""
     forget_files(folder)
     command = [sys.executable, __file__, "--folder", str(folder), "--predict"]
-    for name in ("threads", "most_memory"):
+    for name in ("threads", "most_memory", "batch_size"):
         if getattr(options, name) is not None:
             command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
     with contextlib.ExitStack() as stack:
@@ -154,13 +153,14 @@ def main():
     parser.add_argument("--edges", default="10,100", help="millions of edges of each graph; default: 10,100")
     parser.add_argument("--limit", type=float, default=4, help="GiB of the limited run; default: 4")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--batch-size", type=int, default=65_536, help="default: 65536")
     parser.add_argument("--model", type=Path, help="another packed model of 128 features; default: the SAGE above")
     parser.add_argument("--most-memory", type=int, help="bytes of states that are read at random at a time")
     parser.add_argument("--predict", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
     if options.predict:
-        predict(options.folder, options.threads, options.most_memory)
+        predict(options.folder, options.threads, options.most_memory, options.batch_size)
         return
     from dgl_lowbit.experiments.tables import show
     from dgl_lowbit.report import table

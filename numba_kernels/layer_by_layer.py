@@ -78,7 +78,7 @@ class LayerByLayer:
         Returns
         -------
         numpy.ndarray, or a tuple or dict of them
-            As a call's; for a path the array of the file, mapped into memory, read-only.
+            As a call's; for a path the array of the file, mapped into memory; changes of it stay there.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class LayerByLayer:
             shape = outputs[0].shape
             heads = self.plan.heads[0]
             file.describe((shape[0], heads, shape[1] // heads) if heads else shape)
-        return self._arranged([np.load(out, mmap_mode="r")])
+        return self._arranged([np.load(out, mmap_mode="c")])
 
     def estimate(
         self,
