@@ -147,6 +147,33 @@ def run(folder: Path, options, limit: int | None) -> dict:
     return {**json.loads(output.splitlines()[-1]), **found}
 
 
+def told(options) -> tuple[list, list]:
+    """What estimates say of graphs up to 10^9 edges, and of the largest that the disk holds, as a table."""
+    import numba_kernels
+
+    with tempfile.TemporaryDirectory() as name:
+        path = options.model or Path(name) / "model.safetensors"
+        if options.model is None:
+            make_model(path)
+        model, free = numba_kernels.load(path, options.threads), shutil.disk_usage(options.folder).free
+
+    def row(edges, label=""):
+        usage = model.estimate(nodes=edges // DEGREE, edges=edges, batch_size=options.batch_size, most_memory=2**62)
+        inputs = usage.features + 4 * edges + 8 * (edges // DEGREE + 1)
+        sizes = inputs, usage.graph, usage.states, usage.results, usage.sources, usage.memory_with_folder
+        return inputs + usage.disk, [
+            f"{edges / 1e6:,.0f} M{label}", *(f"{size / 2**30:.1f}" for size in sizes), f"{usage.seconds:,.0f}",
+        ]  # fmt: skip
+
+    cells, largest = [row(int(edges))[1] for edges in (1e7, 1e8, 1e9)], int(1e6)
+    bytes_an_edge = row(largest)[0] / largest
+    cells.append(row(int(free / bytes_an_edge) // 10**6 * 10**6, ", what the disk holds")[1])
+    header = [
+        "edges", "inputs GiB", "graph GiB", "states GiB", "results GiB", "read at random GiB", "memory GiB", "seconds",
+    ]  # fmt: skip
+    return header, cells
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="on a disk with room for features")
@@ -156,6 +183,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=65_536, help="default: 65536")
     parser.add_argument("--model", type=Path, help="another packed model of 128 features; default: the SAGE above")
     parser.add_argument("--most-memory", type=int, help="bytes of states that are read at random at a time")
+    parser.add_argument("--model-only", action="store_true", help="print what estimates say, and run nothing")
     parser.add_argument("--predict", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
     options = parser.parse_args()
@@ -165,6 +193,9 @@ def main():
     from dgl_lowbit.experiments.tables import show
     from dgl_lowbit.report import table
 
+    if options.model_only:
+        show(table(*told(options)), options.table)
+        return
     cells, first = [], None
     for millions in map(float, options.edges.split(",")):
         edges = int(millions * 1e6)

@@ -181,7 +181,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         return self._run(run, args, kwargs)
 
     def estimate(self, graph=None, **options) -> numba_kernels.Estimate:
-        """What :meth:`inference` takes, as :meth:`numba_kernels.PackedModel.estimate`; of a DGL graph its sizes are read.
+        """What :meth:`inference` takes, as :meth:`numba_kernels.PackedModel.estimate`; it prepares no DGL graph.
 
         Raises
         ------
