@@ -40,7 +40,7 @@ class Estimate(NamedTuple):
     disk : int
         Of the folder and the result.
     seconds : float
-        On all threads of the model, without reading from disk.
+        Of processor time, over the threads of the model; nothing is read from disk.
     """
 
     features: int
@@ -144,14 +144,14 @@ def _seconds(model, nodes, edges, batch_size):
     few = min(nodes, _MEASURED)
     if few == 0:
         return 0.0
-    degree, rng = edges // nodes, np.random.default_rng(0)
+    degree, rng, threads = edges // nodes, np.random.default_rng(0), checked(model.threads)
     graph = Graph(degree * np.arange(few + 1), rng.integers(few, size=few * degree))
     inputs = _inputs(model, graph)
 
     def once():
-        start = time.perf_counter()
-        model._executor.run(inputs, checked(model.threads), batch_size)
-        return time.perf_counter() - start
+        start = time.process_time()
+        model._executor.run(inputs, threads, batch_size)
+        return (time.process_time() - start) / threads
 
     once()
     return once() * nodes / few

@@ -22,7 +22,7 @@ from .run.states import States, identity_of, states_in
 
 
 class LayerByLayer:
-    """What a packed model does with a graph at a time that does not fit; see :class:`numba_kernels.PackedModel`."""
+    """What a packed model does with graphs that do not fit into memory; see :class:`numba_kernels.PackedModel`."""
 
     plan: Any
     threads: int | None
@@ -40,7 +40,7 @@ class LayerByLayer:
         out=None,
         folder=None,
         most_memory: int | None = None,
-        progress=None,
+        progress: bool | Callable = False,
         **kwargs,
     ):
         """Run the model layer by layer, ``batch_size`` rows at a time, on graphs that do not fit into memory.
@@ -130,8 +130,8 @@ class LayerByLayer:
     ) -> Estimate:
         """What :meth:`inference` takes, before it is made: bytes of memory and disk, and seconds.
 
-        Seconds are what a small random graph of the same mean degree takes on this machine now, in proportion: a lower
-        bound, as more of it stands in caches, and nothing is read from disk.
+        Seconds are the processor time that a small random graph of the same mean degree takes, in proportion, over the
+        threads: a lower bound, as more of it stands in caches, nothing is read from disk and nobody else computes.
 
         Parameters
         ----------
