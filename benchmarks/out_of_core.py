@@ -5,7 +5,8 @@
 For each number of edges, in millions, a random graph of a tenth as many nodes is written into DISK, with 128 float32
 features a node. Each run is a process of its own that begins with an empty file cache: "unlimited" has the memory of
 the machine, "limited" is held to ``--limit`` GiB by the memory controller of control groups, which counts cached files
-too; where there is none, its resident pages are sampled from ``smaps_rollup``. What is generated is removed.
+too; where there is none, its resident pages are sampled from ``smaps_rollup``. What is generated is removed, unless
+``--keep`` says not to.
 """
 
 from __future__ import annotations
@@ -59,6 +60,26 @@ def make_graph(folder: Path, nodes: int, edges: int, seed: int = 0) -> None:
         part[:] = rng.standard_normal(part.shape, np.float32)
     for array in (indices, features):
         array.flush()
+
+
+@contextlib.contextmanager
+def made(options, edges: int):
+    """A folder with model, graph and features, found or made, and removed unless it is to be kept."""
+    folder = options.folder / f"out-of-core-{edges}"
+    if not (folder / "states").exists():  # made last
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make_graph(folder, edges // DEGREE, edges)
+        if options.model is None:
+            make_model(folder / "model.safetensors")
+        else:
+            shutil.copyfile(options.model, folder / "model.safetensors")
+        (folder / "states").mkdir()
+    try:
+        yield folder
+    finally:
+        if not options.keep:
+            shutil.rmtree(folder)
 
 
 def forget_files(folder: Path) -> None:
@@ -162,7 +183,7 @@ def told(options) -> tuple[list, list]:
         inputs = usage.features + 4 * edges + 8 * (edges // DEGREE + 1)
         sizes = inputs, usage.graph, usage.states, usage.results, usage.sources, usage.memory_with_folder
         return inputs + usage.disk, [
-            f"{edges / 1e6:,.0f} M{label}", *(f"{size / 2**30:.1f}" for size in sizes), f"{usage.seconds:,.0f}",
+            f"{edges / 1e6:,.0f} M{label}", *(f"{size / 2**30:.2f}" for size in sizes), f"{usage.seconds:,.0f}",
         ]  # fmt: skip
 
     cells, largest = [row(int(edges))[1] for edges in (1e7, 1e8, 1e9)], int(1e6)
@@ -183,6 +204,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=65_536, help="default: 65536")
     parser.add_argument("--model", type=Path, help="another packed model of 128 features; default: the SAGE above")
     parser.add_argument("--most-memory", type=int, help="bytes of states that are read at random at a time")
+    parser.add_argument("--keep", action="store_true", help="leave the graphs, for the next time")
     parser.add_argument("--model-only", action="store_true", help="print what estimates say, and run nothing")
     parser.add_argument("--predict", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--table", type=Path, metavar="FILE", help="write the table there as well")
@@ -199,33 +221,26 @@ def main():
     cells, first = [], None
     for millions in map(float, options.edges.split(",")):
         edges = int(millions * 1e6)
-        with tempfile.TemporaryDirectory(dir=options.folder) as name:
-            folder = Path(name)
-            (folder / "states").mkdir()
-            if options.model is None:
-                make_model(folder / "model.safetensors")
-            else:
-                shutil.copyfile(options.model, folder / "model.safetensors")
-            make_graph(folder, edges // DEGREE, edges)
-            rows = {
-                "unlimited": run(folder, options, None),
-                "limited": run(folder, options, int(options.limit * 2**30)),
-            }
-            shutil.rmtree(folder / "states")
+        with made(options, edges) as folder:
+            rows = {}
+            for label, limit in (("limited", int(options.limit * 2**30)), ("unlimited", None)):
+                rows[label] = run(folder, options, limit)
+                print(json.dumps({"edges": edges, "run": label, **rows[label]}), file=sys.stderr, flush=True)
         if len({row["digest"] for row in rows.values()}) != 1:
             raise SystemExit("runs with and without a limit gave different results.")
+        base = rows["unlimited"]
         for label, row in rows.items():
-            print(json.dumps({"edges": edges, "run": label, **row}), file=sys.stderr, flush=True)
-            first = first or row["seconds"] / edges
+            first = first or row["cpu"] / edges
             cells.append([
-                f"{millions:g} M", label, f"{row['seconds']:.1f}", f"{row['cpu']:.1f}",
-                f"{row['seconds'] / rows['unlimited']['seconds']:.2f}x", f"{row['seconds'] / edges / first:.2f}x",
+                f"{millions:g} M", label,
+                *(f"{row[key]:.1f} ({row[key] / base[key]:.2f}x)" for key in ("seconds", "cpu")),
+                f"{row['cpu'] / edges / first:.2f}x",
                 *(f"{row[key] / 2**30:.2f}" if key in row else "-" for key in ("group peak", "resident", "anonymous")),
-                f"{row['estimate']['memory'] / 2**30:.2f}",
+                f"{row['estimate']['memory_with_folder'] / 2**30:.2f}",
             ])  # fmt: skip
     header = [
-        "edges", "memory", "seconds", "CPU s", "to unlimited", "an edge, to the first", "group GiB", "resident GiB",
-        "anonymous GiB", "estimate GiB",
+        "edges", "memory", "seconds (to unlimited)", "CPU s (to unlimited)", "CPU an edge, to the first", "group GiB",
+        "resident GiB", "anonymous GiB", "estimate GiB",
     ]  # fmt: skip
     show(table(header, cells), options.table)
 
