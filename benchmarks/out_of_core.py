@@ -218,6 +218,10 @@ def main():
     if options.model_only:
         show(table(*told(options)), options.table)
         return
+    header = [
+        "edges", "memory", "seconds (to unlimited)", "CPU s (to unlimited)", "CPU an edge, to the first", "group GiB",
+        "resident GiB", "anonymous GiB", "estimate GiB",
+    ]  # fmt: skip
     cells, first = [], None
     for millions in map(float, options.edges.split(",")):
         edges = int(millions * 1e6)
@@ -238,11 +242,7 @@ def main():
                 *(f"{row[key] / 2**30:.2f}" if key in row else "-" for key in ("group peak", "resident", "anonymous")),
                 f"{row['estimate']['memory_with_folder'] / 2**30:.2f}",
             ])  # fmt: skip
-    header = [
-        "edges", "memory", "seconds (to unlimited)", "CPU s (to unlimited)", "CPU an edge, to the first", "group GiB",
-        "resident GiB", "anonymous GiB", "estimate GiB",
-    ]  # fmt: skip
-    show(table(header, cells), options.table)
+        show(table(header, cells), options.table)
 
 
 if __name__ == "__main__":
