@@ -9,6 +9,7 @@ from ._version import __version__
 
 if TYPE_CHECKING:
     from .errors import LowBitError, ModelFileError
+    from .estimate import Estimate
     from .functional import dequantize, gemm, quantize, spmm
     from .graph import Graph, GraphError
     from .model import PackedModel, load
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from .prepared import Prepared
     from .run.matrices import Codes, Grid, Weight
     from .run.runtime import get_num_threads
+    from .run.states import StatesError
     from .warming import warm_up
 
 __all__ = [
     "Codes",
+    "Estimate",
     "Graph",
     "GraphError",
     "Grid",
@@ -30,6 +33,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "Prepared",
+    "StatesError",
     "Weight",
     "__version__",
     "dequantize",
@@ -46,6 +50,7 @@ __all__ = [
 # Loaded when first asked for, so that `numba_kernels.spec`, the number contract, can be read without Numba.
 _HOMES = {
     "errors": ("LowBitError", "ModelFileError"),
+    "estimate": ("Estimate",),
     "functional": ("dequantize", "gemm", "quantize", "spmm"),
     "graph": ("Graph", "GraphError"),
     "model": ("PackedModel", "load"),
@@ -54,6 +59,7 @@ _HOMES = {
     "prepared": ("Prepared",),
     "run.matrices": ("Codes", "Grid", "Weight"),
     "run.runtime": ("get_num_threads",),
+    "run.states": ("StatesError",),
     "warming": ("warm_up",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

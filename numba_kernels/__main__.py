@@ -12,7 +12,7 @@ from .errors import LowBitError
 
 _GRAPH = (
     "scipy's .npz of a sparse matrix, whose entry (u, v) is an edge u -> v; an .npz of indptr and indices, each node's "
-    "in-neighbours; or lines 'u v' in a .txt, .tsv or .csv file"
+    "in-neighbours, or a folder of them as .npy files; or lines 'u v' in a .txt, .tsv or .csv file"
 )
 _DAY = 24 * 60 * 60
 _FEATURES = "the model's array, an .npy file, or its arrays by the names of its arguments, an .npz file"
@@ -43,12 +43,21 @@ def parser() -> OneLineParser:
         commands, "predict", [
             "python -m numba_kernels predict model.safetensors graph.npz feat.npy logits.npy",
             "python -m numba_kernels predict model.safetensors edges.tsv feat.npy logits.npy --nodes nodes.txt",
+            "python -m numba_kernels predict model.safetensors graph_folder feat.npy logits.npy --folder scratch",
         ],
         "run a packed model on a graph and features, and keep the result",
     )  # fmt: skip
     _add_call(predict)
     predict.add_argument("output", metavar="OUT", help="the result: an .npy file, or .npz, which may hold several")
     predict.add_argument("--nodes", metavar="FILE", help="of these nodes, in a text file of one a line or an .npy file")
+    predict.add_argument("--batch-size", type=count, metavar="ROWS", help="layer by layer, as many rows at a time")
+    predict.add_argument(
+        "--folder", metavar="DIR", help="keep what is larger than memory in files there, and go on from what is there"
+    )
+    predict.add_argument(
+        "--most-memory", type=count, metavar="BYTES",
+        help="of states that are read at random, with --folder; default: half of what is available",
+    )  # fmt: skip
     predict.set_defaults(run=_predict)
 
     info = add_command(
@@ -115,23 +124,33 @@ def _seconds(text):
     return seconds
 
 
-def _call(options):
-    """What MODEL, GRAPH and FEATURES stand for."""
-    from .array_files import read_arrays, read_graph
+def _call(options, in_batches=False, folder=None):
+    """What MODEL, GRAPH and FEATURES stand for; the latter may be read as they are used."""
+    from .array_files import read_arrays, read_graph, read_mapped
     from .calling import Call, num_nodes
     from .model import load
     from .run.runtime import checked
 
     checked(options.threads)
-    model, given = load(options.model, options.threads), read_arrays(options.features)
-    return Call(model, read_graph(options.graph, num_nodes(given)), given)
+    model, given = load(options.model, options.threads), (read_mapped if in_batches else read_arrays)(options.features)
+    return Call(model, read_graph(options.graph, num_nodes(given), folder), given)
 
 
 def _predict(options):
     from .array_files import read_nodes, refuse_result, write_arrays
+    from .mapped import existing_folder
 
-    call = _call(options)
+    in_batches = options.folder is not None or options.batch_size is not None
+    if options.most_memory is not None and options.folder is None:
+        raise ValueError("--most-memory is of states in files; name a --folder for them.")
+    if in_batches and options.nodes is not None:
+        raise ValueError("--nodes are of a run as a whole; leave out --batch-size and --folder.")
+    call = _call(options, in_batches, options.folder and existing_folder(options.folder))
     refuse_result(options.output, call.model.plan.returns)
+    if in_batches:
+        call.run_to(options.output, options.batch_size or 4096, options.folder, options.most_memory)
+        print(Path(options.output))
+        return
     result = call.run(None if options.nodes is None else read_nodes(options.nodes))
     print(write_arrays(options.output, result))
 

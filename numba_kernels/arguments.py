@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from .arrays import as_array
 from .errors import GraphError
 from .given import given_array, refuse_unread, whole_number
 from .graph import Graph
-from .run.features import as_floats
+from .run.features import as_floats, mapped_in
 from .run.part import of_each
 
 
-def graphs(value, name: str):
-    """A Graph; a list of them for blocks; a dict of them by (source type, edge type, destination type)."""
+def graphs(value, name: str, folder=None):
+    """A Graph; a list of them for blocks; a dict of them by (source type, edge type, destination type).
+
+    Those that are made stand in files of ``folder``, where there is one.
+    """
     if isinstance(value, dict):
-        return {_edge_type(key, name): Graph.of(part) for key, part in value.items()}
+        return {_edge_type(key, name): Graph.of(part, folder) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         if not value:
             raise GraphError(f"{name} is an empty list; pass a graph, or a block for each layer.")
         if all(map(_is_graph, value)):
-            return [graphs(part, name) for part in value]
-    return Graph.of(value)
+            return [graphs(part, name, folder) for part in value]
+    return Graph.of(value, folder)
 
 
 def _is_graph(value) -> bool:
@@ -82,17 +87,28 @@ def lazy_features(value, name: str):
 
 
 class _Rows:
-    """What gives float rows for slices, of a shape that is read once."""
+    """What gives float rows for slices, ``given``, of a shape that is read once.
+
+    ``written`` says which state of a file it is mapped from, if it is from one.
+    """
 
     def __init__(self, given, shape):
-        self._given, self.shape = given, shape
+        self.given, self.shape = given, shape
         self.nbytes = 4 * shape[0] * shape[1]
+
+    @property
+    def written(self):
+        mapped = mapped_in(self.given)
+        if mapped is None or mapped.filename is None:
+            return None
+        state = Path(mapped.filename).stat()
+        return state.st_size, state.st_mtime_ns
 
     def __len__(self):
         return self.shape[0]
 
     def __getitem__(self, rows):
-        return self._given[rows]
+        return self.given[rows]
 
 
 def any_array(value, name: str) -> np.ndarray:

@@ -46,7 +46,20 @@ def read_arrays(path) -> np.ndarray | dict[str, np.ndarray]:
         raise ArrayFileError(f"{path} is no whole file of arrays ({type(error).__name__}: {error}).") from error
 
 
-def read_graph(path, num_nodes: int | None = None) -> Graph:
+def read_mapped(path) -> np.ndarray | dict[str, np.ndarray]:
+    """As :func:`read_arrays`, but the array of an ``.npy`` file is mapped into memory, to be read as it is used."""
+    path = _existing(path)
+    if path.suffix != ".npy":
+        return read_arrays(path)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise ArrayFileError(f"{path} cannot be read: {error}.") from error
+    except Exception as error:
+        raise ArrayFileError(f"{path} is no whole file of an array ({type(error).__name__}: {error}).") from error
+
+
+def read_graph(path, num_nodes: int | None = None, folder=None) -> Graph:
     """A graph of one set of nodes.
 
     Parameters
@@ -54,9 +67,12 @@ def read_graph(path, num_nodes: int | None = None) -> Graph:
     path : path-like
         ``.npz`` as ``scipy.sparse.save_npz`` writes it, whose entry (u, v) is an edge u → v; or with ``indptr`` and
         ``indices``, the in-neighbours of each node, and what else :class:`Graph` takes, by name; or lines ``u v`` of
-        whole numbers in a ``.txt``, ``.tsv`` or ``.csv`` file, each an edge u → v.
+        whole numbers in a ``.txt``, ``.tsv`` or ``.csv`` file, each an edge u → v. Or a folder with ``indptr.npy``,
+        ``indices.npy`` and the like, which are read some at a time.
     num_nodes : int, optional
         Of a graph that is given by lines. Default: as many as they name.
+    folder : path-like, optional
+        Of a disk where what is kept of a graph of arrays stands, see :class:`Graph`. Default: in memory.
 
     Raises
     ------
@@ -68,24 +84,30 @@ def read_graph(path, num_nodes: int | None = None) -> Graph:
         When it describes no graph.
     """
     path = _existing(path)
+    if path.is_dir():
+        return _named(path, {part.stem: read_mapped(part) for part in sorted(path.glob("*.npy"))}, folder)
     if path.suffix in _DELIMITERS:
         edges = _whole_numbers(path, columns=2)
         count = int(edges.max(initial=-1)) + 1 if num_nodes is None else num_nodes
         return Graph.from_edges(edges[:, 0], edges[:, 1], count)
     if path.suffix != ".npz":
         known = ", ".join((".npz", *_DELIMITERS))
-        raise ArrayFileError(f"the graph {path} must be a file of one of the kinds {known}.")
+        raise ArrayFileError(f"the graph {path} must be a file of one of the kinds {known}, or a folder of .npy files.")
     arrays = read_arrays(path)
     if not isinstance(arrays, dict):
         raise ArrayFileError(f"{path} holds one array; a graph is of several, by name.")
+    return _named(path, arrays, folder)
+
+
+def _named(path, arrays, folder):
     try:
-        return graph_of(arrays)
+        return graph_of(arrays, folder)
     except GraphError as error:
         raise GraphError(f"{path}: {error}") from error
 
 
-def graph_of(arrays: dict) -> Graph:
-    """The graph that arrays by name describe, as in the ``.npz`` files of :func:`read_graph`.
+def graph_of(arrays: dict, folder=None) -> Graph:
+    """The graph that arrays by name describe, as in the ``.npz`` files of :func:`read_graph`, kept in ``folder``.
 
     Raises
     ------
@@ -103,7 +125,7 @@ def graph_of(arrays: dict) -> Graph:
         )
     if "num_src" in arrays:
         arrays = {**arrays, "num_src": _sizes(arrays, "num_src", 1)[0]}
-    return Graph(**arrays)
+    return Graph(**arrays, folder=folder)
 
 
 def _of_scipy(arrays):

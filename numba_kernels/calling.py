@@ -77,6 +77,18 @@ class Call:
         result = self.model(**self.arguments)
         return _mapped(result, lambda rows: self._rows(rows)[nodes])
 
+    def run_to(self, path, batch_size: int, folder=None, most_memory: int | None = None) -> None:
+        """Write what the model returns to an ``.npy`` file, layer by layer; see :meth:`PackedModel.inference`.
+
+        Raises
+        ------
+        GraphError, ArrayFileError, StatesError, OSError
+            As that.
+        """
+        self.model.inference(
+            **self.arguments, batch_size=batch_size, out=path, folder=folder, most_memory=most_memory, progress=True
+        )
+
     def check_nodes(self, nodes: np.ndarray) -> np.ndarray:
         """Numbers of nodes, (n,) int64, of integers or a mask; GraphError for what names no nodes of the graph."""
         return checked_nodes(nodes, self.graph.num_dst)

@@ -6,14 +6,18 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
 except ImportError:  # no POSIX: what a killed process leaves stays
     fcntl = None  # type: ignore[assignment]
 
+HAS_LOCKS = fcntl is not None
 # Short, so that a name may be as long as the system lets it be.
 _PREFIX, _SUFFIX = ".lowbit-", ".tmp"
 
@@ -43,10 +47,72 @@ def replace_file(path, data: bytes) -> Path:
         When it cannot be written, as for a read-only file.
     """
     path = Path(path)
-    before = path.stat() if path.exists() else None
-    if before is not None and not stat.S_ISREG(before.st_mode):
+    if _is_special(path):
         path.write_bytes(data)
         return path
+    with replacing(path) as file:
+        file.write(data)
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path) -> Iterator[BinaryIO]:
+    """A new file, to be written and read, that takes the place of ``path`` as :func:`replace_file` says.
+
+    It does where the ``with`` block ends; where it fails the new file is removed.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        As :func:`replace_file`; before the block begins.
+    """
+    place, before = checked_place(path)
+    _remove_leftovers(place.parent)
+    beside, handle = _new_file(place.parent)
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            if before is not None:
+                _make_alike(handle, before)  # first: what only its owner may read must never be read by others
+            yield file
+            file.flush()
+            os.fsync(handle)
+            beside.replace(place)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(place.parent)
+
+
+def move_into_place(kept: Path, path) -> None:
+    """Bring the file ``kept`` to disk and let it take the place of ``path``, also on another disk."""
+    place, before = checked_place(path)
+    with kept.open("r+b") as file:
+        os.fsync(file.fileno())
+        if kept.stat().st_dev == place.parent.stat().st_dev:
+            if before is not None:
+                _make_alike(file.fileno(), before)
+            elif hasattr(os, "fchmod"):
+                os.fchmod(file.fileno(), 0o666 & ~_umask())
+            kept.replace(place)
+            sync_folder(place.parent)
+            return
+        with replacing(path) as copy:
+            shutil.copyfileobj(file, copy, 1 << 22)
+    kept.unlink()
+
+
+def checked_place(path) -> tuple[Path, os.stat_result | None]:
+    """Where a file that replaces ``path`` is put, links followed, and what stands there now.
+
+    Raises
+    ------
+    FileNotFoundError, OSError
+        As :func:`replace_file`, and where ``path`` is no regular file.
+    """
+    path = Path(path)
+    if _is_special(path):
+        raise OSError(errno.EINVAL, f"{path} is no regular file, which is written in parts; name one.")
+    before = path.stat() if path.exists() else None
     try:
         place = path.resolve()
     except RuntimeError as error:  # as Python before 3.13 says that links lead in a circle
@@ -55,35 +121,31 @@ def replace_file(path, data: bytes) -> Path:
         raise FileNotFoundError(f"no folder {place.parent} to write {place.name} to.")
     if before is not None and not (before.st_mode & 0o222 and os.access(place, os.W_OK)):
         raise PermissionError(f"{place} is read-only; make it writeable, or write to another file.")
-    _remove_leftovers(place.parent)
-    beside, handle = _new_file(place.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if before is not None:
-                _make_alike(handle, before)  # first: what only its owner may read must never be read by others
-            file.write(data)
-            file.flush()
-            os.fsync(handle)
-            beside.replace(place)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _sync_folder(place.parent)
-    return path
+    return place, before
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _new_file(folder: Path) -> tuple[Path, int]:
     """A new file of the process's own in a folder, open and locked as long as it is written."""
     while True:
         beside = folder / f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
-        _lock(handle)
+        handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+        lock_file(handle)
         if beside.exists():  # another process may have taken it for a left-over before it was locked
             return beside, handle
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
+def lock_file(handle: int) -> bool:
     """Whether the file is locked now, where the file system can."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -99,7 +161,7 @@ def _remove_leftovers(folder: Path) -> None:
             with contextlib.suppress(OSError):
                 handle = os.open(beside, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
                 try:
-                    if _lock(handle):
+                    if lock_file(handle):
                         beside.unlink()
                 finally:
                     os.close(handle)
@@ -114,7 +176,7 @@ def _make_alike(handle: int, before: os.stat_result) -> None:
         os.fchmod(handle, stat.S_IMODE(before.st_mode))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Bring the new name to disk, where the system can."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -171,14 +171,11 @@ def _run(ops, values, grids=None, graphs=None, edge_weights=None, weights=None, 
     run = Run(features or {}, graphs or {}, given)
     run.sizes += [last.rows]
     coded = {result: empty_codes(last.rows, grids[result])} if result in grids else {}
-    run.codes = {**values, **coded}
+    run.codes, run.names = {**values, **coded}, {"x": "the array of values"}
     assembled = assemble(planned, None, kept, run)
     for check in assembled.checks:
         check(run)
     with running():
         run.begin(assembled, Arena(), get_num_threads(), out)
-        for _ in run.execute():
-            pass
-    if run.faults.any():
-        raise GraphError("values hold NaN or infinity.")
+        run.execute()
     return coded[result] if coded else run.outputs[result]

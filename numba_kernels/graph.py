@@ -5,26 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from .compressed import (
-    BAD_ID,
-    BAD_INDEX,
-    BAD_INDPTR,
-    HUB_EDGES,
-    NO_IDS,
+    BLOCKS,
     Hubs,
     batch_starts,
-    copy_edges,
+    checked_copies,
+    count_into,
+    degrees_dtype,
     entries,
     find_hubs,
     integers,
-)  # fmt: skip
+    work_bounds,
+)
+from .compressed import HUB_EDGES as HUB_EDGES
 from .errors import GraphError
 from .fixed_point import degree_norm
 from .given import REAL, given_array, whole_number
-from .layout import AHEAD
 from .once import once
-
-# Tasks a kernel's work is cut into.
-BLOCKS = 64
 
 
 class Graph:
@@ -45,11 +41,17 @@ class Graph:
         of the sources of their own type.
     batch_sizes : (B,) integers, optional
         Number of nodes of each of the graphs this one is a batch of. Default: one graph.
+    folder : path-like, optional
+        Of a disk with room: what is kept, 4 bytes an edge and 8 a node, stands there, in files without names that are
+        gone with the graph. Default: in memory. The arrays above may be mapped from files either way, of any type of
+        integers: they are read some at a time.
 
     Raises
     ------
     GraphError
         When the arrays do not describe a graph.
+    OSError
+        When there is no such folder, or it has no room.
 
     Examples
     --------
@@ -58,8 +60,10 @@ class Graph:
     (2, 3, [1, 2], [1, 2])
     """
 
-    def __init__(self, indptr, indices, num_src=None, edge_ids=None, is_block=False, batch_sizes=None) -> None:
-        indptr, indices = integers(indptr, "indptr"), integers(indices, "indices")
+    def __init__(
+        self, indptr, indices, num_src=None, edge_ids=None, is_block=False, batch_sizes=None, folder=None
+    ) -> None:
+        indptr, indices = given_array(indptr, "indptr", "iu"), given_array(indices, "indices", "iu")
         if indptr.ndim != 1 or indices.ndim != 1 or len(indptr) < 1:
             raise GraphError(f"indptr and indices must be 1-D, got shapes {indptr.shape} and {indices.shape}.")
         self.num_dst, self.num_edges = len(indptr) - 1, len(indices)
@@ -67,28 +71,12 @@ class Graph:
         self.num_src = whole_number(self.num_dst if num_src is None else num_src, "num_src", 0, 2**31 - 1)
         if not isinstance(is_block, (bool, np.bool_)):
             raise GraphError(f"is_block must be True or False, got {is_block!r}.")
-        # Copies: what was checked cannot change any more. Behind the sources stand AHEAD zeros, to be fetched.
-        self.indptr, self.fetched = np.empty(self.num_dst + 1, np.int64), np.empty(self.num_edges + AHEAD, np.int32)
-        ids, facts = NO_IDS if edge_ids is None else integers(edge_ids, "edge_ids"), np.zeros(3, np.int64)
-        self.edge_ids = None if edge_ids is None else np.empty(self.num_edges, np.int64)
-        if edge_ids is None or ids.shape == (self.num_edges,):
-            copies = self.indptr, self.fetched, ids if edge_ids is None else self.edge_ids
-            fault = copy_edges(indptr, indices, ids, self.num_src, *copies, np.zeros(len(ids), np.bool_), facts)
-        else:
-            fault = BAD_ID
-        if fault == BAD_INDPTR:
-            raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
-        if fault == BAD_INDEX:
-            raise GraphError(
-                f"indices must name one of {self.num_src} source nodes, got {indices.min()} … {indices.max()}."
-            )
-        if fault == BAD_ID:
-            raise GraphError(
-                f"edge_ids must be the places of {self.num_edges} edges, from 0 on, each once, got an array of shape "
-                f"{ids.shape}."
-            )
-        self.max_in_degree, zero_degrees, self.num_hubs = facts.tolist()
-        self.has_zero_in_degree = zero_degrees > 0
+        ids = None if edge_ids is None else given_array(edge_ids, "edge_ids", "iu")
+        copies = checked_copies(indptr, indices, ids, self.num_src, folder)
+        # Behind the sources stand AHEAD zeros, to be fetched.
+        self.indptr, self.fetched, self.edge_ids = copies.indptr, copies.fetched, copies.edge_ids
+        self.max_in_degree, self.num_hubs = copies.max_in_degree, copies.hubs
+        self.has_zero_in_degree = copies.zero_degrees > 0
         self.is_block = bool(is_block)
         self.batch_starts = batch_starts(batch_sizes, self.num_dst)
         # By what they are; kept, whichever thread made them first, as kernels may read them.
@@ -115,13 +103,16 @@ class Graph:
 
     @once
     def in_degrees(self) -> np.ndarray:
-        """(N_dst,) int64."""
-        return np.diff(self.indptr)
+        """(N_dst,) int32; int64 where there are 2^31 edges or more."""
+        degrees = np.empty(self.num_dst, degrees_dtype(self.num_edges))
+        return np.subtract(self.indptr[1:], self.indptr[:-1], out=degrees, casting="same_kind")
 
     @once
     def out_degrees(self) -> np.ndarray:
-        """(N_src,) int64."""
-        return np.bincount(self.indices, minlength=self.num_src)
+        """(N_src,) int32; int64 where there are 2^31 edges or more."""
+        counts = np.zeros(self.num_src, degrees_dtype(self.num_edges))
+        count_into(self.indices, counts)
+        return counts
 
     @property
     def edges(self) -> np.ndarray:
@@ -215,8 +206,8 @@ class Graph:
         return cls(indptr, sources[order], num_src=num_src, edge_ids=order)
 
     @classmethod
-    def of(cls, graph) -> Graph:
-        """``graph`` itself, or what a scipy.sparse matrix or a pair (indptr, indices) describes.
+    def of(cls, graph, folder=None) -> Graph:
+        """``graph`` itself, or what a scipy.sparse matrix or a pair (indptr, indices) describes, kept in ``folder``.
 
         Raises
         ------
@@ -228,7 +219,8 @@ class Graph:
         if hasattr(graph, "tocoo"):
             return cls.from_scipy(graph)
         if isinstance(graph, (tuple, list)) and len(graph) == 2:
-            return cls(*graph)
+            indptr, indices = graph
+            return cls(indptr, indices, folder=folder)
         raise GraphError(
             "a graph is a numba_kernels.Graph, a scipy.sparse matrix or a pair (indptr, indices), "
             f"got {type(graph).__name__}."
@@ -238,12 +230,14 @@ class Graph:
         """Blocks of destinations of about as much work each, (B + 1,) int64."""
         key = "bounds", edge_cost, row_cost
         if key not in self._arrays:
-            edges = np.concatenate([[0], np.cumsum(np.minimum(self.in_degrees, HUB_EDGES))])
-            work = edge_cost * edges + row_cost * np.arange(self.num_dst + 1)
-            goals = np.linspace(0, work[-1], BLOCKS + 1)[1:-1]
-            bounds = np.unique([0, *np.searchsorted(work, goals), self.num_dst]).astype(np.int64)
+            bounds = self.bounds_between(0, self.num_dst, edge_cost, row_cost)
             self._arrays.setdefault(key, bounds)
         return self._arrays[key]
+
+    def bounds_between(self, low: int, high: int, edge_cost: int, row_cost: int) -> np.ndarray:
+        """As :meth:`bounds`, of destinations from ``low`` to before ``high``."""
+        hubs = self.hubs if self.num_hubs else None
+        return work_bounds(self.indptr, hubs, edge_cost, row_cost, low, high)
 
     def by_type(self, edge_types, count: int) -> Graph:
         """This graph with each source node once for each of ``count`` types, reached by the edges of that type.

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .arguments import READ, float_features, lazy_features
+from .arguments import READ, float_features
 from .errors import ModelFileError
 from .files import replace_file
-from .given import whole_number
-from .graph import Graph, GraphError
+from .graph import GraphError
+from .layer_by_layer import LayerByLayer
 from .model_file import decode, encode, read
 from .plan import Plan
 from .prepared import Prepared
@@ -24,7 +24,7 @@ from .run.update import Kept
 __all__ = ["ModelFileError", "PackedModel", "load"]
 
 
-class PackedModel:
+class PackedModel(LayerByLayer):
     """A frozen low-bit model.
 
     Call it as the model it was frozen from: ``packed(graph, feat)``. A graph is a
@@ -174,45 +174,6 @@ class PackedModel:
         with running():
             return self._executor.coded(inputs, checked(self.threads))
 
-    def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
-        """Run the model layer by layer, ``batch_size`` rows at a time, on graphs whose features do not fit at once.
-
-        Features may be anything of two dimensions that gives float rows for a slice, as a ``numpy.memmap`` does: a
-        batch of them is read and converted at a time, and results go to ``out``, which may be mapped to a file too.
-        Between layers only packed codes are in memory, and floats where the model needs them again (residuals,
-        states). A model that takes a list of blocks runs on one graph given in its place.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            What the model is called with.
-        batch_size : int
-        out : (N_dst, width) float32 array, optional
-            C-contiguous; for models of one output. Default: a new array.
-
-        Returns
-        -------
-        numpy.ndarray, or a tuple or dict of them
-            As a call's.
-
-        Raises
-        ------
-        TypeError, GraphError
-            As a call, and for an ``out`` that does not fit.
-        """
-        batch_size = whole_number(batch_size, "batch_size", 1)
-        inputs = self._inputs(args, kwargs, features=lazy_features)
-        for value, count in self.blocks_read().items():
-            if isinstance(inputs[value], (Graph, dict)):
-                inputs[value] = [inputs[value]] * count
-        if out is not None:
-            is_array = isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray)
-            fits = len(self.plan.outputs) == 1 and is_array and out.dtype == np.float32
-            if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
-                raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
-        with running():
-            return self._returned(self._executor.run(inputs, checked(self.threads), batch_size, out))
-
     def check_room(self, nbytes: int) -> None:
         """Raise GraphError where a run on small arguments may not take as many bytes."""
         refuse_beyond(self._executor.room(()), nbytes)
@@ -226,14 +187,13 @@ class PackedModel:
         return counts
 
     def _returned(self, outputs):
-        plan = self.plan
-        outputs = [
-            array.reshape(len(array), heads, array.shape[1] // heads) if heads else array
-            for array, heads in zip(outputs, plan.heads)
-        ]
-        if isinstance(plan.returns, tuple):
-            return dict(zip(plan.returns, outputs))
-        return tuple(outputs) if plan.returns == "tuple" else outputs[0]
+        return self._arranged(map(_shaped, outputs, self.plan.heads))
+
+    def _arranged(self, outputs):
+        """Outputs as the frozen model returned them."""
+        if isinstance(self.plan.returns, tuple):
+            return dict(zip(self.plan.returns, outputs))
+        return tuple(outputs) if self.plan.returns == "tuple" else next(iter(outputs))
 
     def release(self):
         """Free the memory that is kept from run to run, and the last result of :meth:`update`."""
@@ -320,6 +280,11 @@ def load(path, threads: int | None = None) -> PackedModel:
         When the file is truncated, damaged, of another kind or of a newer version.
     """
     return PackedModel.load(path, threads)
+
+
+def _shaped(output, heads):
+    """An output with a dimension of heads, where it has any."""
+    return output.reshape(len(output), heads, output.shape[1] // heads) if heads else output
 
 
 def _is_constant(value, constant):

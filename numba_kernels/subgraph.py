@@ -111,6 +111,11 @@ class Search:
         nodes = self._found[first:last]
         return self._follow(self._indptr, self._indices, nodes, int(self.degrees(first, last).sum()))
 
+    def sources(self, low: int, high: int) -> np.ndarray:
+        """Find where edges lead from nodes ``low`` to before ``high``, as kept here; returns places as :meth:`add`."""
+        edges = int(self._indptr[high] - self._indptr[low])
+        return self._follow(self._indptr, self._indices, np.arange(low, high, dtype=np.int32), edges)
+
     def degrees(self, first: int, last: int) -> np.ndarray:
         """How many edges lead from each of these nodes."""
         nodes = self._found[first:last]

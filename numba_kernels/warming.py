@@ -10,14 +10,10 @@ import numpy as np
 from .graph import HUB_EDGES, Graph, GraphError
 from .kernels.instruction import INSTRUCTIONS
 from .model import PackedModel, load
+from .plan.widths import widths_of
 from .run.launch import compile_loops
 from .run.program import LEAST_TILE_ROWS
 from .subgraph import compile_searches
-
-# Operations whose result has the columns of what they read first.
-_ALIKE = (
-    "source", "destination", "degree", "fixed_degree", "relu", "map", "combine", "maximum", "multiply", "bias", "scale",
-)  # fmt: skip
 
 
 def warm_up(*models: PackedModel | str | Path) -> None:
@@ -54,7 +50,7 @@ def warm_up(*models: PackedModel | str | Path) -> None:
 
 
 def _run_on_examples(model):
-    widths = _widths(model.plan)
+    widths = widths_of(model.plan)
     model.check_room(LEAST_TILE_ROWS * 4 * sum(widths.values()))
     hub = Graph([0, HUB_EDGES], np.zeros(HUB_EDGES, np.int64))
     for graph, density, weights in itertools.product((Graph([0, 1], [0]), hub), (0, 1), (None, np.int8, np.float32)):
@@ -87,19 +83,3 @@ def _example_graph(plan, value, graph):
         return [_example_graph(plan, items.get(n), graph) for n in range(max(items) + 1)]
     etypes = [tuple(op["etype"]) for op in readers if op["op"] == "relation"]
     return dict.fromkeys(etypes, graph) if etypes else graph
-
-
-def _widths(plan):
-    """The width of each array of features, from the first quantizer that reads it."""
-    widths = {entry["value"]: None for entry in plan.inputs if entry["kind"] == "features"}
-    alias = {value: value for value in widths}
-    for op in plan.ops:
-        first = op["in"][0] if op["in"] else None
-        if first in alias and "columns" in op:
-            widths[alias[first]] = widths[alias[first]] or op["columns"]
-        elif first in alias and op["op"] in _ALIKE:
-            alias[op["out"]] = alias[first]
-    unknown = [entry["name"] for entry in plan.inputs if widths.get(entry["value"], 1) is None]
-    if unknown:
-        raise ValueError(f"the plan does not tell the width of {', '.join(unknown)}; call the model once instead.")
-    return widths

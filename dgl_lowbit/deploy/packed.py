@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -151,17 +152,48 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         """
         raise ValueError("a packed model takes no state; dgl_lowbit.load reads what save wrote.")
 
-    def inference(self, *args, batch_size: int = 4096, out=None, **kwargs):
-        """Run the model layer by layer, as :meth:`numba_kernels.PackedModel.inference`; ``out`` may be a tensor.
+    def inference(
+        self,
+        *args,
+        batch_size: int = 4096,
+        out=None,
+        folder=None,
+        most_memory: int | None = None,
+        progress: bool | Callable = False,
+        **kwargs,
+    ):
+        """Run the model layer by layer, on graphs that may be larger than memory.
+
+        As :meth:`numba_kernels.PackedModel.inference`: features and graph may be mapped from files, ``folder`` is where
+        what stands between layers is kept in files, and where an ended run goes on; ``out`` may be the path of a file,
+        or a tensor.
 
         Raises
         ------
         DGLError
             When graph and features do not fit each other or the model.
+        ArrayFileError, StatesError, OSError
+            As :meth:`numba_kernels.PackedModel.inference`, for files.
         """
         out = _plain(out, "out") if isinstance(out, torch.Tensor) and not out.requires_grad else out
-        run = functools.partial(super().inference, batch_size=batch_size, out=out)
+        options = {"folder": folder, "most_memory": most_memory, "progress": progress}
+        run = functools.partial(super().inference, batch_size=batch_size, out=out, **options)
         return self._run(run, args, kwargs)
+
+    def estimate(self, graph=None, **options) -> numba_kernels.Estimate:
+        """What :meth:`inference` takes, as :meth:`numba_kernels.PackedModel.estimate`; it prepares no DGL graph.
+
+        Raises
+        ------
+        DGLError
+            As :meth:`numba_kernels.PackedModel.estimate`.
+        """
+        if isinstance(graph, DGLGraph):
+            if len(graph.canonical_etypes) != 1 or graph.is_block:
+                raise ArgumentsError("estimates are of graphs of one type of nodes and edges.")
+            sizes = {"nodes": graph.num_nodes(), "edges": graph.num_edges()}
+            return with_whole_openmp(_run_plain, super().estimate, (), {**sizes, **options})
+        return with_whole_openmp(_run_plain, super().estimate, (graph,), options)
 
     def update(self, *args, changed=None, changed_edges=None, **kwargs):
         """Run the model where its last result has changed, as :meth:`numba_kernels.PackedModel.update`.

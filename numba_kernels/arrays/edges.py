@@ -115,12 +115,12 @@ def edge_dot(graph, lhs, rhs, lhs_target="u", rhs_target="v"):
 
 @function(graph=GRAPH)
 def in_degrees(graph):
-    return graph.in_degrees
+    return graph.in_degrees.astype(np.int64)
 
 
 @function(graph=GRAPH)
 def out_degrees(graph):
-    return graph.out_degrees
+    return graph.out_degrees.astype(np.int64)
 
 
 # -- batches of graphs ------------------------------------------------------------------------------------------------

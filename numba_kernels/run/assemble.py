@@ -27,6 +27,7 @@ class Assembled:
     results: list  # of outputs of the plan: value, and size where it is the first rows of it
     reads: list[set]  # a stage: values of features that it reads row by row
     read_out: list[set]  # a stage: those that it reads out
+    gathers: list[dict]  # a stage: numbers of the buffers that it reads as the sources of a graph say, by graph
     checked: list  # features, and matrices that array functions make: of these runs say whether numbers are finite
     calls: dict  # number of a stage → steps of array functions that must come before it
     called_with: set  # features that array functions read
@@ -53,7 +54,7 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
     made = [op.writes[0] for stage in schedule.stages for op in stage.ops if op.name == "matrix"]
     checked = [*run.arrays, *made]
     assembly.fault = assembly.fault_of(len(checked))
-    programs, costs, reads, read_out, calls, between = [], [], [], [], {}, []
+    programs, costs, reads, read_out, gathers, calls, between = [], [], [], [], [], {}, []
     for n, value in enumerate(checked):
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
         address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
@@ -71,6 +72,7 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
         for program, cost in (*assembler.before, (assembler.program, assembler.costs)):
             cost.needs = needed
             programs.append(program)
+            gathers.append(assembler.gathers if program is assembler.program else {})
             costs.append(cost)
             reads.append({value for op in stage.ops for value in map(whole, op.reads)} & features)
             read_out.append({op.reads[n] for op in stage.ops for n in op.gathers} & features)
@@ -86,4 +88,4 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
     shared = assembly.buffers, assembly.checks, assembly.outputs
     called_with = {value for stage in schedule.stages if stage.rows is None
                    for op in stage.ops for value in map(whole, op.reads)} & features  # fmt: skip
-    return Assembled(program, costs, *shared, results, reads, read_out, checked, calls, called_with)
+    return Assembled(program, costs, *shared, results, reads, read_out, gathers, checked, calls, called_with)

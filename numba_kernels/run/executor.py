@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
-from ..graph import GraphError
 from ..plan.ops import OPERATIONS
 from ..plan.ops.call import written
 from ..plan.plan import INPUT_KINDS, Plan
 from ..plan.reach import reach_of
 from ..plan.resolve import resolve
 from ..plan.schedule import schedule
+from ..result_file import ResultFile
 from .ahead import split
 from .assemble import Assembled, assemble
 from .calls import Arrays
@@ -27,6 +28,7 @@ from .part import Part, node_count, of_each, rows_at
 from .places import empty_codes
 from .program import LEAST_TILE_ROWS
 from .room import refuse_beyond, room_for
+from .states import States
 
 # Programs kept for classes of shapes met.
 _KEPT_PROGRAMS = 16
@@ -66,17 +68,53 @@ class Executor:
         inputs: dict,
         threads: int,
         batch_size: int | None = None,
-        out: np.ndarray | None = None,
+        out: np.ndarray | ResultFile | None = None,
         room: int | None = None,
         part: Part | None = None,
         coded: Coded = NOT_CODED,
+        after_stage: Callable | None = None,
+        states: States | None = None,
+        progress: Callable | None = None,
     ) -> list:
-        """Output arrays for ``inputs``: values by number — float32 arrays (or pairs), Graphs, edge weights and types.
+        """Output arrays for ``inputs``: what :meth:`prepared` gives, all its stages executed, its results.
 
         With ``batch_size`` stages work on as many rows at a time; features can then be anything that is sliced by rows.
-        ``out`` takes the place of the one output. A run takes at most ``room`` bytes, by default what inputs allow.
-        Of a ``part`` of the inputs only the rows that its nodes follow from are computed. Codes that are ``coded`` are
-        read, or made, where they stand.
+        ``after_stage`` is called between stages, see :meth:`numba_kernels.run.one_run.Run.execute`, ``progress`` with
+        the share of the work that is done. ``states`` are recorded after each stage where the result is a file.
+        """
+        with self.prepared(inputs, threads, out, room, part, coded, states) as run:
+            run.progress = progress
+            run.execute(batch_size, after_stage if states is None else states.after_stage)
+            return run.results()
+
+    @contextlib.contextmanager
+    def prepared(
+        self,
+        inputs: dict,
+        threads: int,
+        out: np.ndarray | ResultFile | None = None,
+        room: int | None = None,
+        part: Part | None = None,
+        coded: Coded = NOT_CODED,
+        states: States | None = None,
+    ) -> Iterator[Run]:
+        """A run of ``inputs``, checked and before its first stage; its memory lasts until the ``with`` block is left.
+
+        Parameters
+        ----------
+        inputs : dict
+            Values by number: float32 arrays (or pairs), Graphs, edge weights and types.
+        threads : int
+        out : array, optional
+            Takes the place of the one output.
+        room : int, optional
+            The most bytes that the run may take. Default: what inputs allow.
+        part : Part, optional
+            Of the inputs only the rows that its nodes follow from are computed.
+        coded : Coded
+            Codes that are read, or made, where they stand.
+        states : States, optional
+            Files that what stands between stages is kept in. Default: memory.
         """
         room = self.room(inputs.values()) if room is None else room
         run = self._run_of(self._with_ahead(inputs, threads, room), room, part)
@@ -85,10 +123,8 @@ class Executor:
         for check in assembled.checks:
             check(run)
         with self._arenas.one() as arena:
-            run.begin(assembled, arena, threads, out)
-            for _ in run.execute() if batch_size is None else run.execute_in_batches(batch_size):
-                self._refuse_faults(run)
-            return [run.result(value, size) for value, size in assembled.results]
+            run.begin(assembled, arena, threads, out, states)
+            yield run
 
     def run_at(self, nodes: np.ndarray, inputs: dict, threads: int, coded: Coded = NOT_CODED) -> list:
         """The rows of ``nodes`` of what :meth:`run` returns, to the bit; features may be floats of any width."""
@@ -142,21 +178,12 @@ class Executor:
             refuse_beyond(room, 8 * getattr(graphs.get(op.get("out")), "num_src", 0))
         arrays = Arrays(given["array"], self.plan.arrays)
         run = Run(given["features"], graphs, edge_weights, self._times, sparse, arrays, self._matrices, room)
-        run.edge_types, run.part = types, part
+        run.edge_types, run.part, run.names = types, part, self._names
         return run
 
     def room(self, arguments) -> int:
         """Bytes that a run may take."""
         return room_for(self._nbytes, arguments)
-
-    def _refuse_faults(self, run):
-        if any(run.faults.tolist()):
-            place, checked = int(run.faults.argmax()), run.assembled.checked
-            if place == len(checked):
-                raise GraphError("numbers within the model grow beyond float32; make the features smaller.")
-            value = checked[place]
-            name = self._names[value[0] if isinstance(value, tuple) else value]
-            raise GraphError(f"{name} holds NaN or infinity; clean it before running the model.")
 
     def _assembled(self, run) -> Assembled:
         key = run.key()

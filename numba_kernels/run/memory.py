@@ -55,7 +55,7 @@ class Arena:
         """The address of ``size`` bytes of undefined content, good until the next call."""
         wasted = len(self._memory) > self._SMALL and size < len(self._memory) // self._WASTE
         if size > len(self._memory) or wasted:
-            self._memory = aligned_empty(size, np.uint8)
+            self._memory = self.new(size)
             self._address = address_of(self._memory)
         return self._address
 
@@ -69,8 +69,16 @@ class Arena:
 
     def view(self, address: int, rows: int, columns: int) -> np.ndarray:
         """The float32 matrix that stands at an address of what was taken last."""
+        return self.bytes_at(address, rows, 4 * columns).view(np.float32)
+
+    def new(self, size: int) -> np.ndarray:
+        """Memory of ``size`` bytes, from a cache line on."""
+        return new_bytes(size)
+
+    def bytes_at(self, address: int, rows: int, row_bytes: int) -> np.ndarray:
+        """The rows of bytes that stand at an address of what was taken last, (rows, row_bytes) uint8."""
         start = address - self._address
-        return self._memory[start : start + 4 * rows * columns].view(np.float32).reshape(rows, columns)
+        return self._memory[start : start + rows * row_bytes].reshape(rows, row_bytes)
 
     def release(self) -> None:
         """Free the memory."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,12 @@ class CodesAt:
     scale: Any
     zero: Any
     powers: Any = 0  # a row's
+    buffers: dict = field(default_factory=dict)  # of what is a row's: numbers of buffers
+
+    def operand(self) -> Operand:
+        """They as what is read."""
+        grid = self.grid
+        return Operand(self.packed, grid.width, grid.bits, 0, int(grid.per_row), self.scale, self.zero)
 
     @property
     def is_shifted(self) -> bool:
@@ -78,6 +84,12 @@ class Places:
         """Codes that stand in memory."""
         return self.values[whole(value)]
 
+    def gathered(self, value, graph) -> CodesAt:
+        """Codes that the sources of a graph are read of: in memory, or where they were brought together."""
+        codes = self.codes(value)
+        at = {name: self.assembler.gathered(graph, number) for name, number in codes.buffers.items()}
+        return replace(codes, **at)
+
     # -- floats -----------------------------------------------------------------------------------------
     def matrix(self, value) -> tuple[Matrix, int]:
         """Where floats stand in memory, and how many columns of them are read."""
@@ -121,9 +133,10 @@ class Places:
 
     def _in_memory(self, value, grid, rows, first=0, total=None):
         """Room for ``rows``, those from ``first`` on of ``total`` where they are part of a stack."""
-        at, powers = self.assembler.at, 0
+        at, powers, buffers = self.assembler.at, 0, {}
 
         def memory(name, row_bytes):
+            buffers[name] = self.assembler.assembly.buffer(value, name, rows if total is None else total, row_bytes)
             return self.assembler.memory(value, name, rows, row_bytes, first, total)[0]
 
         packed, scale, zero = memory("packed", grid.width), at(grid.scale), at(grid.zero)
@@ -131,7 +144,7 @@ class Places:
             scale, zero = memory("scale", 4), memory("zero", 4)
         if grid.mode == SHIFT:
             powers = memory("powers", 1)
-        return CodesAt(grid, packed, scale, zero, powers)
+        return CodesAt(grid, packed, scale, zero, powers, buffers)
 
     def _part_of(self, stack, value, grid):
         """The rows for ``value`` among those of the stack that it is part of."""
@@ -152,9 +165,7 @@ class Places:
         """Codes to read."""
         if value in self.local:
             return self.local[value]
-        codes = self.codes(value)
-        grid = codes.grid
-        return Operand(codes.packed, grid.width, grid.bits, 0, int(grid.per_row), codes.scale, codes.zero)
+        return self.codes(value).operand()
 
     def target(self, value, grid: Grid, factor=0) -> Target:
         """Codes to write, or, where there is no room for them, to look up; ``factor`` is the address of row factors."""

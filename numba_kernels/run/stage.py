@@ -47,12 +47,14 @@ class StageAssembler:
         Codes that are never made: the features they would be made of, and how.
     before : list
         Programs of stages that must come before this one.
+    gathers : dict
+        Numbers of the buffers whose rows are read as the sources of graphs say, by graph.
     """
 
     def __init__(self, assembly: Assembly, stage: Stage, values: dict, sparse: set):
         self.assembly, self.stage, self.program, self.before = assembly, stage, StageProgram(), []
         self.places = Places(assembly.schedule, stage, self, values, sparse)
-        self.slots, self.free, self.looked_up = {}, [], {}
+        self.slots, self.free, self.looked_up, self.gathers = {}, [], {}, {}
         self.costs = Costs(assembly.size_of(stage.rows))
         self.last_use = {value: n for n, op in enumerate(stage.ops) for value in op.reads}
         self.position = 0
@@ -188,6 +190,15 @@ class StageAssembler:
     def graph_array(self, graph, name: str):
         """Where an array of a graph of the plan stands, 0 where it has none."""
         return self.assembly.reference((graph, name), lambda run: run.graphs[graph].address(name))
+
+    def sources(self, graph):
+        """Where the sources of edges of a graph stand, or of those of a part of its destinations."""
+        return self.assembly.reference((graph, "sources"), lambda run: run.sources_at(graph))
+
+    def gathered(self, graph, number: int):
+        """Where the rows of a buffer stand that the sources of a graph name, or those of a part."""
+        self.gathers.setdefault(graph, set()).add(number)
+        return self.assembly.reference(("gathered", graph, number), lambda run: run.gathered_at(graph, number))
 
     def graph_number(self, graph, name: str):
         """A number of a graph of the plan."""

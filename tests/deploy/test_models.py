@@ -180,6 +180,12 @@ def test_inference_in_batches(batch_size, graph, tmp_path):
     out = np.lib.format.open_memmap(tmp_path / "out.npy", "w+", np.float32, tuple(expected.shape))
     packed.inference([graph] * 3, on_disk, batch_size=batch_size, out=out)
     np.testing.assert_array_equal(out, expected)
+    (tmp_path / "states").mkdir()
+    options = {"folder": tmp_path / "states", "most_memory": 300, "batch_size": batch_size}
+    assert torch.equal(packed.inference(graph, feat, out=tmp_path / "file.npy", **options), expected)
+    told = packed.estimate(graph)
+    assert told == packed.estimate(nodes=40, edges=graph.num_edges())._replace(seconds=told.seconds)
+    assert told.results == expected.numel() * 4
 
 
 def test_inference_names_what_does_not_fit(graph):

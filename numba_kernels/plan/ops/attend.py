@@ -61,8 +61,9 @@ class AttendNeighbours(Operation):
         resolver.emit(op, reads, [op["out"]], resolver.columns[codes], graph.num_dst)
 
     def emit(self, stage, op):
-        codes, left, _ = map(stage.places.codes, op.reads[:3])
-        graph, heads, grid = op.spec["in"][0], op.spec["heads"], stage.grid(op.writes[0])
+        graph = op.spec["in"][0]
+        codes, left = (stage.places.gathered(value, graph) for value in op.reads[:2])
+        heads, grid = op.spec["heads"], stage.grid(op.writes[0])
         width, top, scale = left.grid.columns, grid.top, float(grid.scale[0])
         weight = op.spec["in"][4] if len(op.spec["in"]) > 4 else None
         is_weighted = weight in stage.edge_weight_kinds
@@ -72,7 +73,7 @@ class AttendNeighbours(Operation):
         slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
         sizes = sizes_of_scratch(codes.grid.width * 8 // codes.grid.bits, width, heads)
         scratch = Scratch(*(stage.area(name, size) for name, size in sizes._asdict().items()))
-        operands = map(stage.places.operand, op.reads[:3])
+        operands = codes.operand(), left.operand(), stage.places.operand(op.reads[2])
         lanes, is_aligned = (
             bytes_at_a_time(codes.grid.bits, codes.grid.width),
             heads == 1 or op.columns // heads % 16 == 0,

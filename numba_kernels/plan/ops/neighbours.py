@@ -20,7 +20,7 @@ from .registry import Operation, operation
 
 def edges_of(stage, graph) -> Edges:
     """Where the in-neighbours of a graph of the plan stand."""
-    return Edges(stage.graph_array(graph, "indptr"), stage.graph_array(graph, "indices"))
+    return Edges(stage.graph_array(graph, "indptr"), stage.sources(graph))
 
 
 def refuse_overflow(graph, most: int) -> None:
@@ -74,7 +74,7 @@ class Aggregate(Operation):
         value, own, *_ = op.reads
         graph, _, weight, _ = op.spec["in"]
         kind = stage.edge_weight_kinds.get(weight)
-        codes = stage.places.codes(value)
+        codes = stage.places.gathered(value, graph)
         own = None if own is None else stage.places.codes(own)
         if op.spec.get("reduce") == "max":
             if kind is None:
@@ -119,7 +119,8 @@ class Aggregate(Operation):
             array = stage.graph_array
             partials = stage.hub_partials(graph, grid)
             parts = array(graph, "starts"), array(graph, "stops"), array(graph, "indices")
-            fields = HubParts(grid.columns, codes.packed, grid.width, *parts, partials)
+            packed = stage.places.codes(op.reads[0]).packed
+            fields = HubParts(grid.columns, packed, grid.width, *parts, partials)
             stage.add_before(graph, hub_parts, (grid.bits, lanes), fields)
             hubs = array(graph, "nodes"), stage.graph_number(graph, "num_hubs"), array(graph, "first_parts"), partials
         sums, own, unit = _sums(stage, op, codes), 0 if own is None else own.packed, op.spec.get("unit")
@@ -166,7 +167,7 @@ def _sums(stage, op, codes):
     """The first fields of all sums: where to, columns, totals, messages, edges."""
     slot = stage.at_slot(stage.hold(op.writes[0], stage.new_slot()))
     totals = stage.area("totals", 4 * (codes.grid.width * 8 // codes.grid.bits + AHEAD + 1))
-    operand = stage.places.operand(op.reads[0])
+    operand = codes.operand()
     if codes.is_shifted:  # what weighted sums are multiples of
         operand = operand._replace(per_row=0, scale=stage.at(codes.grid.unit), zero=stage.at(codes.grid.zero))
     return slot, op.columns, totals, operand, edges_of(stage, op.spec["in"][0])
@@ -216,8 +217,8 @@ class AggregateEdges(Operation):
         resolver.emit(op, [nodes, edges], [op["out"]], resolver.columns[nodes], graph.num_dst)
 
     def emit(self, stage, op):
-        codes, edge_codes = map(stage.places.codes, op.reads)
         graph = op.spec["in"][0]
+        codes, edge_codes = stage.places.gathered(op.reads[0], graph), stage.places.codes(op.reads[1])
         stage.check(graph, lambda graph, most=2 * codes.grid.top: refuse_overflow(graph, most))
         fields = *_sums(stage, op, codes), edge_codes.packed, stage.graph_array(graph, "edge_ids")
         stage.add(gather_edges, (codes.grid.bits,), GatherEdges(*fields))
