@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -174,7 +175,14 @@ class PackedModel:
         with running():
             return self._executor.coded(inputs, checked(self.threads))
 
-    def inference(self, *args, batch_size: int = 4096, out: np.ndarray | None = None, **kwargs):
+    def inference(
+        self,
+        *args,
+        batch_size: int = 4096,
+        out: np.ndarray | None = None,
+        exchange: Callable | None = None,
+        **kwargs,
+    ):
         """Run the model layer by layer, ``batch_size`` rows at a time, on graphs whose features do not fit at once.
 
         Features may be anything of two dimensions that gives float rows for a slice, as a ``numpy.memmap`` does: a
@@ -189,6 +197,10 @@ class PackedModel:
         batch_size : int
         out : (N_dst, width) float32 array, optional
             C-contiguous; for models of one output. Default: a new array.
+        exchange : callable, optional
+            Where graphs are :class:`~numba_kernels.partition.PartitionGraph`, what brings the rows of other workers:
+            ``exchange(codes)`` is called on all of them after the same stages, with a list of
+            :class:`~numba_kernels.run.halo.HaloCodes`. Features, and results, are of inner nodes then.
 
         Returns
         -------
@@ -198,7 +210,7 @@ class PackedModel:
         Raises
         ------
         TypeError, GraphError
-            As a call, and for an ``out`` that does not fit.
+            As a call, and for an ``out`` that does not fit; of partitions, for models that read rows of all nodes.
         """
         batch_size = whole_number(batch_size, "batch_size", 1)
         inputs = self._inputs(args, kwargs, features=lazy_features)
@@ -211,7 +223,10 @@ class PackedModel:
             if not (fits and out.ndim == 2 and out.flags.c_contiguous and out.flags.writeable):
                 raise GraphError("out must be a writeable C-contiguous float32 matrix, for a model of one output.")
         with running():
-            return self._returned(self._executor.run(inputs, checked(self.threads), batch_size, out))
+            threads = checked(self.threads)
+            if exchange is not None:
+                return self._returned(self._executor.run_partition(inputs, threads, batch_size, exchange))
+            return self._returned(self._executor.run(inputs, threads, batch_size, out))
 
     def check_room(self, nbytes: int) -> None:
         """Raise GraphError where a run on small arguments may not take as many bytes."""

@@ -151,8 +151,10 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         """
         raise ValueError("a packed model takes no state; dgl_lowbit.load reads what save wrote.")
 
-    def inference(self, *args, batch_size: int = 4096, out=None, **kwargs):
+    def inference(self, *args, batch_size: int = 4096, out=None, exchange=None, **kwargs):
         """Run the model layer by layer, as :meth:`numba_kernels.PackedModel.inference`; ``out`` may be a tensor.
+
+        :func:`dgl_lowbit.distributed.inference` gives it an ``exchange``.
 
         Raises
         ------
@@ -160,7 +162,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
             When graph and features do not fit each other or the model.
         """
         out = _plain(out, "out") if isinstance(out, torch.Tensor) and not out.requires_grad else out
-        run = functools.partial(super().inference, batch_size=batch_size, out=out)
+        run = functools.partial(super().inference, batch_size=batch_size, out=out, exchange=exchange)
         return self._run(run, args, kwargs)
 
     def update(self, *args, changed=None, changed_edges=None, **kwargs):

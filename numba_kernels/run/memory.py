@@ -67,10 +67,10 @@ class Arena:
         base = self.take(starts.pop())
         return [base + start for start in starts]
 
-    def view(self, address: int, rows: int, columns: int) -> np.ndarray:
-        """The float32 matrix that stands at an address of what was taken last."""
-        start = address - self._address
-        return self._memory[start : start + 4 * rows * columns].view(np.float32).reshape(rows, columns)
+    def view(self, address: int, rows: int, columns: int, dtype=np.float32) -> np.ndarray:
+        """The matrix that stands at an address of what was taken last."""
+        start, size = address - self._address, np.dtype(dtype).itemsize * rows * columns
+        return self._memory[start : start + size].view(dtype).reshape(rows, columns)
 
     def release(self) -> None:
         """Free the memory."""
