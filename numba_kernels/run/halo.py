@@ -11,8 +11,8 @@ from ..errors import GraphError
 from ..layout import dense_bytes
 from ..packing import pack, unpack
 from ..partition import PartitionGraph
-from ..plan.ops import OPERATIONS
-from ..plan.reach import EDGES, Reach
+from ..plan.own_rows import refuse_mixed_rows
+from ..plan.reach import EDGES, NODES, Reach
 from .matrices import Grid
 from .part import of_each
 
@@ -98,36 +98,36 @@ class HaloRun:
     """
 
     def __init__(self, plan, reach: Reach, inputs: dict, exchange: Callable):
-        _refuse_whole(plan)
+        refuse_mixed_rows(plan)
         self._exchange, self.codes = exchange, {}
         graphs = [part for value in inputs.values() for part in _graphs_in(value)]
         if not graphs:
             raise GraphError("an exchange is for partitions, the graph is a whole one; leave it out.")
-        nodes = {
-            name: nodes
-            for graph in graphs
-            for nodes in (graph.source_nodes, graph.target_nodes)
-            for name in [nodes.name]
-        }
-        self.nodes, self._inner = nodes, {nodes.count: nodes.inner for nodes in nodes.values()}
-        self.inputs = dict(inputs)
-        edges = {graph.num_edges for graph in graphs}
+        self.nodes = {nodes.name: nodes for graph in graphs for nodes in (graph.source_nodes, graph.target_nodes)}
+        self._inner = {nodes.count: nodes.inner for nodes in self.nodes.values()}
+        self.inputs, edges = dict(inputs), {graph.num_edges for graph in graphs}
         for entry in plan.inputs:
             value = entry["value"]
-            if entry["kind"] == "features" and reach.needs.get(value, ("",))[0] != EDGES:
-                self.inputs[value] = of_each(self._of_nodes, inputs[value], entry, edges)
+            space, _ = reach.needs.get(value, (NODES if entry.get("key") in self.nodes else None, 0))
+            if entry["kind"] == "features" and space != EDGES:
+                others = set() if space == NODES else edges
+                self.inputs[value] = of_each(self._of_nodes, inputs[value], entry, others)
 
     def _of_nodes(self, features, entry, edges):
-        """Features of inner nodes with the shape that rows of the halo give them, or features of edges as they are."""
+        """Features of inner nodes with the shape that rows of the halo give them, or features of ``edges`` as they are.
+
+        Where a plan does not say what they belong to, their number of rows does.
+        """
         rows, key = features.shape[0], entry.get("key")
-        fitting = [nodes for name, nodes in self.nodes.items() if nodes.inner == rows and key in (name, None)]
-        if len(fitting) == 1 and (key in self.nodes or rows not in edges):
+        fitting = [nodes for nodes in self.nodes.values() if nodes.inner == rows and key in (nodes.name, None)]
+        if len(fitting) == 1 and rows not in edges:
             return _InnerRows(features, (fitting[0].count, features.shape[1]))
-        if not fitting and rows in edges and key not in self.nodes:
+        if not fitting and rows in edges:
             return features
-        known = ", ".join(f"{nodes.inner} inner nodes of type {name!r}" for name, nodes in self.nodes.items())
-        problem = "is not clear; pass a dict by type of nodes" if fitting else f"fits no rows; there are {known}"
-        raise GraphError(f"what the {rows} rows of {entry['name']} belong to {problem}.")
+        known = ", ".join(f"{nodes.inner} of type {nodes.name!r}" for nodes in self.nodes.values())
+        several = "may be those of several types of nodes, or of edges; pass a dict by type of nodes"
+        problem = several if fitting else f"are others than its inner nodes, {known}"
+        raise GraphError(f"the {rows} rows of {entry['name']} {problem}.")
 
     def rows_to_run(self, run, cost) -> int:
         """How many rows of a stage are computed: of those that nodes have, the inner ones."""
@@ -176,14 +176,3 @@ def _graphs_in(value) -> list:
     """Graphs that an argument holds."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else (value,)
     return [part for part in parts if isinstance(part, PartitionGraph)]
-
-
-def _refuse_whole(plan):
-    for op in plan.ops:
-        operation = OPERATIONS[op["op"]]
-        if operation.reads_sources is None and not operation.is_before:
-            name = f"{op['op']} {op.get('function', '')}".strip()
-            raise GraphError(
-                f"the model computes {name!r}, which may read rows of all nodes: no worker has them. Run it on the "
-                "whole graph, or leave it out of the model that is distributed."
-            )

@@ -129,7 +129,7 @@ def run(folder, name, rank, count, **options):
     part = lowbit.distributed.Partition.split(graph, parts_of(graph, count), rank, count)
     feat = {n: feat[n][ids] for n, ids in part.nodes.items()} if isinstance(feat, dict) else feat[part.nodes["_N"]]
     packed = lowbit.load(folder / f"{name}.safetensors")
-    return lowbit.distributed.inference(packed, part, feat, batch_size=7, **options), part
+    return lowbit.distributed.inference(packed, part, feat, batch_size=7, **{"timeout": 300, **options}), part
 
 
 def fail(folder, name, rank, count, way):
@@ -148,7 +148,7 @@ def fail(folder, name, rank, count, way):
     lowbit.distributed.halo.Halo.exchange = exchange
     start = time.monotonic()
     try:
-        run(folder, name, rank, count, timeout=4 if way == "sleep" else 60)
+        run(folder, name, rank, count, timeout=4 if way == "sleep" else 300)
     except (lowbit.distributed.WorkerError, MemoryError) as error:
         print(json.dumps([type(error).__name__, str(error), time.monotonic() - start]), flush=True)
         os._exit(3)

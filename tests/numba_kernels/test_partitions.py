@@ -22,7 +22,7 @@ class Cut:
     """A graph cut among workers, threads of this process, and what they say to each other."""
 
     def __init__(self, draw, owner):
-        self.draw, self.owner, self.barrier = draw, owner, threading.Barrier(WORKERS, timeout=60)
+        self.draw, self.owner, self.barrier = draw, owner, threading.Barrier(WORKERS, timeout=600)
         self.inner = [np.flatnonzero(owner == worker) for worker in range(WORKERS)]
         edges = [local_edges(draw, inner) for inner in self.inner]
         self.halo = [np.setdiff1d(draw.ends[0][part], inner) for part, inner in zip(edges, self.inner)]
@@ -129,11 +129,11 @@ def test_what_a_partition_cannot_do_is_refused():
     graph, arguments = cut.graph(0), (draw.weights, draw.on_edges, draw.types)
     with pytest.raises(GraphError, match="call inference with an exchange"):
         model(graph, np.zeros((graph.num_src, 12), np.float32), *arguments)
-    with pytest.raises(GraphError, match="19 rows of x1 belong to fits no rows; there are 20 inner nodes"):
+    with pytest.raises(GraphError, match="19 rows of x1 are others than its inner nodes, 20 of type '_N'"):
         model.inference(graph, draw.x[:19], *arguments, exchange=print)
     with pytest.raises(GraphError, match="expected rows of 20 targets and degrees of 20 sources, got 19 and 20"):
         nodes = graph.source_nodes
         PartitionGraph(graph.indptr[:20], graph.indices[: graph.indptr[19]], nodes, nodes, np.zeros(20), 1, False)
     whole = Graph(graph.indptr[:21], graph.indices)
-    with pytest.raises(GraphError, match="whole"):
+    with pytest.raises(GraphError, match="the graph is a whole one"):
         model.inference(whole, draw.x, *arguments, exchange=print)
