@@ -41,6 +41,7 @@ class LayerByLayer:
         folder=None,
         most_memory: int | None = None,
         progress: bool | Callable = False,
+        exchange: Callable | None = None,
         **kwargs,
     ):
         """Run the model layer by layer, ``batch_size`` rows at a time, on graphs that do not fit into memory.
@@ -74,6 +75,11 @@ class LayerByLayer:
             Bytes, with a folder. Default: half of what is available.
         progress : bool or callable, optional
             Whether to show on stderr how far it is, or what to call with the share of the work that is done.
+        exchange : callable, optional
+            Where graphs are :class:`~numba_kernels.partition.PartitionGraph`, what brings the rows of other workers:
+            ``exchange(codes)`` is called on all of them after the same stages, with a list of
+            :class:`~numba_kernels.run.halo.HaloCodes`. Features, and results, are of inner nodes then, and stand in
+            memory.
 
         Returns
         -------
@@ -83,13 +89,16 @@ class LayerByLayer:
         Raises
         ------
         TypeError, GraphError
-            As a call, and for an ``out`` that does not fit.
+            As a call, and for an ``out`` that does not fit; of partitions, for models that read rows of all nodes, and
+            for an ``out`` or a ``folder``.
         ArrayFileError, StatesError
             For a path that is not of an ``.npy`` file; for a folder that has the states of another run, or is in use.
         OSError
             When there is no folder, no room on its disk, or the file cannot be written.
         """
         batch_size = whole_number(batch_size, "batch_size", 1)
+        if exchange is not None and not (out is None and folder is None):
+            raise GraphError("a worker's rows of a partition stand in memory: leave out and folder away.")
         to_file = isinstance(out, (str, os.PathLike))
         if (len(self.plan.outputs) != 1 and out is not None) or not (out is None or to_file or _is_result(out)):
             raise GraphError(
@@ -102,8 +111,11 @@ class LayerByLayer:
         for value, count in self.blocks_read().items():
             if isinstance(inputs[value], (Graph, dict)):
                 inputs[value] = [inputs[value]] * count
-        progress = Progress("inference") if progress is True else progress or None
+        shown = Progress("inference") if progress is True else progress or None
         with running(), contextlib.ExitStack() as stack:
+            if exchange is not None:
+                run = self._executor.run_partition(inputs, checked(self.threads), batch_size, exchange)
+                return self._returned(run)
             states: States | None = None
             if folder is not None:
                 identity = identity_of(self.to_bytes(), inputs)
@@ -111,7 +123,7 @@ class LayerByLayer:
             if to_file:
                 file = stack.enter_context(result_file(out, None if states is None else states.result))
             threads, result = checked(self.threads), file if to_file else out
-            outputs = self._executor.run(inputs, threads, batch_size, result, states=states, progress=progress)
+            outputs = self._executor.run(inputs, threads, batch_size, result, states=states, progress=shown)
             if not to_file:
                 return self._returned(outputs)
             shape = outputs[0].shape

@@ -160,6 +160,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         folder=None,
         most_memory: int | None = None,
         progress: bool | Callable = False,
+        exchange=None,
         **kwargs,
     ):
         """Run the model layer by layer, on graphs that may be larger than memory.
@@ -167,6 +168,8 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         As :meth:`numba_kernels.PackedModel.inference`: features and graph may be mapped from files, ``folder`` is where
         what stands between layers is kept in files, and where an ended run goes on; ``out`` may be the path of a file,
         or a tensor.
+
+        :func:`dgl_lowbit.distributed.inference` gives it an ``exchange``.
 
         Raises
         ------
@@ -176,7 +179,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
             As :meth:`numba_kernels.PackedModel.inference`, for files.
         """
         out = _plain(out, "out") if isinstance(out, torch.Tensor) and not out.requires_grad else out
-        options = {"folder": folder, "most_memory": most_memory, "progress": progress}
+        options = {"folder": folder, "most_memory": most_memory, "progress": progress, "exchange": exchange}
         run = functools.partial(super().inference, batch_size=batch_size, out=out, **options)
         return self._run(run, args, kwargs)
 

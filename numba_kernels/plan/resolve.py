@@ -40,6 +40,11 @@ class Op:
         gathers = self.operation.gathers
         return tuple(range(len(self.reads))) if gathers is None else gathers
 
+    @property
+    def read_at_sources(self) -> list:
+        """What it reads at rows of in-neighbours; these values come first, as the graph does in the plan."""
+        return self.reads[: len(self.operation.reads_sources or ())]
+
 
 def whole(value):
     """The value that the first rows of it are part of."""

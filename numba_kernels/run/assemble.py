@@ -31,6 +31,7 @@ class Assembled:
     checked: list  # features, and matrices that array functions make: of these runs say whether numbers are finite
     calls: dict  # number of a stage → steps of array functions that must come before it
     called_with: set  # features that array functions read
+    read_by_others: list  # a stage: codes it makes of which sums read rows of in-neighbours: value, CodesAt, graph
 
     @property
     def floats_read(self) -> set:
@@ -55,6 +56,8 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
     checked = [*run.arrays, *made]
     assembly.fault = assembly.fault_of(len(checked))
     programs, costs, reads, read_out, gathers, calls, between = [], [], [], [], [], {}, []
+    read_by_others: list[list] = []
+    at_sources = _at_sources(schedule)
     for n, value in enumerate(checked):
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
         address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
@@ -76,6 +79,9 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
             costs.append(cost)
             reads.append({value for op in stage.ops for value in map(whole, op.reads)} & features)
             read_out.append({op.reads[n] for op in stage.ops for n in op.gathers} & features)
+            read_by_others.append([])
+        made_here = [op.writes[0] for op in stage.ops if op.writes[0] in at_sources]
+        read_by_others[-1] += [(value, values[value], at_sources[value]) for value in made_here]
         for value in [value for value in values if max(schedule.read_in[value], default=-1) <= number]:
             if value not in checked:
                 assembly.give_back(value)
@@ -88,4 +94,15 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
     shared = assembly.buffers, assembly.checks, assembly.outputs
     called_with = {value for stage in schedule.stages if stage.rows is None
                    for op in stage.ops for value in map(whole, op.reads)} & features  # fmt: skip
-    return Assembled(program, costs, *shared, results, reads, read_out, gathers, checked, calls, called_with)
+    of_stages = reads, read_out, gathers
+    return Assembled(program, costs, *shared, results, *of_stages, checked, calls, called_with, read_by_others)
+
+
+def _at_sources(schedule: Schedule) -> dict:
+    """Codes of which rows of in-neighbours are read, and in what graph of the plan; of stacks the parts they are."""
+    ops = [op for stage in schedule.stages for op in stage.ops]
+    found = {value: op.spec["in"][0] for op in ops for value in op.read_at_sources}
+    for op in ops:
+        if op.name == "stack" and op.writes[0] in found:
+            found.update(dict.fromkeys(op.reads, found.pop(op.writes[0])))
+    return found

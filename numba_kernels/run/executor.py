@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 
+from ..graph import GraphError
+from ..partition import whole_graph
 from ..plan.ops import OPERATIONS
 from ..plan.ops.call import written
 from ..plan.plan import INPUT_KINDS, Plan
@@ -21,6 +23,7 @@ from .assemble import Assembled, assemble
 from .calls import Arrays
 from .coded import NOT_CODED, Coded, coded_features
 from .features import as_floats, is_sparse
+from .halo import HaloRun
 from .matrices import Grid
 from .memory import Arenas
 from .one_run import Run, by_part
@@ -70,7 +73,7 @@ class Executor:
         batch_size: int | None = None,
         out: np.ndarray | ResultFile | None = None,
         room: int | None = None,
-        part: Part | None = None,
+        part: Part | HaloRun | None = None,
         coded: Coded = NOT_CODED,
         after_stage: Callable | None = None,
         states: States | None = None,
@@ -94,7 +97,7 @@ class Executor:
         threads: int,
         out: np.ndarray | ResultFile | None = None,
         room: int | None = None,
-        part: Part | None = None,
+        part: Part | HaloRun | None = None,
         coded: Coded = NOT_CODED,
         states: States | None = None,
     ) -> Iterator[Run]:
@@ -109,8 +112,8 @@ class Executor:
             Takes the place of the one output.
         room : int, optional
             The most bytes that the run may take. Default: what inputs allow.
-        part : Part, optional
-            Of the inputs only the rows that its nodes follow from are computed.
+        part : Part or HaloRun, optional
+            Says which rows of stages are computed.
         coded : Coded
             Codes that are read, or made, where they stand.
         states : States, optional
@@ -119,6 +122,8 @@ class Executor:
         room = self.room(inputs.values()) if room is None else room
         run = self._run_of(self._with_ahead(inputs, threads, room), room, part)
         run.codes, run.codes_are_made = coded.codes if part is None else part.codes, coded.are_made
+        if part is None and not all(map(whole_graph, run.single.values())):
+            raise GraphError("a partition's rows need those of other workers; call inference with an exchange.")
         assembled = self._assembled(run)
         for check in assembled.checks:
             check(run)
@@ -134,6 +139,12 @@ class Executor:
             return [rows_at(output, nodes, count) for output in self.run(inputs, threads, coded=coded)]
         outputs = self.run(inputs, threads, part=part, coded=coded)
         return [rows_at(output, part.places, part.graph.num_dst) for output in outputs]
+
+    def run_partition(self, inputs: dict, threads: int, batch_size: int, exchange: Callable) -> list:
+        """The rows of :meth:`run` that a worker computes of graphs that are partitions; see :class:`HaloRun`."""
+        halo = HaloRun(self.plan, self.reach, inputs, exchange)
+        outputs = self.run(halo.inputs, threads, batch_size, part=halo, after_stage=halo.after_stage)
+        return [halo.inner_rows(output) for output in outputs]
 
     def coded(self, inputs: dict, threads: int) -> Coded:
         """Codes that runs of ``inputs`` share."""

@@ -67,9 +67,9 @@ class Arena:
         base = self.take(starts.pop())
         return [base + start for start in starts]
 
-    def view(self, address: int, rows: int, columns: int) -> np.ndarray:
-        """The float32 matrix that stands at an address of what was taken last."""
-        return self.bytes_at(address, rows, 4 * columns).view(np.float32)
+    def view(self, address: int, rows: int, columns: int, dtype=np.float32) -> np.ndarray:
+        """The matrix that stands at an address of what was taken last."""
+        return self.bytes_at(address, rows, np.dtype(dtype).itemsize * columns).view(dtype)
 
     def new(self, size: int) -> np.ndarray:
         """Memory of ``size`` bytes, from a cache line on."""

@@ -103,13 +103,9 @@ class Run:
         """A number of rows, as :class:`~numba_kernels.run.assemble.Costs` names it."""
         return self.sizes[size] if isinstance(size, int) else self.graphs[size[1]].num_hub_parts
 
-    def rows_to_run(self, cost) -> int:
-        """How many rows of a stage are computed: all, or those that the nodes of a part follow from."""
-        rows = self.rows(cost.size)
-        if self.part is None:
-            return rows
-        needed = self.part.rows(cost.needs)
-        return min(rows, needed if isinstance(cost.size, int) else self.graphs[cost.size[1]].hub_parts_within(needed))
+    def stage_size(self, cost) -> int:
+        """How many rows a stage has."""
+        return self.rows(cost.size)
 
     def begin(self, assembled, arena, threads, out=None, states=None):
         """Find room for what is written, by a run on at most as many threads; ``states`` has some in files."""
@@ -117,7 +113,8 @@ class Run:
         self.states = states
         if states is not None:
             states.is_kept = isinstance(out, ResultFile) and not assembled.calls
-        self.stage_rows = [self.rows_to_run(cost) for cost in assembled.costs]
+        rows_to_run = Run.stage_size if self.part is None else self.part.rows_to_run
+        self.stage_rows = [rows_to_run(self, cost) for cost in assembled.costs]
         if min(self.stage_rows, default=0) < 0:
             raise GraphError(f"the model makes a matrix of {min(self.stage_rows)} rows of these arguments.")
         sizes = [self.rows(size) * row_bytes for size, row_bytes in assembled.buffers]

@@ -61,10 +61,13 @@ class Part:
         found = neighbourhood(graph, nodes, reach.hops, Limits(*(share * graph.num_dst for share in limits)))
         return None if found is None else cls(reach, inputs, coded, *found)
 
-    def rows(self, needs) -> int:
-        """How many rows there are of what is needed: pairs of what has rows, and how many edges away."""
-        within = [(space, self.graph.within(hops)) for space, hops in needs]
-        return max(int(self.graph.indptr[count]) if space == EDGES else count for space, count in within)
+    def rows_to_run(self, run, cost) -> int:
+        """How many rows of a stage are computed: those that the nodes follow from."""
+        within = [(space, self.graph.within(hops)) for space, hops in cost.needs]
+        needed = max(int(self.graph.indptr[count]) if space == EDGES else count for space, count in within)
+        if not isinstance(cost.size, int):
+            needed = run.graphs[cost.size[1]].hub_parts_within(needed)
+        return min(run.rows(cost.size), needed)
 
 
 def node_count(inputs: list[dict], given: dict) -> int:

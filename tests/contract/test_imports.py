@@ -31,17 +31,18 @@ ALLOWED = {
     "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
     | {"progress", "smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
+    "distributed": {"distributed", "deploy"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (
     "errors", "once", "given", "layout", "fixed_point", "grid_base", "row_grids", "spec", "cache", "jit", "packing",
-    "compressed", "graph", "subgraph", "arrays", "simd", "kernels", "training", "plan", "run", "arguments", "model",
-    "calling",
+    "compressed", "graph", "subgraph", "partition", "arrays", "simd", "kernels", "training", "plan", "run", "arguments",
+    "model", "calling",
 )  # fmt: skip
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec and fixed_point, where codes stand
 # in memory, the root of errors, the release and what command lines share are everyone's; the passes of training,
 # numba_kernels.training, are quant's, which loads them, and with them Numba, when they are first needed.
-MAY_IMPORT_KERNELS = {"deploy", "experiments", "commands"}
+MAY_IMPORT_KERNELS = {"deploy", "distributed", "experiments", "commands"}
 ALL_MAY_IMPORT = {"spec", "fixed_point", "layout", "errors", "commands", "_version"}
 QUANT_MAY_IMPORT = {*ALL_MAY_IMPORT, "training"}
 

@@ -114,9 +114,9 @@ def _places(guard):
     return places
 
 
-def _view(arena, address, rows, columns):
+def _view(arena, address, rows, columns, dtype=np.float32):
     (area,) = (area for area in arena._areas if memory.address_of(area) == address)
-    return area[: 4 * rows * columns].view(np.float32).reshape(rows, columns)
+    return area[: np.dtype(dtype).itemsize * rows * columns].view(dtype).reshape(rows, columns)
 
 
 def _at(guard, original=Assembly.at):
