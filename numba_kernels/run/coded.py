@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..plan.resolve import Op
+from ..spec import CodedRows
 from .matrices import Codes
 from .places import empty_codes
 
@@ -47,6 +48,20 @@ def coded_features(ops: list[Op], features: dict, sparse: set) -> dict:
             elif op.name == "quantize" and feature not in sparse:
                 found[op.writes[0]] = op
     return found
+
+
+def slice_of(codes: Codes, start: int, stop: int) -> Codes:
+    """The rows from ``start`` to below ``stop``, which are not copied."""
+    rows, powers = slice(start, stop), codes.powers
+    scale, zero = (part[rows] if codes.grid.per_row else part for part in (codes.scale, codes.zero))
+    return Codes(codes.packed[rows], codes.grid, scale, zero, None if powers is None else powers[rows])
+
+
+def values_of(codes: Codes) -> np.ndarray:
+    """What codes stand for, (rows, columns) float32, to the bit that of a grid."""
+    columns = slice(codes.grid.columns)
+    scale, zero = (part[:, None] if codes.grid.per_row else part[columns] for part in (codes.scale, codes.zero))
+    return CodedRows(codes.unpacked(), scale, zero).values()
 
 
 def rows_of_codes(codes: Codes, rows: np.ndarray) -> Codes:

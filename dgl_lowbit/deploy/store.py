@@ -1,0 +1,254 @@
+"""Features as codes: in memory or in a file, decoded by rows where DGL's loaders ask for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from dgl import DGLGraph
+from dgl.storages import FeatureStorage
+
+from numba_kernels import Codes, Grid, quantize
+from numba_kernels.codebook import Codewords, learned_codewords
+from numba_kernels.fitting import fitted_grid
+from numba_kernels.run.code_file import load_codes, save_codes
+from numba_kernels.run.matrices import joined
+from numba_kernels.spec import GridSpec
+
+from .errors import ArgumentsError
+from .packed import PackedModel, _plain
+
+_ROWS = 1 << 14
+
+
+def compress(
+    feat, bits: int | None = None, *, codebook: int | None = None, granularity: str = "row", like=None, path=None, seed=0
+) -> FeatureStore:
+    """Features as codes of some bits, or as words of a codebook.
+
+    Exactly one of ``bits``, ``codebook`` and ``like`` says how. Features are read some thousand rows at a time.
+
+    Parameters
+    ----------
+    feat : (N, D) float tensor or array
+        Also a ``numpy.memmap``.
+    bits : {1, 2, 3, 4, 8}, optional
+        Codes on a grid whose range has the least squared error of those tried; rows of 3 bits are kept as of 4.
+    codebook : int, optional
+        Product quantisation: a byte for as many columns, the number of one of 256 words, learned by k-means. 4 columns
+        are 2 bits a number.
+    granularity : {"row", "channel", "tensor"}
+        With ``bits``: a scale a row, 8 bytes beside it; one a column, or one.
+    like : PackedModel or grid, optional
+        The grid that a packed model codes its first features on, so that it takes the store's codes as they are.
+    path : path-like, optional
+        Where the store is written; it is then mapped from there. Default: it stays in memory.
+    seed : int
+        Of the codebook.
+
+    Returns
+    -------
+    FeatureStore
+
+    Raises
+    ------
+    ValueError
+        When not exactly one way is asked for, for one that there is not, and for a model without such a grid.
+    DGLError
+        For features that are no matrix of finite floats.
+    """
+    if sum(way is not None for way in (bits, codebook, like)) != 1:
+        raise ValueError("say how features are compressed by one of bits=, codebook= and like=.")
+    feat = _plain(feat, "feat")
+    if getattr(getattr(feat, "dtype", None), "kind", None) != "f" or feat.ndim != 2 or not feat.size:
+        raise ArgumentsError("feat must be a matrix of floats, (nodes, width), with at least a row and a column.")
+    try:
+        codes = _coded(feat, bits, codebook, granularity, like, seed)
+    except ValueError as error:
+        raise type(error)(str(error)) if isinstance(error, ArgumentsError) else error
+    store = FeatureStore(codes)
+    return store if path is None else FeatureStore.load(store.save(path))
+
+
+def _coded(feat, bits, codebook, granularity, like, seed):
+    if codebook is not None:
+        return learned_codewords(feat, codebook, seed=seed)
+    spec = fitted_grid(feat, bits, granularity) if like is None else _grid_of(like)
+    grid = Grid.of(spec, feat.shape[1])
+    parts = [quantize(feat[start : start + _ROWS], grid) for start in range(0, len(feat), _ROWS)]
+    return joined(parts)
+
+
+def _grid_of(like):
+    if isinstance(like, GridSpec):
+        return like
+    if not isinstance(like, PackedModel):
+        raise ValueError(f"like must be a packed model or a grid, got {type(like).__name__}.")
+    grids = like.feature_grids()
+    if len(grids) != 1:
+        raise ValueError(f"the model codes features on {len(grids)} grids; pass one of its feature_grids().")
+    return next(iter(grids.values()))
+
+
+class FeatureStore(FeatureStorage):
+    """Rows of features, kept as codes; made by :func:`compress` or :meth:`load`.
+
+    ``store[rows]`` is a float32 tensor. As a ``dgl.storages.FeatureStorage`` it serves DGL's loaders, see
+    :meth:`attach`; a packed model takes it, or :meth:`codes`, in the place of features, and where its first quantiser's
+    grid is the store's nothing is decoded.
+
+    Parameters
+    ----------
+    coded : numba_kernels.Codes or Codewords
+
+    Attributes
+    ----------
+    coded
+    bytes_fetched : int
+        Bytes of codes that were read by rows so far.
+    """
+
+    def __init__(self, coded):
+        self.coded, self.bytes_fetched = coded, 0
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, D)."""
+        return torch.Size(self.coded.shape)
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def __len__(self):
+        return self.coded.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that a row takes, with a scale of its own."""
+        return self.coded.row_bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, without what they share."""
+        return len(self) * self.row_bytes
+
+    def codes(self, rows=None):
+        """Codes of some rows, by number or as a mask; default: all, which are not copied.
+
+        Returns
+        -------
+        numba_kernels.Codes or Codewords
+
+        Raises
+        ------
+        DGLError
+            For rows that there are not.
+        """
+        if rows is None:
+            return self.coded
+        taken = self.coded.rows(_plain(rows, "rows"))
+        self.bytes_fetched += taken.shape[0] * self.row_bytes
+        return taken
+
+    def __getitem__(self, rows) -> torch.Tensor:
+        """(n, D) float32 features of rows: numbers, a mask, or a slice."""
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        return torch.from_numpy(self.codes(rows).values())
+
+    def fetch(self, indices, device, pin_memory=False, **kwargs) -> torch.Tensor:
+        """What DGL's loaders call: rows of features, on ``device``."""
+        found = self[indices.cpu()]
+        return (found.pin_memory() if pin_memory else found).to(device, **kwargs)
+
+    def attach(self, graph: DGLGraph, key: str = "feat", ntype: str | None = None) -> DGLGraph:
+        """A graph that is ``graph`` but for node features ``key``, which loaders fetch from here.
+
+        Give it to ``dgl.dataloading.DataLoader`` with a sampler that has ``prefetch_node_feats=[key]``: input nodes of
+        blocks then have decoded features. Frames are shared with ``graph``, which stays as it is.
+
+        Raises
+        ------
+        DGLError
+            When the store has not a row for each node.
+        """
+        if graph.num_nodes(ntype) != len(self):
+            raise ArgumentsError(f"the store has {len(self)} rows for {graph.num_nodes(ntype)} nodes.")
+        attached, kept = graph.local_var(), getattr(graph, "get_node_storage")
+        own = graph.get_ntype_id(ntype)
+
+        def storage(name, node_type=None):
+            is_here = name == key and graph.get_ntype_id(node_type) == own
+            return self if is_here else kept(name, node_type)
+
+        attached.get_node_storage = storage
+        return attached
+
+    # -- records ----------------------------------------------------------------------------------------
+    def records(self, rows=None) -> torch.Tensor:
+        """Codes of rows with what each has of its own behind them, (n, :attr:`row_bytes`) uint8.
+
+        They are what a ``dgl.distributed.DistTensor`` holds: bytes, one tensor, fetched by rows and read by
+        :meth:`decode`.
+        """
+        taken = self.codes(rows)
+        return torch.from_numpy(np.concatenate([_bytes_of(part) for part in _own_parts(taken)], axis=1))
+
+    def decode(self, records: torch.Tensor) -> torch.Tensor:
+        """(n, D) float32 features of :meth:`records`, wherever they were kept.
+
+        Raises
+        ------
+        DGLError
+            For other bytes than a row of this store has.
+        """
+        if records.dtype != torch.uint8 or records.dim() != 2 or records.shape[1] != self.row_bytes:
+            raise ArgumentsError(f"records are (n, {self.row_bytes}) uint8, got {records.dtype} {(*records.shape,)}.")
+        records, coded, start, parts = records.numpy(), self.coded, 0, []
+        for part in _own_parts(coded):
+            width = part.itemsize * (part.shape[1] if part.ndim == 2 else 1)
+            taken = np.ascontiguousarray(records[:, start : start + width]).view(part.dtype)
+            parts.append(taken if part.ndim == 2 else taken[:, 0])
+            start += width
+        if isinstance(coded, Codewords):
+            return torch.from_numpy(Codewords(parts[0], coded.book, coded.columns).values())
+        shared = () if coded.grid.per_row else (coded.scale, coded.zero)
+        packed, *own = parts
+        return torch.from_numpy(Codes(packed, coded.grid, *(own or shared)).values())
+
+    # -- files ------------------------------------------------------------------------------------------
+    def save(self, path) -> Path:
+        """Write the store to ``path``, a safetensors file, whole or not at all."""
+        return save_codes(self.coded, path)
+
+    @classmethod
+    def load(cls, path, check: bool = False) -> FeatureStore:
+        """The store in a file, mapped: rows are read from disk when they are asked for.
+
+        Parameters
+        ----------
+        path : path-like
+        check : bool
+            Whether all rows are read and their SHA-256 compared; everything else of the file always is.
+
+        Raises
+        ------
+        FileNotFoundError, numba_kernels.ModelFileError
+            When there is no such file, or it is not a whole one.
+        """
+        return cls(load_codes(path, check))
+
+    def __repr__(self):
+        kind = "words" if isinstance(self.coded, Codewords) else f"{self.coded.grid.spec.bits} bits"
+        return f"FeatureStore({len(self):,} × {self.shape[1]} of {kind}, {self.nbytes:,} bytes)"
+
+
+def _own_parts(coded):
+    """What each row has of its own."""
+    if isinstance(coded, Codewords) or not coded.grid.per_row:
+        return [coded.packed]
+    return [coded.packed, coded.scale, coded.zero, *([] if coded.powers is None else [coded.powers])]
+
+
+def _bytes_of(array):
+    return np.ascontiguousarray(array).view(np.uint8).reshape(len(array), -1)
