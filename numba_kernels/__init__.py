@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from .packing import pack, unpack
     from .plan import Plan, PlanError
     from .prepared import Prepared
-    from .run.matrices import Codes, Grid, Weight
+    from .run.codes import Codes
+    from .run.matrices import Grid, Weight
     from .run.runtime import get_num_threads
     from .warming import warm_up
 
@@ -52,7 +53,8 @@ _HOMES = {
     "packing": ("pack", "unpack"),
     "plan": ("Plan", "PlanError"),
     "prepared": ("Prepared",),
-    "run.matrices": ("Codes", "Grid", "Weight"),
+    "run.codes": ("Codes",),
+    "run.matrices": ("Grid", "Weight"),
     "run.runtime": ("get_num_threads",),
     "warming": ("warm_up",),
 }

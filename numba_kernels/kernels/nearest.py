@@ -67,9 +67,10 @@ def replace_worst(scores, rows, first, k, score, row):
     at, child = 0, 1
     while child < k:
         other = child + 1
-        if other < k:
-            if is_worse(scores[first + other], rows[first + other], scores[first + child], rows[first + child]):
-                child = other
+        if other < k and is_worse(
+            scores[first + other], rows[first + other], scores[first + child], rows[first + child]
+        ):
+            child = other
         if not is_worse(scores[first + child], rows[first + child], score, row):
             break
         scores[first + at], rows[first + at] = scores[first + child], rows[first + child]
@@ -116,10 +117,13 @@ def _looking_at(bits):
 def nearest(bits, form):
     """A variant a width of codes and form of products; "one" is for few queries, one after another."""
     look_at, is_one = _looking_at(bits), form == "one"
-    shape = simd.FORMS["bytes" if is_one else form]
-    unpack, dot = unpacking(bits, "bytes" if is_one else form), simd.dot_quads if bits == 8 else simd.dot_small_quads
-    many, one = simd.tile_product(form if not is_one else "bytes", shape.rows, shape.blocks), None
-    one = simd.tile_product(form if not is_one else "bytes", shape.rows_of_one, 1)
+    taken = "bytes" if is_one else form
+    shape, unpack, dot = (
+        simd.FORMS[taken],
+        unpacking(bits, taken),
+        simd.dot_quads if bits == 8 else simd.dot_small_quads,
+    )
+    many, one = simd.tile_product(taken, shape.rows, shape.blocks), simd.tile_product(taken, shape.rows_of_one, 1)
 
     @kernel
     def numbers_of(f, row):

@@ -12,7 +12,8 @@ from ..errors import ModelFileError
 from ..files import replace_file
 from ..model_file import contents
 from ..spec import from_json
-from .matrices import Codes, Grid
+from .codes import Codes
+from .matrices import Grid
 
 FORMAT, VERSION = "dgl-lowbit-codes", 1
 _KEYS = {"format", "version", "columns", "grid", "sha256"}

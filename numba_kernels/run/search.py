@@ -12,8 +12,8 @@ from ..kernels.nearest import LEAST, Nearest, nearest
 from ..kernels.product import tile_weight
 from ..simd import FORMS, form_of
 from .coded import slice_of, values_of
+from .codes import Codes
 from .launch import run_parallel, run_serial
-from .matrices import Codes
 from .memory import address_of, aligned_empty
 from .program import Filled, StageProgram, build
 from .runtime import checked, running, sharing
@@ -44,11 +44,9 @@ def search(codes: Codes, queries, k: int, metric: str, threads: int | None) -> t
         raise GraphError(f"queries must have {columns} columns, got {queries.shape[1]}.")
     parts, threads = [], checked(threads)
     with running():
-        for start in range(0, len(queries), _QUERIES) if isinstance(queries, np.ndarray) else range(
-            0, queries.shape[0], _QUERIES
-        ):
-            stop = start + _QUERIES
-            some = slice_of(queries, start, stop) if isinstance(queries, Codes) else queries[start:stop]
+        for start in range(0, queries.shape[0], _QUERIES):
+            some = slice(start, start + _QUERIES)
+            some = slice_of(queries, some) if isinstance(queries, Codes) else queries[some]
             parts.append(_search(codes, _Asked.of(some, codes, metric), k, metric, threads))
     if not parts:
         return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
@@ -134,7 +132,7 @@ def inverse_norms(codes: Codes) -> np.ndarray:
     """1 / ‖row‖ of each row, float32, 0 for rows of zeros."""
     norms = np.empty(codes.shape[0], np.float32)
     for start in range(0, len(norms), _ROWS):
-        values = values_of(slice_of(codes, start, start + _ROWS))
+        values = values_of(slice_of(codes, slice(start, start + _ROWS)))
         norms[start : start + _ROWS] = np.sqrt(np.einsum("ij,ij->i", values, values, dtype=np.float64))
     return np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
 
