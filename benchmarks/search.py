@@ -65,7 +65,7 @@ def speed(rows, columns, widths, counts, calls):
     floats = draw.standard_normal((rows, columns), np.float32)
     asked = draw.standard_normal((max(counts), columns), np.float32)
     coded = {bits: encoded(floats, fitted_grid(floats, bits, "tensor")) for bits in widths}
-    for bits, codes in coded.items():
+    for codes in coded.values():
         check(codes, asked[:4], codes.search(asked[:4], K, threads=1)[0])
     for count in counts:
         queries = np.ascontiguousarray(asked[:count])
