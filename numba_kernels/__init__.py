@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .codebook import Codewords, learned_codewords
     from .errors import LowBitError, ModelFileError
+    from .fitting import fitted_grid
     from .functional import dequantize, gemm, quantize, spmm
     from .graph import Graph, GraphError
     from .model import PackedModel, load
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Codes",
+    "Codewords",
     "Graph",
     "GraphError",
     "Grid",
@@ -34,8 +37,10 @@ __all__ = [
     "Weight",
     "__version__",
     "dequantize",
+    "fitted_grid",
     "gemm",
     "get_num_threads",
+    "learned_codewords",
     "load",
     "pack",
     "quantize",
@@ -46,7 +51,9 @@ __all__ = [
 
 # Loaded when first asked for, so that `numba_kernels.spec`, the number contract, can be read without Numba.
 _HOMES = {
+    "codebook": ("Codewords", "learned_codewords"),
     "errors": ("LowBitError", "ModelFileError"),
+    "fitting": ("fitted_grid",),
     "functional": ("dequantize", "gemm", "quantize", "spmm"),
     "graph": ("Graph", "GraphError"),
     "model": ("PackedModel", "load"),

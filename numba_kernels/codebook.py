@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import GraphError
-from .given import whole_number
+from .given import checked_nodes, whole_number
 
 MOST_WORDS = 256
 _ROWS, _SAMPLE, _ROUNDS = 1 << 12, 1 << 14, 12
@@ -59,8 +59,6 @@ class Codewords:
 
     def rows(self, rows) -> Codewords:
         """Some rows, by number or as a mask, copied; GraphError for those that there are not."""
-        from .run.part import checked_nodes
-
         rows = checked_nodes(rows, len(self.packed), "rows")
         return Codewords(np.take(self.packed, rows, axis=0), self.book, self.columns)
 

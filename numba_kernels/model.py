@@ -11,7 +11,7 @@ from .errors import GraphError, ModelFileError
 from .files import replace_file
 from .fitting import fitted_grid
 from .functional import encoded
-from .given import whole_number
+from .given import checked_nodes, whole_number
 from .graph import Graph
 from .model_file import decode, encode, read
 from .plan import Plan
@@ -19,7 +19,7 @@ from .prepared import Prepared
 from .run.coded import NOT_CODED, Coded, grids_of_features
 from .run.codes import Codes
 from .run.executor import Executor
-from .run.part import checked_nodes, node_count
+from .run.part import node_count
 from .run.room import refuse_beyond
 from .run.runtime import checked, running
 from .run.update import Kept

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import ModelFileError
+from ..given import checked_nodes
 from ..kernels import fields
 from ..layout import padded
 from ..once import once
@@ -87,7 +88,6 @@ class Codes:
             For rows that there are not.
         """
         from .coded import rows_of_codes
-        from .part import checked_nodes
 
         return rows_of_codes(self, checked_nodes(rows, len(self.packed), "rows"))
 

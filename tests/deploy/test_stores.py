@@ -140,7 +140,7 @@ def test_embeddings_are_the_models_results_as_codes(kind, graph, sage):
         assert codes.grid.spec.bits == 8 and np.abs(codes.values() - whole.numpy()).max() < whole.abs().max() / 50
         assert packed.embed(graph, feat, bits=4, granularity="row").grid.per_row
     assert isinstance(codes, Codes) and codes.shape == tuple(whole.shape)
-    scores, rows = codes.search(codes.rows([0, 1]), 5, "cosine")
+    scores, _ = codes.search(codes.rows([0, 1]), 5, "cosine")
     np.testing.assert_allclose(scores[:, 0], 1, rtol=1e-6)
 
 
