@@ -48,7 +48,7 @@ def coded_features(ops: list[Op], features: dict, sparse: set) -> dict:
         feature = rows_of.get(op.reads[0]) if op.reads else None
         if op.name == "stack":
             found = {value: maker for value, maker in found.items() if value not in op.reads}
-        elif feature is not None and op.rows == len(features[feature]):
+        elif feature is not None and op.rows == features[feature].shape[0]:
             if op.name == "degree":
                 rows_of[op.writes[0]] = feature
             elif op.name == "quantize" and feature not in sparse:

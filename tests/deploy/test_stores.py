@@ -1,5 +1,8 @@
 """Features kept as codes: in DGL's loaders, as arguments of packed models, and what these return as codes."""
 
+import subprocess
+import sys
+
 import dgl
 import dgl.nn
 import numpy as np
@@ -169,3 +172,26 @@ def test_what_a_store_has_not_is_refused(graph):
         store.attach(graph)
     with pytest.raises(DGLError, match="rows must be from 0 to 2"):
         store[torch.tensor([3])]
+
+
+_DISTRIBUTED = """
+import sys, dgl, dgl.distributed, torch
+import dgl_lowbit as lowbit
+
+folder = sys.argv[1]
+graph, rows = dgl.rand_graph(100, 300), torch.tensor([5, 2, 5])
+store = lowbit.data.compress(torch.randn(100, 32), 2)
+graph.ndata["codes"] = store.records()
+dgl.distributed.partition_graph(graph, "graph", 1, folder)
+dgl.distributed.initialize("none")
+parts = dgl.distributed.DistGraph("graph", part_config=folder + "/graph.json")
+assert torch.equal(parts.ndata["codes"][rows], store.records(rows))
+of_all = dgl.distributed.DistTensor((100, store.row_bytes), torch.uint8, "all", lambda *_: store.records())
+assert torch.equal(store.decode(of_all[rows]), store[rows])
+"""
+
+
+@pytest.mark.slow
+def test_distributed_tensors_hold_records(tmp_path):
+    done = subprocess.run([sys.executable, "-c", _DISTRIBUTED, str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
