@@ -92,16 +92,16 @@ def test_what_else_reads_features_gets_them_decoded(graph):
 
 
 def test_a_loader_fetches_decoded_rows_and_a_model_takes_those_of_blocks(graph, sage):
-    packed, store = sage[0], lowbit.compress(graph.ndata["feat"], 4)
+    feat = graph.ndata["feat"]
+    packed, store = lowbit.freeze(sage[1], [graph, graph], feat), lowbit.compress(feat, like=sage[0])
     sampler = dgl.dataloading.NeighborSampler([3, 3], prefetch_node_feats=["feat"])
     store.bytes_fetched, rows = 0, 0
-    for sources, _, blocks in dgl.dataloading.DataLoader(
-        store.attach(graph), torch.arange(40), sampler, batch_size=16, num_workers=0
-    ):
-        feat = blocks[0].srcdata["feat"]
+    loader = dgl.dataloading.DataLoader(store.attach(graph), torch.arange(40), sampler, batch_size=16, num_workers=0)
+    for sources, _, blocks in loader:
         rows += len(sources)
-        assert torch.equal(feat, torch.from_numpy(store.coded.rows(sources.numpy()).values()))
-        assert torch.equal(packed(blocks, lowbit.FeatureStore(store.coded.rows(sources.numpy()))), packed(blocks, feat))
+        codes = store.coded.rows(sources.numpy())
+        assert np.array_equal(blocks[0].srcdata["feat"].numpy(), codes.values())
+        assert torch.equal(packed(blocks, lowbit.FeatureStore(codes)), packed(blocks, feat[sources]))
     assert store.bytes_fetched == rows * store.row_bytes
     assert torch.equal(graph.ndata["feat"], store.attach(graph).ndata["feat"])
 
