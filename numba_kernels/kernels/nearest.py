@@ -33,13 +33,13 @@ class Nearest(NamedTuple):
     per_row: int
     norms: int  # (rows,) float32, 1 / ‖row‖, for cosines; 0 for inner products
     codes: int  # in the scratch: the unpacked codes of a tile, then their sums, 8 bytes a row
-    room: int  # bytes of a row's unpacked codes
+    room: int  # bytes of a row's unpacked codes; one by one, of a row, or of as many as 64 bytes hold
     totals: int  # in the scratch: int32 of a tile's rows and as many queries as are multiplied at once
     groups: int  # steps of a product, see simd.products
     steps: int
     queries: int
     lanes: int  # queries, padded to what is multiplied at once
-    weights: int  # int8: tiles of :func:`numba_kernels.kernels.product.tile_weight`, or rows as long as a row's room
+    weights: int  # int8: tiles of :func:`numba_kernels.kernels.product.tile_weight`, or, one by one, planes of ``room``
     numbers: int  # (3, lanes) float32: c, D, V'
     exact: int  # (queries, depth) float64: v
     moved: int  # (3, queries) float64: V, Z, one over the query's unit
@@ -113,39 +113,97 @@ def _looking_at(bits):
     return look_at
 
 
-@instruction(Nearest, VARIANTS)
-def nearest(bits, form):
-    """A variant a width of codes and form of products; "one" is for few queries, one after another."""
-    look_at, is_one = _looking_at(bits), form == "one"
-    taken = "bytes" if is_one else form
-    shape, unpack, dot = (
-        simd.FORMS[taken],
-        unpacking(bits, taken),
-        simd.dot_quads if bits == 8 else simd.dot_small_quads,
-    )
-    many, one = simd.tile_product(taken, shape.rows, shape.blocks), simd.tile_product(taken, shape.rows_of_one, 1)
+@kernel
+def numbers_of(f, row):
+    """Zero point and factor of a row."""
+    z = simd.f32_at(f.zero)[row] if f.per_row else np.float32(0)
+    m = simd.f32_at(f.scale)[row] if f.per_row else np.float32(1)
+    return z, m * simd.f32_at(f.norms)[row] if f.norms != 0 else m
+
+
+@kernel
+def lanes_above(value, least):
+    """The lanes of ``value`` that are above those of ``least``, as bits."""
+    return simd.nonzero_lanes(simd.magnitude_bits(simd.subtract(simd.maximum(value, least), least)))
+
+
+def _one_by_one(bits):
+    """The instruction for few queries: packed rows meet one after another, and are not written unpacked."""
+    look_at, top, dot = _looking_at(bits), (1 << bits) - 1, simd.dot_quads if bits == 8 else simd.dot_small_quads
 
     @kernel
-    def numbers_of(f, row):
-        """Zero point and factor of a row."""
-        z = simd.f32_at(f.zero)[row] if f.per_row else np.float32(0)
-        m = simd.f32_at(f.scale)[row] if f.per_row else np.float32(1)
-        return z, m * simd.f32_at(f.norms)[row] if f.norms != 0 else m
+    def add_rows(f, row, query, t):
+        """Lanes of products of as many rows as 64 bytes hold, from ``row`` on, or of a part of one."""
+        none, planes = simd.zeros64(), 8 // bits
+        x, w = simd.u8_at(f.packed + row * f.width), simd.i8_at(f.weights + query * planes * f.room)
+        for part in range(0, f.room, 64):
+            bytes_ = simd.load(none, x, part)
+            for plane in range(planes):
+                code = bytes_ if bits == 8 else simd.bits_and(simd.shift_right(bytes_, plane * bits), top)
+                t = dot(t, code, simd.load(none, w, plane * f.room + part))
+        return t
 
     @kernel
-    def one_by_one(f, start, count, codes, sums, block):
-        none, numbers, thresholds = simd.zeros_i32(), simd.f32_at(f.numbers), simd.f32_at(f.thresholds)
-        for r in range(count):
-            z, m = numbers_of(f, start + r)
-            x, row_sum = simd.u8_at(codes + r * f.room), np.float32(sums[r])
-            for query in range(f.queries):
-                w, t = simd.i8_at(f.weights + query * f.room), none
-                for at in range(0, f.room, 64):
-                    t = dot(t, simd.load(simd.zeros64(), x, at), simd.load(simd.zeros64(), w, at))
-                value = np.float32(simd.total(t)) + numbers[query] * row_sum
-                value = (value + (numbers[f.lanes + query] - z * numbers[2 * f.lanes + query])) * m
-                if value > thresholds[block * f.lanes + query]:
+    def multiply_one(f, start, count, query, totals):
+        """The products of a query and a tile of rows."""
+        none, r = simd.zeros_i32(), 0
+        if f.width == 16:
+            while r + 4 <= count:
+                simd.store(simd.add_pairs(simd.add_pairs(add_rows(f, start + r, query, none))), totals, r)
+                r += 4
+        elif f.width == 32:
+            while r + 2 <= count:
+                t = simd.add_pairs(simd.add_pairs(add_rows(f, start + r, query, none)))
+                simd.store(simd.add_pairs(t), totals, r)
+                r += 2
+        else:
+            while r < count:
+                totals[r] = simd.total(add_rows(f, start + r, query, none))
+                r += 1
+        w = simd.i8_at(f.weights + query * (8 // bits) * f.room)
+        while r < count:  # fewer rows than 64 bytes hold: nothing is read behind them
+            packed, t = simd.u8_at(f.packed + (start + r) * f.width), 0
+            for plane in range(8 // bits):
+                for j in range(f.width):
+                    t += ((np.int64(packed[j]) >> (plane * bits)) & top) * np.int64(w[plane * f.room + j])
+            totals[r] = t
+            r += 1
+
+    @kernel
+    def one_by_one(f, start, count, totals, block):
+        none, floats, numbers = simd.zeros_i32(), simd.zeros_f32(), simd.f32_at(f.numbers)
+        thresholds = simd.f32_at(f.thresholds + 4 * block * f.lanes)
+        zeros, scales, norms = simd.f32_at(f.zero), simd.f32_at(f.scale), simd.f32_at(f.norms)
+        for query in range(f.queries):
+            d, v, whole = numbers[f.lanes + query], numbers[2 * f.lanes + query], count // 16 * 16
+            multiply_one(f, start, count, query, totals)
+            for r in range(0, whole, 16):
+                value = simd.add(simd.to_f32(simd.load(none, totals, r)), simd.fill(floats, d))
+                if f.per_row:
+                    moved = simd.multiply(simd.load(floats, zeros, start + r), simd.fill(floats, v))
+                    value = simd.multiply(simd.subtract(value, moved), simd.load(floats, scales, start + r))
+                if f.norms != 0:
+                    value = simd.multiply(value, simd.load(floats, norms, start + r))
+                above = lanes_above(value, simd.fill(floats, thresholds[query]))
+                while above != 0:
+                    look_at(f, start + r + simd.trailing_zeros(above), query, block)
+                    above &= above - 1
+            for r in range(whole, count):
+                z, m = numbers_of(f, start + r)
+                if (np.float32(totals[r]) + d - z * v) * m > thresholds[query]:
                     look_at(f, start + r, query, block)
+
+    def run(at, start, count, base, stride):
+        f = read(at)
+        one_by_one(f, start, count, simd.i32_at(base + f.totals), start // f.block_rows)
+
+    return run
+
+
+def _together(bits, form):
+    """The instruction for many queries: a tile of rows is unpacked, and multiplied by blocks of them."""
+    look_at, shape, unpack = _looking_at(bits), simd.FORMS[form], unpacking(bits, form)
+    many, one = simd.tile_product(form, shape.rows, shape.blocks), simd.tile_product(form, shape.rows_of_one, 1)
 
     @kernel
     def sift(f, start, count, sums, totals, stride, first, block):
@@ -163,8 +221,7 @@ def nearest(bits, form):
                 value = simd.multiply_add(simd.load(floats, c, q), row_sum, value)
                 moved = simd.multiply_add(zero, simd.load(floats, v, q), simd.load(floats, d, q))
                 value = simd.multiply(simd.add(value, moved), factor)
-                least = simd.load(floats, thresholds, q)
-                above = simd.nonzero_lanes(simd.magnitude_bits(simd.subtract(simd.maximum(value, least), least)))
+                above = lanes_above(value, simd.load(floats, thresholds, q))
                 while above != 0:
                     query = first + q + simd.trailing_zeros(above)
                     if query < f.queries:
@@ -191,13 +248,16 @@ def nearest(bits, form):
 
     def run(at, start, count, base, stride):
         f, tile = read(at), (count + _GROUP - 1) // _GROUP * _GROUP
-        codes, block = base + f.codes, start // f.block_rows
+        codes = base + f.codes
         sums = simd.i64_at(codes + tile * f.room)
         for r in range(count):
             sums[r] = unpack(simd.u8_at(f.packed + (start + r) * f.width), f.width, simd.u8_at(codes + r * f.room))
-        if is_one:
-            one_by_one(f, start, count, codes, sums, block)
-        else:
-            together(f, start, count, codes, sums, base + f.totals, block)
+        together(f, start, count, codes, sums, base + f.totals, start // f.block_rows)
 
     return run
+
+
+@instruction(Nearest, VARIANTS)
+def nearest(bits, form):
+    """A variant a width of codes and form of products; "one" is for few queries, one after another."""
+    return _one_by_one(bits) if form == "one" else _together(bits, form)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -110,6 +110,15 @@ class _Asked:
         weights = np.rint(values / step[:, None]).astype(np.int8)
         return cls(values, weights, 255, step, np.zeros(count), np.ones(count))
 
+    def without_offset(self) -> _Asked:
+        """The same, with weights that stand for what they are: twice as large, if need be, else rounded anew."""
+        twice = 2 * (self.weights + self.offset[:, None])
+        if not self.offset.any():
+            return self
+        if (twice == np.rint(twice)).all() and np.abs(twice).max(initial=0) <= 127:
+            return replace(self, weights=twice.astype(np.int8), step=self.step / 2, offset=0 * self.offset)
+        return replace(self._of_floats(self.exact), unit=self.unit)
+
     def numbers(self, codes, metric):
         """c, D and V' of :class:`Nearest`, (3, Q) float64, and its V, Z and 1 / step, likewise."""
         per_row, most = codes.grid.per_row, float(codes.grid.top)
@@ -143,9 +152,10 @@ def _search(codes, asked, k, metric, threads):
     form, steps = form_of(grid.bits, asked.top, columns, count)
     room, planes = grid.width, 8 // grid.bits
     if count <= _FEW:
-        form, steps, groups, lanes, room = "one", 1, 0, count, -(-room * planes // 64) * 64
-        weights = np.zeros((count, room), np.int8)
-        weights[:, :columns] = asked.weights
+        asked, form, steps, groups, lanes = asked.without_offset(), "one", 1, 0, count
+        weights = np.pad(asked.weights, ((0, 0), (0, planes * room - columns))).reshape(count, planes, room)
+        weights = np.ascontiguousarray(np.tile(weights, max(64 // room, 1)))
+        room = weights.shape[2]
     else:
         weights = tile_weight(asked.weights.T, form)
         room *= {"bytes": planes, "words": 2 * planes, "pairs": 2}[form]
