@@ -67,7 +67,13 @@ def compress(
 def _coded(feat, bits, codebook, granularity, like, seed):
     if codebook is not None:
         return learned_codewords(feat, codebook, seed=seed)
-    return encoded(feat, fitted_grid(feat, bits, granularity) if like is None else _grid_of(like))
+    if like is None:
+        return encoded(feat, fitted_grid(feat, bits, granularity))
+    spec, width = _grid_of(like), feat.shape[1]
+    columns = getattr(spec, "columns", 1)
+    if columns not in (1, width):
+        raise ValueError(f"the grid has {columns} columns, features have {width}.")
+    return encoded(feat, spec)
 
 
 def _grid_of(like):

@@ -27,6 +27,11 @@ class FeatureStore(FeatureStorage):
     ----------
     coded : numba_kernels.Codes or Codewords
 
+    Raises
+    ------
+    TypeError
+        For anything else.
+
     Attributes
     ----------
     coded
@@ -35,6 +40,10 @@ class FeatureStore(FeatureStorage):
     """
 
     def __init__(self, coded):
+        if not isinstance(coded, (Codes, Codewords)):
+            raise TypeError(
+                f"a store holds Codes or Codewords, got {type(coded).__name__}; compress makes one of features."
+            )
         self.coded, self.bytes_fetched = coded, 0
 
     @property

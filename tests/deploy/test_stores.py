@@ -167,6 +167,11 @@ def test_what_cannot_be_compressed_is_refused(feat, way, error, message):
 
 
 def test_what_a_store_has_not_is_refused(graph):
+    with pytest.raises(TypeError, match="compress makes one of features"):
+        lowbit.FeatureStore(torch.ones(3, 2))
+    grid = lowbit.compress(torch.ones(3, 2), 2, granularity="channel").coded.grid.spec
+    with pytest.raises(ValueError, match="the grid has 2 columns, features have 3"):
+        lowbit.compress(torch.ones(2, 3), like=grid)
     store = lowbit.compress(torch.ones(3, 2), 2)
     with pytest.raises(DGLError, match="3 rows for 120 nodes"):
         store.attach(graph)
