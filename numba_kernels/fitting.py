@@ -52,7 +52,7 @@ def fitted_grid(values, bits: int, granularity: str = "row") -> GridSpec:
     if granularity == "tensor":
         low, high, columns = low.min(keepdims=True), high.max(keepdims=True), 1
     tried = [_fixed(bits, share * low, share * high, half) for half in (False, True) for share in _SHARES]
-    errors = np.stack([_errors(FixedGrid(bits, *grid, zero, columns), sample) for grid in tried for zero in [grid[1]]])
+    errors = np.stack([_errors(FixedGrid(bits, scale, zero, zero, columns), sample) for scale, zero in tried])
     chosen = np.argmin(errors, 0)
     scale, zero = (np.stack(part)[chosen, np.arange(columns)] for part in zip(*tried))
     return FixedGrid(bits, scale, zero, zero, columns)
