@@ -83,6 +83,10 @@ def learned_codewords(values, wide: int, words: int = MOST_WORDS, seed: int = 0)
         At most 256, and as many as there are rows.
     seed : int
 
+    Returns
+    -------
+    Codewords
+
     Raises
     ------
     GraphError

@@ -26,6 +26,11 @@ def fitted_grid(values, bits: int, granularity: str = "row") -> GridSpec:
     granularity : {"row", "channel", "tensor"}
         A scale a row, from the row itself; one a column; or one.
 
+    Returns
+    -------
+    numba_kernels.spec.GridSpec
+        :meth:`Grid.of` lays it out for :func:`quantize`.
+
     Raises
     ------
     GraphError

@@ -176,14 +176,14 @@ source, target = draw.integers(nodes, size=(2, 8 * nodes))
 is_within = draw.random(8 * nodes) < 0.8
 target = np.where(is_within, np.minimum(group[source] * size + target % size, nodes - 1), target)
 large = dgl.add_self_loop(dgl.to_bidirected(dgl.graph((source, target), num_nodes=nodes)))
-large_feat = draw.standard_normal((group[-1] + 1, 64), np.float32)[group] + 3 * draw.standard_normal(
+large_feat = draw.standard_normal((group[-1] + 1, 128), np.float32)[group] + 3 * draw.standard_normal(
     (nodes, 64), np.float32
 )
 
 some = torch.arange(min(10_000, nodes))
 part, part_feat = dgl.node_subgraph(large, some), torch.from_numpy(large_feat[: len(some)])
 links = part.edges()
-encoder = low_bit(train(Encoder(64, 64), part, part_feat, links), part, part_feat, links)
+encoder = low_bit(train(Encoder(128, 64), part, part_feat, links), part, part_feat, links)
 packed = lowbit.freeze(encoder, part, part_feat)
 store = lowbit.compress(large_feat, like=packed)  # on the grid of its first quantiser: taken without being decoded
 
