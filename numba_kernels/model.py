@@ -194,7 +194,7 @@ class PackedModel:
     def _inputs(self, args, kwargs, **others):
         """Arguments by value, checked and converted, those of some kinds in ways of their own."""
         read_as, inputs = {**READ, **others}, {}
-        for entry, value in bound(self.plan.inputs, args, kwargs):
+        for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = read_as[entry["kind"]](value, entry["name"])
         return inputs
 
@@ -282,6 +282,9 @@ class PackedModel:
         """Free the memory that is kept from run to run, and the last result of :meth:`update`."""
         self._executor.release()
         self._kept.release()
+
+    def _bind(self, args, kwargs):
+        return bound(self.plan.inputs, args, kwargs)
 
     @property
     def nbytes(self) -> int:
