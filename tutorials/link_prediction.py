@@ -176,9 +176,8 @@ source, target = draw.integers(nodes, size=(2, 8 * nodes))
 is_within = draw.random(8 * nodes) < 0.8
 target = np.where(is_within, np.minimum(group[source] * size + target % size, nodes - 1), target)
 large = dgl.add_self_loop(dgl.to_bidirected(dgl.graph((source, target), num_nodes=nodes)))
-large_feat = draw.standard_normal((group[-1] + 1, 128), np.float32)[group] + 3 * draw.standard_normal(
-    (nodes, 64), np.float32
-)
+centres = draw.standard_normal((group[-1] + 1, 128), np.float32)
+large_feat = centres[group] + 3 * draw.standard_normal((nodes, 128), np.float32)
 
 some = torch.arange(min(10_000, nodes))
 part, part_feat = dgl.node_subgraph(large, some), torch.from_numpy(large_feat[: len(some)])
