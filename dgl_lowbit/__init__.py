@@ -23,7 +23,7 @@ from .training import fit, train
 _install(__name__)
 
 # Deployment needs Numba, whose import takes longer than the rest of the package: loaded when first asked for.
-_DEPLOY = ("FreezeError", "PackedModel", "freeze", "load")
+_DEPLOY = ("FeatureStore", "FreezeError", "PackedModel", "compress", "freeze", "load")
 
 __all__ = [
     "FloatModuleWarning",

@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .codebook import Codewords, learned_codewords
     from .errors import LowBitError, ModelFileError
     from .estimate import Estimate
+    from .fitting import fitted_grid
     from .functional import dequantize, gemm, quantize, spmm
     from .graph import Graph, GraphError
     from .model import PackedModel, load
     from .packing import pack, unpack
     from .plan import Plan, PlanError
     from .prepared import Prepared
-    from .run.matrices import Codes, Grid, Weight
+    from .run.codes import Codes
+    from .run.matrices import Grid, Weight
     from .run.runtime import get_num_threads
     from .run.states import StatesError
     from .warming import warm_up
 
 __all__ = [
     "Codes",
+    "Codewords",
     "Estimate",
     "Graph",
     "GraphError",
@@ -37,8 +41,10 @@ __all__ = [
     "Weight",
     "__version__",
     "dequantize",
+    "fitted_grid",
     "gemm",
     "get_num_threads",
+    "learned_codewords",
     "load",
     "pack",
     "quantize",
@@ -49,15 +55,18 @@ __all__ = [
 
 # Loaded when first asked for, so that `numba_kernels.spec`, the number contract, can be read without Numba.
 _HOMES = {
+    "codebook": ("Codewords", "learned_codewords"),
     "errors": ("LowBitError", "ModelFileError"),
     "estimate": ("Estimate",),
+    "fitting": ("fitted_grid",),
     "functional": ("dequantize", "gemm", "quantize", "spmm"),
     "graph": ("Graph", "GraphError"),
     "model": ("PackedModel", "load"),
     "packing": ("pack", "unpack"),
     "plan": ("Plan", "PlanError"),
     "prepared": ("Prepared",),
-    "run.matrices": ("Codes", "Grid", "Weight"),
+    "run.codes": ("Codes",),
+    "run.matrices": ("Grid", "Weight"),
     "run.runtime": ("get_num_threads",),
     "run.states": ("StatesError",),
     "warming": ("warm_up",),

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from .arrays import as_array
+from .codebook import Codewords
 from .errors import GraphError
 from .given import given_array, refuse_unread, whole_number
 from .graph import Graph
+from .run.coded import slice_of, values_of
+from .run.codes import Codes
 from .run.features import as_floats, mapped_in
 from .run.part import of_each
 
@@ -45,15 +48,20 @@ def _edge_type(key, name):
 
 
 def features(value, name: str):
-    """(nodes, width) float32, or a pair of them."""
-    return of_each(as_floats, float_features(value, name))
+    """(nodes, width) float32, or Codes, or a pair of them."""
+    return of_each(lambda part: part if isinstance(part, Codes) else as_floats(part), coded_features(value, name))
 
 
-def float_features(value, name: str):
-    """(nodes, width) floats as they are, or a pair of them."""
+def coded_features(value, name: str):
+    """(nodes, width) floats as they are, or Codes, or a pair of them."""
     if isinstance(value, tuple):
         return tuple(_matrix(part, name) for part in _pair(value, name))
     return _matrix(value, name)
+
+
+def float_features(value, name: str):
+    """The same, codes decoded."""
+    return of_each(lambda part: values_of(part) if isinstance(part, Codes) else part, coded_features(value, name))
 
 
 def _pair(value, name):
@@ -63,6 +71,10 @@ def _pair(value, name):
 
 
 def _matrix(value, name):
+    if isinstance(value, Codes):
+        return value
+    if isinstance(value, Codewords):
+        return value.values()
     if not hasattr(value, "dtype") and not hasattr(value, "__array_interface__"):
         raise GraphError(
             f"{name} must be an array or a tuple of two (source, destination), got {type(value).__name__}."
@@ -79,6 +91,8 @@ def lazy_features(value, name: str):
     """What gives float rows for slices, or a pair of such."""
     if isinstance(value, tuple):
         return tuple(lazy_features(part, name) for part in _pair(value, name))
+    if isinstance(value, (Codes, Codewords)):
+        return _Decoded(value)
     refuse_unread(value, name)
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
     if getattr(dtype, "kind", None) != "f" or len(shape) != 2 or not hasattr(value, "__getitem__"):
@@ -111,6 +125,22 @@ class _Rows:
         return self.given[rows]
 
 
+class _Decoded:
+    """Codes as what gives float rows for slices."""
+
+    def __init__(self, codes):
+        self._codes, self.shape = codes, codes.shape
+        self.nbytes = codes.packed.nbytes
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        if isinstance(self._codes, Codes):
+            return values_of(slice_of(self._codes, rows))
+        return Codewords(self._codes.packed[rows], self._codes.book, self._codes.columns).values()
+
+
 def any_array(value, name: str) -> np.ndarray:
     """An array of any dimensions, float32, int64 or bool."""
     try:
@@ -125,6 +155,51 @@ def _as_given(value, name):
 
 def _unread(value, name):
     return None
+
+
+def whole_floats(value, name: str):
+    """(nodes, width) float32, or a pair of them, codes decoded."""
+    return of_each(as_floats, float_features(value, name))
+
+
+def _is_constant(value, constant):
+    return type(value) is type(constant) and value == constant
+
+
+def _part(value, key, name):
+    """An entry of an argument that is a dict, or a tuple or list."""
+    if isinstance(key, str):
+        if not isinstance(value, dict) or key not in value:
+            raise GraphError(f"{name} must be a dict with an entry {key!r}, got {_described(value)}.")
+    elif not isinstance(value, (tuple, list)) or len(value) <= key:
+        raise GraphError(f"{name} must be a tuple with an entry {key}, got {_described(value)}.")
+    return value[key]
+
+
+def _described(value):
+    if isinstance(value, dict):
+        return f"one with {', '.join(map(str, value))}"
+    return repr(value) if isinstance(value, (bool, int, float, str)) else type(value).__name__
+
+
+def bound(inputs: list, args: tuple, kwargs: dict):
+    """The ``inputs`` of a plan, each with what a call gives for it; TypeError where it gives others."""
+    names = list(dict.fromkeys(entry["name"] for entry in inputs if "frame" not in entry))
+    by_keyword = [entry["name"] for entry in inputs if "frame" in entry]
+    unknown = [name for name in kwargs if name not in (*names[len(args) :], *by_keyword)]
+    if len(args) > len(names) or unknown:
+        raise TypeError(f"the model takes ({', '.join(names)}), got {len(args)} positional and {list(kwargs)}.")
+    given = {**dict(zip(names, args)), **kwargs}
+    for entry in inputs:
+        name, key = entry["name"], entry.get("key")
+        if name not in given and not entry["optional"]:
+            raise TypeError(f"the model takes ({', '.join(names)}), and {name} is missing.")
+        value = given.get(name)
+        if entry["kind"] == "constant" and name in given and not _is_constant(value, entry["constant"]):
+            raise TypeError(
+                f"{name} is {entry['constant']!r} in this model, got {_described(value)}; freeze it with another."
+            )
+        yield entry, value if key is None else _part(value, key, name)
 
 
 # What a value of each kind of the plan's inputs is read with.

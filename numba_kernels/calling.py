@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .given import checked_nodes
 from .graph import Graph, GraphError
 from .model import PackedModel
 from .prepared import Prepared
-from .run.part import checked_nodes
 
 _ARRAYS = ("features", "array", "edge_weight", "edge_types")
 

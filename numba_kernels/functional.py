@@ -9,11 +9,16 @@ from .graph import Graph, GraphError
 from .plan.resolve import Op
 from .plan.schedule import schedule
 from .run.assemble import assemble
-from .run.matrices import Codes, Grid, Weight
+from .run.coded import joined
+from .run.codes import Codes
+from .run.matrices import Grid, Weight
 from .run.memory import Arena
 from .run.one_run import Run
 from .run.places import empty_codes
 from .run.runtime import get_num_threads, running
+from .spec import GridSpec
+
+_ROWS = 1 << 14
 
 
 def quantize(values: np.ndarray, grid: Grid) -> Codes:
@@ -46,6 +51,13 @@ def quantize(values: np.ndarray, grid: Grid) -> Codes:
         raise GraphError(f"expected values of shape (rows, {grid.columns}), got {values.shape}.")
     op = Op("quantize", ["x"], ["out"], len(values), grid.columns, {"out": "out"}, [None])
     return _run([op], {}, {"out": grid}, features={"x": values})
+
+
+def encoded(values, spec: GridSpec) -> Codes:
+    """Codes, on the grid ``spec``, of anything that gives float rows for slices, some thousand rows at a time."""
+    grid = Grid.of(spec, values.shape[1])
+    starts = range(0, max(len(values), 1), _ROWS)
+    return joined([quantize(values[start : start + _ROWS], grid) for start in starts])
 
 
 def dequantize(codes: Codes) -> np.ndarray:

@@ -67,4 +67,25 @@ def whole_number(value, name: str, least: int, most: int | None = None) -> int:
     return number
 
 
+def checked_nodes(nodes, count: int, name: str = "nodes") -> np.ndarray:
+    """Numbers of nodes, int64, from integers or a mask.
+
+    Raises
+    ------
+    GraphError
+        When they are none, or there is no node of such a number.
+    """
+    array = given_array(nodes, name)
+    if array.dtype == np.bool_ and array.shape == (count,):
+        return np.flatnonzero(array)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise GraphError(
+            f"{name} must be node numbers, integers in one dimension, or a mask of {count} bools; got {array.dtype} of "
+            f"shape {array.shape}."
+        )
+    if array.size and not 0 <= array.min() <= array.max() < count:
+        raise GraphError(f"{name} must be from 0 to {count - 1}, got {array.min()} to {array.max()}.")
+    return array.astype(np.int64, copy=False)
+
+
 _NAMES = {"f": "floating point numbers", "iu": "integers", REAL: "numbers"}

@@ -6,17 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from .arguments import READ, float_features
-from .errors import ModelFileError
+from .arguments import READ, bound, coded_features, float_features, whole_floats
+from .errors import GraphError, ModelFileError
 from .files import replace_file
-from .graph import GraphError
+from .fitting import fitted_grid
+from .functional import encoded
+from .given import checked_nodes
 from .layer_by_layer import LayerByLayer
 from .model_file import decode, encode, read
 from .plan import Plan
 from .prepared import Prepared
-from .run.coded import NOT_CODED, Coded
+from .run.coded import NOT_CODED, Coded, grids_of_features
+from .run.codes import Codes
 from .run.executor import Executor
-from .run.part import checked_nodes, node_count
+from .run.part import node_count
 from .run.room import refuse_beyond
 from .run.runtime import checked, running
 from .run.update import Kept
@@ -79,10 +82,8 @@ class PackedModel(LayerByLayer):
             that the graph has not, of blocks and graphs of several types, or where results have no row for each node.
         """
         nodes = None if self._takes("nodes") else kwargs.pop("nodes", None)
-        if nodes is None:
-            return self.run_at(None, self._inputs(args, kwargs))
-        inputs = self._inputs(args, kwargs, features=float_features)
-        return self.run_at(nodes, inputs)
+        others = {} if nodes is None else {"features": coded_features}
+        return self.run_at(nodes, *self._executor.given_codes(self._inputs(args, kwargs, **others)))
 
     def prepare(self, *args, **kwargs) -> Prepared:
         """The model with arguments that stay.
@@ -101,7 +102,7 @@ class PackedModel(LayerByLayer):
         TypeError, GraphError
             As a call.
         """
-        return self._prepared(self, self._inputs(args, kwargs))
+        return self._prepared(self, self._inputs(args, kwargs, features=whole_floats))
 
     def update(self, *args, changed=None, changed_edges=None, **kwargs):
         """Run the model where its last result has changed.
@@ -134,6 +135,52 @@ class PackedModel(LayerByLayer):
         inputs = self._inputs(args, kwargs, features=float_features)
         with running():
             return self._returned(self._kept.update(inputs, changed, changed_edges, checked(self.threads)))
+
+    def embed(self, *args, bits: int | None = None, granularity: str = "channel", **kwargs) -> Codes:
+        """What the model returns, as packed codes, in which :meth:`Codes.search` finds the nearest rows.
+
+        Parameters
+        ----------
+        *args, **kwargs
+            What the model is called with.
+        bits : {1, 2, 3, 4, 8}, optional
+            Results are coded on a grid that is fitted to them. Default: the model's own codes where its outputs are
+            quantised, to which it then was trained, else 8 bits.
+        granularity : {"channel", "tensor", "row"}
+            With fitted grids: a scale a column, one, or one a row, which takes 8 bytes beside it.
+
+        Returns
+        -------
+        Codes
+            (N, width); of several heads all columns, one head after another.
+
+        Raises
+        ------
+        TypeError, GraphError
+            As a call, and where the model returns not one matrix.
+        """
+        inputs, coded = self._executor.given_codes(self._inputs(args, kwargs))
+        with running():
+            threads = checked(self.threads)
+            found = self._executor.codes_returned(inputs, threads, coded) if bits is None else None
+            if found is not None:
+                return found
+            outputs = self._executor.run(inputs, threads, coded=coded)
+        if len(outputs) != 1 or outputs[0].ndim != 2 or outputs[0].dtype != np.float32:
+            raise GraphError("embeddings are one matrix of floats; this model returns something else.")
+        return encoded(outputs[0], fitted_grid(outputs[0], 8 if bits is None else bits, granularity))
+
+    def feature_grids(self) -> dict:
+        """The grids on which the model codes features as they are given, by the name of the argument.
+
+        Features that are given as :class:`Codes` on such a grid are taken without being decoded, where nothing else
+        reads them.
+
+        Returns
+        -------
+        dict of str to numba_kernels.spec.GridSpec
+        """
+        return grids_of_features(self.plan)
 
     @property
     def hops(self) -> int | None:
@@ -201,22 +248,7 @@ class PackedModel(LayerByLayer):
         self._kept.release()
 
     def _bind(self, args, kwargs):
-        names = list(dict.fromkeys(entry["name"] for entry in self.plan.inputs if "frame" not in entry))
-        by_keyword = [entry["name"] for entry in self.plan.inputs if "frame" in entry]
-        unknown = [name for name in kwargs if name not in (*names[len(args) :], *by_keyword)]
-        if len(args) > len(names) or unknown:
-            raise TypeError(f"the model takes ({', '.join(names)}), got {len(args)} positional and {list(kwargs)}.")
-        given = {**dict(zip(names, args)), **kwargs}
-        for entry in self.plan.inputs:
-            name, key = entry["name"], entry.get("key")
-            if name not in given and not entry["optional"]:
-                raise TypeError(f"the model takes ({', '.join(names)}), and {name} is missing.")
-            value = given.get(name)
-            if entry["kind"] == "constant" and name in given and not _is_constant(value, entry["constant"]):
-                raise TypeError(
-                    f"{name} is {entry['constant']!r} in this model, got {_described(value)}; freeze it with another."
-                )
-            yield entry, value if key is None else _part(value, key, name)
+        return bound(self.plan.inputs, args, kwargs)
 
     @property
     def nbytes(self) -> int:

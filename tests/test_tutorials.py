@@ -27,6 +27,7 @@ SMALL = {
     "sampled_sage": ("--epochs", "2", "--nodes", "700"),
     "serving": ("--epochs", "2", "--repeats", "2"),
     "deep_gcn": ("--epochs", "2", "--layers", "4"),
+    "link_prediction": ("--epochs", "2", "--large", "2000"),
 }
 
 

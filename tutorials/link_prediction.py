@@ -5,8 +5,11 @@ Link prediction, and search among packed codes
 An encoder learns to tell pairs of nodes that are linked from pairs that are not, by the product of their embeddings. At
 2 bits an embedding of 64 numbers is 16 bytes, and its neighbours are found among those bytes as they are.
 
-``python tutorials/link_prediction.py --graph cora`` runs it on Cora.
+``python tutorials/link_prediction.py --graph cora`` runs it on Cora, ``--large 1000000`` ends with a search
+among a million nodes.
 """
+
+import time
 
 import dgl
 import dgl.nn
@@ -17,12 +20,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import dgl_lowbit as lowbit
-import numba_kernels
 from dgl_lowbit.experiments.data import load_graph
 from dgl_lowbit.experiments.settings import settings
 from dgl_lowbit.report import table
 
-options = settings(__doc__, graph="planted", bits=2, epochs=80)
+options = settings(__doc__, graph="planted", bits=2, epochs=80, large=20_000)
 
 # %%
 # Pairs
@@ -38,14 +40,13 @@ test, kept = order[: len(order) // 10], order[len(order) // 10 :]
 graph = dgl.add_self_loop(dgl.to_bidirected(dgl.graph((source[kept], target[kept]), num_nodes=whole.num_nodes())))
 
 
-def with_random(chosen):
+def with_random(source, target, nodes):
     """Links, as many pairs of which mostly none is one, and which are."""
-    drawn = torch.randint(whole.num_nodes(), (len(chosen),))
-    is_link = torch.arange(2 * len(chosen)) < len(chosen)
-    return torch.cat([source[chosen], source[chosen]]), torch.cat([target[chosen], drawn]), is_link
+    is_link = torch.arange(2 * len(source)) < len(source)
+    return torch.cat([source, source]), torch.cat([target, torch.randint(nodes, (len(source),))]), is_link
 
 
-test_pairs = with_random(test)
+test_pairs = with_random(source[test], target[test], whole.num_nodes())
 
 # %%
 # An encoder
@@ -66,11 +67,11 @@ def scores(embeddings, source, target):
     return (embeddings[source] * embeddings[target]).sum(1)
 
 
-def train(model, also=lambda embeddings: 0.0):
+def train(model, graph, feat, links, also=lambda embeddings: 0.0):
     optimizer = torch.optim.Adam(lowbit.training.parameter_groups(model, weight_decay=0.0, quantizer_lr=0.003))
     for _ in range(options.epochs):
         embeddings = model.train()(graph, feat)
-        *pairs, is_link = with_random(kept)
+        *pairs, is_link = with_random(*links, graph.num_nodes())
         loss = F.binary_cross_entropy_with_logits(scores(embeddings, *pairs), is_link.float()) + also(embeddings)
         optimizer.zero_grad()
         loss.backward()
@@ -93,10 +94,17 @@ def area_under_curve(embeddings):
 # Layers leave their outputs in float32, as the next one codes its inputs. The last has none: here its outputs are coded
 # too. Embeddings are not scores of classes, so the float model teaches by squared differences.
 
-float_model = train(Encoder(feat.shape[1], 64))
-config = lowbit.QuantConfig(options.bits, overrides={"conv2.outputs": options.bits})
-model = lowbit.calibrate(lowbit.quantize(float_model, config, graph, feat), graph, feat)
-model = train(model, also=lambda h: lowbit.teacher_loss(model, h, graph, feat, loss="squared"))
+
+def low_bit(float_model, graph, feat, links):
+    """A copy of ``float_model`` whose embeddings are codes too, trained on."""
+    config = lowbit.QuantConfig(options.bits, overrides={"conv2.outputs": options.bits})
+    model = lowbit.calibrate(lowbit.quantize(float_model, config, graph, feat), graph, feat)
+    return train(model, graph, feat, links, lambda h: lowbit.teacher_loss(model, h, graph, feat, loss="squared"))
+
+
+links = source[kept], target[kept]
+float_model = train(Encoder(feat.shape[1], 64), graph, feat, links)
+model = low_bit(float_model, graph, feat, links)
 packed = lowbit.freeze(model, graph, feat)
 
 with torch.no_grad():
@@ -121,49 +129,78 @@ plt.show()
 # %%
 # Search
 # ------
-# The package packs embeddings, and has no index for search: what follows is plain NumPy. The codes of a node are bytes
-# of several codes each. For a query, a table holds what each of the 256 bytes adds to the score in each place; a node's
-# score is then a look-up for each of its bytes, and nothing is unpacked.
+# ``embed`` returns what the model returns as codes, here those that its embeddings were coded to in training. Search
+# goes through the codes as they are, and is exact: it finds what a search through all their values would.
 
-grid = numba_kernels.Grid.of(model.conv2.quantizers["outputs"].export(), 64)
-codes = numba_kernels.quantize(embeddings[f"INT{options.bits}, packed"].numpy(), grid)
-width = codes.packed.shape[1]
-every_byte = numba_kernels.unpack(np.arange(256, dtype=np.uint8)[:, None], options.bits, 8 // options.bits)
-values = np.float32(codes.scale[0]) * (every_byte - codes.zero[0])
+codes = packed.embed(graph, feat)
+dense = codes.values()
+np.testing.assert_array_equal(dense, embeddings[f"INT{options.bits}, packed"].numpy())
 
-
-def search(query, count):
-    """The nodes whose embeddings have the largest products with ``query``, best first, and all scores."""
-    in_places = np.zeros((values.shape[1], width), np.float32)
-    in_places.reshape(-1)[: len(query)] = query
-    found = (values @ in_places)[codes.packed, np.arange(width)].sum(1)
-    best = np.argpartition(-found, count)[:count]
-    return best[np.argsort(-found[best])], found
-
-
-dense = numba_kernels.dequantize(codes)
-for query in dense[:5]:
-    np.testing.assert_allclose(search(query, 10)[1], dense @ query, rtol=1e-4, atol=1e-4)
+queries = np.arange(0, len(dense), 9)
+found, by_codes = codes.search(codes.rows(queries), k=11)
+np.testing.assert_allclose(found, -np.sort(-dense[queries] @ dense.T)[:, :11], rtol=1e-4, atol=1e-4)
 
 # %%
 # How many of the ten nearest nodes are of the query's class, and what a node's embedding takes:
 
-queries = np.arange(0, len(dense), 9)
 float_dense, classes = embeddings["float32"].numpy(), label.numpy()
 
 
-def same_class(found):
+def same_class(found, queries, classes):
     """Of the nearest nodes but the query itself, the share that has its class."""
     return np.mean([(classes[near[near != q]] == classes[q]).mean() for q, near in zip(queries, found)])
 
 
-by_float = [np.argsort(-(float_dense @ float_dense[q]))[:11] for q in queries]
-by_codes = [search(dense[q], 11)[0] for q in queries]
+by_float = np.argsort(-float_dense[queries] @ float_dense.T, axis=1)[:, :11]
 rows = [
-    [name, f"{area_under_curve(h):.3f}", f"{100 * same_class(near):.1f} %" if near else "-", size]
-    for (name, h), near, size in zip(embeddings.items(), (by_float, None, by_codes), (4 * 64, "-", width))
+    [
+        name,
+        f"{area_under_curve(h):.3f}",
+        "-" if near is None else f"{100 * same_class(near, queries, classes):.1f} %",
+        size,
+    ]
+    for (name, h), near, size in zip(embeddings.items(), (by_float, None, by_codes), (4 * 64, "-", codes.row_bytes))
 ]
 print(table(["embeddings", "area under the curve", "ten nearest of the class", "bytes a node"], rows))
 
 # %%
-# :doc:`/guides/link_prediction` freezes encoder and scores as one model.
+# A larger graph
+# --------------
+# Groups of a thousand nodes, most of whose links are within the group, with noisy features. The encoder is trained on
+# some of the groups, and then embeds all nodes; features and embeddings are codes.
+
+draw = np.random.default_rng(0)
+nodes, size = options.large, 1000
+group = np.arange(nodes) // size
+source, target = draw.integers(nodes, size=(2, 8 * nodes))
+is_within = draw.random(8 * nodes) < 0.8
+target = np.where(is_within, np.minimum(group[source] * size + target % size, nodes - 1), target)
+large = dgl.add_self_loop(dgl.to_bidirected(dgl.graph((source, target), num_nodes=nodes)))
+centres = draw.standard_normal((group[-1] + 1, 128), np.float32)
+large_feat = centres[group] + 3 * draw.standard_normal((nodes, 128), np.float32)
+
+some = torch.arange(min(10_000, nodes))
+part, part_feat = dgl.node_subgraph(large, some), torch.from_numpy(large_feat[: len(some)])
+links = part.edges()
+encoder = low_bit(train(Encoder(128, 64), part, part_feat, links), part, part_feat, links)
+packed = lowbit.freeze(encoder, part, part_feat)
+store = lowbit.compress(large_feat, like=packed)  # on the grid of its first quantiser: taken without being decoded
+
+start = time.perf_counter()
+codes = packed.embed(large, store)
+embedded = time.perf_counter()
+queries = draw.choice(nodes, min(1000, nodes), replace=False)
+_, nearest = codes.search(codes.rows(queries), k=11)
+searched = time.perf_counter()
+
+rows = [
+    ["bytes of features", f"{large_feat.nbytes:,}", f"{store.nbytes:,}"],
+    ["bytes of embeddings", f"{4 * 64 * nodes:,}", f"{codes.packed.nbytes:,}"],
+    [f"embedding {nodes:,} nodes", "-", f"{embedded - start:.2f} s"],
+    [f"ten nearest of {len(queries):,}", "-", f"{searched - embedded:.2f} s"],
+    ["of the query's group", "-", f"{100 * same_class(nearest, queries, group):.1f} %"],
+]
+print(table(["larger graph", "float32", f"INT{options.bits}"], rows))
+
+# %%
+# :doc:`/guides/link_prediction` freezes encoder and scores as one model, :doc:`/guides/stores` has more on codes.

@@ -19,6 +19,7 @@ from numba_kernels.run.runtime import with_whole_openmp
 from ..nn.graphs import GraphCache
 from ..quant.sparse import SparseFeatures
 from .errors import ArgumentsError
+from .store import FeatureStore
 
 _graphs = GraphCache()
 
@@ -220,6 +221,17 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         """
         return self._run(super().prepare, args, kwargs)
 
+    def embed(self, *args, bits: int | None = None, granularity: str = "channel", **kwargs) -> numba_kernels.Codes:
+        """What the model returns, as packed codes to search in, as :meth:`numba_kernels.PackedModel.embed`.
+
+        Raises
+        ------
+        DGLError
+            As a call, and where the model returns not one matrix.
+        """
+        run = functools.partial(super().embed, bits=bits, granularity=granularity)
+        return self._run(run, args, kwargs)
+
     def _run(self, run, args, kwargs):
         return with_whole_openmp(self._run_here, run, args, kwargs)
 
@@ -231,6 +243,8 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
             any(_holds(part, DGLGraph) for part in given) and not any(_holds(part, np.ndarray) for part in given)
         )
         result = _run_plain(run, map(_plain, args, names), {name: _plain(kwargs[name], name) for name in kwargs})
+        if isinstance(result, numba_kernels.Codes):
+            return result
         if isinstance(result, Prepared):
             result._gives_tensors = wants_tensor
             return result
@@ -288,7 +302,9 @@ def _holds(value, kind):
 
 
 def _plain(value, name):
-    """DGL graphs and tensors, of an argument called ``name``, as what kernels take."""
+    """DGL graphs, tensors and stores, of an argument called ``name``, as what kernels take."""
+    if isinstance(value, FeatureStore):
+        return value.coded
     if isinstance(value, (tuple, list)):
         parts = [_plain(part, name) for part in value]
         return tuple(parts) if isinstance(value, tuple) else parts

@@ -148,3 +148,11 @@ def _arxiv():
         graph.ndata[mask] = torch.zeros(graph.num_nodes(), dtype=torch.bool)
         graph.ndata[mask][dataset.get_idx_split()[part]] = True
     return graph
+
+
+def __getattr__(name):
+    if name == "compress":  # loads Numba
+        from ..deploy import compress
+
+        return compress
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

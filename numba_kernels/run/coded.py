@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..plan.resolve import Op
-from .matrices import Codes
+from ..spec import CodedRows
+from .codes import Codes
 from .places import empty_codes
 
 
@@ -18,14 +19,20 @@ class Coded:
     Attributes
     ----------
     codes : dict
-        Codes by value of the plan; before they ``are_made``, room for them.
+        Codes by value of the plan, or room for them.
     unread : set
         Features that are read by these codes only.
+    made : frozenset
+        Values whose codes there are; those of others a run writes.
     """
 
     codes: dict = field(default_factory=dict)
     unread: frozenset = frozenset()
-    are_made: bool = False
+    made: frozenset = frozenset()
+
+    def with_room(self, value, codes: Codes) -> Coded:
+        """The same, and room for the codes of one more value."""
+        return Coded({**self.codes, value: codes}, self.unread, self.made)
 
 
 NOT_CODED = Coded()
@@ -41,12 +48,76 @@ def coded_features(ops: list[Op], features: dict, sparse: set) -> dict:
         feature = rows_of.get(op.reads[0]) if op.reads else None
         if op.name == "stack":
             found = {value: maker for value, maker in found.items() if value not in op.reads}
-        elif feature is not None and op.rows == len(features[feature]):
+        elif feature is not None and op.rows == features[feature].shape[0]:
             if op.name == "degree":
                 rows_of[op.writes[0]] = feature
             elif op.name == "quantize" and feature not in sparse:
                 found[op.writes[0]] = op
     return found
+
+
+def grids_of_features(plan) -> dict:
+    """The grids on which a plan codes features as they are given, by the names of its inputs."""
+    views = {entry["value"]: entry["name"] for entry in plan.inputs if entry["kind"] == "features"}
+    grids: dict = {}
+    for op in plan.ops:
+        read = op["in"][0] if op["in"] else None
+        if op["op"] in ("source", "destination") and read in views:
+            views[op["out"]] = views[read]
+        elif op["op"] == "quantize" and read in views and "norm" not in op:
+            grids.setdefault(views[read], plan.grids[op["out"]])
+    return grids
+
+
+def kept_codes(ops: list[Op], given: dict, grids: dict) -> dict:
+    """The values of ``ops`` that are codes of features, on the grid that these are given on; with which, and the codes.
+
+    ``given`` are features, some of them :class:`Codes`; ``grids`` those of values of the plan.
+    """
+    found = {}
+    for value, op in coded_features(ops, given, set()).items():
+        codes = given.get(op.reads[0])
+        if isinstance(codes, Codes) and grids[op.spec["out"]] == codes.grid.spec:
+            found[value] = op.reads[0], codes
+    return found
+
+
+def decoded(given):
+    """Features as floats."""
+    return values_of(given) if isinstance(given, Codes) else given
+
+
+def stand_in(given):
+    """For codes an array of their shape, which nothing reads and which takes no memory."""
+    return np.broadcast_to(np.float32(0), given.shape) if isinstance(given, Codes) else given
+
+
+def joined(parts: list[Codes]) -> Codes:
+    """The rows of codes of one grid, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    result = empty_codes(sum(part.shape[0] for part in parts), first.grid)
+    for name in ("packed", "scale", "zero", "powers") if first.grid.per_row else ("packed",):
+        if getattr(first, name) is not None:
+            np.concatenate([getattr(part, name) for part in parts], out=getattr(result, name))
+    return result
+
+
+def slice_of(codes: Codes, rows: slice) -> Codes:
+    """The rows of a slice, which are not copied but where they do not follow one another."""
+    own = [codes.scale, codes.zero] if codes.grid.per_row else []
+    packed, *own = (np.ascontiguousarray(part[rows]) for part in (codes.packed, *own))
+    scale, zero = own or (codes.scale, codes.zero)
+    powers = None if codes.powers is None else np.ascontiguousarray(codes.powers[rows])
+    return Codes(packed, codes.grid, scale, zero, powers)
+
+
+def values_of(codes: Codes) -> np.ndarray:
+    """What codes stand for, (rows, columns) float32, to the bit that of a grid."""
+    columns = slice(codes.grid.columns)
+    scale, zero = (part[:, None] if codes.grid.per_row else part[columns] for part in (codes.scale, codes.zero))
+    return CodedRows(codes.unpacked(), scale, zero).values()
 
 
 def rows_of_codes(codes: Codes, rows: np.ndarray) -> Codes:

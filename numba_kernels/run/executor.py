@@ -21,7 +21,8 @@ from ..result_file import ResultFile
 from .ahead import split
 from .assemble import Assembled, assemble
 from .calls import Arrays
-from .coded import NOT_CODED, Coded, coded_features
+from .coded import NOT_CODED, Coded, coded_features, decoded, kept_codes, stand_in
+from .codes import Codes
 from .features import as_floats, is_sparse
 from .halo import HaloRun
 from .matrices import Grid
@@ -121,7 +122,7 @@ class Executor:
         """
         room = self.room(inputs.values()) if room is None else room
         run = self._run_of(self._with_ahead(inputs, threads, room), room, part)
-        run.codes, run.codes_are_made = coded.codes if part is None else part.codes, coded.are_made
+        run.codes, run.made = coded.codes if part is None else part.codes, coded.made
         if part is None and not all(map(whole_graph, run.single.values())):
             raise GraphError("a partition's rows need those of other workers; call inference with an exchange.")
         assembled = self._assembled(run)
@@ -159,9 +160,48 @@ class Executor:
         refuse_beyond(room, kept)
         codes = {value: empty_codes(makers[value].rows, grid) for value, grid in grids.items()}
         self.run(inputs, threads, room=room - kept, coded=Coded(codes))
-        run.codes, run.codes_are_made = codes, True
+        run.codes, run.made = codes, frozenset(codes)
         read = {name[0] if isinstance(name, tuple) else name for name in self._assembled(run).floats_read}
-        return Coded(codes, frozenset(run.shapes).difference(read), True)
+        return Coded(codes, frozenset(run.shapes).difference(read), frozenset(codes))
+
+    def given_codes(self, inputs: dict) -> tuple[dict, Coded]:
+        """``inputs`` of a run of which some features are Codes, and those of these codes that it takes as they are.
+
+        They are taken where nothing reads the features but as codes on the same grid; else they are decoded.
+        """
+        features = {entry["value"]: inputs[entry["value"]] for entry in self.plan.inputs if entry["kind"] == "features"}
+        given = by_part(features)
+        if not any(isinstance(part, Codes) for part in given.values()):
+            return inputs, NOT_CODED
+        kept: dict = {}
+        if not self._ahead:
+            run_inputs = {**inputs, **{value: of_each(stand_in, part) for value, part in features.items()}}
+            run = self._run_of(run_inputs, self.room(run_inputs.values()))
+            makers = kept_codes(self._resolve(run)[0], given, self.plan.grids)
+            run.codes, run.made = {value: codes for value, (_, codes) in makers.items()}, frozenset(makers)
+            read = self._assembled(run).floats_read
+            kept = {value: taken for value, taken in makers.items() if taken[0] not in read}
+        as_codes = {name for name, _ in kept.values()}
+        parts = {name: (stand_in if name in as_codes else decoded)(part) for name, part in given.items()}
+        for value, part in features.items():
+            is_pair = isinstance(part, tuple)
+            features[value] = tuple(parts[value, n] for n in range(len(part))) if is_pair else parts[value]
+        codes = {value: codes for value, (_, codes) in kept.items()}
+        return {**inputs, **features}, Coded(codes, frozenset(as_codes), frozenset(kept))
+
+    def codes_returned(self, inputs: dict, threads: int, coded: Coded) -> Codes | None:
+        """The codes that the one output of a run is decoded from; None where it is not."""
+        made = {op["out"]: op for op in self.plan.ops if op["op"] in ("quantize", "dequantize")}
+        last = made.get(self.plan.outputs[0]) if len(self.plan.outputs) == 1 else None
+        if last is None or last["op"] != "dequantize" or last["in"][0] not in made:
+            return None
+        run = self._run_of(self._with_ahead(inputs, threads, self.room(inputs.values())), self.room(inputs.values()))
+        ops, _, columns, _ = self._resolve(run)
+        (value,) = next(op.reads for op in ops if op.spec is last)
+        grid = Grid.of(self.plan.grids[last["in"][0]], columns[value])
+        codes = empty_codes(next(op.rows for op in ops if value in op.writes), grid)
+        self.run(inputs, threads, coded=coded.with_room(value, codes))
+        return codes
 
     def with_float32(self, inputs: dict) -> dict:
         """Inputs of a run with features, floats of any width, in float32."""
@@ -215,8 +255,7 @@ class Executor:
     def _assemble(self, run):
         ops, outputs, columns, rows = self._resolve(run)
         refuse_beyond(run.room, LEAST_TILE_ROWS * 4 * max(columns.values(), default=0))
-        if run.codes_are_made:
-            ops = [op for op in ops if op.writes[0] not in run.codes]
+        ops = [op for op in ops if op.writes[0] not in run.made]
         return assemble(schedule(ops, outputs, columns, rows), self.plan, self._kept, run, self.reach.needs)
 
 

@@ -1,8 +1,6 @@
-"""Parts of a plan in the kernels' layout: grids, weights, codes."""
+"""Parts of a plan in the kernels' layout: grids, weights."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +10,6 @@ from ..kernels.product import center_codes, tile_weight
 from ..layout import pad, padded, row_bytes, storage_bits
 from ..levels import Levels
 from ..once import once
-from ..packing import unpack
 from ..plan.ops.linear import whole_numbers
 from ..spec import (
     BITS,
@@ -129,66 +126,6 @@ class Grid:
     def is_uniform(self) -> bool:
         """Whether all columns of a row share scale, zero point and offset."""
         return isinstance(self.spec, OwnGrid) or self.spec.is_uniform
-
-
-@dataclass(frozen=True)
-class Codes:
-    """Packed codes of values (code − zero) · scale; all arrays are contiguous.
-
-    Parameters
-    ----------
-    packed : (rows, W) uint8 array
-    grid : Grid
-        How they were coded.
-    scale, zero : (rows,) float32 array, or one padded per column
-    powers : (rows,) int8 array, optional
-        Scales in units, powers of two, where the grid has them.
-
-    Raises
-    ------
-    ValueError
-        For arrays of other shapes or dtypes, or that are not contiguous.
-    """
-
-    packed: np.ndarray
-    grid: Grid
-    scale: np.ndarray
-    zero: np.ndarray
-    powers: np.ndarray | None = None
-
-    def __post_init__(self):
-        packed, rows = self.packed, len(self.packed)
-        if packed.dtype != np.uint8 or packed.shape != (rows, self.grid.width):
-            raise ValueError(
-                f"expected (rows, {self.grid.width}) uint8 packed rows, got {packed.dtype} {packed.shape}."
-            )
-        length = rows if self.grid.per_row else padded(self.grid.columns)
-        if any(part.dtype != np.float32 or part.shape != (length,) for part in (self.scale, self.zero)):
-            raise ValueError(f"expected scale and zero point as float32 of length {length}.")
-        if self.is_shifted and (self.powers is None or self.powers.dtype != np.int8 or len(self.powers) != rows):
-            raise ValueError(f"expected powers as int8 of length {rows}.")
-        parts = (packed, self.scale, self.zero, *(() if self.powers is None else (self.powers,)))
-        if not all(part.flags.c_contiguous for part in parts):
-            raise ValueError("expected contiguous arrays; pass np.ascontiguousarray(…) of each.")
-
-    @property
-    def weights(self) -> np.ndarray | None:
-        """The former name of ``powers``."""
-        return self.powers
-
-    @property
-    def is_shifted(self) -> bool:
-        """Whether rows are multiples of a common scale by powers of two."""
-        return self.grid.mode == fields.SHIFT
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns of the codes."""
-        return len(self.packed), self.grid.columns
-
-    def unpacked(self) -> np.ndarray:
-        """The codes, (rows, columns) uint8."""
-        return unpack(self.packed, self.grid.bits, self.grid.columns)
 
 
 class Weight:

@@ -49,7 +49,9 @@ class Run:
     Attributes
     ----------
     codes : dict
-        Codes by value that the caller holds: given, or, before they ``codes_are_made``, room for what is made.
+        Codes by value that the caller holds: given, or room for what is made.
+    made : frozenset
+        Values whose codes are given.
     names : dict
         What values are called in messages.
     moved : dict
@@ -70,7 +72,7 @@ class Run:
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
         self.sizes = all_sizes(sizes, times, matrices, self.graphs, self.array_shapes)
         self._ordered_weights, self.edge_types = {}, {}
-        self.codes, self.codes_are_made, self.names = {}, False, {}
+        self.codes, self.made, self.names = {}, frozenset(), {}
         self.states, self.moved, self.progress = None, {}, None
 
     def key(self) -> tuple:
@@ -82,7 +84,7 @@ class Run:
         )
         widths = tuple((value, array.shape[1]) for value, array in self.arrays.items())
         weights = tuple((value, self.kind_of(value)) for value in self.edge_weights)
-        codes = frozenset(self.codes), self.codes_are_made
+        codes = frozenset(self.codes), self.made
         return tuple(map(sizes.index, sizes)), widths, frozenset(self.sparse), graphs, weights, codes
 
     def kind_of(self, weight) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 
 from ..kernels.fields import GROUP, INTEGER, SHIFT, SIGN, Matrix, Operand, Target
 from ..plan.resolve import whole
-from .matrices import Codes, Grid
+from .codes import Codes
+from .matrices import Grid
 from .memory import address_of, aligned_empty
 
 

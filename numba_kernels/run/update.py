@@ -6,11 +6,12 @@ import threading
 
 import numpy as np
 
+from ..given import checked_nodes
 from ..graph import Graph, GraphError
 from ..plan.reach import Reach
 from ..subgraph import out_neighbours, reached
 from .executor import Executor
-from .part import checked_nodes, node_count
+from .part import node_count
 from .runtime import renew_after_fork
 
 

@@ -13,7 +13,7 @@ lane by lane       add, subtract, multiply, divide, multiply_add, minimum, maxim
                    bits_and, bits_or, shift_left, shift_right
 copies, choice     fill, first_lanes
 conversion         widen, to_i32, to_signed, to_f32, to_f64, rounded_bits, low_bytes
-to one number      largest, smallest, total, sum_bytes, nonzero_lanes, trailing_zeros
+to fewer numbers   largest, smallest, total, add_pairs, sum_bytes, nonzero_lanes, trailing_zeros
 =================  =====================================================================
 
 Products of small integers are in :mod:`numba_kernels.simd.products`, roundings in :mod:`numba_kernels.simd.rounding`.
@@ -35,6 +35,7 @@ from .vectors import (
     Vector,
     call_intrinsic,
     generating,
+    lane_numbers,
     larger,
     load_unaligned,
     place,
@@ -300,6 +301,18 @@ def _reduction(combine):
 smallest = intrinsic(_reduction(smaller))
 largest = intrinsic(_reduction(larger))
 total = intrinsic(_reduction(lambda b, x, y: b.add(x, y) if x.type.element == I32 else b.fadd(x, y)))
+
+
+@intrinsic
+def add_pairs(typing_context, x):
+    """Lanes 2m and 2m + 1 of an i32 vector, added: half as many."""
+    half = Vector("i32", x.lanes // 2)
+
+    def body(builder, value):
+        even, odd = (builder.shuffle_vector(value, value, lane_numbers(range(n, x.lanes, 2))) for n in (0, 1))
+        return builder.add(even, odd)
+
+    return generating(half(x), body)
 
 
 @intrinsic

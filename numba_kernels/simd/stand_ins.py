@@ -16,6 +16,7 @@ __all__ = [
     "absolute",
     "add",
     "add_in_order",
+    "add_pairs",
     "address",
     "bits_and",
     "bits_or",
@@ -257,6 +258,10 @@ def total(x):
     while len(x) > 1:
         x = x[: len(x) // 2] + x[len(x) // 2 :]
     return x[0]
+
+
+def add_pairs(x):
+    return x[::2] + x[1::2]
 
 
 def totals_of_four(x, y, z, w):

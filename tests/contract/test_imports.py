@@ -36,8 +36,8 @@ ALLOWED = {
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (
     "errors", "once", "given", "layout", "fixed_point", "grid_base", "row_grids", "spec", "cache", "jit", "packing",
-    "compressed", "graph", "subgraph", "partition", "arrays", "simd", "kernels", "training", "plan", "run", "arguments",
-    "model", "calling",
+    "codebook", "fitting", "compressed", "graph", "subgraph", "partition", "arrays", "simd", "kernels", "training",
+    "plan", "run", "arguments", "model", "calling",
 )  # fmt: skip
 # What runs the kernels, and what times them. The number contract, numba_kernels.spec and fixed_point, where codes stand
 # in memory, the root of errors, the release and what command lines share are everyone's; the passes of training,
