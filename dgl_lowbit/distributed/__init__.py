@@ -1,0 +1,1 @@
+"""Training and inference over DGL's distributed engine."""
