@@ -54,7 +54,7 @@ def __getattr__(name):
         from . import deploy
 
         return getattr(deploy, name)
-    if name in ("deploy", "experiments", *_MOVED):
+    if name in ("deploy", "distributed", "experiments", *_MOVED):
         import importlib
 
         return importlib.import_module(f"{__name__}.{name}")

@@ -39,14 +39,15 @@ class OneHost:
     part_config : path
         What ``dgl.distributed.partition_graph`` wrote: ``NAME.json``. It has as many parts as there are machines.
     folder : path
-        Where the list of addresses and what servers print are written to: ``machines.txt``, ``server0.log``, ….
+        Where the list of addresses, ``machines.txt``, and what processes print are written to: ``server0.log``, …,
+        ``trainer0.log``, ….
     machines, trainers : int
         How many machines, and trainers on each.
 
     Attributes
     ----------
     servers, trainers : list of subprocess.Popen
-        Machine after machine. What trainers print is printed.
+        Machine after machine.
 
     Raises
     ------
@@ -54,15 +55,15 @@ class OneHost:
         When ``part_config`` is no file, or numbers are not positive.
     """
 
-    def __init__(self, command: Sequence[str], part_config, folder, machines: int = 2, trainers: int = 1, **options):
+    def __init__(self, command: Sequence[str], part_config, folder, machines: int = 2, trainers: int = 1):
         if not Path(part_config).is_file():
             raise ValueError(f"part_config is to be a file of dgl.distributed.partition_graph, got {part_config!r}.")
         for name, count in (("machines", machines), ("trainers", trainers)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be a whole number above 0, got {count!r}.")
-        self._run, self._logs = f"lowbit{uuid.uuid4().hex[:12]}", []
+        self._run, self._folder = f"lowbit{uuid.uuid4().hex[:12]}", Path(folder)
         ports = _free_ports(machines + 1)
-        addresses = Path(folder, "machines.txt")
+        addresses = self._folder / "machines.txt"
         addresses.write_text("".join(f"127.0.0.1 {port}\n" for port in ports[1:]))
         shared = {
             "DGL_DIST_MODE": "distributed",
@@ -75,19 +76,18 @@ class OneHost:
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": ports[0],
             "WORLD_SIZE": machines * trainers,
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", 1),
             _RUN: self._run,
         }
         self.servers: list[subprocess.Popen] = []
         self.trainers: list[subprocess.Popen] = []
         try:
             for machine in range(machines):
-                log = Path(folder, f"server{machine}.log").open("w")
-                self._logs.append(log)
                 own = {**shared, _MACHINE: machine, "DGL_ROLE": "server", "DGL_SERVER_ID": machine}
-                self.servers.append(_start(command, own, stdout=log, stderr=log))
+                self.servers.append(_start(command, own, self._log("server", machine)))
             for rank in range(machines * trainers):
                 own = {**shared, _MACHINE: rank // trainers, "DGL_ROLE": "client", "RANK": rank}
-                self.trainers.append(_start(command, own, **options))
+                self.trainers.append(_start(command, own, self._log("trainer", rank)))
         except BaseException:
             self.close()
             raise
@@ -120,6 +120,13 @@ class OneHost:
             self.close()
         return [trainer.returncode for trainer in self.trainers]
 
+    def printed(self, kind: str, number: int) -> str:
+        """What a process has printed; ``kind`` is "server" or "trainer"."""
+        return self._log(kind, number).read_text(errors="replace")
+
+    def _log(self, kind, number):
+        return self._folder / f"{kind}{number}.log"
+
     def _await_servers(self, seconds):
         end = time.monotonic() + seconds
         while any(server.poll() is None for server in self.servers) and time.monotonic() < end:
@@ -131,8 +138,6 @@ class OneHost:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        for log in self._logs:
-            log.close()
         for left in _SHARED_MEMORY.glob(f"*{self._run}*"):
             left.unlink(missing_ok=True)
 
@@ -151,9 +156,12 @@ def _free_ports(count):
     return ports
 
 
-def _start(command, environment, **options):
+def _start(command, environment, log):
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
-    return subprocess.Popen([*map(str, command)], env=environment, preexec_fn=_end_with_parent, **options)
+    with log.open("w") as file:
+        return subprocess.Popen(
+            [*map(str, command)], env=environment, stdout=file, stderr=file, preexec_fn=_end_with_parent
+        )
 
 
 def _end_with_parent():
@@ -182,5 +190,7 @@ def play_machine() -> None:
     create = "create_heterograph_from_shared_memory"
     setattr(dgl.heterograph_index, create, renamed(getattr(dgl.heterograph_index, create)))
     share = dgl.DGLGraph.shared_memory
-    dgl.DGLGraph.shared_memory = lambda graph, name, **options: renamed(functools.partial(share, graph))(name, **options)
+    dgl.DGLGraph.shared_memory = lambda graph, name, **options: renamed(functools.partial(share, graph))(
+        name, **options
+    )
     distributed.rpc_client.get_local_machine_id = lambda _: machine

@@ -8,7 +8,7 @@ import os
 import dgl
 import torch
 
-from ..training.processes import watch
+from ..training.processes import leave_on_errors, watch
 from .one_host import play_machine
 
 # What DGL's and torch's launchers tell each process.
@@ -63,4 +63,5 @@ def initialize(ip_config=None, *, timeout: float = 45.0, start_timeout: float = 
     with watch("the start of the servers", start_timeout):
         dgl.distributed.initialize(str(ip_config), **options)
     if is_distributed:
+        leave_on_errors()
         torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=start_timeout))

@@ -69,8 +69,8 @@ def check_label(lowest: int, where: str) -> None:
     """Raise ValueError when the ``lowest`` label under a mask is none."""
     if lowest < 0:
         raise ValueError(
-            f"{where} must be a class from 0 on wherever a mask is set, got {lowest}; take nodes without a class out of "
-            "the masks."
+            f"{where} must be a class from 0 on wherever a mask is set, got {lowest}; take nodes without a class out "
+            "of the masks."
         )
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..quant.evaluation import evaluating
-from .batches import Batch, check_label, check_names, unfit
+from .batches import Batch, check_label, check_names
 from .identity import identity_of
 from .processes import Processes, watch
 

@@ -362,7 +362,11 @@ def train(
             "budget": bits and bits.budget,
         }  # fmt: skip
         settings = {name: described(value) for name, value in settings.items()}
-        slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume, data.processes).stage("train")
+        slot = (
+            checkpoint
+            if hasattr(checkpoint, "restore")
+            else Checkpoint(checkpoint, resume, data.processes).stage("train")
+        )
         if slot.is_kept:
             settings.update(data.identity(model, teacher))
         slot.restore(run, settings)

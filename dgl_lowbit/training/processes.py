@@ -223,8 +223,8 @@ class _Watch:
     def _end(self):
         rank = dist.get_rank() if dist.is_initialized() else os.environ.get("RANK", "0")
         print(
-            f"LostProcessError: process {rank} waited too long for DGL's servers ({self._what}): one of them is gone or "
-            "overloaded; look at its output, and start all processes again, with resume=True where there is a "
+            f"LostProcessError: process {rank} waited too long for DGL's servers ({self._what}): one of them is gone "
+            "or overloaded; look at its output, and start all processes again, with resume=True where there is a "
             "checkpoint. timeout= of dgl_lowbit.distributed.initialize says how long is waited.",
             file=sys.stderr,
             flush=True,
@@ -241,6 +241,17 @@ def leave() -> None:
         atexit.unregister(dgl.distributed.exit_client)
         atexit.unregister(_end_servers)
         atexit.register(_end_servers)
+
+
+def leave_on_errors() -> None:
+    """:func:`leave` when an error ends this process."""
+    report = sys.excepthook
+
+    def hook(*error):
+        report(*error)
+        leave()
+
+    sys.excepthook = hook
 
 
 def _end_servers():
