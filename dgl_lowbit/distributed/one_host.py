@@ -159,8 +159,14 @@ def _free_ports(count):
 def _start(command, environment, log):
     environment = {**os.environ, **{name: str(value) for name, value in environment.items()}}
     with log.open("w") as file:
+        # A session of its own: Ctrl-C is this process's, which then ends them.
         return subprocess.Popen(
-            [*map(str, command)], env=environment, stdout=file, stderr=file, preexec_fn=_end_with_parent
+            [*map(str, command)],
+            env=environment,
+            stdout=file,
+            stderr=file,
+            preexec_fn=_end_with_parent,
+            start_new_session=True,
         )
 
 

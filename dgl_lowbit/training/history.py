@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 class History:
     """One dict an epoch, and the epoch whose weights were kept.
 
-    Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy``, and under a smoothness bound
-    ``smoothness``, the rows of :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
+    Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy`` (NaN where it was not measured, see
+    :func:`dgl_lowbit.train`), and under a smoothness bound ``smoothness``, the rows of
+    :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
 
     Attributes
     ----------

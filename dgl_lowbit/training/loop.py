@@ -134,8 +134,10 @@ def fit(
     ----------
     model : torch.nn.Module
         Float, called as ``model(graph, feat)``; trained in place. With ``float_epochs=0`` it is taken as trained.
-    graph : DGLGraph
-        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it: ``feat``, ``label``, three masks.
+    graph : DGLGraph or dgl.distributed.DistGraph
+        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it: ``feat``, ``label``, three masks. On
+        a DistGraph all trainers call this together, each trains on its share, and all return the same model; see
+        :func:`train`.
     config : QuantConfig, optional
         Of the low-bit copy; 32 bits give the float model the same second stage. Default: 8 bits.
     budget : mapping of str to float, optional
@@ -173,6 +175,8 @@ def fit(
     ValueError
         As for :func:`train` and :func:`quantize`; when ``checkpoint`` belongs to another run; for a budget that cannot
         be kept.
+    LostProcessError
+        As for :func:`train`.
     """
     check_model(model, "fit")
     of_data = {name: options.get(name, default) for name, default in _OF_DATA.items()}
@@ -284,8 +288,12 @@ def train(
     ----------
     model : torch.nn.Module
         Called as ``model(graph, feat)``, with a ``sampler`` as ``model(blocks, feat)``; trained in place.
-    graph : DGLGraph
-        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it.
+    graph : DGLGraph or dgl.distributed.DistGraph
+        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it. Of a DistGraph each trainer takes its
+        share of the masks (``node_split``), with a ``sampler``. All make as many steps, on mean gradients and on ranges of
+        all (:func:`dgl_lowbit.training.synchronize`), and start from the first one's weights.
+        Scores are of all neighbours; ``test_accuracy`` is NaN in epochs that are not the best so far. There are no
+        ``transform``, ``num_workers``, ``sparse`` and ``bits`` then.
     teacher : torch.nn.Module, optional
         Its evaluation logits are learned from.
     distillation : float
@@ -304,7 +312,8 @@ def train(
     sampler : dgl.dataloading.BlockSampler, optional
         Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block.
     batch_size : int
-        Labelled nodes a block is sampled for; with a teacher, as many others come along to be learned from.
+        Labelled nodes a block is sampled for, of each process; with a teacher, as many others come along to be learned
+        from.
     num_workers : int
         Processes that sample blocks, started anew each epoch by ``dgl.dataloading.DataLoader``. Default: none; blocks
         are sampled between steps. Workers can help where sampling takes much of a step, as with a sampler written in
@@ -320,6 +329,7 @@ def train(
         Of dropout and sampling; each epoch draws from its own. The global state of torch is left as found.
     checkpoint : path, optional
         File that holds the state of the run, replaced whole as often as takes a fiftieth of the time, and at the end.
+        Of several processes the first writes and reads it.
     resume : bool
         Continue from ``checkpoint`` if there is one, of the same settings, config, graph and teacher.
     progress : bool or str
@@ -334,6 +344,9 @@ def train(
     ValueError
         When the graph lacks features, labels or masks, ``epochs`` is not positive, ``schedule`` is unknown,
         ``num_workers`` cannot sample, the loss is not finite, or ``checkpoint`` belongs to another run.
+    LostProcessError
+        When another process is gone or ends, or the models of processes come apart. A process whose servers do not
+        answer ends with its message.
     """
     check_model(model, "train")
     of_data = {"sampler": sampler, "transform": transform, "num_workers": num_workers, "sparse": sparse}

@@ -88,14 +88,23 @@ class Processes:
             dist.broadcast(held, 0, group=self.group)
             tensor.copy_(held)
 
-    def parallel(self, model: nn.Module) -> nn.Module:
-        """``model``, whose gradients become the means of those of all processes."""
-        if self.size == 1 or not any(parameter.requires_grad for parameter in model.parameters()):
-            return model
-        # What a batch does not use, as the layer of a type without nodes, has no gradient there.
-        return nn.parallel.DistributedDataParallel(
-            model, process_group=self.group, broadcast_buffers=False, find_unused_parameters=True
-        )
+    @torch.no_grad()
+    def average_gradients(self, model: nn.Module) -> None:
+        """Make gradients the means over the processes, in one message.
+
+        What a process has no gradient of counts as 0 there, and what none has one of stays without: a batch need not
+        use every parameter, which DistributedDataParallel refuses or looks for in each step.
+        """
+        if self.size == 1:
+            return
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = [p.new_zeros(p.shape) if p.grad is None else p.grad for p in parameters]
+        is_there = torch.tensor([float(p.grad is not None) for p in parameters])
+        flat = torch.cat([is_there, *(gradient.reshape(-1).float() for gradient in gradients)])
+        self._reduced(flat, dist.ReduceOp.SUM)
+        counts, *means = (flat / self.size).split([len(parameters), *(p.numel() for p in parameters)])
+        for parameter, count, mean in zip(parameters, counts, means):
+            parameter.grad = mean.view(parameter.shape).to(parameter.dtype) if count > 0 else None
 
     def synchronize(self, model: nn.Module) -> None:
         """:func:`synchronize` among these."""
@@ -203,7 +212,7 @@ class _Watch:
 
     @contextmanager
     def __call__(self, what: str, seconds: float | None = None) -> Iterator[None]:
-        """A call, ``what``, that is to return within ``seconds``."""
+        """A call, ``what``, that is to return within ``seconds``; without a name its end is a silent one."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="lowbit-watch", daemon=True)
             self._thread.start()
@@ -221,6 +230,11 @@ class _Watch:
                 self._end()
 
     def _end(self):
+        if self._what:
+            self._say()
+        os._exit(1)
+
+    def _say(self):
         rank = dist.get_rank() if dist.is_initialized() else os.environ.get("RANK", "0")
         print(
             f"LostProcessError: process {rank} waited too long for DGL's servers ({self._what}): one of them is gone "
@@ -229,7 +243,6 @@ class _Watch:
             file=sys.stderr,
             flush=True,
         )
-        os._exit(1)
 
 
 watch = _Watch()
@@ -258,7 +271,7 @@ def _end_servers():
     """End DGL's servers, once the others have had time to see that this process is gone."""
     time.sleep(_LEFT_SECONDS)
     rpc = dgl.distributed.rpc
-    with watch("the end of the servers", _LEFT_SECONDS):
+    with watch("", _LEFT_SECONDS):
         for server in range(rpc.get_num_server()):
             rpc.send_request(server, rpc.ShutDownRequest(0))
-        rpc.finalize_sender()
+        dgl.distributed.dist_context.finalize_client()

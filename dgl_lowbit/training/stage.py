@@ -33,7 +33,6 @@ class Run:
 
     def __init__(self, model, data, distillation=0.5, bits=None, seed=0):
         self.model, self.data, self.distillation, self.seed = model, data, distillation, seed
-        self.stepped = model  # what steps call, where gradients are those of several processes
         self.history, self.best_state, self.teacher_logits = History(), None, None
         self.smoothness = SmoothnessRegularizer.attached(model)
         # What adds to the loss, and takes a step of its own after it.
@@ -47,7 +46,6 @@ class Run:
         self.data.show(self._look)
         if teacher is not None:
             self.teacher_logits = self.data.logits(teacher)
-        self.stepped = processes.parallel(self.model)
 
     def _look(self, graph, feat):
         """One evaluation pass, which sets the ranges of a model that has none."""
@@ -80,7 +78,7 @@ class Run:
         return record
 
     def _step(self, batch, epoch):
-        logits = self.stepped(batch.graph, batch.feat)
+        logits = self.model(batch.graph, batch.feat)
         loss = F.cross_entropy(logits[batch.labelled], self.data.labels[batch.nodes][batch.labelled])
         if self.teacher_logits is not None:
             learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
@@ -91,6 +89,7 @@ class Run:
             raise ValueError(f"the loss is {loss.item()} in epoch {epoch}; lower lr, or look at the features.")
         self.optimizer.zero_grad()
         loss.backward()
+        self.data.processes.average_gradients(self.model)
         self.optimizer.step()
         for term in self.terms:
             term.step()
