@@ -290,10 +290,10 @@ def train(
         Called as ``model(graph, feat)``, with a ``sampler`` as ``model(blocks, feat)``; trained in place.
     graph : DGLGraph or dgl.distributed.DistGraph
         With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it. Of a DistGraph each trainer takes its
-        share of the masks (``node_split``), with a ``sampler``. All make as many steps, on mean gradients and on ranges of
-        all (:func:`dgl_lowbit.training.synchronize`), and start from the first one's weights.
-        Scores are of all neighbours; ``test_accuracy`` is NaN in epochs that are not the best so far. There are no
-        ``transform``, ``num_workers``, ``sparse`` and ``bits`` then.
+        share of the masks (``node_split``), with a ``sampler``. All make as many steps, on mean gradients and on ranges
+        of all (:func:`dgl_lowbit.training.synchronize`), and start from the first one's weights. Scores are of all
+        neighbours; ``test_accuracy`` is NaN in epochs that are not the best so far. There are no ``transform``,
+        ``num_workers``, ``sparse`` and ``bits`` then.
     teacher : torch.nn.Module, optional
         Its evaluation logits are learned from.
     distillation : float
