@@ -86,9 +86,9 @@ class Shares:
             self._nodes = {name: self._share(mask) for name, mask in masks.items()}
             self._others = self._share_of_others(masks["train"])
             self._own = torch.cat([self._nodes["train"], self._others])
-            self.labels = self._fetch("label", self._own).long()
-            self._scored = {name: (nodes, self._fetch("label", nodes).long()) for name, nodes in self._nodes.items()}
-        labelled = torch.cat([labels for _, labels in self._scored.values()])
+            self._labels = {name: self._fetch("label", nodes).long() for name, nodes in self._nodes.items()}
+        self.labels = torch.cat([self._labels["train"], torch.full_like(self._others, -1)])  # whose labels nobody asks
+        labelled = torch.cat(list(self._labels.values()))
         check_label(self.processes.least(int(labelled.min()) if len(labelled) else 0), "a DistGraph's ndata['label']")
         count = len(self._nodes["train"])
         self._steps = self.processes.most(-(-count // batch_size))
@@ -181,7 +181,7 @@ class Shares:
         return record
 
     def _score(self, model, name):
-        nodes, labels = self._scored[name]
+        nodes, labels = self._nodes[name], self._labels[name]
         loss = hits = 0.0
         for places, logits in self._evaluated(model, nodes):
             loss += F.cross_entropy(logits, labels[places], reduction="sum").item()

@@ -250,7 +250,7 @@ watch = _Watch()
 
 def leave() -> None:
     """Let this process end without DGL's barrier, which waits for processes that may be gone; servers end after it."""
-    if dgl.distributed.is_initialized():
+    if dgl.distributed.dist_context.is_initialized():
         atexit.unregister(dgl.distributed.exit_client)
         atexit.unregister(_end_servers)
         atexit.register(_end_servers)
