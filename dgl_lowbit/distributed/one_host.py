@@ -61,7 +61,8 @@ class OneHost:
         for name, count in (("machines", machines), ("trainers", trainers)):
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{name} must be a whole number above 0, got {count!r}.")
-        self._run, self._folder = f"lowbit{uuid.uuid4().hex[:12]}", Path(folder)
+        _clear_up()
+        self._run, self._folder = f"lowbit-{os.getpid()}-{uuid.uuid4().hex[:8]}", Path(folder)
         ports = _free_ports(machines + 1)
         addresses = self._folder / "machines.txt"
         addresses.write_text("".join(f"127.0.0.1 {port}\n" for port in ports[1:]))
@@ -146,6 +147,14 @@ class OneHost:
 
     def __exit__(self, *_):
         self.close()
+
+
+def _clear_up():
+    """Remove the shared memory of hosts that were killed."""
+    for left in _SHARED_MEMORY.glob("lowbit-*"):
+        owner = left.name.split("-")[1]
+        if owner.isdecimal() and not Path("/proc", owner).exists():
+            left.unlink(missing_ok=True)
 
 
 def _free_ports(count):

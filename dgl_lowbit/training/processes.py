@@ -146,9 +146,8 @@ class Processes:
             if isinstance(error, LowBitError) or not _tells_of_lost(error):
                 raise
             raise LostProcessError(
-                f"process {self.rank} of {self.size} lost another one, whose own output says why it ended "
-                f"({str(error).splitlines()[0][:200]}). Start all processes again, with resume=True where there is a "
-                "checkpoint."
+                f"process {self.rank} of {self.size} lost another one, whose own output says why it ended. Start all "
+                "processes again, with resume=True where there is a checkpoint."
             ) from error
 
 
