@@ -26,7 +26,7 @@ _NAMING = {
 
 
 class OneHost:
-    """A server and trainers for each machine, as processes of this host, which end with it.
+    """A server and trainers for each machine, as processes of this host, which end with the thread that made it.
 
     The command is run once a process, with the environment that DGL's ``tools/launch.py`` gives it, and calls
     :func:`dgl_lowbit.distributed.initialize` first. Nothing needs root: shared memory has names of its own for each

@@ -157,8 +157,7 @@ def synchronize(model: nn.Module, process_group: Any = None) -> None:
     Gradients are what ``DistributedDataParallel`` makes the same. Multipliers of smoothness bounds, ranges that follow
     rows (``granularity="shift"``), limits of groups of nodes and statistics of BatchNorm change in the forward, on the
     data of a process; it broadcasts those of the first process before the next forward, so that only its data count
-    and others end with another model. Call this after each step of the optimiser, in all processes as often, and wrap
-    the model with ``broadcast_buffers=False``.
+    and others end with another model. Call this after each step of the optimiser, in all processes as often.
 
     Buffers become the mean over the processes: one step of a multiplier from a common start so is a step on the mean
     violation (arXiv:2308.14949). Multipliers that project become the largest, which holds the bounds of all; ends of

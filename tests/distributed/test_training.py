@@ -14,6 +14,7 @@ from dgl_lowbit.distributed import OneHost, initialize, synchronize
 from dgl_lowbit.experiments.data import load_graph
 from dgl_lowbit.quant import QLRQuantizer
 from dgl_lowbit.smoothness import SmoothnessControl
+from dgl_lowbit.training.processes import LostProcessError, Processes
 from tests.test_processes import world
 from tests.training.models import build
 
@@ -110,13 +111,37 @@ def unlike(rank):
     still.high.fill_(float(rank))
     model = nn.ModuleList([first, second, shift, norm, still])
     synchronize(model)
-    return model.state_dict()
+    return model.state_dict(), agreed(rank, Processes(torch.distributed.group.WORLD))
+
+
+def agreed(rank, processes):
+    """Mean gradients; what the first process says, or raises; and whether models that differ are told."""
+    model = nn.ParameterDict({name: nn.Parameter(torch.ones(2)) for name in ("all", "some", "none")})
+    model["all"].grad = torch.tensor([1.0, rank])
+    model["some"].grad = torch.ones(2) if rank == 1 else None
+    processes.average_gradients(model)
+    messages = []
+    processes.check_equal(model)
+    with torch.no_grad():
+        model["all"] += torch.finfo(torch.float32).eps * (rank == 2)
+    for work in (lambda: processes.of_first(lambda: int(f"wrong {rank}")), lambda: processes.check_equal(model)):
+        try:
+            work()
+        except (ValueError, LostProcessError) as error:
+            messages.append(str(error))
+    processes.share(model)
+    processes.check_equal(model)
+    return {name: value.grad for name, value in model.items()}, processes.of_first(lambda: rank), messages
 
 
 @pytest.mark.slow
-def test_buffers_become_those_of_all(tmp_path):
-    states = world(unlike, tmp_path, 3)
-    for state in states:
+def test_processes_agree(tmp_path):
+    given = world(unlike, tmp_path, 3)
+    states = [state for state, _ in given]
+    for state, (gradients, said, messages) in given:
+        assert gradients["none"] is None and gradients["all"].tolist() == [1.0, 1.0]
+        assert gradients["some"].tolist() == pytest.approx([1 / 3] * 2)
+        assert said == 0 and "'wrong 0'" in messages[0] and "the model of process 2 is no longer" in messages[1]
         assert state["0.multiplier.multiplier"].tolist() == [2.0]  # the mean
         assert state["1.multiplier.multiplier"].tolist() == [3.0]  # what holds every bound
         assert (state["2.low"].item(), state["2.high"].item()) == (-3.0, 3.0)
