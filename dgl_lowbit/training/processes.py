@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import dgl
@@ -230,6 +230,7 @@ class _Watch:
     def _end(self):
         if self._what:
             self._say()
+            _end_servers()
         os._exit(1)
 
     def _say(self):
@@ -250,8 +251,8 @@ def leave() -> None:
     """Let this process end without DGL's barrier, which waits for processes that may be gone; servers end after it."""
     if dgl.distributed.dist_context.is_initialized():
         atexit.unregister(dgl.distributed.exit_client)
-        atexit.unregister(_end_servers)
-        atexit.register(_end_servers)
+        atexit.unregister(_leave_servers)
+        atexit.register(_leave_servers)
 
 
 def leave_on_errors() -> None:
@@ -265,11 +266,27 @@ def leave_on_errors() -> None:
     sys.excepthook = hook
 
 
-def _end_servers():
+def _leave_servers():
     """End DGL's servers, once the others have had time to see that this process is gone."""
     time.sleep(_LEFT_SECONDS)
-    rpc = dgl.distributed.rpc
-    with watch("", _LEFT_SECONDS):
-        for server in range(rpc.get_num_server()):
-            rpc.send_request(server, rpc.ShutDownRequest(0))
+    with watch("", 2 * _LEFT_SECONDS):
+        _end_servers()
         dgl.distributed.dist_context.finalize_client()
+
+
+def _end_servers():
+    """Ask each of DGL's servers to end; one that is gone may keep a thread waiting, but nobody else."""
+    if not dgl.distributed.dist_context.is_initialized():
+        return
+    rpc = dgl.distributed.rpc
+
+    def ask(server):
+        with suppress(Exception):
+            rpc.send_request(server, rpc.ShutDownRequest(0))
+
+    asking = [threading.Thread(target=ask, args=(server,), daemon=True) for server in range(rpc.get_num_server())]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join(_LEFT_SECONDS / len(asking))
+    time.sleep(1)  # until DGL's own thread has sent it
