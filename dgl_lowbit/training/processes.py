@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import dgl
+import psutil
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -230,7 +231,8 @@ class _Watch:
     def _end(self):
         if self._what:
             self._say()
-            _end_servers()
+            threading.Thread(target=_end_servers, daemon=True).start()
+            time.sleep(_LEFT_SECONDS)
         os._exit(1)
 
     def _say(self):
@@ -275,18 +277,15 @@ def _leave_servers():
 
 
 def _end_servers():
-    """Ask each of DGL's servers to end; one that is gone may keep a thread waiting, but nobody else."""
-    if not dgl.distributed.dist_context.is_initialized():
+    """Ask DGL's servers to end, those that are still connected: DGL aborts a process that sends to others."""
+    distributed = dgl.distributed
+    if not distributed.dist_context.is_initialized():
         return
-    rpc = dgl.distributed.rpc
-
-    def ask(server):
-        with suppress(Exception):
-            rpc.send_request(server, rpc.ShutDownRequest(0))
-
-    asking = [threading.Thread(target=ask, args=(server,), daemon=True) for server in range(rpc.get_num_server())]
-    for thread in asking:
-        thread.start()
-    for thread in asking:
-        thread.join(_LEFT_SECONDS / len(asking))
+    process = psutil.Process()
+    connections = getattr(process, "net_connections", None) or process.connections  # before psutil 6
+    connected = {tuple(each.raddr) for each in connections("tcp") if each.status == psutil.CONN_ESTABLISHED}
+    addresses = distributed.kvstore.get_kvstore()._server_namebook
+    for server, (_, ip, port, _) in addresses.items():
+        if (ip, port) in connected:
+            distributed.rpc.send_request(server, distributed.rpc.ShutDownRequest(0))
     time.sleep(1)  # until DGL's own thread has sent it
