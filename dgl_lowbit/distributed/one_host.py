@@ -116,7 +116,7 @@ class OneHost:
                     break
                 time.sleep(0.1)
             else:
-                self._await_servers(5.0)
+                self._await_servers(20.0)
         finally:
             self.close()
         return [trainer.returncode for trainer in self.trainers]
