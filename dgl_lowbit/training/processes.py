@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import hashlib
+import logging
 import os
 import pickle
 import sys
@@ -269,11 +270,14 @@ def leave_on_errors() -> None:
 
 
 def _leave_servers():
-    """End DGL's servers, once the others have had time to see that this process is gone."""
+    """End DGL's servers, once the others have had time to see that this process is gone, and then this process."""
     time.sleep(_LEFT_SECONDS)
-    with watch("", 2 * _LEFT_SECONDS):
+    with watch("", _LEFT_SECONDS):
         _end_servers()
-        dgl.distributed.dist_context.finalize_client()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # for DGL's own end aborts where a server is gone
 
 
 def _end_servers():
