@@ -18,7 +18,7 @@ _NEEDED = {
 }
 
 
-def initialize(ip_config=None, *, timeout: float = 45.0, start_timeout: float = 600.0, **options) -> None:
+def initialize(ip_config=None, *, timeout: float = 30.0, start_timeout: float = 600.0, **options) -> None:
     """Begin in a process that DGL's ``tools/launch.py`` or :class:`OneHost` has started: servers never return.
 
     In a trainer this is ``dgl.distributed.initialize``, and ``torch.distributed.init_process_group`` over gloo. Where

@@ -25,9 +25,10 @@ from numba_kernels.errors import LowBitError
 from ..quant import Quantizer
 from ..quant.state import OptionalState
 
-# How long DGL's servers may take for an answer, and how long they are left to others once this process gives up.
-_ANSWER_SECONDS = 45.0
-_LEFT_SECONDS = 5.0
+# How long DGL's servers may take for an answer, and how long they are left to others once this process gives up; after
+# how long each next process asks them to end, up to so many.
+_ANSWER_SECONDS, _LEFT_SECONDS = 30.0, 5.0
+_TURN_SECONDS, _TURNS = 2.0, 4
 # What gloo's errors about processes that are gone say.
 _OF_LOST = ("gloo", "connection closed", "connection reset", "broken pipe", "timed out", "socket")
 
@@ -232,8 +233,9 @@ class _Watch:
     def _end(self):
         if self._what:
             self._say()
-            threading.Thread(target=_end_servers, daemon=True).start()
-            time.sleep(_LEFT_SECONDS)
+            ending = threading.Thread(target=_end_servers, daemon=True)
+            ending.start()
+            ending.join(_LEFT_SECONDS + _TURNS * _TURN_SECONDS)
         os._exit(1)
 
     def _say(self):
@@ -272,7 +274,7 @@ def leave_on_errors() -> None:
 def _leave_servers():
     """End DGL's servers, once the others have had time to see that this process is gone, and then this process."""
     time.sleep(_LEFT_SECONDS)
-    with watch("", _LEFT_SECONDS):
+    with watch("", _LEFT_SECONDS + _TURNS * _TURN_SECONDS):
         _end_servers()
     logging.shutdown()
     sys.stdout.flush()
@@ -285,6 +287,8 @@ def _end_servers():
     distributed = dgl.distributed
     if not distributed.dist_context.is_initialized():
         return
+    # One after the other, so that a server that has been asked is no longer connected.
+    time.sleep(_TURN_SECONDS * min(dist.get_rank() if dist.is_initialized() else 0, _TURNS))
     process = psutil.Process()
     connections = getattr(process, "net_connections", None) or process.connections  # before psutil 6
     connected = {tuple(each.raddr) for each in connections("tcp") if each.status == psutil.CONN_ESTABLISHED}
