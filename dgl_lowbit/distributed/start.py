@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
+import threading
+import time
 
 import dgl
+import psutil
 import torch
 
 from ..training.processes import leave_on_errors, watch
@@ -18,14 +21,18 @@ _NEEDED = {
 }
 
 
+# What servers have to end by themselves when a trainer is gone.
+_LEFT_SECONDS = 10.0
+
+
 def initialize(ip_config=None, *, timeout: float = 30.0, start_timeout: float = 600.0, **options) -> None:
     """Begin in a process that DGL's ``tools/launch.py`` or :class:`OneHost` has started: servers never return.
 
     In a trainer this is ``dgl.distributed.initialize``, and ``torch.distributed.init_process_group`` over gloo. Where
     ``DGL_DIST_MODE`` is not ``"distributed"`` DGL's standalone mode begins: a graph of one part, in this process.
 
-    A trainer or server that is lost would leave the others waiting. Training and inference of this package end then,
-    in every trainer, with one :class:`~dgl_lowbit.training.LostProcessError`, and end the servers.
+    A trainer or server that is lost would leave the others waiting. Training of this package ends then, in every
+    trainer, with one :class:`~dgl_lowbit.training.LostProcessError`, and servers end after their first trainer.
 
     Parameters
     ----------
@@ -58,6 +65,7 @@ def initialize(ip_config=None, *, timeout: float = 30.0, start_timeout: float = 
     play_machine()
     ip_config = os.environ.get("DGL_IP_CONFIG", "") if ip_config is None else ip_config
     if role == "server":
+        threading.Thread(target=_end_after_trainers, args=(str(ip_config),), daemon=True).start()
         dgl.distributed.initialize(str(ip_config), **options)
     watch.seconds = timeout
     with watch("the start of the servers", start_timeout):
@@ -65,3 +73,20 @@ def initialize(ip_config=None, *, timeout: float = 30.0, start_timeout: float = 
     if is_distributed:
         leave_on_errors()
         torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(seconds=start_timeout))
+
+
+def _end_after_trainers(ip_config):
+    """End this server some time after one of its trainers is gone, for which DGL's would wait without an end."""
+    namebook = dgl.distributed.rpc.read_ip_config(ip_config, int(os.environ["DGL_NUM_SERVER"]))
+    port, most = namebook[int(os.environ["DGL_SERVER_ID"])][2], 0
+    process = psutil.Process()
+    connections = getattr(process, "net_connections", None) or process.connections  # before psutil 6
+    while True:
+        time.sleep(1)
+        ends = [each for each in connections("tcp") if each.status == psutil.CONN_ESTABLISHED]
+        trainers = sum(each.laddr.port == port for each in ends)
+        if trainers < most:
+            break
+        most = trainers
+    time.sleep(_LEFT_SECONDS)
+    os._exit(1)

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import dgl
-import psutil
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -25,10 +24,8 @@ from numba_kernels.errors import LowBitError
 from ..quant import Quantizer
 from ..quant.state import OptionalState
 
-# How long DGL's servers may take for an answer, and how long they are left to others once this process gives up; after
-# how long each next process asks them to end, up to so many.
-_ANSWER_SECONDS, _LEFT_SECONDS = 30.0, 5.0
-_TURN_SECONDS, _TURNS = 2.0, 4
+# How long DGL's servers may take for an answer.
+_ANSWER_SECONDS = 30.0
 # What gloo's errors about processes that are gone say.
 _OF_LOST = ("gloo", "connection closed", "connection reset", "broken pipe", "timed out", "socket")
 
@@ -213,7 +210,7 @@ class _Watch:
 
     @contextmanager
     def __call__(self, what: str, seconds: float | None = None) -> Iterator[None]:
-        """A call, ``what``, that is to return within ``seconds``; without a name its end is a silent one."""
+        """A call, ``what``, that is to return within ``seconds``."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._look, name="lowbit-watch", daemon=True)
             self._thread.start()
@@ -231,14 +228,6 @@ class _Watch:
                 self._end()
 
     def _end(self):
-        if self._what:
-            self._say()
-            ending = threading.Thread(target=_end_servers, daemon=True)
-            ending.start()
-            ending.join(_LEFT_SECONDS + _TURNS * _TURN_SECONDS)
-        os._exit(1)
-
-    def _say(self):
         rank = dist.get_rank() if dist.is_initialized() else os.environ.get("RANK", "0")
         print(
             f"LostProcessError: process {rank} waited too long for DGL's servers ({self._what}): one of them is gone "
@@ -247,17 +236,18 @@ class _Watch:
             file=sys.stderr,
             flush=True,
         )
+        os._exit(1)
 
 
 watch = _Watch()
 
 
 def leave() -> None:
-    """Let this process end without DGL's barrier, which waits for processes that may be gone; servers end after it."""
+    """Let this process end without DGL's own end, which waits for processes that may be gone, or aborts."""
     if dgl.distributed.dist_context.is_initialized():
         atexit.unregister(dgl.distributed.exit_client)
-        atexit.unregister(_leave_servers)
-        atexit.register(_leave_servers)
+        atexit.unregister(_end)
+        atexit.register(_end)
 
 
 def leave_on_errors() -> None:
@@ -271,29 +261,8 @@ def leave_on_errors() -> None:
     sys.excepthook = hook
 
 
-def _leave_servers():
-    """End DGL's servers, once the others have had time to see that this process is gone, and then this process."""
-    time.sleep(_LEFT_SECONDS)
-    with watch("", _LEFT_SECONDS + _TURNS * _TURN_SECONDS):
-        _end_servers()
+def _end():
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)  # for DGL's own end aborts where a server is gone
-
-
-def _end_servers():
-    """Ask DGL's servers to end, those that are still connected: DGL aborts a process that sends to others."""
-    distributed = dgl.distributed
-    if not distributed.dist_context.is_initialized():
-        return
-    # One after the other, so that a server that has been asked is no longer connected.
-    time.sleep(_TURN_SECONDS * min(dist.get_rank() if dist.is_initialized() else 0, _TURNS))
-    process = psutil.Process()
-    connections = getattr(process, "net_connections", None) or process.connections  # before psutil 6
-    connected = {tuple(each.raddr) for each in connections("tcp") if each.status == psutil.CONN_ESTABLISHED}
-    addresses = distributed.kvstore.get_kvstore()._server_namebook
-    for server, (_, ip, port, _) in addresses.items():
-        if (ip, port) in connected:
-            distributed.rpc.send_request(server, distributed.rpc.ShutDownRequest(0))
-    time.sleep(1)  # until DGL's own thread has sent it
+    os._exit(1)

@@ -168,7 +168,7 @@ def test_replicas_are_equal_and_none_waits_for_one_that_is_killed(planted, tmp_p
         assert time.monotonic() - start < 60
         printed = host.printed("trainer", 0)
     assert codes[0] == 1
-    assert host.servers[0].returncode == 0  # it was ended by the trainers, not by force
+    assert host.servers[0].returncode in (0, 1)  # it ended by itself, not by force
     assert printed.count("LostProcessError: ") == 1, printed
     assert torch.load(tmp_path / "run.pt", weights_only=True)["stages"]
     left = [
