@@ -11,6 +11,7 @@ ORDER = (
     "serving",
     "allocation",
     "sampled_sage",
+    "distributed_sage",
     "own_parts",
     "porting",
     "heterograph",

@@ -25,6 +25,7 @@ SMALL = {
     "post_training": ("--epochs", "2", "--steps", "5"),
     "graph_classification": ("--epochs", "2", "--graphs", "32"),
     "sampled_sage": ("--epochs", "2", "--nodes", "700"),
+    "distributed_sage": ("--epochs", "2", "--nodes", "600", "--bits", "2"),
     "serving": ("--epochs", "2", "--repeats", "2"),
     "deep_gcn": ("--epochs", "2", "--layers", "4"),
     "link_prediction": ("--epochs", "2", "--large", "2000"),

@@ -1,7 +1,10 @@
-"""Packed models over several machines: each worker computes the nodes of its partition, and sends codes to others."""
+"""Training and packed inference over DGL's distributed engine."""
 
+from ..training.processes import LostProcessError, synchronize
 from .inference import inference
+from .one_host import OneHost
 from .partition import Partition
+from .start import initialize
 from .workers import WorkerError
 
-__all__ = ["Partition", "WorkerError", "inference"]
+__all__ = ["LostProcessError", "OneHost", "Partition", "WorkerError", "inference", "initialize", "synchronize"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -100,6 +101,7 @@ class QLRQuantizer(Quantizer):
     """
 
     range_rate = 0.25
+    merged = MappingProxyType({"low": "min", "high": "max"})
     log_start: torch.Tensor
 
     def __init__(self, bits, *, grid="auto", error="squared", **options):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +17,15 @@ class OptionalState(nn.Module):
     """A module that keeps its state when a checkpoint has none for it, and in float32 when the model is cast.
 
     So the checkpoint of a float model loads into its low-bit form, or under smoothness bounds.
+
+    Attributes
+    ----------
+    merged : mapping of str to {"mean", "min", "max"}
+        How several processes make one of a buffer that their forwards have changed, where that is not the mean, or of
+        whole numbers the largest; see :func:`dgl_lowbit.training.synchronize`.
     """
+
+    merged: Mapping[str, str] = MappingProxyType({})
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         if any(key.startswith(prefix) for key in state_dict):

@@ -96,6 +96,8 @@ class SmoothnessControl(OptionalState):
         )
         for name in ("value", "bound", "energy", "gauge"):
             self.register_buffer(name, torch.zeros(count))
+        if acts == "projection":  # what holds the bound of every process
+            self.multiplier.merged = {"multiplier": "max"}
         self.watching = None  # "measure" or "settle": what an evaluation pass is for
         self._penalty = None
         self._remembered = Remembered()  # forces of the latest forwards in training

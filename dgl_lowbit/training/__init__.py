@@ -2,6 +2,7 @@
 
 from .history import History
 from .loop import BITS_EPOCHS, PATIENCE, Fitted, fit, parameter_groups, train
+from .processes import LostProcessError, synchronize
 from .stage import accuracy, distillation_loss, predict
 
 __all__ = [
@@ -9,10 +10,12 @@ __all__ = [
     "PATIENCE",
     "Fitted",
     "History",
+    "LostProcessError",
     "accuracy",
     "distillation_loss",
     "fit",
     "parameter_groups",
     "predict",
+    "synchronize",
     "train",
 ]

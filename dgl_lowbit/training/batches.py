@@ -29,40 +29,53 @@ def check_graph(graph: dgl.DGLGraph) -> None:
     check_is_graph(graph, "training", ValueError)
     if len(graph.ntypes) > 1:
         raise ValueError(f"training reads graphs of one node type, got {graph.ntypes}; train with a loop of your own.")
-    missing = [key for key in _NEEDED if key not in graph.ndata]
-    if missing:
-        raise ValueError(
-            f"graph.ndata lacks {', '.join(missing)}; it is to hold features 'feat' (N, D), classes 'label' (N,), and "
-            "bool masks (N,) of the nodes to train, validate and test on."
-        )
-    feat, label = graph.ndata["feat"], graph.ndata["label"]
-    if not feat.is_floating_point():
-        raise _unfit("feat", "in floating point", feat.dtype, ".float()")
+    check_names(graph.ndata, "graph.ndata")
     for key in _MASKS:
         mask = graph.ndata[key]
         if mask.dtype != torch.bool:
-            raise _unfit(key, "a bool mask", mask.dtype, ".bool()")
-        if mask.dim() != 1:
-            raise _unfit(key, "a mask of shape (N,)", f"shape {tuple(mask.shape)}", "[:, 0], one of its splits")
+            raise unfit(f"graph.ndata[{key!r}]", "a bool mask", mask.dtype, ".bool()")
         if not mask.any():
             raise ValueError(f"graph.ndata[{key!r}] must hold at least one node.")
-    if label.dim() != 1:
-        is_column = label.shape[1:].numel() == 1
-        raise _unfit(
-            "label", "of shape (N,)", f"shape {tuple(label.shape)}", ".flatten()" if is_column else ".argmax(1)"
-        )
+    label = graph.ndata["label"]
     if label.dtype != torch.int64:
-        raise _unfit("label", "of whole numbers, int64", label.dtype, ".long()")
-    lowest = int(label[graph.ndata["train_mask"] | graph.ndata["val_mask"] | graph.ndata["test_mask"]].min())
+        raise unfit("graph.ndata['label']", "of whole numbers, int64", label.dtype, ".long()")
+    is_used = graph.ndata["train_mask"] | graph.ndata["val_mask"] | graph.ndata["test_mask"]
+    check_label(int(label[is_used].min()), "graph.ndata['label']")
+
+
+def check_names(ndata, where: str) -> None:
+    """Raise ValueError unless ``ndata``, ``where`` it stands, has what training reads, in its dtypes and shapes."""
+    missing = [key for key in _NEEDED if key not in ndata]
+    if missing:
+        raise ValueError(
+            f"{where} lacks {', '.join(missing)}; it is to hold features 'feat' (N, D), classes 'label' (N,), and "
+            "bool masks (N,) of the nodes to train, validate and test on."
+        )
+    feat, label = ndata["feat"], ndata["label"]
+    if not feat.dtype.is_floating_point:
+        raise unfit(f"{where}['feat']", "in floating point", feat.dtype, ".float()")
+    for key in _MASKS:
+        shape = tuple(ndata[key].shape)
+        if len(shape) != 1:
+            raise unfit(f"{where}[{key!r}]", "a mask of shape (N,)", f"shape {shape}", "[:, 0], one of its splits")
+    shape = tuple(label.shape)
+    if len(shape) != 1:
+        is_column = shape[1:].count(1) == len(shape) - 1
+        instead = ".flatten()" if is_column else ".argmax(1)"
+        raise unfit(f"{where}['label']", "of shape (N,)", f"shape {shape}", instead)
+
+
+def check_label(lowest: int, where: str) -> None:
+    """Raise ValueError when the ``lowest`` label under a mask is none."""
     if lowest < 0:
         raise ValueError(
-            f"graph.ndata['label'] must be a class from 0 on wherever a mask is set, got {lowest}; take nodes without "
-            "a class out of the masks."
+            f"{where} must be a class from 0 on wherever a mask is set, got {lowest}; take nodes without a class out "
+            "of the masks."
         )
 
 
-def _unfit(key, expected, got, instead):
-    name = f"graph.ndata[{key!r}]"
+def unfit(name: str, expected: str, got: object, instead: str) -> ValueError:
+    """The error of data that is not as ``expected``, with what is to be written ``instead``."""
     return ValueError(f"{name} must be {expected}, got {got}; write {name} = {name}{instead}.")
 
 

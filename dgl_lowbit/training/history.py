@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 class History:
     """One dict an epoch, and the epoch whose weights were kept.
 
-    Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy``, and under a smoothness bound
-    ``smoothness``, the rows of :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
+    Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy`` (NaN where it was not measured, see
+    :func:`dgl_lowbit.train`), and under a smoothness bound ``smoothness``, the rows of
+    :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
 
     Attributes
     ----------
@@ -27,10 +28,14 @@ class History:
         """The epoch of best validation accuracy, ties broken by validation loss."""
         return self.epochs[self.best_epoch]
 
+    def is_better(self, record: dict) -> bool:
+        """Whether an epoch's validation is better than that of all before it."""
+        return self.best_epoch < 0 or _rank(record) > _rank(self.best)
+
     def add(self, record: dict) -> bool:
         """Append an epoch; returns whether it is the best so far."""
+        is_best = self.is_better(record)
         self.epochs.append(record)
-        is_best = self.best_epoch < 0 or _rank(record) > _rank(self.best)
         if is_best:
             self.best_epoch = len(self.epochs) - 1
         return is_best

@@ -20,17 +20,22 @@ def graph_identity(graph: dgl.DGLGraph) -> dict[str, Any]:
     return {"nodes": graph.num_nodes(), "edges": graph.num_edges(), "digest": _digest([*_edges(graph), *data])}
 
 
-def identity_of(model: nn.Module, graph: dgl.DGLGraph, teacher: nn.Module | None, **others: Any) -> dict[str, Any]:
-    """Plain values by name: the config of each low-bit layer, the graph with its data, the teacher with its state.
+def content_of(graph: dgl.DGLGraph) -> str:
+    """What tells a graph that is trained on from others: its size, and a digest of its edges and data."""
+    data = [graph.ndata[name] for name in ("feat", "label", "train_mask", "val_mask", "test_mask")]
+    return f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {_digest([*_edges(graph), *data])}"
+
+
+def identity_of(model: nn.Module, content: str, teacher: nn.Module | None, **others: Any) -> dict[str, Any]:
+    """Plain values by name: the config of each low-bit layer, the graph's ``content``, the teacher with its state.
 
     ``others`` are objects that take part, as samplers and transforms, described by what they are made of.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, LowBitLayer)}
-    data = [graph.ndata[name] for name in ("feat", "label", "train_mask", "val_mask", "test_mask")]
     state = {} if teacher is None else teacher.state_dict()
     return {
         "config": {name: layer.config.to_dict() for name, layer in layers.items() if layer.config is not None},
-        "graph": f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {_digest([*_edges(graph), *data])}",
+        "graph": content,
         "teacher": teacher and f"{type(teacher).__name__}, state {_digest([state[key] for key in sorted(state)])}",
         **{name: described(value) for name, value in others.items()},
     }

@@ -14,17 +14,19 @@ from ..allocation import LearnedBits, allocate_groups
 from ..allocation.groups import place_groups
 from ..config import QuantConfig
 from ..convert import quantize
+from ..nn.protection import protects
 from ..nn.wrappers import check_model
 from ..progress import progress_bar
 from ..quant import LearnedBitsQuantizer
 from ..quant.base import range_rates
-from .batches import check_graph, whole_graph
+from .batches import check_graph
+from .distributed import Shares, check_dist_graph, is_distributed, processes_of
 from .history import History
-from .identity import described, identity_of
+from .identity import described
 from .resume import Checkpoint
 from .sampling import check_workers
 from .schedules import schedule_of
-from .stage import Run
+from .stage import Run, WholeGraph
 
 # Epochs without a better one after which a stage that starts from trained weights is done.
 PATIENCE = 100
@@ -32,6 +34,7 @@ _WITHOUT_PRICE = (
     "bits that are learned need a price: pass budget= to fit, as in fit(model, graph, budget={'model': 20_000}), or "
     "bits= to train; else use quantizer='qlr'."
 )
+_BATCH_SIZE = 512
 # Epochs in which bits are learned, and their rate.
 BITS_EPOCHS, BITS_RATE = 100, 0.1
 
@@ -131,8 +134,10 @@ def fit(
     ----------
     model : torch.nn.Module
         Float, called as ``model(graph, feat)``; trained in place. With ``float_epochs=0`` it is taken as trained.
-    graph : DGLGraph
-        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it: ``feat``, ``label``, three masks.
+    graph : DGLGraph or dgl.distributed.DistGraph
+        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it: ``feat``, ``label``, three masks. On
+        a DistGraph all trainers call this together, each trains on its share, and all return the same model; see
+        :func:`train`.
     config : QuantConfig, optional
         Of the low-bit copy; 32 bits give the float model the same second stage. Default: 8 bits.
     budget : mapping of str to float, optional
@@ -170,46 +175,50 @@ def fit(
     ValueError
         As for :func:`train` and :func:`quantize`; when ``checkpoint`` belongs to another run; for a budget that cannot
         be kept.
+    LostProcessError
+        As for :func:`train`.
     """
     check_model(model, "fit")
-    check_graph(graph)
+    of_data = {name: options.get(name, default) for name, default in _OF_DATA.items()}
+    _check_data(graph, budget=budget, **of_data)
     float_epochs = epochs if float_epochs is None else float_epochs
-    check_workers(options.get("num_workers", 0), options.get("sampler"), graph)
     _check_counts(
         epochs=epochs, float_epochs=float_epochs or None, bits_epochs=bits_epochs, patience=patience,
         float_patience=float_patience,
     )  # fmt: skip
     if budget is None and config is not None and config.quantizer == "hgq":
         raise ValueError(_WITHOUT_PRICE)
-    example = whole_graph(graph, options.get("sampler")), graph.ndata["feat"]
-    if float_epochs:  # what the config asks for may not be: said before any work
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            quantize(model, config, *example)
-            if budget is not None:
-                _under_budget(model, example, budget, config)
-    label = progress if isinstance(progress, str) else "training"
-    saved = Checkpoint(checkpoint, resume)
-    bits = "low-bit" if config is None else f"INT{config.bits}"
+    with processes_of(graph).together():
+        data = _data_of(graph, model, batch_size=options.get("batch_size", _BATCH_SIZE), **of_data)
+        example = data.example()
+        if float_epochs:  # what the config asks for may not be: said before any work
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                quantize(model, config, *example)
+                if budget is not None:
+                    _under_budget(model, example, budget, config)
+        label = progress if isinstance(progress, str) else "training"
+        saved = Checkpoint(checkpoint, resume, data.processes)
+        bits = "low-bit" if config is None else f"INT{config.bits}"
 
-    def stage(name, trained, teacher, epochs, patience, **more):
-        return train(
-            trained, graph, teacher=teacher, epochs=epochs, patience=patience, checkpoint=saved.stage(name),
-            progress=progress and f"{label} {name}", **{**options, **more},
-        )  # fmt: skip
+        def stage(name, trained, teacher, epochs, patience, **more):
+            return train(
+                trained, graph, teacher=teacher, epochs=epochs, patience=patience, checkpoint=saved.stage(name),
+                progress=progress and f"{label} {name}", **{**options, **more},
+            )  # fmt: skip
 
-    teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
-    learned = None if budget is None else _under_budget(model, example, budget, config)
-    if not isinstance(learned, LearnedBits):
-        low_bit = quantize(model, config, *example) if learned is None else learned
-    else:
-        bits = "low-bit"
-        stage("learned bits", learned.model, model, bits_epochs, None, bits=learned, schedule="cosine")
-        low_bit, config = learned.settled(), learned.config()
-    history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
-    if learned is not None and learned is low_bit:
-        place_groups(learned, example, {})
-    return Fitted(low_bit, model, history, teacher_history, config or QuantConfig())
+        teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
+        learned = None if budget is None else _under_budget(model, example, budget, config)
+        if not isinstance(learned, LearnedBits):
+            low_bit = quantize(model, config, *example) if learned is None else learned
+        else:
+            bits = "low-bit"
+            stage("learned bits", learned.model, model, bits_epochs, None, bits=learned, schedule="cosine")
+            low_bit, config = learned.settled(), learned.config()
+        history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
+        if learned is not None and learned is low_bit:
+            place_groups(learned, example, {})
+        return Fitted(low_bit, model, history, teacher_history, config or QuantConfig())
 
 
 def _under_budget(model, example, budget, config):
@@ -219,6 +228,24 @@ def _under_budget(model, example, budget, config):
     if not isinstance(budget, Mapping) or set(budget) != {"hidden"}:
         raise ValueError(f"with node_groups the budget is {{'hidden': bytes}}, of hidden states; got {budget!r}.")
     return allocate_groups(quantize(model, config, *example), *example, budget=budget["hidden"])
+
+
+# Options that say what steps are made of, as they are unless told.
+_OF_DATA = {"sampler": None, "transform": None, "num_workers": 0, "sparse": None}
+
+
+def _check_data(graph, sampler, num_workers, **others):
+    if is_distributed(graph):
+        check_dist_graph(graph, sampler, num_workers=num_workers, **others)
+    else:
+        check_graph(graph)
+        check_workers(num_workers, sampler, graph)
+
+
+def _data_of(graph, model, sampler, batch_size, **options):
+    if is_distributed(graph):
+        return Shares(graph, sampler, batch_size)
+    return WholeGraph(graph, sampler=sampler, batch_size=batch_size, ranks=protects(model), **options)
 
 
 def _check_counts(**counts):
@@ -242,7 +269,7 @@ def train(
     patience: int | None = None,
     transform: Callable | None = None,
     sampler=None,
-    batch_size: int = 512,
+    batch_size: int = _BATCH_SIZE,
     num_workers: int = 0,
     sparse: bool | None = None,
     bits: LearnedBits | None = None,
@@ -261,8 +288,12 @@ def train(
     ----------
     model : torch.nn.Module
         Called as ``model(graph, feat)``, with a ``sampler`` as ``model(blocks, feat)``; trained in place.
-    graph : DGLGraph
-        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it.
+    graph : DGLGraph or dgl.distributed.DistGraph
+        With ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it. Of a DistGraph each trainer takes its
+        share of the masks (``node_split``), with a ``sampler``. All make as many steps, on mean gradients and on ranges
+        of all (:func:`dgl_lowbit.training.synchronize`), and start from the first one's weights. Scores are of all
+        neighbours; ``test_accuracy`` is NaN in epochs that are not the best so far. There are no ``transform``,
+        ``num_workers``, ``sparse`` and ``bits`` then.
     teacher : torch.nn.Module, optional
         Its evaluation logits are learned from.
     distillation : float
@@ -281,7 +312,8 @@ def train(
     sampler : dgl.dataloading.BlockSampler, optional
         Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block.
     batch_size : int
-        Labelled nodes a block is sampled for; with a teacher, as many others come along to be learned from.
+        Labelled nodes a block is sampled for, of each process; with a teacher, as many others come along to be learned
+        from.
     num_workers : int
         Processes that sample blocks, started anew each epoch by ``dgl.dataloading.DataLoader``. Default: none; blocks
         are sampled between steps. Workers can help where sampling takes much of a step, as with a sampler written in
@@ -297,6 +329,7 @@ def train(
         Of dropout and sampling; each epoch draws from its own. The global state of torch is left as found.
     checkpoint : path, optional
         File that holds the state of the run, replaced whole as often as takes a fiftieth of the time, and at the end.
+        Of several processes the first writes and reads it.
     resume : bool
         Continue from ``checkpoint`` if there is one, of the same settings, config, graph and teacher.
     progress : bool or str
@@ -311,10 +344,13 @@ def train(
     ValueError
         When the graph lacks features, labels or masks, ``epochs`` is not positive, ``schedule`` is unknown,
         ``num_workers`` cannot sample, the loss is not finite, or ``checkpoint`` belongs to another run.
+    LostProcessError
+        When another process is gone or ends, or the models of processes come apart. A process whose servers do not
+        answer ends with its message.
     """
     check_model(model, "train")
-    check_graph(graph)
-    check_workers(num_workers, sampler, graph)
+    of_data = {"sampler": sampler, "transform": transform, "num_workers": num_workers, "sparse": sparse}
+    _check_data(graph, budget=bits, **of_data)
     _check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
@@ -324,8 +360,10 @@ def train(
         raise ValueError(_WITHOUT_PRICE)
     make_schedule = schedule_of(schedule)
     lr, weight_decay, quantizer_lr = map(float, (lr, weight_decay, quantizer_lr))  # checkpoints hold no NumPy numbers
-    run = Run(model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed)
-    with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
+    devices = [graph.device] if graph.device.type == "cuda" else []
+    with processes_of(graph).together(), torch.random.fork_rng(devices=devices):
+        data = _data_of(graph, model, batch_size=batch_size, **of_data)
+        run = Run(model, data, distillation, bits, seed)
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
         run.optimizer = torch.optim.Adam(make_groups(model), lr=lr)
@@ -337,9 +375,13 @@ def train(
             "budget": bits and bits.budget,
         }  # fmt: skip
         settings = {name: described(value) for name, value in settings.items()}
-        slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")
+        slot = (
+            checkpoint
+            if hasattr(checkpoint, "restore")
+            else Checkpoint(checkpoint, resume, data.processes).stage("train")
+        )
         if slot.is_kept:
-            settings.update(identity_of(model, graph, teacher, transform=transform, blocks=sampler))
+            settings.update(data.identity(model, teacher))
         slot.restore(run, settings)
         first = len(run.history.epochs)
         with progress_bar(progress, "training", total=epochs, initial=first) as bar:
@@ -352,7 +394,8 @@ def train(
                 scores = {"loss": f"{record['loss']:.3f}", "val": f"{record['val_accuracy']:.3f}"}
                 bar.set_postfix(scores, refresh=False)
                 bar.update()
-    if bits is None:
-        model.load_state_dict(run.best_state)
+        if bits is None:
+            model.load_state_dict(run.best_state)
+        data.processes.check_equal(model)
     model.eval()
     return run.history

@@ -12,6 +12,7 @@ import torch
 from numba_kernels.errors import LowBitError
 
 from .identity import differences
+from .processes import Processes
 
 _FORMAT = "dgl-lowbit training"
 # Part of a run's time that writing its state may take.
@@ -30,6 +31,8 @@ class Checkpoint:
     path : path, optional
     resume : bool
         Whether to read what the file holds; without, it is overwritten.
+    processes : Processes, optional
+        Those that train together: the first reads and writes the file for all.
 
     Raises
     ------
@@ -37,16 +40,19 @@ class Checkpoint:
         When the file is not a checkpoint of training, or not a whole one.
     """
 
-    def __init__(self, path, resume: bool = False):
+    def __init__(self, path, resume: bool = False, processes: Processes | None = None):
         self.path = None if path is None else Path(path)
+        self.processes = processes or Processes()
         self.stages = {}
         self._due = 0.0  # when it is to be written next
         if resume and self.path is None:
             raise ValueError("resume=True needs checkpoint=, the file to continue from.")
-        if resume and self.path is not None and self.path.exists():
-            self.stages = self._read()
+        if resume:
+            self.stages = self.processes.of_first(self._read)
 
     def _read(self):
+        if not self.path.exists():
+            return {}
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
             if content["format"] != _FORMAT:
@@ -69,6 +75,8 @@ class Checkpoint:
         """Keep the state of a stage."""
         from ..deploy import replace_file
 
+        if self.processes.rank:
+            return
         start = time.monotonic()
         # Copies: a later stage writes this one too, while what is here goes on changing.
         self.stages[stage] = copy.deepcopy(state)

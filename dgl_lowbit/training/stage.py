@@ -13,74 +13,63 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..calibration import calibrate
-from ..nn.protection import protects, with_degree_ranks
+from ..nn.protection import with_degree_ranks
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
 from ..quant.sparse import SparseFeatures, mostly_zero
 from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, whole_graph
 from .history import History
+from .identity import content_of, identity_of
+from .processes import Processes
 from .sampling import seed_samplers
 
 
 class Run:
-    """The state of one stage of training, and its next epoch."""
+    """The state of one stage of training on ``data``, and its next epoch."""
 
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
 
-    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed):
-        self.model, self.distillation, self.seed = model, distillation, seed
-        self.graph = as_sampled(graph, sampler)
-        if sampler is not None and protects(model):
-            self.graph = with_degree_ranks(self.graph)
-        self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
-        self.whole = whole_graph(self.graph, sampler)
-        self.feat, self.sparse = graph.ndata["feat"], sparse
+    def __init__(self, model, data, distillation=0.5, bits=None, seed=0):
+        self.model, self.data, self.distillation, self.seed = model, data, distillation, seed
         self.history, self.best_state, self.teacher_logits = History(), None, None
         self.smoothness = SmoothnessRegularizer.attached(model)
         # What adds to the loss, and takes a step of its own after it.
         self.terms = [term for term in (self.smoothness, bits) if term is not None]
 
     def prepare(self, teacher):
-        dense = self.feat
-        if self.sparse or (self.sparse is None and mostly_zero(dense)):
-            self.feat = SparseFeatures.from_dense(dense)
-        try:
-            self._look()
-        except (TypeError, AttributeError, dgl.DGLError):
-            if self.sparse or self.feat is dense:
-                raise
-            self.feat = dense  # the model asks of features what sparse ones cannot do
-            self._look()
+        processes = self.data.processes
+        for model in (self.model, teacher):
+            if model is not None:
+                processes.share(model)
+        self.data.show(self._look)
         if teacher is not None:
-            self.teacher_logits = evaluation_logits(teacher, self.whole, dense)
+            self.teacher_logits = self.data.logits(teacher)
 
-    def _look(self):
+    def _look(self, graph, feat):
         """One evaluation pass, which sets the ranges of a model that has none."""
         quantizers = [q for q in self.model.modules() if isinstance(q, Quantizer)]
         if any(not q.format.is_float and not q.calibrated for q in quantizers):
-            calibrate(self.model, self.whole, self.feat)
+            calibrate(self.model, graph, feat, process_group=self.data.processes.group)
         else:
-            evaluation_logits(self.model, self.whole, self.feat)
+            evaluation_logits(self.model, graph, feat)
 
     def epoch(self, number: int) -> dict:
+        processes = self.data.processes
         # One draw an epoch, so that an epoch is the same wherever a run is taken up again.
-        state = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0] >> 1)
+        drawn_from = [self.seed, number, processes.rank] if processes.rank else [self.seed, number]
+        state = int(np.random.SeedSequence(drawn_from).generate_state(1)[0] >> 1)
         torch.manual_seed(state)
-        seed_samplers(self.sampler, state)
+        seed_samplers(self.data.sampler, state)
         self.model.train()
-        with closing(self._batches()) as steps:
+        with closing(self.data.batches(self.teacher_logits is not None)) as steps:
             losses = [self._step(batch, number) for batch in steps]
         if self.schedule is not None:
             self.schedule.step()
-        logits = evaluation_logits(self.model, self.whole, self.feat)
-        val = self.graph.ndata["val_mask"]
         record = {
-            "loss": float(np.mean(losses)),
-            "val_loss": F.cross_entropy(logits[val], self.graph.ndata["label"][val]).item(),
-            "val_accuracy": accuracy(logits, self.graph, "val_mask"),
-            "test_accuracy": accuracy(logits, self.graph, "test_mask"),
+            "loss": processes.sums(float(np.mean(losses)))[0] / processes.size,
+            **self.data.scores(self.model, self.history.is_better),
         }
         if self.smoothness is not None:
             record["smoothness"] = self.smoothness.report()
@@ -88,14 +77,9 @@ class Run:
             self.best_state = copy.deepcopy(self.model.state_dict())
         return record
 
-    def _batches(self):
-        with_others = self.teacher_logits is not None
-        graph = self.graph if self.transform is None else self.transform(self.graph)
-        return batches(graph, self.feat, self.sampler, self.batch_size, with_others, self.num_workers)
-
     def _step(self, batch, epoch):
         logits = self.model(batch.graph, batch.feat)
-        loss = F.cross_entropy(logits[batch.labelled], self.graph.ndata["label"][batch.nodes][batch.labelled])
+        loss = F.cross_entropy(logits[batch.labelled], self.data.labels[batch.nodes][batch.labelled])
         if self.teacher_logits is not None:
             learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
             loss = (1 - self.distillation) * loss + self.distillation * learned
@@ -105,10 +89,64 @@ class Run:
             raise ValueError(f"the loss is {loss.item()} in epoch {epoch}; lower lr, or look at the features.")
         self.optimizer.zero_grad()
         loss.backward()
+        self.data.processes.average_gradients(self.model)
         self.optimizer.step()
         for term in self.terms:
             term.step()
+        self.data.processes.synchronize(self.model)
         return loss.item()
+
+
+class WholeGraph:
+    """A graph that one process trains on: its batches, what a model scores on it, and what identifies it."""
+
+    processes = Processes()
+
+    def __init__(self, graph, transform=None, sampler=None, batch_size=512, num_workers=0, sparse=None, ranks=False):
+        self.given, self.graph = graph, as_sampled(graph, sampler)
+        if ranks and sampler is not None:
+            self.graph = with_degree_ranks(self.graph)
+        self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
+        self.whole = whole_graph(self.graph, sampler)
+        self.labels, self.feat, self.sparse = graph.ndata["label"], graph.ndata["feat"], sparse
+
+    def show(self, look):
+        """Call ``look`` with the whole graph and its features; which form of these it takes is kept."""
+        dense = self.feat
+        if self.sparse or (self.sparse is None and mostly_zero(dense)):
+            self.feat = SparseFeatures.from_dense(dense)
+        try:
+            look(self.whole, self.feat)
+        except (TypeError, AttributeError, dgl.DGLError):
+            if self.sparse or self.feat is dense:
+                raise
+            self.feat = dense  # the model asks of features what sparse ones cannot do
+            look(self.whole, self.feat)
+
+    def example(self):
+        """What a model is called with."""
+        return self.whole, self.given.ndata["feat"]
+
+    def logits(self, model):
+        """Evaluation logits of all nodes, in the order of ``labels``."""
+        return evaluation_logits(model, self.whole, self.graph.ndata["feat"])
+
+    def batches(self, with_others):
+        graph = self.graph if self.transform is None else self.transform(self.graph)
+        return batches(graph, self.feat, self.sampler, self.batch_size, with_others, self.num_workers)
+
+    def scores(self, model, is_better):
+        """Loss and accuracy in validation, and accuracy in the test."""
+        logits = evaluation_logits(model, self.whole, self.feat)
+        val = self.graph.ndata["val_mask"]
+        return {
+            "val_loss": F.cross_entropy(logits[val], self.labels[val]).item(),
+            "val_accuracy": accuracy(logits, self.graph, "val_mask"),
+            "test_accuracy": accuracy(logits, self.graph, "test_mask"),
+        }
+
+    def identity(self, model, teacher):
+        return identity_of(model, content_of(self.given), teacher, transform=self.transform, blocks=self.sampler)
 
 
 def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:

@@ -155,9 +155,9 @@ def test_sampled_blocks(name, bits, planted):
         build(name), planted, lowbit.QuantConfig(bits), epochs=8, sampler=sampler, batch_size=60, progress=False
     )
     assert fitted.history.best["val_accuracy"] > 0.35  # one in seven by chance
-    seen = stage.Run(fitted.model, planted, 0.5, None, sampler, 60, 0, None, None, 0)
+    seen = stage.Run(fitted.model, stage.WholeGraph(planted, sampler=sampler, batch_size=60))
     seen.prepare(fitted.teacher)
-    steps = list(seen._batches())
+    steps = list(seen.data.batches(with_others=True))
     labelled = torch.cat([step.nodes[step.labelled] for step in steps])
     assert torch.equal(labelled.sort()[0], planted.ndata["train_mask"].nonzero().flatten())
     assert [len(step.nodes) for step in steps] == [120, 120, 40]
