@@ -1,6 +1,7 @@
 """Training: the whole recipe, one stage of it, and its pieces for loops of one's own."""
 
 from .history import History
+from .message_history import MessageHistory
 from .loop import BITS_EPOCHS, PATIENCE, Fitted, fit, parameter_groups, train
 from .stage import accuracy, distillation_loss, predict
 
@@ -9,6 +10,7 @@ __all__ = [
     "PATIENCE",
     "Fitted",
     "History",
+    "MessageHistory",
     "accuracy",
     "distillation_loss",
     "fit",

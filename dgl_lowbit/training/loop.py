@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import closing
 from collections.abc import Mapping
 from typing import Callable, NamedTuple
 
@@ -21,6 +22,7 @@ from ..quant.base import range_rates
 from .batches import check_graph, whole_graph
 from .history import History
 from .identity import described, identity_of
+from .message_history import check_history, sending_codes
 from .resume import Checkpoint
 from .sampling import check_workers
 from .schedules import schedule_of
@@ -174,14 +176,16 @@ def fit(
     check_model(model, "fit")
     check_graph(graph)
     float_epochs = epochs if float_epochs is None else float_epochs
-    check_workers(options.get("num_workers", 0), options.get("sampler"), graph)
+    sampler, history = options.get("sampler"), options.get("history", False)
+    check_workers(options.get("num_workers", 0), sampler, graph)
+    check_history(history, sampler, options.get("transform"))
     _check_counts(
         epochs=epochs, float_epochs=float_epochs or None, bits_epochs=bits_epochs, patience=patience,
         float_patience=float_patience,
     )  # fmt: skip
     if budget is None and config is not None and config.quantizer == "hgq":
         raise ValueError(_WITHOUT_PRICE)
-    example = whole_graph(graph, options.get("sampler")), graph.ndata["feat"]
+    example = whole_graph(graph, sampler), graph.ndata["feat"]
     if float_epochs:  # what the config asks for may not be: said before any work
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -198,7 +202,13 @@ def fit(
             progress=progress and f"{label} {name}", **{**options, **more},
         )  # fmt: skip
 
-    teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
+    teacher_history = History()
+    if float_epochs:
+        trained = sending_codes(model, config, example) if history else model
+        teacher_history = stage("float32", trained, teacher, float_epochs, float_patience)
+        if history:
+            model.load_state_dict({name: trained.state_dict()[name] for name in model.state_dict()})
+            model.eval()
     learned = None if budget is None else _under_budget(model, example, budget, config)
     if not isinstance(learned, LearnedBits):
         low_bit = quantize(model, config, *example) if learned is None else learned
@@ -206,10 +216,10 @@ def fit(
         bits = "low-bit"
         stage("learned bits", learned.model, model, bits_epochs, None, bits=learned, schedule="cosine")
         low_bit, config = learned.settled(), learned.config()
-    history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
+    record = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
     if learned is not None and learned is low_bit:
         place_groups(learned, example, {})
-    return Fitted(low_bit, model, history, teacher_history, config or QuantConfig())
+    return Fitted(low_bit, model, record, teacher_history, config or QuantConfig())
 
 
 def _under_budget(model, example, budget, config):
@@ -244,6 +254,7 @@ def train(
     sampler=None,
     batch_size: int = 512,
     num_workers: int = 0,
+    history: bool = False,
     sparse: bool | None = None,
     bits: LearnedBits | None = None,
     seed: int = 0,
@@ -287,6 +298,10 @@ def train(
         are sampled between steps. Workers can help where sampling takes much of a step, as with a sampler written in
         Python, and cores are idle; with DGL's neighbour sampling, handing blocks over costs as much. They draw other
         blocks than none do, the same for any number of them unless the sampler keeps a state of its own.
+    history : bool
+        Sum over whole neighbourhoods on the blocks of a ``sampler``, with the codes that nodes outside a block sent last:
+        see :class:`dgl_lowbit.training.MessageHistory`. Each validation keeps all codes anew. The float stage of
+        :func:`fit` then sends codes too, with the config's bits of messages.
     sparse : bool, optional
         Pass features as :class:`dgl_lowbit.quant.sparse.SparseFeatures`. Default: where at most two in five are not 0
         and the model takes them.
@@ -315,6 +330,7 @@ def train(
     check_model(model, "train")
     check_graph(graph)
     check_workers(num_workers, sampler, graph)
+    check_history(history, sampler, transform)
     _check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
@@ -324,8 +340,8 @@ def train(
         raise ValueError(_WITHOUT_PRICE)
     make_schedule = schedule_of(schedule)
     lr, weight_decay, quantizer_lr = map(float, (lr, weight_decay, quantizer_lr))  # checkpoints hold no NumPy numbers
-    run = Run(model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed)
-    with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
+    run = Run(model, graph, distillation, transform, sampler, batch_size, num_workers, history, sparse, bits, seed)
+    with closing(run), torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
         run.optimizer = torch.optim.Adam(make_groups(model), lr=lr)
@@ -334,7 +350,7 @@ def train(
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
             "distillation": distillation, "schedule": schedule, "patience": patience, "batch_size": batch_size,
             "sampler": type(sampler).__name__, "num_workers": num_workers, "seed": seed,
-            "budget": bits and bits.budget,
+            "history": history, "budget": bits and bits.budget,
         }  # fmt: skip
         settings = {name: described(value) for name, value in settings.items()}
         slot = checkpoint if hasattr(checkpoint, "restore") else Checkpoint(checkpoint, resume).stage("train")

@@ -112,6 +112,8 @@ class SavedStage:
                 run.schedule.load_state_dict(saved["schedule"])
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint.path} belongs to another model: {error}") from error
+        if run.messages is not None:
+            run.messages.load_state_dict(saved["messages"])
         run.history.epochs, run.history.best_epoch = list(saved["epochs"]), saved["best_epoch"]
         run.best_state = saved["best_state"]
 
@@ -129,6 +131,7 @@ class SavedStage:
             "epochs": run.history.epochs,
             "best_epoch": run.history.best_epoch,
             "best_state": run.best_state,
+            **({} if run.messages is None else {"messages": run.messages.state_dict()}),
         }
 
 

@@ -20,6 +20,7 @@ from ..quant.sparse import SparseFeatures, mostly_zero
 from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, whole_graph
 from .history import History
+from .message_history import MessageHistory
 from .sampling import seed_samplers
 
 
@@ -28,13 +29,15 @@ class Run:
 
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
+    messages: MessageHistory | None
 
-    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed):
+    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, history, sparse, bits, seed):
         self.model, self.distillation, self.seed = model, distillation, seed
         self.graph = as_sampled(graph, sampler)
         if sampler is not None and protects(model):
             self.graph = with_degree_ranks(self.graph)
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
+        self.keeps_messages, self.messages = history, None
         self.whole = whole_graph(self.graph, sampler)
         self.feat, self.sparse = graph.ndata["feat"], sparse
         self.history, self.best_state, self.teacher_logits = History(), None, None
@@ -53,8 +56,19 @@ class Run:
                 raise
             self.feat = dense  # the model asks of features what sparse ones cannot do
             self._look()
+        if self.keeps_messages:
+            self.messages = MessageHistory(self.model, self.graph)
+            self.graph = self.messages.graph
+            self.whole = [self.graph] * len(self.whole)
+            self.messages.fill(self.whole, self.feat)
+            self.history.messages = self.messages.report()
         if teacher is not None:
             self.teacher_logits = evaluation_logits(teacher, self.whole, dense)
+
+    def close(self) -> None:
+        """Leave the model's layers as they were."""
+        if self.messages is not None:
+            self.messages.detach()
 
     def _look(self):
         """One evaluation pass, which sets the ranges of a model that has none."""
