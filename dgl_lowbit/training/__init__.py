@@ -1,5 +1,6 @@
 """Training: the whole recipe, one stage of it, and its pieces for loops of one's own."""
 
+from .bandit import BanditSampler
 from .history import History
 from .message_history import MessageHistory
 from .loop import BITS_EPOCHS, PATIENCE, Fitted, fit, parameter_groups, train
@@ -7,6 +8,7 @@ from .stage import accuracy, distillation_loss, predict
 
 __all__ = [
     "BITS_EPOCHS",
+    "BanditSampler",
     "PATIENCE",
     "Fitted",
     "History",

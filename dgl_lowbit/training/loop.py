@@ -24,7 +24,7 @@ from .history import History
 from .identity import described, identity_of
 from .message_history import check_history, sending_codes
 from .resume import Checkpoint
-from .sampling import check_workers
+from .sampling import check_workers, learns
 from .schedules import schedule_of
 from .stage import Run
 
@@ -202,11 +202,11 @@ def fit(
             progress=progress and f"{label} {name}", **{**options, **more},
         )  # fmt: skip
 
-    teacher_history = History()
+    teacher_history, sends_codes = History(), history or learns(sampler)
     if float_epochs:
-        trained = sending_codes(model, config, example) if history else model
+        trained = sending_codes(model, config, example) if sends_codes else model
         teacher_history = stage("float32", trained, teacher, float_epochs, float_patience)
-        if history:
+        if sends_codes:
             model.load_state_dict({name: trained.state_dict()[name] for name in model.state_dict()})
             model.eval()
     learned = None if budget is None else _under_budget(model, example, budget, config)

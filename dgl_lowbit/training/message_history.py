@@ -13,8 +13,9 @@ from ..convert import quantize
 from ..nn import LowBitLayer
 from ..nn.checks import check_is_graph
 from ..nn.degrees import with_degrees
-from ..nn.history import KeptMessages, Neighbours
+from ..nn.history import KeptMessages
 from ..nn.message_passing.site import Site
+from ..nn.neighbours import Neighbours
 from ..quant import LearnedBitsQuantizer
 from ..quant.evaluation import evaluating
 
@@ -73,10 +74,10 @@ class MessageHistory:
             raise ValueError(f"a history keeps messages of one type of nodes, got {graph.ntypes} and {graph.etypes}.")
         self.model, self.graph = model, with_degrees(graph)
         self.layers = _layers_that_sum(model)
-        neighbours = Neighbours(graph)
+        ends = Neighbours(graph, "target"), Neighbours(graph, "source")
         self.kept = {
             name: KeptMessages(
-                neighbours, layer.operands()["messages"].channels,
+                *ends, layer.operands()["messages"].channels,
                 layer.quantizers["messages"].format.storage_bits, graph.device,
             )
             for name, layer in self.layers.items()
@@ -112,7 +113,7 @@ class MessageHistory:
     @property
     def float_bytes(self) -> int:
         """Bytes that they would take in float32."""
-        return 8 * sum(kept.messages.columns * kept.neighbours.num_nodes for kept in self.kept.values())
+        return 8 * sum(kept.messages.columns * kept.num_nodes for kept in self.kept.values())
 
     def report(self) -> list[dict]:
         """For each layer its name, ``columns`` and ``bits`` of messages, ``bytes`` of what is kept and ``float_bytes``."""
@@ -120,7 +121,7 @@ class MessageHistory:
             {
                 "layer": name, "columns": kept.messages.columns, "bits": kept.messages.bits,
                 "bytes": kept.messages.nbytes + kept.gradients.nbytes,
-                "float_bytes": 8 * kept.messages.columns * kept.neighbours.num_nodes,
+                "float_bytes": 8 * kept.messages.columns * kept.num_nodes,
             }
             for name, kept in self.kept.items()
         ]  # fmt: skip

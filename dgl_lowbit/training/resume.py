@@ -12,6 +12,7 @@ import torch
 from numba_kernels.errors import LowBitError
 
 from .identity import differences
+from .sampling import learns
 
 _FORMAT = "dgl-lowbit training"
 # Part of a run's time that writing its state may take.
@@ -112,6 +113,8 @@ class SavedStage:
                 run.schedule.load_state_dict(saved["schedule"])
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint.path} belongs to another model: {error}") from error
+        if "sampler" in saved:
+            run.sampler.load_state_dict(saved["sampler"])
         if run.messages is not None:
             run.messages.load_state_dict(saved["messages"])
         run.history.epochs, run.history.best_epoch = list(saved["epochs"]), saved["best_epoch"]
@@ -131,6 +134,7 @@ class SavedStage:
             "epochs": run.history.epochs,
             "best_epoch": run.history.best_epoch,
             "best_state": run.best_state,
+            **({"sampler": run.sampler.state_dict()} if learns(run.sampler) else {}),
             **({} if run.messages is None else {"messages": run.messages.state_dict()}),
         }
 

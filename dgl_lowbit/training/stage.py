@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import dgl
 import numpy as np
@@ -21,7 +21,7 @@ from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, whole_graph
 from .history import History
 from .message_history import MessageHistory
-from .sampling import seed_samplers
+from .sampling import learns, seed_samplers
 
 
 class Run:
@@ -108,7 +108,8 @@ class Run:
         return batches(graph, self.feat, self.sampler, self.batch_size, with_others, self.num_workers)
 
     def _step(self, batch, epoch):
-        logits = self.model(batch.graph, batch.feat)
+        with self.sampler.learning(batch.graph) if learns(self.sampler) else nullcontext():
+            logits = self.model(batch.graph, batch.feat)
         loss = F.cross_entropy(logits[batch.labelled], self.graph.ndata["label"][batch.nodes][batch.labelled])
         if self.teacher_logits is not None:
             learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
