@@ -2,8 +2,8 @@
 
 A block has some of the in-neighbours of its targets. Those whose rows the step computes, sampled for whatever target,
 are summed as they are; for all others stand the codes that they sent when they were last computed. In the backward pass
-a row gets, beside the gradients of the targets at hand, those that its other out-neighbours had when these were last
-targets. The idea is that of VQ-GNN (arXiv:2110.14363), which has codewords in the place of codes.
+what these do not take, those that were drawn take for them. The idea is that of VQ-GNN (arXiv:2110.14363), which has
+codewords in the place of codes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import dgl.function as fn
 import torch
 from dgl import DGLError
 
+from ..quant.quantized import Quantized
 from ..quant.scaled import scaled
-from .kept_rows import KeptGradients, KeptRows
+from .kept_rows import KeptRows
 from .neighbours import Edges, Neighbours, ids_of
 from .ops import TorchOps, _of_degrees
 from .watching import summed
@@ -30,21 +31,20 @@ def kept_messages(layer) -> KeptMessages | None:
 
 
 class KeptMessages:
-    """Codes of the messages of one layer's nodes, and of the gradients of their sums.
+    """Codes of the messages of one layer's nodes.
 
     Parameters
     ----------
-    by_target, by_source : Neighbours
-        The graph's, by each end.
+    neighbours : Neighbours
     columns, bits : int
-        Of messages; gradients have as many.
-    device : torch.device
+        Of messages.
+    has_powers : bool
+        Whether each node's codes have a power of two of their own.
     """
 
-    def __init__(self, by_target: Neighbours, by_source: Neighbours, columns: int, bits: int, device):
-        self.by_target, self.by_source, self.num_nodes = by_target, by_source, by_target.num_nodes
-        self.messages = KeptRows(self.num_nodes, columns, bits, device)
-        self.gradients = KeptGradients(self.num_nodes, columns, bits, device)
+    def __init__(self, neighbours: Neighbours, columns: int, bits: int, has_powers: bool):
+        self.neighbours, self.num_nodes = neighbours, neighbours.num_nodes
+        self.rows = KeptRows(self.num_nodes, columns, bits, neighbours.indices.device, has_powers)
         self.filled = 0  # how often all messages were kept
 
     def attach(self, layer) -> None:
@@ -68,29 +68,17 @@ class KeptMessages:
         if whole is None:
             raise DGLError("a history keeps the codes of all source nodes; pass features of these, not a pair.")
         numbers, zero_point, powers = whole
-        self.messages.write(rows, numbers, None if powers is None else (4 * powers.flatten().log2()).round())
+        self.rows.write(rows, numbers, powers)
         return zero_point
 
     def sums(self, edges: Edges, count: int, zero_point: torch.Tensor) -> torch.Tensor:
         """Sums of centred codes, as they are kept, over the edges of each of ``count`` targets."""
 
         def centered(nodes):
-            codes, powers = self.messages.read(nodes)
-            return (codes - zero_point) * powers
+            codes, powers = self.rows.read(nodes)
+            return codes - zero_point if powers is None else (codes - zero_point) * powers
 
-        return self.by_target.sums(edges, count, centered)
-
-    def gradients_of_others(self, sources: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Sums of the kept gradients over the out-neighbours of ``sources`` that are not among ``targets``.
-
-        Times the share that makes as much of them, in the mean, as the batch lacks: it computes the edges between
-        sources and targets, misses those from others to targets, and has those from sources to others instead, of
-        which there are more where there are more sources than targets.
-        """
-        nodes, s, t = self.num_nodes, len(sources), len(targets)
-        _, outside = self.by_source.split(self.by_source.of(sources), targets)
-        share = t * (nodes - s) / max(s * (nodes - t), 1)
-        return share * self.by_source.sums(outside, s, self.gradients.values)
+        return self.neighbours.sums(edges, count, centered)
 
 
 class HistoryOps(TorchOps):
@@ -119,17 +107,24 @@ class HistoryOps(TorchOps):
             return super().aggregate(graph, codes, edge_weight, self_codes, norm)
         summed(graph, codes)
         sources, targets = ids_of(graph, "a history")
-        inside, outside = self.kept.by_target.split(self.kept.by_target.of(targets), sources)
-        block = dgl.create_block((inside.other, inside.row), num_src_nodes=len(sources), num_dst_nodes=len(targets))
-        sent = codes.centered.view_as(codes.centered)
+        inside, outside = self.kept.neighbours.split(self.kept.neighbours.of(targets), sources)
+        sent, count = codes.centered, len(targets)
         zero_point = self.kept.keep(sources, codes)
-        received = self.reduce(block, type(codes)(sent, codes.scale), None, fn.sum("m", "neigh"), scaled=False)
-        total = received + self.kept.sums(outside, len(targets), zero_point)
-        if sent.requires_grad:
-            sent.register_hook(lambda grad: grad + self.kept.gradients_of_others(sources, targets))
-            received.register_hook(lambda grad: self.kept.gradients.put(targets, grad.float()))
+        is_own = inside.other < count
+        drawn = inside.where(~is_own)
+        received = self._sum(drawn, sent, count)
+        if received.requires_grad:
+            numbers, missing = (torch.bincount(edges.row, minlength=count) for edges in (drawn, outside))
+            share = (1 + missing / numbers.clamp_min(1)).unsqueeze(1).to(received)
+            received.register_hook(lambda grad: grad * share)
+        total = self._sum(inside.where(is_own), sent, count) + received
+        total = total + self.kept.sums(outside, count, zero_point)
         if self_codes is not None:
             total = total + self_codes.centered
         total = scaled(total.to(codes.centered.dtype), codes.scale)
         after = _of_degrees(norm, codes)
         return total if after is None else total * after.unsqueeze(1)
+
+    def _sum(self, edges, sent, count):
+        block = dgl.create_block((edges.other, edges.row), num_src_nodes=len(sent), num_dst_nodes=count)
+        return self.reduce(block, Quantized(sent, sent.new_ones(())), None, fn.sum("m", "neigh"), scaled=False)
