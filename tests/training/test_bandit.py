@@ -176,6 +176,7 @@ def test_updates_are_checked_before_anything_changes():
     assert (sampler.state_dict()["weights"] == 1).all()
 
 
+@pytest.mark.slow
 def test_training_learns_and_resumes(planted, tmp_path, monkeypatch):
     def run(**options):
         sampler = BanditSampler([2, 2], reset=5)
