@@ -11,7 +11,7 @@ import torch
 
 
 class Sum(NamedTuple):
-    """A sum over neighbours: the graph or block it went over, and the values sent, (sources, columns), without gradients."""
+    """A sum over neighbours: the graph or block it went over, and the values sent, (sources, columns), detached."""
 
     graph: Any
     sent: torch.Tensor

@@ -46,7 +46,7 @@ class Quantized:
         return (self.centered if self.source is None else self.source[0]).shape
 
     def whole(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
-        """Codes, whole numbers in float32, the zero point, and the power of two of each row, (rows, 1), if rows have one.
+        """Codes, whole numbers in float32, the zero point, and the power of two of each row, (rows, 1), or None.
 
         None where it is not known what the codes were made of. ``centered`` is (codes − zero point) · power.
         """

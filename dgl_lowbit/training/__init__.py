@@ -2,14 +2,14 @@
 
 from .bandit import BanditSampler
 from .history import History
-from .message_history import MessageHistory
 from .loop import BITS_EPOCHS, PATIENCE, Fitted, fit, parameter_groups, train
+from .message_history import MessageHistory
 from .stage import accuracy, distillation_loss, predict
 
 __all__ = [
     "BITS_EPOCHS",
-    "BanditSampler",
     "PATIENCE",
+    "BanditSampler",
     "Fitted",
     "History",
     "MessageHistory",

@@ -29,8 +29,8 @@ class BanditSampler(dgl.dataloading.BlockSampler):
     sends :math:`m_j` is worth :math:`r_j = 2 ⟨m_j, ẑ⟩ - ‖m_j‖^2`, ẑ being the mean of what the others send: that is
     :math:`‖ẑ‖^2 - ‖m_j - ẑ‖^2`, more the nearer the message is to what it stands for. Worth is taken as a part of the
     mean :math:`‖m‖^2` of the block, within ±1, less the mean of the node's neighbours, and weights become
-    :math:`w_{ij} e^{η r_j}`, the exponent within ±1. All are 1 again after every ``reset`` updates, since messages change
-    as the model learns.
+    :math:`w_{ij} e^{η r_j}`, the exponent within ±1. All are 1 again after every ``reset`` updates, since messages
+    change as the model learns.
 
     Thanos (arXiv:2103.01089) has this reward and the resets of Rexp3. It learns from neighbours that were drawn for the
     node alone; here all of its neighbours are judged whose messages the forward has computed, for whichever node they
@@ -61,9 +61,9 @@ class BanditSampler(dgl.dataloading.BlockSampler):
 
     Notes
     -----
-    Weights and probabilities take 8 bytes an edge and layer. With ``num_workers`` in :func:`dgl_lowbit.train` the workers
-    of an epoch sample with the weights it began with. :func:`dgl_lowbit.fit` lets the float stage send codes, to be
-    learned from. In a loop of your own::
+    Weights and probabilities take 8 bytes an edge and layer. With ``num_workers`` in :func:`dgl_lowbit.train` the
+    workers of an epoch sample with the weights it began with. :func:`dgl_lowbit.fit` lets the float stage send codes,
+    to be learned from. In a loop of your own::
 
         with sampler.learning(blocks):
             logits = model(blocks, feat)
@@ -164,7 +164,9 @@ class BanditSampler(dgl.dataloading.BlockSampler):
         if self._neighbours is None:
             raise ValueError("nothing was sampled yet; update with blocks of sample_blocks.")
         if len(blocks) != len(self.fanouts) or len(messages) != len(blocks):
-            raise ValueError(f"expected {len(self.fanouts)} blocks and messages, got {len(blocks)} and {len(messages)}.")
+            raise ValueError(
+                f"expected {len(self.fanouts)} blocks and messages, got {len(blocks)} and {len(messages)}."
+            )
         for block, sent in zip(blocks, messages):
             if len(sent) != block.num_src_nodes():
                 raise ValueError(f"expected messages of {block.num_src_nodes()} source nodes, got {len(sent)} rows.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import closing
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Callable, NamedTuple
 
 import dgl
@@ -299,8 +299,8 @@ def train(
         Python, and cores are idle; with DGL's neighbour sampling, handing blocks over costs as much. They draw other
         blocks than none do, the same for any number of them unless the sampler keeps a state of its own.
     history : bool
-        Sum over whole neighbourhoods on the blocks of a ``sampler``, with the codes that nodes outside a block sent last:
-        see :class:`dgl_lowbit.training.MessageHistory`. Each validation keeps all codes anew. The float stage of
+        Sum over whole neighbourhoods on blocks of a ``sampler``, with the codes that nodes outside a block sent last: see
+        :class:`dgl_lowbit.training.MessageHistory`. Each validation keeps all codes anew. The float stage of
         :func:`fit` then sends codes too, with the config's bits of messages.
     sparse : bool, optional
         Pass features as :class:`dgl_lowbit.quant.sparse.SparseFeatures`. Default: where at most two in five are not 0

@@ -173,7 +173,9 @@ def _layers_that_sum(model):
     layers = {}
     for name, module in model.named_modules():
         if isinstance(module, Site):
-            raise ValueError(f"a history keeps the sums of layers, and {name!r} is of a module that passes messages itself.")
+            raise ValueError(
+                f"a history keeps the sums of layers, and {name!r} is of a module that passes messages itself."
+            )
         if not (isinstance(module, LowBitLayer) and module.is_low_bit and module.arguments):
             continue
         names = [operand for operand, of in module.operands().items() if of.component in ("messages", "attention")]

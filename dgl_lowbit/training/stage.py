@@ -31,7 +31,9 @@ class Run:
     schedule: LRScheduler | None
     messages: MessageHistory | None
 
-    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, history, sparse, bits, seed):
+    def __init__(
+        self, model, graph, distillation, transform, sampler, batch_size, num_workers, history, sparse, bits, seed
+    ):
         self.model, self.distillation, self.seed = model, distillation, seed
         self.graph = as_sampled(graph, sampler)
         if sampler is not None and protects(model):

@@ -12,6 +12,7 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.nn.history import HistoryOps, KeptMessages, kept_messages
 from dgl_lowbit.nn.kept_rows import KeptRows
 from dgl_lowbit.nn.neighbours import Neighbours
+from dgl_lowbit.quant.format import QParams
 from dgl_lowbit.quant.quantized import Quantized
 from dgl_lowbit.training import MessageHistory, resume, stage
 from numba_kernels.packing import pack
@@ -103,8 +104,6 @@ def test_codes_of_others_are_those_that_they_sent_last():
 
 
 def _quantized(codes, scale, requires_grad=False):
-    from dgl_lowbit.quant.format import QParams
-
     zero = torch.tensor(1.5)
     params = QParams(torch.ones(()), zero, zero)
     quantized = Quantized.of((codes - 1.5).requires_grad_(requires_grad), params, 3, torch.tensor(0.5), True)
@@ -205,7 +204,7 @@ def test_models_that_have_no_history(case):
 
 
 def test_layers_that_sum_twice_are_named():
-    low_bit, graph, feat = made()
+    graph, feat = graph_and_features()
     shared = lowbit.quantize(dgl.nn.GraphConv(12, 12), lowbit.QuantConfig(2))
     twice = Layers(shared, shared)
     lowbit.calibrate(twice, [graph] * 2, feat)

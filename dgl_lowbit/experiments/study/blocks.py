@@ -71,7 +71,7 @@ def error_of_sums(model, graph, sampler, with_history: bool, seed: int) -> float
     """Mean ‖ẑ − z‖² of sums over neighbours on sampled blocks, as a part of mean ‖z‖², over nodes and layers.
 
     ẑ is the mean of the sampled messages times the degree; with a history the sum of the messages that the block has
-    and of those, of all other neighbours, that were sent before the last step of Adam. Blocks are of all kinds of nodes.
+    and of those, of all other neighbours, that were sent before the last step of Adam. Blocks are of all nodes.
     """
     torch.manual_seed(seed)
     dgl.seed(seed)

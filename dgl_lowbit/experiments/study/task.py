@@ -74,7 +74,7 @@ def run_task(spec: dict) -> dict:
 
 
 def _made(spec, variant, model, graph, recipe, options):
-    """A variant of the float ``model``: itself, its config, the History of its training, seconds and further figures."""
+    """A variant of the float ``model``: itself, its config, the History of its training, seconds, further figures."""
     start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
     student = copy.deepcopy(start)
     for name, attributes in variant["layer"].items():
