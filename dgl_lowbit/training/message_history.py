@@ -95,8 +95,8 @@ class MessageHistory:
             times = kept.filled - before[name]
             if times != 1:
                 raise ValueError(
-                    f"layer {name!r} sums over all nodes {times} times in a pass, where a history keeps one sum a layer; "
-                    "give each call a layer of its own, or train without history."
+                    f"layer {name!r} sums over all nodes {times} times in a pass; a history keeps one sum a layer: give "
+                    "each call a layer of its own, or train without history."
                 )
 
     @property
@@ -110,7 +110,7 @@ class MessageHistory:
         return sum(row["float_bytes"] for row in self.report())
 
     def report(self) -> list[dict]:
-        """For each layer its name, ``columns`` and ``bits`` of messages, ``bytes`` of what is kept and ``float_bytes``."""
+        """For each layer its name, ``columns`` and ``bits`` of messages, ``bytes`` of these and ``float_bytes``."""
         return [
             {
                 "layer": name, "columns": kept.rows.columns, "bits": kept.rows.bits, "bytes": kept.rows.nbytes,
@@ -156,10 +156,9 @@ def check_history(history: Any, sampler, transform) -> None:
 
 
 def sending_codes(model: nn.Module, config: QuantConfig | None, example: tuple) -> nn.Module:
-    """A copy of a float model in which messages alone are codes, of the bits that ``config`` gives them."""
-    config = config or QuantConfig()
-    bits = config.bits_of("messages")
-    return quantize(model, QuantConfig(32, messages=bits, messages_granularity=config.messages_granularity), *example)
+    """A copy of a float model in which messages alone are codes, of 8 bits: from drawn weights few bits train badly."""
+    granularity = (config or QuantConfig()).messages_granularity
+    return quantize(model, QuantConfig(32, messages=8, messages_granularity=granularity), *example)
 
 
 def _kept_of(layer, neighbours):
