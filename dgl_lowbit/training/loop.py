@@ -299,9 +299,9 @@ def train(
         Python, and cores are idle; with DGL's neighbour sampling, handing blocks over costs as much. They draw other
         blocks than none do, the same for any number of them unless the sampler keeps a state of its own.
     history : bool
-        Sum over whole neighbourhoods on blocks of a ``sampler``, with the codes that nodes outside a block sent last: see
-        :class:`dgl_lowbit.training.MessageHistory`. Each validation keeps all codes anew. The float stage of :func:`fit`
-        then sends codes of 8 bits.
+        Sum over whole neighbourhoods on blocks of a ``sampler``, with the codes that nodes outside a block sent last,
+        see :class:`dgl_lowbit.training.MessageHistory`. Each validation keeps all codes anew. The float stage of
+        :func:`fit` then sends codes of 8 bits.
     sparse : bool, optional
         Pass features as :class:`dgl_lowbit.quant.sparse.SparseFeatures`. Default: where at most two in five are not 0
         and the model takes them.

@@ -95,8 +95,8 @@ class MessageHistory:
             times = kept.filled - before[name]
             if times != 1:
                 raise ValueError(
-                    f"layer {name!r} sums over all nodes {times} times in a pass; a history keeps one sum a layer: give "
-                    "each call a layer of its own, or train without history."
+                    f"layer {name!r} sums over all nodes {times} times in a pass; a history keeps one sum a layer: "
+                    "give each call a layer of its own, or train without history."
                 )
 
     @property
