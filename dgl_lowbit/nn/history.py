@@ -88,28 +88,28 @@ class HistoryOps(TorchOps):
 
     Parameters
     ----------
-    kept : KeptMessages
+    history : KeptMessages
     gradients : int
         As of :class:`TorchOps`.
     """
 
-    def __init__(self, kept: KeptMessages, gradients: int = 32):
+    def __init__(self, history: KeptMessages, gradients: int = 32):
         super().__init__(gradients)
-        self.kept = kept
+        self.history = history
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
         if edge_weight is not None:
             raise DGLError("a history has no weights of edges outside a block; train without it, or without weights.")
         if not graph.is_block:
-            if not torch.is_grad_enabled() and graph.num_nodes() == self.kept.num_nodes:
-                self.kept.keep(slice(None), codes)
-                self.kept.filled += 1
+            if not torch.is_grad_enabled() and graph.num_nodes() == self.history.num_nodes:
+                self.history.keep(slice(None), codes)
+                self.history.filled += 1
             return super().aggregate(graph, codes, edge_weight, self_codes, norm)
         summed(graph, codes)
         sources, targets = ids_of(graph, "a history")
-        inside, outside = self.kept.neighbours.split(self.kept.neighbours.of(targets), sources)
+        inside, outside = self.history.neighbours.split(self.history.neighbours.of(targets), sources)
         sent, count = codes.centered, len(targets)
-        zero_point = self.kept.keep(sources, codes)
+        zero_point = self.history.keep(sources, codes)
         is_own = inside.other < count
         drawn = inside.where(~is_own)
         received = self._sum(drawn, sent, count)
@@ -118,7 +118,7 @@ class HistoryOps(TorchOps):
             share = (1 + missing / numbers.clamp_min(1)).unsqueeze(1).to(received)
             received.register_hook(lambda grad: grad * share)
         total = self._sum(inside.where(is_own), sent, count) + received
-        total = total + self.kept.sums(outside, count, zero_point)
+        total = total + self.history.sums(outside, count, zero_point)
         if self_codes is not None:
             total = total + self_codes.centered
         total = scaled(total.to(codes.centered.dtype), codes.scale)
