@@ -18,7 +18,7 @@ from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .nn.teacher import teacher_loss
 from .smoothness import SmoothnessRegularizer
-from .training import fit, train
+from .training import BanditSampler, fit, train
 
 _install(__name__)
 
@@ -26,6 +26,7 @@ _install(__name__)
 _DEPLOY = ("FeatureStore", "FreezeError", "PackedModel", "compress", "freeze", "load")
 
 __all__ = [
+    "BanditSampler",
     "FloatModuleWarning",
     "NearestRoundingWarning",
     "LowBitError",

@@ -14,6 +14,7 @@ from ..config import QuantConfig
 from ..quant.precision import converted, floating_tensor, keep_float32, no_autocast
 from .arguments import Role, roles
 from .checks import check_is_graph
+from .history import HistoryOps, kept_messages
 from .integer import IntegerOps
 from .message_passing.hook import scope
 from .message_passing.last_call import Remembered
@@ -208,8 +209,11 @@ class LowBitLayer(Remembered):
 
     def _operations(self) -> TorchOps:
         config = self.config if self.config is not None and self.is_low_bit else None
+        kept, gradients = kept_messages(self), 32 if config is None else config.gradients
+        if kept is not None:
+            return HistoryOps(kept, gradients)
         kind = IntegerOps if config is not None and config.arithmetic == "integer" else TorchOps
-        return kind(32 if config is None else config.gradients)
+        return kind(gradients)
 
     def argument(self, role: Role, values: dict[str, Any]) -> Any:
         """What stands for the first argument of ``role`` in ``values``, by name; None without one."""

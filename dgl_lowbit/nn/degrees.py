@@ -8,6 +8,15 @@ import torch
 from .graphs import GraphCache
 
 _kept = GraphCache()
+# Columns of nodes with their degrees, as blocks have them of the graph that they are sampled from.
+_COLUMNS = {"in": "degree_in", "out": "degree_out"}
+
+
+def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
+    """``graph``, whose blocks know the degrees that their nodes have in it; the frames of the argument stay."""
+    graph = graph.local_var()
+    graph.ndata[_COLUMNS["in"]], graph.ndata[_COLUMNS["out"]] = graph.in_degrees(), graph.out_degrees()
+    return graph
 
 
 def most_messages(graph: dgl.DGLGraph) -> int:
@@ -23,6 +32,8 @@ def leaves_out_nodes(graph: dgl.DGLGraph) -> bool:
 def power_of_degrees(like: torch.Tensor, graph: dgl.DGLGraph, side: str, power: float, plus: int = 0) -> torch.Tensor:
     """(degree + plus)^power of each node, degrees of 0 counting as 1, in the dtype of ``like``; not to be written to.
 
+    Nodes of a block sampled from :func:`with_degrees` have the degrees of that graph.
+
     Parameters
     ----------
     like : torch.Tensor
@@ -36,7 +47,10 @@ def power_of_degrees(like: torch.Tensor, graph: dgl.DGLGraph, side: str, power: 
     """
 
     def made():
-        degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
+        nodes = graph.srcdata if side == "out" else graph.dstdata
+        degrees = nodes.get(_COLUMNS[side]) if graph.is_block else None
+        if degrees is None:
+            degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
         degrees = (degrees.to(like) + plus).clamp_(min=1)
         if power == -1:
             return degrees.reciprocal_()

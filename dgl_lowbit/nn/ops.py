@@ -18,6 +18,7 @@ from .degrees import most_messages, power_of_degrees
 from .protection import protected_messages, protected_rows
 from .sums import can_sum_packed, exactly_summed, sum_packed
 from .typed import TypedProducts, meet_by_type
+from .watching import summed
 
 # Reducers whose functions of dgl.ops give 0 where there is no message; largest and smallest give infinities.
 _SUMS = ("sum", "mean")
@@ -94,6 +95,8 @@ class TorchOps:
         return products(codes, [quantizer.quantized(weight) for _, quantizer, weight in terms])
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
+        if edge_weight is None:
+            summed(graph, codes)
         after = _of_degrees(norm, codes)
         if edge_weight is None and self_codes is None and can_sum_packed(graph, codes):
             return sum_packed(graph, codes, after, self.gradients)

@@ -192,7 +192,10 @@ class QLRQuantizer(Quantizer):
         with self.as_first_met(x):
             codes = super().quantized(x, observed, protected)
             base = self._common_params().scale
-        return Quantized(codes.centered * (codes.scale / base).detach(), base)
+        powers = (codes.scale / base).detach()
+        shifted = Quantized(codes.centered * powers, base)
+        shifted.shifted = codes, powers
+        return shifted
 
     @property
     def is_moving(self):

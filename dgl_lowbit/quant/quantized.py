@@ -24,6 +24,8 @@ class Quantized:
 
     # What is coded, the arguments of :func:`~dgl_lowbit.quant.ste.centered_codes`, where it is known.
     source: Any = None
+    # The codes that these are made of and the power of two, (rows, 1), that each row of them is multiplied by.
+    shifted: tuple[Quantized, torch.Tensor] | None = None
 
     def __init__(self, centered, scale: torch.Tensor):
         self.centered, self.scale = centered, scale
@@ -42,6 +44,17 @@ class Quantized:
     @property
     def shape(self) -> torch.Size:
         return (self.centered if self.source is None else self.source[0]).shape
+
+    def whole(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None] | None:
+        """Codes, whole numbers in float32, the zero point, and the power of two of each row, (rows, 1), or None.
+
+        None where it is not known what the codes were made of. ``centered`` is (codes − zero point) · power.
+        """
+        codes, powers = self.shifted or (self, None)
+        if codes.source is None:
+            return None
+        zero_point = codes.source[1].zero_point.detach()
+        return (codes.centered.detach() + zero_point).round(), zero_point, powers
 
     def passing(self, x: torch.Tensor | SparseFeatures, rows: torch.Tensor) -> Quantized:
         """The codes of ``x`` with the values of ``rows``, (rows,) bool, over the scale in the place of theirs.

@@ -1,16 +1,20 @@
 """Training: the whole recipe, one stage of it, and its pieces for loops of one's own."""
 
+from .bandit import BanditSampler
 from .history import History
 from .loop import BITS_EPOCHS, PATIENCE, Fitted, fit, parameter_groups, train
+from .message_history import MessageHistory
 from .processes import LostProcessError, synchronize
 from .stage import accuracy, distillation_loss, predict
 
 __all__ = [
     "BITS_EPOCHS",
     "PATIENCE",
+    "BanditSampler",
     "Fitted",
     "History",
     "LostProcessError",
+    "MessageHistory",
     "accuracy",
     "distillation_loss",
     "fit",

@@ -15,6 +15,7 @@ from ..quant.evaluation import evaluating
 from .batches import Batch, check_label, check_names
 from .identity import identity_of
 from .processes import Processes, watch
+from .sampling import learns
 
 # Nodes whose surroundings ranges are taken from, and nodes that are evaluated at a time, in each process.
 _SHOWN, _EVALUATED = 2048, 1024
@@ -37,6 +38,11 @@ def check_dist_graph(graph, sampler, **options) -> None:
         raise ValueError(
             "a DistGraph is trained on by blocks; pass sampler=, as dgl.dataloading.NeighborSampler([10, 10]), got "
             f"{sampler!r}."
+        )
+    if learns(sampler):
+        raise ValueError(
+            f"{type(sampler).__name__} keeps a number for each edge of a graph in one process; on a DistGraph sample "
+            "with dgl.dataloading.NeighborSampler."
         )
     given = [f"{name}=" for name, value in options.items() if value]
     if given:
@@ -79,6 +85,8 @@ class Shares:
         When a process has fewer labelled nodes than there are steps, for labels below 0 where a mask is set.
     """
 
+    messages = None
+
     def __init__(self, graph, sampler, batch_size):
         self.graph, self.sampler, self.processes = graph, sampler, processes_of(graph)
         with watch("masks and labels"):
@@ -109,6 +117,9 @@ class Shares:
 
     def _fetch(self, name, nodes):
         return self.graph.ndata[name][nodes]
+
+    def keep_messages(self, model) -> None:
+        """Histories are of graphs in one process."""
 
     def show(self, look):
         """Call ``look`` with blocks around some of this process's nodes, and their features."""

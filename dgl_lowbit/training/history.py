@@ -18,10 +18,13 @@ class History:
     epochs : list of dict
     best_epoch : int
         −1 before the first epoch.
+    messages : list of dict, optional
+        Trained with ``history=True``, :meth:`MessageHistory.report`: what messages that were kept took.
     """
 
     epochs: list = field(default_factory=list)
     best_epoch: int = -1
+    messages: list | None = None
 
     @property
     def best(self) -> dict:

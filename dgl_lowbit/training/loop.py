@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Mapping
 from typing import Callable, NamedTuple
@@ -23,8 +24,9 @@ from .batches import check_graph
 from .distributed import Shares, check_dist_graph, is_distributed, processes_of
 from .history import History
 from .identity import described
+from .message_history import check_history, sending_codes
 from .resume import Checkpoint
-from .sampling import check_workers
+from .sampling import check_workers, learns
 from .schedules import schedule_of
 from .stage import Run, WholeGraph
 
@@ -207,7 +209,13 @@ def fit(
                 progress=progress and f"{label} {name}", **{**options, **more},
             )  # fmt: skip
 
-        teacher_history = stage("float32", model, teacher, float_epochs, float_patience) if float_epochs else History()
+        teacher_history, sends_codes = History(), of_data["history"] or learns(of_data["sampler"])
+        if float_epochs:
+            trained = sending_codes(model, config, example) if sends_codes else model
+            teacher_history = stage("float32", trained, teacher, float_epochs, float_patience)
+            if sends_codes:
+                model.load_state_dict({name: trained.state_dict()[name] for name in model.state_dict()})
+                model.eval()
         learned = None if budget is None else _under_budget(model, example, budget, config)
         if not isinstance(learned, LearnedBits):
             low_bit = quantize(model, config, *example) if learned is None else learned
@@ -215,10 +223,10 @@ def fit(
             bits = "low-bit"
             stage("learned bits", learned.model, model, bits_epochs, None, bits=learned, schedule="cosine")
             low_bit, config = learned.settled(), learned.config()
-        history = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
+        record = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
         if learned is not None and learned is low_bit:
             place_groups(learned, example, {})
-        return Fitted(low_bit, model, history, teacher_history, config or QuantConfig())
+        return Fitted(low_bit, model, record, teacher_history, config or QuantConfig())
 
 
 def _under_budget(model, example, budget, config):
@@ -231,15 +239,17 @@ def _under_budget(model, example, budget, config):
 
 
 # Options that say what steps are made of, as they are unless told.
-_OF_DATA = {"sampler": None, "transform": None, "num_workers": 0, "sparse": None}
+_OF_DATA = {"sampler": None, "transform": None, "num_workers": 0, "history": False, "sparse": None}
 
 
-def _check_data(graph, sampler, num_workers, **others):
+def _check_data(graph, sampler, transform, num_workers, history, **others):
     if is_distributed(graph):
-        check_dist_graph(graph, sampler, num_workers=num_workers, **others)
+        others = {"transform": transform, "num_workers": num_workers, "history": history, **others}
+        check_dist_graph(graph, sampler, **others)
     else:
         check_graph(graph)
         check_workers(num_workers, sampler, graph)
+        check_history(history, sampler, transform)
 
 
 def _data_of(graph, model, sampler, batch_size, **options):
@@ -271,6 +281,7 @@ def train(
     sampler=None,
     batch_size: int = _BATCH_SIZE,
     num_workers: int = 0,
+    history: bool = False,
     sparse: bool | None = None,
     bits: LearnedBits | None = None,
     seed: int = 0,
@@ -319,6 +330,10 @@ def train(
         are sampled between steps. Workers can help where sampling takes much of a step, as with a sampler written in
         Python, and cores are idle; with DGL's neighbour sampling, handing blocks over costs as much. They draw other
         blocks than none do, the same for any number of them unless the sampler keeps a state of its own.
+    history : bool
+        Sum over whole neighbourhoods on blocks of a ``sampler``, with the codes that nodes outside a block sent last,
+        see :class:`dgl_lowbit.training.MessageHistory`. Each validation keeps all codes anew. The float stage of
+        :func:`fit` then sends codes of 8 bits.
     sparse : bool, optional
         Pass features as :class:`dgl_lowbit.quant.sparse.SparseFeatures`. Default: where at most two in five are not 0
         and the model takes them.
@@ -349,7 +364,9 @@ def train(
         answer ends with its message.
     """
     check_model(model, "train")
-    of_data = {"sampler": sampler, "transform": transform, "num_workers": num_workers, "sparse": sparse}
+    of_data = {
+        "sampler": sampler, "transform": transform, "num_workers": num_workers, "history": history, "sparse": sparse
+    }  # fmt: skip
     _check_data(graph, budget=bits, **of_data)
     _check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
@@ -361,9 +378,11 @@ def train(
     make_schedule = schedule_of(schedule)
     lr, weight_decay, quantizer_lr = map(float, (lr, weight_decay, quantizer_lr))  # checkpoints hold no NumPy numbers
     devices = [graph.device] if graph.device.type == "cuda" else []
-    with processes_of(graph).together(), torch.random.fork_rng(devices=devices):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(processes_of(graph).together())
+        stack.enter_context(torch.random.fork_rng(devices=devices))
         data = _data_of(graph, model, batch_size=batch_size, **of_data)
-        run = Run(model, data, distillation, bits, seed)
+        run = stack.enter_context(contextlib.closing(Run(model, data, distillation, bits, seed)))
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
         run.optimizer = torch.optim.Adam(make_groups(model), lr=lr)
@@ -372,7 +391,7 @@ def train(
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
             "distillation": distillation, "schedule": schedule, "patience": patience, "batch_size": batch_size,
             "sampler": type(sampler).__name__, "num_workers": num_workers, "seed": seed,
-            "budget": bits and bits.budget,
+            "history": history, "budget": bits and bits.budget,
         }  # fmt: skip
         settings = {name: described(value) for name, value in settings.items()}
         slot = (

@@ -13,6 +13,7 @@ from numba_kernels.errors import LowBitError
 
 from .identity import differences
 from .processes import Processes
+from .sampling import learns
 
 _FORMAT = "dgl-lowbit training"
 # Part of a run's time that writing its state may take.
@@ -120,6 +121,10 @@ class SavedStage:
                 run.schedule.load_state_dict(saved["schedule"])
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(f"{self.checkpoint.path} belongs to another model: {error}") from error
+        if "sampler" in saved:
+            run.data.sampler.load_state_dict(saved["sampler"])
+        if run.data.messages is not None:
+            run.data.messages.load_state_dict(saved["messages"])
         run.history.epochs, run.history.best_epoch = list(saved["epochs"]), saved["best_epoch"]
         run.best_state = saved["best_state"]
 
@@ -137,6 +142,8 @@ class SavedStage:
             "epochs": run.history.epochs,
             "best_epoch": run.history.best_epoch,
             "best_state": run.best_state,
+            **({"sampler": run.data.sampler.state_dict()} if learns(run.data.sampler) else {}),
+            **({} if run.data.messages is None else {"messages": run.data.messages.state_dict()}),
         }
 
 

@@ -89,6 +89,11 @@ class _Draws(torch.utils.data.Dataset):
         return self.draws[number]
 
 
+def learns(sampler) -> bool:
+    """Whether a sampler learns from the forwards on its blocks, as :class:`.BanditSampler` does."""
+    return hasattr(sampler, "learning")
+
+
 def seed_samplers(sampler, seed: int) -> None:
     """Let DGL's samplers, and one that keeps a seed of its own, draw from ``seed`` on."""
     dgl.seed(seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import dgl
 import numpy as np
@@ -21,8 +21,9 @@ from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, whole_graph
 from .history import History
 from .identity import content_of, identity_of
+from .message_history import MessageHistory
 from .processes import Processes
-from .sampling import seed_samplers
+from .sampling import learns, seed_samplers
 
 
 class Run:
@@ -30,6 +31,7 @@ class Run:
 
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
+    messages: MessageHistory | None
 
     def __init__(self, model, data, distillation=0.5, bits=None, seed=0):
         self.model, self.data, self.distillation, self.seed = model, data, distillation, seed
@@ -44,8 +46,14 @@ class Run:
             if model is not None:
                 processes.share(model)
         self.data.show(self._look)
+        self.history.messages = self.data.keep_messages(self.model)
         if teacher is not None:
             self.teacher_logits = self.data.logits(teacher)
+
+    def close(self) -> None:
+        """Leave the model's layers as they were."""
+        if self.data.messages is not None:
+            self.data.messages.detach()
 
     def _look(self, graph, feat):
         """One evaluation pass, which sets the ranges of a model that has none."""
@@ -78,7 +86,9 @@ class Run:
         return record
 
     def _step(self, batch, epoch):
-        logits = self.model(batch.graph, batch.feat)
+        sampler = self.data.sampler
+        with sampler.learning(batch.graph) if learns(sampler) else nullcontext():
+            logits = self.model(batch.graph, batch.feat)
         loss = F.cross_entropy(logits[batch.labelled], self.data.labels[batch.nodes][batch.labelled])
         if self.teacher_logits is not None:
             learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
@@ -101,13 +111,24 @@ class WholeGraph:
     """A graph that one process trains on: its batches, what a model scores on it, and what identifies it."""
 
     processes = Processes()
+    messages: MessageHistory | None = None
 
-    def __init__(self, graph, transform=None, sampler=None, batch_size=512, num_workers=0, sparse=None, ranks=False):
+    def __init__(
+        self,
+        graph,
+        transform=None,
+        sampler=None,
+        batch_size=512,
+        num_workers=0,
+        history=False,
+        sparse=None,
+        ranks=False,
+    ):
         self.given, self.graph = graph, as_sampled(graph, sampler)
         if ranks and sampler is not None:
             self.graph = with_degree_ranks(self.graph)
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
-        self.whole = whole_graph(self.graph, sampler)
+        self.whole, self.keeps_messages = whole_graph(self.graph, sampler), history
         self.labels, self.feat, self.sparse = graph.ndata["label"], graph.ndata["feat"], sparse
 
     def show(self, look):
@@ -122,6 +143,16 @@ class WholeGraph:
                 raise
             self.feat = dense  # the model asks of features what sparse ones cannot do
             look(self.whole, self.feat)
+
+    def keep_messages(self, model) -> list | None:
+        """Where histories are asked for, keep what all nodes send, and sum over it from then on; says what it takes."""
+        if not self.keeps_messages:
+            return None
+        self.messages = MessageHistory(model, self.graph)
+        self.graph = self.messages.graph
+        self.whole = [self.graph] * len(self.whole)
+        self.messages.fill(self.whole, self.feat)
+        return self.messages.report()
 
     def example(self):
         """What a model is called with."""

@@ -119,7 +119,7 @@ def test_signs_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gptq", "integer", "degree-quant", "a2q"])
+@pytest.mark.parametrize("method", ["gptq", "integer", "degree-quant", "a2q", "history", "bandit"])
 def test_methods_of_relatives_run(method):
     first, *_ = METHODS[method].tasks("mini-gc" if method == "degree-quant" else "planted", 1, 1)
     _, *entries = run_task(first.spec())["results"]
@@ -129,6 +129,10 @@ def test_methods_of_relatives_run(method):
     for entry in low_bit:
         assert entry["equal"] == 1 and (entry["epochs"] == 0) == (method == "gptq")
         assert set(first.figures) <= entry.keys()
+    if method in ("history", "bandit"):
+        errors = {entry["label"]: entry.get("sum_error") for entry in low_bit}
+        assert errors[f"INT2, {method}"] < 3 * errors["INT2, sampled"] and errors.get("INT2, whole") is None
+        assert method == "bandit" or 0 < low_bit[-1]["memory"] < 0.1
     if method == "integer":
         assert all(entry["identical"] == 1 for entry in low_bit if entry["beside"]) and low_bit[0]["ms"] > 0
 

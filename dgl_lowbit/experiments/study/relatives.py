@@ -164,6 +164,16 @@ def a2q_tasks(graph, seeds, epochs):
     return [Task("gcn", graph, "gcn", seed, epochs, variants, measure="hidden") for seed in range(seeds)]
 
 
+def blocks_tasks(graph, seeds, epochs, ways, fanout):
+    """GCNs at 2 bits that are trained on blocks of ``fanout`` neighbours a layer, in each of ``ways``."""
+    grids, variants = {"bits": 2, "messages_granularity": _messages(graph)}, []
+    for way in ways:
+        beside = "INT2, sampled" if way not in ("whole", "sampled") else None
+        own = {"way": way, "fanouts": [fanout, fanout]}
+        variants.append(Variant(f"INT2, {way}", grids, blocks=own, beside=beside, **_TRAINED))
+    return [Task("gcn", graph, "gcn", seed, epochs, variants) for seed in range(seeds)]
+
+
 def _messages(graph):
     """Scales of messages: a power of two a node where degrees span orders of magnitude."""
     return "shift" if graph.startswith("amazon") else "channel"
@@ -213,6 +223,14 @@ METHODS = {
     "a2q": Relative(
         "2302.00193", "GCN on Cora at 1.70 bits a hidden state, by the best of all epochs on test nodes: 80.9",
         a2q_tasks, _REAL, seeds=3,
+    ),
+    "history": Relative(
+        "2110.14363", "SAGE on Reddit: 94.5 in mini-batches that see all messages, as codewords",
+        partial(blocks_tasks, ways=("whole", "sampled", "history"), fanout=5), ("coauthor-cs", "amazon-computer"),
+    ),
+    "bandit": Relative(
+        "2103.01089", "GCN and GAT sampled with 3 neighbours a layer, with less variance",
+        partial(blocks_tasks, ways=("sampled", "bandit"), fanout=3), ("amazon-computer",),
     ),
     "integer": Relative(
         "2007.06919", "RetinaNet-18 on COCO: 33.0 AP in float32, 34.0 at 4 bits, 29.6 at 2", integer_tasks,

@@ -18,7 +18,8 @@ class Variant:
     ``patience`` are those of :func:`dgl_lowbit.train`; ``rounding`` is that of :func:`dgl_lowbit.calibrate`; ``budget``
     is the share of what 8 bits cost under which bits are chosen by ``method``, one of :func:`dgl_lowbit.allocate`, or
     by :func:`dgl_lowbit.fit`: "hgq", which learns them, or "a2q", for groups of nodes. Without ``trained`` it is
-    calibrated only; ``beside`` is the label of the variant that it is compared with.
+    calibrated only; with ``blocks``, see :func:`.fit_on_blocks`, both stages are trained so, from drawn weights;
+    ``beside`` is the label of the variant that it is compared with.
     """
 
     label: str
@@ -34,6 +35,7 @@ class Variant:
     budget: float | None = None
     method: str = "greedy"
     trained: bool = True
+    blocks: dict | None = None
     beside: str | None = None
 
 

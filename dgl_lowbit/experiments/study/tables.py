@@ -22,8 +22,10 @@ _FIGURES = {
     "ms": ("ms", "{:.2f}"),
     "identical": ("equal to the bit", "{:.2%}"),
     "seconds": ("calibration, s", "{:.0f}"),
+    "sum_error": ("error of sums", "{:.4f}"),
+    "memory": ("history, part of float32", "{:.4f}"),
 }
-_COMPARED = ("weight_error", "hidden", "kl", "ms")
+_COMPARED = ("weight_error", "hidden", "kl", "ms", "sum_error")
 _LAST = 10  # epochs at the end of training that violations are averaged over
 
 
@@ -170,7 +172,9 @@ def _figure(group, same, key):
     text = _FIGURES[key][1].format(statistics.mean(values))
     if same is None or key not in _COMPARED:
         return text
-    others = {run["seed"]: run[key] for run in same["runs"]}
+    others = {run["seed"]: run[key] for run in same["runs"] if key in run}
+    if not others:
+        return text
     return f"{text}, {statistics.mean(run[key] / others[run['seed']] for run in group['runs']):.2f}x"
 
 

@@ -18,6 +18,7 @@ from ...training import BITS_EPOCHS, accuracy, distillation_loss, fit, predict, 
 from ..data import load_graph
 from ..graph_sets import GRAPH_SETS
 from ..recipes import Recipe, build
+from .blocks import fit_on_blocks
 from .figures import FIGURES, Made
 from .graph_task import run_graph_task
 
@@ -49,9 +50,9 @@ def run_task(spec: dict) -> dict:
     for variant in spec["variants"]:
         if variant["budget"] is not None and not _can_be_kept(model, variant, graph, spec["measure"]):
             continue  # even 1 bit costs more: rows are padded
-        student, config, history, seconds = _made(spec, variant, model, graph, recipe, options)
+        student, config, history, seconds, more = _made(spec, variant, model, graph, recipe, options)
         entry = _entry(spec, variant["label"], student, graph, history, seconds)
-        entry["beside"] = variant["beside"]
+        entry.update(more, beside=variant["beside"])
         if spec["measure"] == HIDDEN:
             entry[HIDDEN] = hidden_bytes(student, graph, graph.ndata["feat"])
             entry["test"] = accuracy(predict(student, graph), graph)  # with groups as they are after training
@@ -73,7 +74,7 @@ def run_task(spec: dict) -> dict:
 
 
 def _made(spec, variant, model, graph, recipe, options):
-    """A variant of the float ``model``: itself, its config, the History of its training, and seconds."""
+    """A variant of the float ``model``: itself, its config, the History of its training, seconds, further figures."""
     start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
     student = copy.deepcopy(start)
     for name, attributes in variant["layer"].items():
@@ -88,11 +89,15 @@ def _made(spec, variant, model, graph, recipe, options):
         "schedule": variant["schedule"],
         "patience": variant["patience"],
     }
+    if variant["blocks"] is not None:
+        start = build(spec["model"], graph, spec["seed"], **spec["options"])
+        (fitted, figures), seconds = _timed(fit_on_blocks, start, graph, config, variant["blocks"], stage)
+        return fitted.model, config, fitted.history, seconds, figures
     budget = variant["budget"] and {spec["measure"]: _most(model, graph, spec["measure"], variant["budget"])}
     if budget and variant["method"] in ("hgq", "a2q"):
         learn = {"budget": budget, "bits_epochs": min(BITS_EPOCHS, stage["epochs"]), "float_epochs": 0}
         fitted, seconds = _timed(fit, student, graph, config, **learn, **stage)
-        return fitted.model, fitted.config, fitted.history, seconds
+        return fitted.model, fitted.config, fitted.history, seconds, {}
     if budget:
         choose = {"budget": budget, "config": config, "method": variant["method"], "progress": False}
         config = allocate(model, graph, graph.ndata["feat"], **choose)
@@ -103,7 +108,7 @@ def _made(spec, variant, model, graph, recipe, options):
     if variant["trained"]:
         teacher = model if variant["distill"] else None
         history, seconds = _timed(train, student, graph, teacher=teacher, **stage)
-    return student, config, history, seconds
+    return student, config, history, seconds, {}
 
 
 def _timed(function, *args, **options):
