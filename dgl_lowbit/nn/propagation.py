@@ -6,6 +6,7 @@ from torch import nn
 
 from ..smoothness import SmoothnessControl
 from .arguments import Role, roles
+from ..quant.dead_zone import DeadZone
 from .base import LowBitLayer, Operand
 from .checks import check_features, check_graph, check_homogeneous
 from .ops import Quantized
@@ -52,8 +53,9 @@ class Channel:
     """Sends node features over the edges, F ↦ Ã F with Ã = D^−½ A D^−½, through quantised messages.
 
     ``"direct"``: the value itself is sent, scaled by its degree norm. ``"delta"``: neighbours keep a running value of
-    every node, and only its quantised change crosses an edge, so that errors do not add up over steps. Where states
-    have as few bits as messages, a node keeps just what its neighbours have of it.
+    every node, and only its quantised change crosses an edge, so that errors do not add up over steps; under
+    ``QuantConfig(dead_zone=…)`` only where it changed enough (:class:`~dgl_lowbit.quant.dead_zone.DeadZone`). Where
+    states have as few bits as messages, a node keeps just what its neighbours have of it.
 
     Parameters
     ----------
@@ -71,6 +73,7 @@ class Channel:
         self.quantizers = layer.quantizers if layer.is_low_bit else None
         self.is_delta, self.side = layer.messages == "delta", getattr(layer, "degree_side", "out")
         self.keeps_codes = layer.is_low_bit and keeps_codes(layer.config)
+        self.dead_zone, self.of_entries = layer.config.dead_zone if layer.is_low_bit else None, has_dead_entries(layer.config)
         self.sent = self.received = None
 
     def drop_edges(self, dropout):
@@ -102,10 +105,16 @@ class Channel:
             codes = ops.quantize(quantizer, value)
             kept = ops.dequantize(codes) if self.keeps_codes else value
             return kept, ops.aggregate(graph, codes, self.weights)
-        codes, self.sent = ops.delta_quantize(quantizer, value, self.sent)
+        codes, self.sent = ops.delta_quantize(quantizer, value, self.sent, *self._dead_zone())
         total = ops.aggregate(graph, codes, self.weights)
         self.received = total if self.received is None else ops.combine((1, self.received), (1, total))
         return self.sent, self.received
+
+    def _dead_zone(self):
+        """What is too small to send of what changed since the first message; sums with weights take all of it."""
+        if self.dead_zone is None or self.sent is None or self.weights is not None:
+            return ()
+        return (DeadZone(self.quantizers["messages_0"], self.dead_zone, self.of_entries),)
 
     def _requantize(self, name, h):
         return h if self.quantizers is None or name not in self.quantizers else self.ops.requantize(
@@ -119,9 +128,15 @@ def keeps_codes(config) -> bool:
     return states < 32 and states <= config.bits_of("messages")
 
 
+def has_dead_entries(config) -> bool:
+    """Whether single entries of messages are left out."""
+    return config is not None and config.dead_zone is not None and config.dead_zone_of == "entries"
+
+
 def channel_operands(config, width: int, steps: int) -> dict[str, Operand]:
     """Operands of ``steps`` steps of a :class:`Channel` of ``width`` features."""
-    operands = {f"messages_{step}": Operand("messages", width) for step in range(steps)}
+    late = "affine" if has_dead_entries(config) else None  # of entries that are not sent the code is 0
+    operands = {f"messages_{step}": Operand("messages", width, grid=late if step else None) for step in range(steps)}
     if config.bits_of("states") < 32:
         operands["states"] = Operand("states", width)
         if not keeps_codes(config):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class CodesAt:
     scale: Any
     zero: Any
     powers: Any = 0  # a row's
+    sent: Any = 0  # which rows are, or 0 for all
 
     @property
     def is_shifted(self) -> bool:
@@ -109,6 +110,12 @@ class Places:
             self._in_tile(value, grid)
         else:
             self.values[value] = self._in_memory(value, grid, self.stage.rows)
+
+    def sent_rows(self, value, grid: Grid) -> Any:
+        """Room in memory for changes made here, and for which rows of them are sent; the latter as a field."""
+        sent = self.assembler.memory(value, "sent", self.stage.rows, 1)[0]
+        self.values[value] = replace(self._in_memory(value, grid, self.stage.rows), sent=sent)
+        return sent
 
     def _in_tile(self, value, grid):
         area, at = self.assembler.area_of_rows, self.assembler.at

@@ -10,7 +10,7 @@ import numpy as np
 from ..fixed_point import Multiplier
 from ..kernels.fields import Multiplied, ProductWeight
 from ..kernels.load import Load, Store, load, store
-from ..layout import pad
+from ..layout import pad, padded
 from ..plan.resolve import whole
 from ..plan.schedule import Stage
 from .assembly import Assembly
@@ -147,6 +147,10 @@ class StageAssembler:
         key = value[0] if isinstance(value, tuple) else value  # a part of a pair
         return self.assembly.keep(("grid", key), lambda: Grid.of(self.assembly.plan.grids[key], self.columns(value)))
 
+    def sent_rows(self, value):
+        """Which rows of changes that are made here are sent, as a field; there is room for both."""
+        return self.places.sent_rows(value, self.grid(value))
+
     def weight(self, spec: dict) -> Weight:
         """The weight of a product."""
         return self.assembly.keep(("weight", spec["out"]), lambda: Weight.of(self.assembly.plan, spec["weight"]))
@@ -163,6 +167,17 @@ class StageAssembler:
         return self.at(
             self.assembly.keep(("padded", key, columns), lambda: pad(plan.numbers(numbers, (1, columns)), columns))
         )
+
+    def thresholds(self, spec: dict) -> int:
+        """The address of the thresholds of a dead zone, which no number behind the last column reaches."""
+        columns, numbers = spec["columns"], spec["dead_zone"]["thresholds"]
+
+        def make():
+            reached = np.full(padded(columns), np.inf, np.float32)
+            reached[:columns] = self.assembly.plan.numbers(numbers, (1, columns))
+            return reached
+
+        return self.at(self.assembly.keep(("dead zone", spec["out"]), make))
 
     def multiplied(self, key, make: Callable[[], Multiplier], columns: int) -> Multiplied:
         """How accumulators become fixed-point numbers, as fields; ``make()`` gives what they are multiplied with."""
