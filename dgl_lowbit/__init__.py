@@ -18,7 +18,7 @@ from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .nn.teacher import teacher_loss
 from .smoothness import SmoothnessRegularizer
-from .training import fit, train
+from .training import boost, fit, train
 
 _install(__name__)
 
@@ -34,6 +34,7 @@ __all__ = [
     "__version__",
     "allocate",
     "allocation",
+    "boost",
     "calibrate",
     "diagnose",
     "fit",

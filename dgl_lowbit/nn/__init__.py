@@ -5,6 +5,7 @@ from dgl.nn import EdgeWeightNorm
 from .appnpconv import APPNPConv
 from .arguments import Role, roles
 from .base import LowBitLayer, Operand, register_layer
+from .boosted import BoostedMLP
 from .chebconv import ChebConv
 from .deepgraphconv import DeepGraphConv
 from .gatconv import GATConv
@@ -25,6 +26,7 @@ from .tagconv import TAGConv
 
 __all__ = [
     "APPNPConv",
+    "BoostedMLP",
     "ChebConv",
     "DeepGraphConv",
     "EdgeWeightNorm",
