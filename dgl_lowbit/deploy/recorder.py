@@ -105,7 +105,9 @@ class Recorder(Writer):
     def delta_quantize(self, quantizer, x, state, dead_zone=None):
         after, zone = Value(self._new(), "state"), {}
         if dead_zone is not None:
-            thresholds = self.constants.numbers(self._export(lambda _: dead_zone.thresholds().cpu().numpy(), dead_zone.quantizer))
+            thresholds = self.constants.numbers(
+                self._export(lambda _: dead_zone.thresholds().cpu().numpy(), dead_zone.quantizer)
+            )
             zone = {"dead_zone": {"thresholds": thresholds, "of": dead_zone.part}}
         return self._coded("delta", quantizer, x, state, state=after.number, **zone), after
 

@@ -140,10 +140,7 @@ class LowBitLayer(Remembered):
             self._check_arithmetic(config)
             reference = next(self.parameters(), torch.empty(0))
             self.quantizers = nn.ModuleDict(
-                {
-                    name: config.quantizer_for(*operand)
-                    for name, operand in self.all_operands().items()
-                }
+                {name: config.quantizer_for(*operand) for name, operand in self.all_operands().items()}
             ).to(reference.device)
             self.quantizers.train(self.training)
             self.float()

@@ -164,6 +164,10 @@ class BoostedMLP(Propagation):
         ]
         return ops.combine(*terms)
 
+    def learner(self, t: int) -> tuple:
+        """W, b, U, c of one learner."""
+        return self.weight[t], self.bias[t], self.vote_weight[t], self.vote_bias[t]
+
     def logits(self, ops, x, t):
         """What learner ``t`` makes of rows at its scale, (rows, num_classes), before the softmax."""
         hidden = self._product(ops, ops.dropout(x, self.dropout), t, "inputs", "weights", self.weight, self.bias)

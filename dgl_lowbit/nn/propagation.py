@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from ..quant.dead_zone import DeadZone
+from ..quant.evaluation import evaluating
 from ..smoothness import SmoothnessControl
 from .arguments import Role, roles
-from ..quant.dead_zone import DeadZone
 from .base import LowBitLayer, Operand
 from .checks import check_features, check_graph, check_homogeneous
 from .ops import Quantized
@@ -73,7 +75,10 @@ class Channel:
         self.quantizers = layer.quantizers if layer.is_low_bit else None
         self.is_delta, self.side = layer.messages == "delta", getattr(layer, "degree_side", "out")
         self.keeps_codes = layer.is_low_bit and keeps_codes(layer.config)
-        self.dead_zone, self.of_entries = layer.config.dead_zone if layer.is_low_bit else None, has_dead_entries(layer.config)
+        self.dead_zone, self.of_entries = (
+            layer.config.dead_zone if layer.is_low_bit else None,
+            has_dead_entries(layer.config),
+        )
         self.sent = self.received = None
 
     def drop_edges(self, dropout):
@@ -142,3 +147,26 @@ def channel_operands(config, width: int, steps: int) -> dict[str, Operand]:
         if not keeps_codes(config):
             operands.update({f"states_{step}": Operand("states", width) for step in range(1, steps)})
     return operands
+
+
+@torch.no_grad()
+def silent_shares(model: nn.Module, graph, feat=None) -> list[float]:
+    """Of each step of delta-coded propagation in ``model`` that has a dead zone, the share of rows that are not sent.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Low-bit and with ranges, called as ``model(graph, feat)``; it is evaluated.
+    graph : DGLGraph
+    feat : torch.Tensor, optional
+        Default: ``graph.ndata["feat"]``.
+
+    Returns
+    -------
+    list of float
+        In the order of the steps; empty where nothing has a dead zone.
+    """
+    shares: list[float] = []
+    with evaluating(model), DeadZone.telling(lambda silent: shares.append(silent.float().mean().item())):
+        model(graph, graph.ndata["feat"] if feat is None else feat)
+    return shares

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +14,7 @@ from .base import Quantizer
 from .quantized import Quantized
 
 PARTS = ("rows", "entries")
+_TOLD: ContextVar[tuple] = ContextVar("told of silent rows", default=())
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,16 @@ class DeadZone:
     size: float
     of_entries: bool = False
 
+    @staticmethod
+    @contextmanager
+    def telling(tell: Callable[[torch.Tensor], None]) -> Iterator[None]:
+        """Within, ``tell`` is called with which rows are silent, (rows,) bool, whenever changes are coded."""
+        token = _TOLD.set((*_TOLD.get(), tell))
+        try:
+            yield
+        finally:
+            _TOLD.reset(token)
+
     @property
     def part(self) -> str:
         """What it is of, one of :data:`PARTS`."""
@@ -55,6 +69,8 @@ class DeadZone:
         silent = below.reshape(len(below), -1).all(1)
         if protected is not None:
             silent = silent & ~protected
+        for tell in _TOLD.get():
+            tell(silent)
         nothing = change - change.detach()
         if self.of_entries:
             change = torch.where(below, nothing, change)

@@ -181,11 +181,15 @@ class _Stage:
         return scales, learners
 
     def _learner(self, model, x, t, weights, epochs):
-        def loss():
-            each = F.cross_entropy(model.logits(TorchOps(), x[self.train], t), self.labels[self.train], reduction="none")
-            return (weights * each).sum()
+        # Adam would decay those of all learners, which stand in the same tensors: here the loss does what it does.
+        rates, decay = {**self.rates, "weight_decay": 0.0}, self.rates["weight_decay"] / 2
 
-        self._best(model, epochs, loss, lambda: model.logits(TorchOps(), x[self.val], t))
+        def loss():
+            logits, own = model.logits(TorchOps(), x[self.train], t), model.learner(t)
+            each = F.cross_entropy(logits, self.labels[self.train], reduction="none")
+            return (weights * each).sum() + decay * sum(part.square().sum() for part in own)
+
+        self._best(model, epochs, loss, lambda: model.logits(TorchOps(), x[self.val], t), rates)
 
     def together(self, model, scales, epochs, teacher=None, distillation=0.0):
         """Train all learners and their votes at once, with a ``teacher``'s scores of all nodes to learn from."""
@@ -203,9 +207,9 @@ class _Stage:
 
         self._best(model, epochs, loss, lambda: model.scores(ops, known))
 
-    def _best(self, model: nn.Module, epochs, loss, on_val):
+    def _best(self, model: nn.Module, epochs, loss, on_val, rates=None):
         """Steps of Adam, after which the model has the weights of its best epoch on validation nodes."""
-        optimizer = torch.optim.Adam(parameter_groups(model, **self.rates), lr=self.rates["lr"])
+        optimizer = torch.optim.Adam(parameter_groups(model, **(rates or self.rates)))
         best, state = (-1.0, -math.inf), None
         for _ in range(epochs):
             model.train()

@@ -164,6 +164,18 @@ def a2q_tasks(graph, seeds, epochs):
     return [Task("gcn", graph, "gcn", seed, epochs, variants, measure="hidden") for seed in range(seeds)]
 
 
+def silent_tasks(graph, seeds, epochs):
+    """SMP at 2 bits whose rows stay unsent where they hardly changed, beside all rows, and half as many steps."""
+    label = "INT2"
+    variants = [FLOAT_AGAIN, low_bit("smp", 2)]
+    for size in (0.05, 0.1, 0.2):
+        variants.append(Variant(f"dead zone {size}", {"bits": 2, "dead_zone": size}, patience=PATIENCE, beside=label))
+    of_entries = {"bits": 2, "dead_zone": 0.1, "dead_zone_of": "entries"}
+    variants.append(Variant("dead zone 0.1 of entries", of_entries, patience=PATIENCE, beside=label))
+    variants.append(Variant("5 steps", {"bits": 2}, {"propagate": {"k": 5}}, patience=PATIENCE, beside=label))
+    return [Task("smp", graph, "smp", seed, epochs, variants, figures=("silent", "ms")) for seed in range(seeds)]
+
+
 def _messages(graph):
     """Scales of messages: a power of two a node where degrees span orders of magnitude."""
     return "shift" if graph.startswith("amazon") else "channel"
@@ -213,6 +225,10 @@ METHODS = {
     "a2q": Relative(
         "2302.00193", "GCN on Cora at 1.70 bits a hidden state, by the best of all epochs on test nodes: 80.9",
         a2q_tasks, _REAL, seeds=3,
+    ),
+    "silent": Relative(
+        "2403.13268", "thresholds on single entries of decoupled propagation; speed on graphs of billions of edges",
+        silent_tasks, ("cora", "coauthor-cs"),
     ),
     "integer": Relative(
         "2007.06919", "RetinaNet-18 on COCO: 33.0 AP in float32, 34.0 at 4 bits, 29.6 at 2", integer_tasks,

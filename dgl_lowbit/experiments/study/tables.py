@@ -22,6 +22,7 @@ _FIGURES = {
     "ms": ("ms", "{:.2f}"),
     "identical": ("equal to the bit", "{:.2%}"),
     "seconds": ("calibration, s", "{:.0f}"),
+    "silent": ("silent rows by step, %", "{:.0f}"),
 }
 _COMPARED = ("weight_error", "hidden", "kl", "ms")
 _LAST = 10  # epochs at the end of training that violations are averaged over
@@ -167,6 +168,8 @@ def _figure(group, same, key):
     values = _of(group, key)
     if not values:
         return "-"
+    if isinstance(values[0], list):  # by step
+        return " ".join(_FIGURES[key][1].format(100 * statistics.mean(step)) for step in zip(*values)) or "-"
     text = _FIGURES[key][1].format(statistics.mean(values))
     if same is None or key not in _COMPARED:
         return text
