@@ -105,10 +105,8 @@ class Recorder(Writer):
     def delta_quantize(self, quantizer, x, state, dead_zone=None):
         after, zone = Value(self._new(), "state"), {}
         if dead_zone is not None:
-            thresholds = self.constants.numbers(
-                self._export(lambda _: dead_zone.thresholds().cpu().numpy(), dead_zone.quantizer)
-            )
-            zone = {"dead_zone": {"thresholds": thresholds, "of": dead_zone.part}}
+            thresholds = self._export(lambda _: dead_zone.thresholds().cpu().numpy(), dead_zone.quantizer)
+            zone = {"dead_zone": {"thresholds": self.constants.numbers(thresholds), "of": dead_zone.part}}
         return self._coded("delta", quantizer, x, state, state=after.number, **zone), after
 
     def product(self, codes, quantizer, weight, norm=None, bias=None, onto=None):

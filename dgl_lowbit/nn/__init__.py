@@ -16,6 +16,7 @@ from .gineconv import GINEConv
 from .graphconv import GraphConv
 from .heterographconv import HeteroGraphConv
 from .linear import Linear
+from .propagation import silent_shares
 from .protection import with_degree_ranks
 from .protocol import Ops
 from .relgraphconv import RelGraphConv
@@ -49,5 +50,6 @@ __all__ = [
     "TAGConv",
     "register_layer",
     "roles",
+    "silent_shares",
     "with_degree_ranks",
 ]

@@ -75,10 +75,8 @@ class Channel:
         self.quantizers = layer.quantizers if layer.is_low_bit else None
         self.is_delta, self.side = layer.messages == "delta", getattr(layer, "degree_side", "out")
         self.keeps_codes = layer.is_low_bit and keeps_codes(layer.config)
-        self.dead_zone, self.of_entries = (
-            layer.config.dead_zone if layer.is_low_bit else None,
-            has_dead_entries(layer.config),
-        )
+        self.dead_zone = layer.config.dead_zone if layer.is_low_bit else None
+        self.of_entries = has_dead_entries(layer.config)
         self.sent = self.received = None
 
     def drop_edges(self, dropout):

@@ -229,7 +229,7 @@ class _Stage:
 
 
 def aligned(spread: list, labels: torch.Tensor) -> torch.Tensor:
-    """θ, on the simplex, where the centred kernel of Σ θ_k Z_k is aligned best with that of the labels (arXiv:1203.0550).
+    """θ, on the simplex, where the centred kernel of Σ θ_k Z_k is aligned best with the labels' (arXiv:1203.0550).
 
     Parameters
     ----------
