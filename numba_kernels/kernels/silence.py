@@ -1,4 +1,7 @@
-"""Rows that send nothing: FIND_SILENT tells which, CLEAR_SILENT forgets their codes, GATHER_SENT sums the others."""
+"""Rows that send nothing: FIND_SILENT tells which, CLEAR_SILENT forgets their codes, GATHER_SENT sums the others.
+
+WAKE finds the rows that something changes for.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,20 @@ class GatherSent(NamedTuple):
     ends: int  # in the scratch: int32, one a row of the tile
 
 
+class Wake(NamedTuple):
+    """Of the rows that follow, the first that are awake: in memory, a row's number and how many; sent[i] ← 0 before.
+
+    A row sleeps where neither it nor any of its in-neighbours has sent anything that arrives now.
+    """
+
+    edges: Edges
+    arrived: int  # (sources,) uint8: which rows were sent
+    sent: int  # (rows,) uint8: which are sent now
+    awake: int  # in the scratch: two int64
+
+
 read_find, read_clear, read_gather = reader(FindSilent), reader(ClearSilent), reader(GatherSent)
+read_wake = reader(Wake)
 
 
 @instruction(FindSilent, [(False,), (True,)])
@@ -143,5 +159,33 @@ def gather_sent(bits, lanes):
                     center(totals, end - first, f.exact, zero, scale, f.columns, row)
                 first = end
             r = last
+
+    return run
+
+
+@kernel
+def is_awake(indptr, indices, arrived, i):
+    """Whether row i, or an in-neighbour of it, has sent something."""
+    e, end, any_sent = indptr[i], indptr[i + 1], arrived[i] != 0
+    while e < end and not any_sent:
+        any_sent = arrived[indices[e]] != 0
+        e += 1
+    return any_sent
+
+
+@instruction(Wake)
+def wake():
+    def run(at, start, count, base, stride):
+        f = read_wake(at)
+        indptr, indices = simd.i64_at(f.edges.indptr), simd.i32_at(f.edges.indices)
+        arrived, sent, awake = simd.u8_at(f.arrived), simd.u8_at(f.sent), simd.i64_at(base + f.awake)
+        i, stop = start, start + count
+        while i < stop and not is_awake(indptr, indices, arrived, i):
+            sent[i] = np.uint8(0)
+            i += 1
+        first = i
+        while i < stop and is_awake(indptr, indices, arrived, i):
+            i += 1
+        awake[0], awake[1] = np.int64(first), np.int64(i - first)
 
     return run

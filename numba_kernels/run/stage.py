@@ -8,8 +8,9 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from ..fixed_point import Multiplier
-from ..kernels.fields import Multiplied, ProductWeight
+from ..kernels.fields import Edges, Multiplied, ProductWeight
 from ..kernels.load import Load, Store, load, store
+from ..kernels.silence import Wake, wake
 from ..layout import pad, padded
 from ..plan.resolve import whole
 from ..plan.schedule import Stage
@@ -17,7 +18,7 @@ from .assembly import Assembly
 from .matrices import Grid, Weight
 from .memory import address_of
 from .places import Places
-from .program import StageProgram
+from .program import AWAKE_AT, StageProgram
 
 # Bytes from which a float matrix is written past the caches.
 STREAM_FROM = 1 << 24
@@ -57,8 +58,14 @@ class StageAssembler:
         self.last_use = {value: n for n, op in enumerate(stage.ops) for value in op.reads}
         self.position = 0
 
-    def assemble(self) -> None:
-        """Let all operations add their instructions, and store what is needed beyond the stage."""
+    def assemble(self, asleep=None) -> None:
+        """Let all operations add their instructions, and store what is needed beyond the stage.
+
+        Rows that are ``asleep``, an :class:`~numba_kernels.run.asleep.Asleep`, are left as they are.
+        """
+        if asleep is not None:
+            for value, old in asleep.continued.items():
+                self.assembly.hand_over(old, value)
         for position, op in enumerate(self.stage.ops):
             self.position = position
             op.operation.emit(self, op)
@@ -70,6 +77,11 @@ class StageAssembler:
             for value in {*op.reads, *op.writes}:
                 if self.last_use.get(value, -1) <= self.position and value in self.slots:
                     self.release(value)
+        if asleep is not None:
+            edges = Edges(*(self.graph_array(asleep.graph, name) for name in ("indptr", "indices")))
+            sent = (self.places.codes(value).sent for value in (asleep.arrived, asleep.sent))
+            self.area(AWAKE_AT.name, 16)
+            self.program.wake(wake, (), Wake(edges, *sent, AWAKE_AT))
 
     # -- slots ------------------------------------------------------------------------------------------
     def new_slot(self) -> int:

@@ -12,7 +12,7 @@ WITH_ZERO = {"bits": 2, "granularity": "tensor", "scale": 0.25, "zero_point": 1.
 HALF = {**WITH_ZERO, "zero_point": 1.5, "offset": 1.5}
 
 
-def propagating(columns, grid, dead_zone, steps=3):
+def propagating(columns, grid, dead_zone, steps=5):
     """Steps of delta-coded propagation of features 1 over graph 0; its outputs, and the changes of each."""
     b, value, state, received, changes = PlanBuilder(), 1, None, None, []
     for step in range(steps):
@@ -28,9 +28,12 @@ def propagating(columns, grid, dead_zone, steps=3):
 
 
 def thresholds(numbers, of):
+    array, names = np.asarray(numbers, np.float32), []
+
     def zone(b):
-        array = np.asarray(numbers, np.float32)
-        return {"thresholds": b.store(array) if array.ndim else float(array), "of": of}
+        if array.ndim and not names:
+            names.append(b.store(array))
+        return {"thresholds": names[0] if names else float(array), "of": of}
 
     return zone
 
@@ -43,7 +46,7 @@ def test_silent_rows_are_those_of_the_twin(of, columns):
     numbers = rng.uniform(0.2, 0.6, columns)
     model, (_, *changes) = propagating(columns, WITH_ZERO if of == "entries" else HALF, thresholds(numbers, of))
     assert_equals_twin(model, graph, feat)
-    assert {"find_silent", "clear_silent", "gather_sent"} <= operations(model)
+    assert {"find_silent", "clear_silent", "gather_sent", "wake"} <= operations(model)
     values = reference.run(model.plan, {0: graph, 1: feat})
     shares = [values[change].sent.mean() for change in changes]
     assert 0 < shares[-1] < 1, shares
@@ -56,7 +59,7 @@ def test_a_threshold_that_is_just_reached_is_reached():
     # 0.75 is coded as 0.5, so that both have 0.7 · 0.5 + 0.3 · 0.75 next, of which 0.5 is known.
     change = np.float32(0.7) * np.float32(0.5) + np.float32(0.3) * np.float32(0.75) - np.float32(0.5)
     for threshold, is_sent in ((change, True), (np.nextafter(change, np.float32(1)), False)):
-        model, (_, changes, _) = propagating(1, {**HALF, "scale": 1.0}, thresholds(threshold, "rows"))
+        model, (_, changes, *_) = propagating(1, {**HALF, "scale": 1.0}, thresholds(threshold, "rows"))
         found = reference.run(model.plan, {0: graph, 1: feat})[changes].sent
         assert found.tolist() == [is_sent] * 2
         assert_equals_twin(model, graph, feat)
@@ -105,3 +108,29 @@ def test_changes_are_read_by_plain_sums_alone(reader):
     out = read[reader]()
     with pytest.raises(PlanError, match="changes"):
         b.model(["graph", "features", "edge_weight"], out)
+
+
+def test_who_sleeps_and_who_does_not():
+    """On a path only the end with features wakes its neighbours, one further each step; rows beyond are left alone."""
+    nodes = 40
+    graph = Graph([0, *range(nodes)], range(nodes - 1), num_src=nodes)  # node i hears from i − 1
+    feat = np.zeros((nodes, 3), np.float32)
+    feat[0] = 1.2
+    model, changes = propagating(3, {**WITH_ZERO, "scale": 0.5}, thresholds(0.01, "rows"), steps=6)
+    assert_equals_twin(model, graph, feat)
+    values = reference.run(model.plan, {0: graph, 1: feat})
+    assert values[changes[1]].sent.sum() < 4 and "wake" in operations(model)
+
+
+def test_what_is_made_otherwise_in_each_step_does_not_sleep():
+    b, value, state, received = PlanBuilder(), 1, None, None
+    for step in range(4):
+        zone = {"dead_zone": {"thresholds": 0.3, "of": "rows"}} if step else {}
+        codes = b.quantize(value, HALF, 5, "delta", before=state, state=900 + step, **zone)
+        total = b.add("aggregate", 0, codes, None, None)
+        received = total if received is None else b.add("combine", received, total, coefficients=[1.0, 1.0])
+        value, state = b.add("combine", received, 1, coefficients=[0.1 * (step + 1), 0.3]), 900 + step
+    model = b.model(["graph", "features"], value)
+    rng = np.random.default_rng(0)
+    assert_equals_twin(model, draw_graph(rng, 300, 300, 900), normal(rng, 300, 5) * 0.4)
+    assert "wake" not in operations(model) and "gather_sent" in operations(model)
