@@ -49,7 +49,7 @@ def test_silent_rows_are_those_of_the_twin(of, columns):
     assert {"find_silent", "clear_silent", "gather_sent", "wake"} <= operations(model)
     values = reference.run(model.plan, {0: graph, 1: feat})
     shares = [values[change].sent.mean() for change in changes]
-    assert 0 < shares[-1] < 1, shares
+    assert any(0 < share < 0.5 for share in shares), shares
     feat[:] = 0  # nothing is ever sent
     assert_equals_twin(model, graph, feat)
 
