@@ -157,7 +157,7 @@ def silent_shares(model: nn.Module, graph, feat=None) -> list[float]:
         Low-bit and with ranges, called as ``model(graph, feat)``; it is evaluated.
     graph : DGLGraph
     feat : torch.Tensor, optional
-        Default: ``graph.ndata["feat"]``.
+        (N, D). Default: ``graph.ndata["feat"]``.
 
     Returns
     -------

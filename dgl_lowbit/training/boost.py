@@ -87,7 +87,7 @@ def boost(
     graph : DGLGraph
         With self-loops, and ``ndata`` as :func:`dgl_lowbit.experiments.data.load_graph` gives it.
     rounds, hidden, propagate
-        See :class:`~dgl_lowbit.nn.BoostedMLP`; ``options`` are its others, as ``dropout``.
+        See :class:`~dgl_lowbit.nn.BoostedMLP`.
     bits : int
         1, 2, 3, 4, 8, or 32 for the float model alone.
     config : QuantConfig, optional
@@ -104,6 +104,8 @@ def boost(
         Of weights, dropout and rows; torch's global state is left as found.
     progress : bool or str
         Whether to show a progress bar, and its label.
+    **options
+        Others of :class:`~dgl_lowbit.nn.BoostedMLP`: share, dropout, messages, allow_zero_in_degree.
 
     Returns
     -------
