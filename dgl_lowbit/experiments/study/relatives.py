@@ -178,12 +178,13 @@ def silent_tasks(graph, seeds, epochs):
 
 def boost_tasks(graph, seeds, epochs):
     """One learner, eight and forty, at 2 bits, eight also at 1, and features that come to their scales otherwise."""
-    tasks, both = [], [Variant("INT2", {"bits": 2}), Variant("INT1", {"bits": 1}, beside="INT2")]
+    tasks, half = [], max(epochs // 2, 1)
+    both = [Variant("INT2", {"bits": 2}), Variant("INT1", {"bits": 1}, beside="INT2")]
     for seed in range(seeds):
         for rounds, propagate in ((1, "adj"), (8, "adj"), (40, "adj"), (8, "kta")):
             variants = both if propagate == "adj" and rounds <= 8 else both[:1]
             options = {"rounds": rounds, "propagate": propagate}
-            tasks.append(Task(f"{propagate}, {rounds} learners", graph, BOOSTED, seed, epochs // 2, variants, options))
+            tasks.append(Task(f"{propagate}, {rounds} learners", graph, BOOSTED, seed, half, variants, options))
     return tasks
 
 
