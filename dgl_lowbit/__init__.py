@@ -18,7 +18,7 @@ from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .nn.teacher import teacher_loss
 from .smoothness import SmoothnessRegularizer
-from .training import BanditSampler, fit, train
+from .training import BanditSampler, boost, fit, train
 
 _install(__name__)
 
@@ -35,6 +35,7 @@ __all__ = [
     "__version__",
     "allocate",
     "allocation",
+    "boost",
     "calibrate",
     "diagnose",
     "fit",

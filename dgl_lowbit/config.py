@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 from .quant import Observer, QFormat, make_quantizer, quantizer_names
+from .quant.dead_zone import check_dead_zone
 from .quant.groups import check_groups
 from .quant.qlr import GRIDS
 from .quant.stochastic import GRADIENT_BITS
@@ -122,12 +123,21 @@ class QuantConfig:
         defaults here, lose nothing that it could win back (``dgl-lowbit study relatives``). (0.8, 0.8) lets a loop
         without a teacher, from weights rounded by ``calibrate(…, rounding="gptq")``, lose less at 2 bits. Steps are
         slower: rows that are no codes are neither packed nor multiplied block by block. Default: None.
+    dead_zone : float, optional
+        Of delta-coded messages (``SMPConv``, ``APPNPConv``, ``DeepGraphConv``; other layers take no notice), after the
+        first step: a node sends nothing as long as what its neighbours have of it is off, in every column, by less than
+        this part of the first message's step, which is trained. Packed models skip these silent rows, exactly, in sums
+        over unweighted edges; what it gives stands in ``dgl-lowbit study silent``. Default: None, all rows are sent.
+    dead_zone_of : {"rows", "entries"}
+        "entries" (arXiv:2403.13268) also sends 0 for the entries below the threshold in rows that are not silent, on a
+        grid that has a code for 0. Such rows are coded more coarsely, and are as long.
 
     Raises
     ------
     ValueError
         For unsupported bits, quantiser, grid, granularity, overrides, gradients, observer or percentile, for a protect
-        that is not two probabilities in order, and for bits of attention under "bt*".
+        that is not two probabilities in order, for bits of attention under "bt*", and for a dead zone that is not
+        positive or goes with no code for 0 or no common step.
 
     Examples
     --------
@@ -163,6 +173,8 @@ class QuantConfig:
     protect: tuple[float, float] | None = None
     node_groups: int | None = None
     arithmetic: str = "float"
+    dead_zone: float | None = None
+    dead_zone_of: str = "rows"
 
     def __post_init__(self):
         QFormat(self.bits)
@@ -187,6 +199,7 @@ class QuantConfig:
         if self.arithmetic not in ARITHMETICS:
             raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {self.arithmetic!r}.")
         self._check_groups()
+        self._check_dead_zone()
         is_integer = self.arithmetic == "integer"
         if is_integer and (self.quantizer != "qlr" or self.grid not in GRIDS or self.protect is not None):
             raise ValueError(
@@ -229,6 +242,20 @@ class QuantConfig:
                 f"{self.arithmetic!r}."
             )
 
+    def _check_dead_zone(self):
+        if self.dead_zone is None:
+            return
+        check_dead_zone(self.dead_zone, self.dead_zone_of)
+        if self.messages_granularity == "shift":
+            raise ValueError(
+                "dead_zone needs messages_granularity='tensor' or 'channel': a power of two a row has no common step."
+            )
+        if self.dead_zone_of == "entries" and (self.quantizer != "qlr" or self.bits_of("messages") == 1):
+            raise ValueError(
+                "dead_zone_of='entries' needs a code for 0 beside changes of both signs: quantizer='qlr' and messages "
+                f"of 2 bits or more, got {self.quantizer!r} and {self.bits_of('messages')}."
+            )
+
     def bits_of(self, component: str) -> int:
         """Bits of one of :data:`COMPONENTS`."""
         bits = getattr(self, component)
@@ -241,10 +268,11 @@ class QuantConfig:
         """Whether no component is quantised."""
         return all(QFormat(self.bits_of(component)).is_float for component in COMPONENTS)
 
-    def quantizer_for(self, component: str, *, channels: int, axis: int = -1):
+    def quantizer_for(self, component: str, channels: int | None, axis: int = -1, grid: str | None = None):
         """A fresh quantiser for a tensor of one component, with its channel count and channel axis.
 
-        Where the number of channels is not known, None, one scale serves for all.
+        Where the number of channels is not known, None, one scale serves for all. ``grid`` stands in the place of the
+        config's.
 
         Raises
         ------
@@ -253,7 +281,7 @@ class QuantConfig:
         """
         if component == "attention":
             self._refuse_moved_attention()
-        return self._build(component, channels=channels, axis=axis)
+        return self._build(component, grid, channels=channels, axis=axis)
 
     def _refuse_moved_attention(self):
         if self.quantizer == "bt*" and not QFormat(self.bits_of("attention")).is_float:
@@ -262,7 +290,7 @@ class QuantConfig:
                 "write quantizer='bt', or attention=32."
             )
 
-    def _build(self, component, **shape):
+    def _build(self, component, grid=None, **shape):
         granularity = getattr(self, f"{component}_granularity")
         own = {"groups": self.node_groups} if granularity == "group" else {}
         quantizer = make_quantizer(
@@ -270,7 +298,7 @@ class QuantConfig:
             self.bits_of(component),
             **own,
             granularity="tensor" if granularity == "channel" and shape["channels"] is None else granularity,
-            grid=self._grid_of(component, granularity),
+            grid=grid or self._grid_of(component, granularity),
             clip_gradient=component != "weights",
             **shape,
         )

@@ -21,16 +21,18 @@ class SpecError(LowBitError, ValueError):
 
 @dataclass
 class CodedRows:
-    """Codes, (rows, columns) uint8, with scale and zero point that broadcast against them."""
+    """Codes, (rows, columns) uint8, with scale and zero point that broadcast against them; 0 in rows not sent."""
 
     codes: np.ndarray
     scale: np.ndarray
     zero: np.ndarray
     unit: np.ndarray | None = None  # the scale that those of all rows are multiples of, by powers of two
+    sent: np.ndarray | None = None  # (rows,) bool, where not all rows are
 
     def values(self) -> np.ndarray:
         """What the codes stand for, (rows, columns) float32."""
-        return (self.codes.astype(np.float32) - self.zero) * self.scale
+        values = (self.codes.astype(np.float32) - self.zero) * self.scale
+        return values if self.sent is None else np.where(self.sent[:, None], values, np.float32(0))
 
     def powers(self) -> np.ndarray:
         """Scales in units, (rows,) int8."""

@@ -10,7 +10,7 @@ from . import container
 from .errors import ModelFileError
 from .plan import Plan, PlanError
 
-FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 4, 2
+FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 5, 2
 _SEALED_SINCE = 4
 _PLAN = ("inputs", "ops", "outputs", "returns", "heads")
 
@@ -19,12 +19,17 @@ def encode(plan: Plan, info: dict) -> bytes:
     """The file's content; the same model always gives the same bytes."""
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": _version_of(plan),
         **{part: getattr(plan, part) for part in _PLAN},
         "info": info,
         "sha256": {name: container.sha256(array) for name, array in plan.arrays.items()},
     }
     return container.write(plan.arrays, {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))})
+
+
+def _version_of(plan):
+    """The oldest version that has all that the plan says."""
+    return VERSION if any("dead_zone" in op for op in plan.ops) else _SEALED_SINCE
 
 
 def read(path) -> tuple[Plan, dict]:

@@ -102,9 +102,12 @@ class Recorder(Writer):
     def requantize(self, quantizer, x):
         return x if quantizer.format.is_float else self.dequantize(self.quantize(quantizer, x))
 
-    def delta_quantize(self, quantizer, x, state):
-        after = Value(self._new(), "state")
-        return self._coded("delta", quantizer, x, state, state=after.number), after
+    def delta_quantize(self, quantizer, x, state, dead_zone=None):
+        after, zone = Value(self._new(), "state"), {}
+        if dead_zone is not None:
+            thresholds = self._export(lambda _: dead_zone.thresholds().cpu().numpy(), dead_zone.quantizer)
+            zone = {"dead_zone": {"thresholds": self.constants.numbers(thresholds), "of": dead_zone.part}}
+        return self._coded("delta", quantizer, x, state, state=after.number, **zone), after
 
     def product(self, codes, quantizer, weight, norm=None, bias=None, onto=None):
         if not isinstance(weight, torch.Tensor):

@@ -5,6 +5,7 @@ from dgl.nn import EdgeWeightNorm
 from .appnpconv import APPNPConv
 from .arguments import Role, roles
 from .base import LowBitLayer, Operand, register_layer
+from .boosted import BoostedMLP
 from .chebconv import ChebConv
 from .deepgraphconv import DeepGraphConv
 from .gatconv import GATConv
@@ -15,6 +16,7 @@ from .gineconv import GINEConv
 from .graphconv import GraphConv
 from .heterographconv import HeteroGraphConv
 from .linear import Linear
+from .propagation import silent_shares
 from .protection import with_degree_ranks
 from .protocol import Ops
 from .relgraphconv import RelGraphConv
@@ -25,6 +27,7 @@ from .tagconv import TAGConv
 
 __all__ = [
     "APPNPConv",
+    "BoostedMLP",
     "ChebConv",
     "DeepGraphConv",
     "EdgeWeightNorm",
@@ -47,5 +50,6 @@ __all__ = [
     "TAGConv",
     "register_layer",
     "roles",
+    "silent_shares",
     "with_degree_ranks",
 ]

@@ -61,11 +61,14 @@ class Operand(NamedTuple):
         Number of channels; None where it is not known.
     axis : int
         Channel axis. Default: the last.
+    grid : str, optional
+        The grid it needs. Default: the config's.
     """
 
     component: str
     channels: int | None
     axis: int = -1
+    grid: str | None = None
 
 
 class LowBitLayer(Remembered):
@@ -138,10 +141,7 @@ class LowBitLayer(Remembered):
             self._check_arithmetic(config)
             reference = next(self.parameters(), torch.empty(0))
             self.quantizers = nn.ModuleDict(
-                {
-                    name: config.quantizer_for(operand.component, channels=operand.channels, axis=operand.axis)
-                    for name, operand in self.all_operands().items()
-                }
+                {name: config.quantizer_for(*operand) for name, operand in self.all_operands().items()}
             ).to(reference.device)
             self.quantizers.train(self.training)
             self.float()

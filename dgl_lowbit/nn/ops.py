@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import dgl
 import dgl.function as fn
 import torch
@@ -73,9 +75,10 @@ class TorchOps:
         return codes.centered * codes.scale
 
     @staticmethod
-    def delta_quantize(quantizer, x, state):
+    def delta_quantize(quantizer, x, state, dead_zone=None):
         change = x if state is None else x - state
-        codes = quantizer.quantized(change, protected=protected_rows(len(change)))
+        code = quantizer.quantized if dead_zone is None else partial(dead_zone.quantized, quantizer)
+        codes = code(change, protected=protected_rows(len(change)))
         change = codes.centered * codes.scale
         return codes, change if state is None else state + change
 

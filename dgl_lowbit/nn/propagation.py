@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
+from ..quant.dead_zone import DeadZone
+from ..quant.evaluation import evaluating
 from ..smoothness import SmoothnessControl
 from .arguments import Role, roles
 from .base import LowBitLayer, Operand
@@ -52,8 +55,9 @@ class Channel:
     """Sends node features over the edges, F ↦ Ã F with Ã = D^−½ A D^−½, through quantised messages.
 
     ``"direct"``: the value itself is sent, scaled by its degree norm. ``"delta"``: neighbours keep a running value of
-    every node, and only its quantised change crosses an edge, so that errors do not add up over steps. Where states
-    have as few bits as messages, a node keeps just what its neighbours have of it.
+    every node, and only its quantised change crosses an edge, so that errors do not add up over steps; under
+    ``QuantConfig(dead_zone=…)`` only where it changed enough (:class:`~dgl_lowbit.quant.dead_zone.DeadZone`). Where
+    states have as few bits as messages, a node keeps just what its neighbours have of it.
 
     Parameters
     ----------
@@ -71,6 +75,8 @@ class Channel:
         self.quantizers = layer.quantizers if layer.is_low_bit else None
         self.is_delta, self.side = layer.messages == "delta", getattr(layer, "degree_side", "out")
         self.keeps_codes = layer.is_low_bit and keeps_codes(layer.config)
+        self.dead_zone = layer.config.dead_zone if layer.is_low_bit else None
+        self.of_entries = has_dead_entries(layer.config)
         self.sent = self.received = None
 
     def drop_edges(self, dropout):
@@ -102,10 +108,16 @@ class Channel:
             codes = ops.quantize(quantizer, value)
             kept = ops.dequantize(codes) if self.keeps_codes else value
             return kept, ops.aggregate(graph, codes, self.weights)
-        codes, self.sent = ops.delta_quantize(quantizer, value, self.sent)
+        codes, self.sent = ops.delta_quantize(quantizer, value, self.sent, *self._dead_zone())
         total = ops.aggregate(graph, codes, self.weights)
         self.received = total if self.received is None else ops.combine((1, self.received), (1, total))
         return self.sent, self.received
+
+    def _dead_zone(self):
+        """What is too small to send of what changed since the first message; sums with weights take all of it."""
+        if self.dead_zone is None or self.sent is None or self.weights is not None:
+            return ()
+        return (DeadZone(self.quantizers["messages_0"], self.dead_zone, self.of_entries),)
 
     def _requantize(self, name, h):
         return h if self.quantizers is None or name not in self.quantizers else self.ops.requantize(
@@ -119,11 +131,40 @@ def keeps_codes(config) -> bool:
     return states < 32 and states <= config.bits_of("messages")
 
 
+def has_dead_entries(config) -> bool:
+    """Whether single entries of messages are left out."""
+    return config is not None and config.dead_zone is not None and config.dead_zone_of == "entries"
+
+
 def channel_operands(config, width: int, steps: int) -> dict[str, Operand]:
     """Operands of ``steps`` steps of a :class:`Channel` of ``width`` features."""
-    operands = {f"messages_{step}": Operand("messages", width) for step in range(steps)}
+    late = "affine" if has_dead_entries(config) else None  # of entries that are not sent the code is 0
+    operands = {f"messages_{step}": Operand("messages", width, grid=late if step else None) for step in range(steps)}
     if config.bits_of("states") < 32:
         operands["states"] = Operand("states", width)
         if not keeps_codes(config):
             operands.update({f"states_{step}": Operand("states", width) for step in range(1, steps)})
     return operands
+
+
+@torch.no_grad()
+def silent_shares(model: nn.Module, graph, feat=None) -> list[float]:
+    """Of each step of delta-coded propagation in ``model`` that has a dead zone, the share of rows that are not sent.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Low-bit and with ranges, called as ``model(graph, feat)``; it is evaluated.
+    graph : DGLGraph
+    feat : torch.Tensor, optional
+        (N, D). Default: ``graph.ndata["feat"]``.
+
+    Returns
+    -------
+    list of float
+        In the order of the steps; empty where nothing has a dead zone.
+    """
+    shares: list[float] = []
+    with evaluating(model), DeadZone.telling(lambda silent: shares.append(silent.float().mean().item())):
+        model(graph, graph.ndata["feat"] if feat is None else feat)
+    return shares

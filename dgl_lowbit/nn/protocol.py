@@ -37,8 +37,12 @@ class Ops(Protocol):
     def dequantize(self, codes) -> Rows:
         """The values that codes stand for."""
 
-    def delta_quantize(self, quantizer, x, state) -> Rows:
-        """Codes of what ``x`` changed against ``state``, and the state they lead to (None: zero)."""
+    def delta_quantize(self, quantizer, x, state, dead_zone=None) -> Rows:
+        """Codes of what ``x`` changed against ``state``, and the state they lead to (None: zero).
+
+        With a ``dead_zone``, a :class:`~dgl_lowbit.quant.dead_zone.DeadZone`, rows that hardly changed send nothing:
+        sums over neighbours of unweighted edges leave them out.
+        """
 
     def product(self, codes, quantizer, weight, norm=None, bias=None, onto=None) -> Rows:
         """Matrix product of codes, (rows, in), with the quantised ``weight``, (in, out); of each part of a pair.

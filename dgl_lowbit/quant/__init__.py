@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Callable
 
 from .base import Quantizer
+from .dead_zone import DeadZone
 from .format import FLOAT_BITS, SUPPORTED_BITS, QFormat, QParams
 from .groups import GroupQuantizer
 from .learned import LearnedBitsQuantizer
@@ -86,6 +87,7 @@ register_quantizer("bt*", lambda bits, **options: TruncationQuantizer(bits, skew
 __all__ = [
     "FLOAT_BITS",
     "SUPPORTED_BITS",
+    "DeadZone",
     "GroupQuantizer",
     "LearnedBitsQuantizer",
     "LevelsQuantizer",

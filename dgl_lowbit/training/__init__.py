@@ -1,6 +1,7 @@
 """Training: the whole recipe, one stage of it, and its pieces for loops of one's own."""
 
 from .bandit import BanditSampler
+from .boost import Boosted, boost
 from .history import History
 from .loop import BITS_EPOCHS, PATIENCE, Fitted, fit, parameter_groups, train
 from .message_history import MessageHistory
@@ -11,11 +12,13 @@ __all__ = [
     "BITS_EPOCHS",
     "PATIENCE",
     "BanditSampler",
+    "Boosted",
     "Fitted",
     "History",
     "LostProcessError",
     "MessageHistory",
     "accuracy",
+    "boost",
     "distillation_loss",
     "fit",
     "parameter_groups",

@@ -8,11 +8,12 @@ stand in the plan itself.
     source      features (or codes)                       the first of a pair
     destination features (or codes), graph                the second of a pair; on a block, the first rows
     quantize    float, [graph]                            quantizer, columns; norm, which goes with the graph
-    delta       float, state or null                      quantizer, columns; writes codes and the new state
+    delta       float, state or null                      quantizer, columns; dead_zone; writes codes, or changes,
+                                                          and the new state
     dequantize  codes
     linear      codes                                     weight; unit, where results are fixed-point
     stack       codes, of one quantizer                   one below the other
-    aggregate   graph, codes, edge weight or null, own codes or null   reduce (sum or max); unit
+    aggregate   graph, codes or changes, edge weight or null, own codes or null   reduce (sum or max); unit
     aggregate_edges    graph, codes, codes of edges       sums of max(node + edge, 0)
     attend      graph, codes, codes of sources, codes of destinations, [edge weight]   heads, slope, vector, quantizer
     attention   graph, float, float, edge weight or null  the same; the attention that ``attend`` sums with, an array

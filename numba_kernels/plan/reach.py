@@ -9,7 +9,7 @@ from .ops.call import written
 
 # What a value has rows of: nodes, edges, or nodes once for each type of edges.
 NODES, EDGES, TYPED = "nodes", "edges", "typed nodes"
-_READ_BY_ROWS = ("features", "float", "codes", "state")
+_READ_BY_ROWS = ("features", "float", "codes", "changes", "state")
 
 
 @dataclass

@@ -8,6 +8,7 @@ from typing import Callable
 from ..plan.reach import NODES
 from ..plan.resolve import whole
 from ..plan.schedule import Schedule
+from .asleep import sleeping
 from .assembly import Assembly
 from .calls import steps_of
 from .places import Floats, given_codes
@@ -62,6 +63,7 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
         address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
         values[value] = Floats(address, columns, assembly.fault_of(n))
+    asleep = sleeping(schedule)
     for number, stage in enumerate(schedule.stages):
         if stage.rows is None:
             between.append(number)
@@ -69,7 +71,7 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
         if between:
             calls[len(programs)], between = steps_of(schedule, between, values, assembly), []
         assembler = StageAssembler(assembly, stage, values, run.sparse)
-        assembler.assemble()
+        assembler.assemble(asleep.get(number))
         writes = {value[0] if isinstance(value, tuple) else value for op in stage.ops for value in op.writes}
         needed = tuple((needs or {}).get(value, (NODES, 0)) for value in writes)
         for program, cost in (*assembler.before, (assembler.program, assembler.costs)):

@@ -69,6 +69,11 @@ class Assembly:
             self._buffer_of[owner, name] = self._free[kind].pop()
         return self._buffer_of[owner, name]
 
+    def hand_over(self, owner, to) -> None:
+        """Let a value stand where another does, whose last readers read it row by row before they write."""
+        for key in [key for key in self._buffer_of if key[0] == owner]:
+            self._buffer_of[to, key[1]] = self._buffer_of.pop(key)
+
     def give_back(self, owner) -> None:
         """Let others use the buffers of a value."""
         for key in [key for key in self._buffer_of if key[0] == owner]:

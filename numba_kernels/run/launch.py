@@ -15,13 +15,22 @@ from .runtime import start_threads
 def run_block(stage, block, low, high, base):
     """The rows of one block of a stage that are from ``low`` to below ``high``; ``stage`` points to its numbers."""
     first, last, bounds, rows, stride = stage[0], stage[1], simd.i64_at(stage[2]), stage[4], stage[5]
+    wake, awake = stage[8], simd.i64_at(base + stage[9])
     stop = min(bounds[block + 1], high)
-    for start in range(max(bounds[block], low), stop, rows):
-        count, at = min(rows, stop - start), first
-        while at < last:
-            header = simd.i64_at(at)
-            call(header[0], at + HEADER_BYTES, start, count, base, stride)
-            at += header[1]
+    for tile in range(max(bounds[block], low), stop, rows):
+        start, end = tile, min(tile + rows, stop)
+        while start < end:
+            count, at = end - start, first
+            if wake != 0:
+                call(simd.i64_at(wake)[0], wake + HEADER_BYTES, start, count, base, stride)
+                start, count = awake[0], awake[1]
+                if count == 0:
+                    break
+            while at < last:
+                header = simd.i64_at(at)
+                call(header[0], at + HEADER_BYTES, start, count, base, stride)
+                at += header[1]
+            start += count
 
 
 @launcher

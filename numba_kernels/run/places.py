@@ -32,6 +32,7 @@ class CodesAt:
     scale: Any
     zero: Any
     powers: Any = 0  # a row's
+    sent: Any = 0  # which rows are, or 0 for all
     buffers: dict = field(default_factory=dict)  # of what is a row's: numbers of buffers
 
     def operand(self) -> Operand:
@@ -122,6 +123,12 @@ class Places:
             self._in_tile(value, grid)
         else:
             self.values[value] = self._in_memory(value, grid, self.stage.rows)
+
+    def sent_rows(self, value, grid: Grid) -> Any:
+        """Room in memory for changes made here, and for which rows of them are sent; the latter as a field."""
+        sent = self.assembler.memory(value, "sent", self.stage.rows, 1)[0]
+        self.values[value] = replace(self._in_memory(value, grid, self.stage.rows), sent=sent)
+        return sent
 
     def _in_tile(self, value, grid):
         area, at = self.assembler.area_of_rows, self.assembler.at

@@ -17,9 +17,11 @@ from ..layout import padded
 from .memory import address_of
 
 # Of a stage: addresses of its first instruction and behind its last, address of its bounds, blocks, rows of a tile,
-# floats of a slot's row; then bounds of its own for one block.
-STAGE_NUMBERS = 8
-FIRST, LAST, BOUNDS, BLOCKS, TILE_ROWS, STRIDE, OWN_BOUNDS, ROWS = range(8)
+# floats of a slot's row; then bounds of its own for one block; address of the instruction that finds the rows of a tile
+# that are awake, 0 where all are, and where in the scratch it says so.
+STAGE_NUMBERS = 10
+FIRST, LAST, BOUNDS, BLOCKS, TILE_ROWS, STRIDE, OWN_BOUNDS, ROWS, WAKE, AWAKE = range(10)
+_NO_WAKE = -1  # before addresses are known
 
 # Floats of a tile's widest slot: what stays in the fastest cache beside weights and codes.
 _TILE_FLOATS = 4096
@@ -47,17 +49,26 @@ class Area:
     name: object
 
 
+# Where WAKE says which rows are awake: the first of a run, and how many.
+AWAKE_AT = Area("awake")
+
+
 class StageProgram:
     """Instructions of one stage, as they are added."""
 
     def __init__(self):
         self.instructions, self.areas, self.row_areas = [], {}, {}
-        self.num_slots, self.widest = 0, 1
+        self.num_slots, self.widest, self.wakes = 0, 1, False
 
     def add(self, instruction: Instruction, variant: tuple, fields: NamedTuple) -> None:
         """Append an instruction."""
         self.instructions.append((instruction, variant, flatten(fields)))
         self.widest = max(self.widest, getattr(fields, "columns", 1))
+
+    def wake(self, instruction: Instruction, variant: tuple, fields: NamedTuple) -> None:
+        """Find by an instruction the rows that the others work on, one run of them after another."""
+        self.instructions.insert(0, (instruction, variant, flatten(fields)))
+        self.wakes = True
 
     def area(self, name, size: int) -> Area:
         """Scratch of at least ``size`` bytes."""
@@ -134,6 +145,8 @@ class Filled:
         self.program, self._code, self._stages = program, program.code.copy(), program.stages.copy()
         self.stages_at = address_of(self._stages)
         self._stages[:, [FIRST, LAST]] += address_of(self._code)
+        wake = self._stages[:, WAKE]
+        self._stages[:, WAKE] = np.where(wake == _NO_WAKE, 0, wake + address_of(self._code))
         self._stages[:, BOUNDS] += self.stages_at
         self._stages[:, ROWS] = rows
         self._bounds: dict[int, np.ndarray] = {}
@@ -156,8 +169,10 @@ def build(stages: list[StageProgram], references: list[Callable], alive: list) -
     numbers, code, places, sources, size = np.zeros((len(stages), STAGE_NUMBERS), np.int64), [], [], [], 0
     for n, stage in enumerate(stages):
         rows, stride, scratch, starts = stage.lay_out()
-        numbers[n, [FIRST, TILE_ROWS, STRIDE]] = len(code), rows, stride
-        for instruction, variant, fields in stage.instructions:
+        numbers[n, [FIRST, TILE_ROWS, STRIDE, WAKE]] = len(code), rows, stride, _NO_WAKE
+        for place, (instruction, variant, fields) in enumerate(stage.instructions):
+            if stage.wakes and place == 1:
+                numbers[n, [FIRST, WAKE, AWAKE]] = len(code), 8 * numbers[n, FIRST], starts[AWAKE_AT]
             code += [instruction.address(*variant), HEADER_BYTES + 8 * len(fields)]
             for kind, value in zip(instruction.leaves, fields):
                 if isinstance(value, Reference):

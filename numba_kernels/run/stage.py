@@ -8,16 +8,17 @@ from typing import Any, Callable, NamedTuple
 import numpy as np
 
 from ..fixed_point import Multiplier
-from ..kernels.fields import Multiplied, ProductWeight
+from ..kernels.fields import Edges, Multiplied, ProductWeight
 from ..kernels.load import Load, Store, load, store
-from ..layout import pad
+from ..kernels.silence import Wake, wake
+from ..layout import pad, padded
 from ..plan.resolve import whole
 from ..plan.schedule import Stage
 from .assembly import Assembly
 from .matrices import Grid, Weight
 from .memory import address_of
 from .places import Places
-from .program import StageProgram
+from .program import AWAKE_AT, StageProgram
 
 # Bytes from which a float matrix is written past the caches.
 STREAM_FROM = 1 << 24
@@ -59,8 +60,14 @@ class StageAssembler:
         self.last_use = {value: n for n, op in enumerate(stage.ops) for value in op.reads}
         self.position = 0
 
-    def assemble(self) -> None:
-        """Let all operations add their instructions, and store what is needed beyond the stage."""
+    def assemble(self, asleep=None) -> None:
+        """Let all operations add their instructions, and store what is needed beyond the stage.
+
+        Rows that are ``asleep``, an :class:`~numba_kernels.run.asleep.Asleep`, are left as they are.
+        """
+        if asleep is not None:
+            for value, old in asleep.continued.items():
+                self.assembly.hand_over(old, value)
         for position, op in enumerate(self.stage.ops):
             self.position = position
             op.operation.emit(self, op)
@@ -72,6 +79,11 @@ class StageAssembler:
             for value in {*op.reads, *op.writes}:
                 if self.last_use.get(value, -1) <= self.position and value in self.slots:
                     self.release(value)
+        if asleep is not None:
+            edges = Edges(*(self.graph_array(asleep.graph, name) for name in ("indptr", "indices")))
+            sent = (self.places.codes(value).sent for value in (asleep.arrived, asleep.sent))
+            self.area(AWAKE_AT.name, 16)
+            self.program.wake(wake, (), Wake(edges, *sent, AWAKE_AT))
 
     # -- slots ------------------------------------------------------------------------------------------
     def new_slot(self) -> int:
@@ -149,6 +161,10 @@ class StageAssembler:
         key = value[0] if isinstance(value, tuple) else value  # a part of a pair
         return self.assembly.keep(("grid", key), lambda: Grid.of(self.assembly.plan.grids[key], self.columns(value)))
 
+    def sent_rows(self, value):
+        """Which rows of changes that are made here are sent, as a field; there is room for both."""
+        return self.places.sent_rows(value, self.grid(value))
+
     def weight(self, spec: dict) -> Weight:
         """The weight of a product."""
         return self.assembly.keep(("weight", spec["out"]), lambda: Weight.of(self.assembly.plan, spec["weight"]))
@@ -165,6 +181,17 @@ class StageAssembler:
         return self.at(
             self.assembly.keep(("padded", key, columns), lambda: pad(plan.numbers(numbers, (1, columns)), columns))
         )
+
+    def thresholds(self, spec: dict) -> int:
+        """The address of the thresholds of a dead zone, which no number behind the last column reaches."""
+        columns, numbers = spec["columns"], spec["dead_zone"]["thresholds"]
+
+        def make():
+            reached = np.full(padded(columns), np.inf, np.float32)
+            reached[:columns] = self.assembly.plan.numbers(numbers, (1, columns))
+            return reached
+
+        return self.at(self.assembly.keep(("dead zone", spec["out"]), make))
 
     def multiplied(self, key, make: Callable[[], Multiplier], columns: int) -> Multiplied:
         """How accumulators become fixed-point numbers, as fields; ``make()`` gives what they are multiplied with."""

@@ -11,6 +11,7 @@ from torch import nn
 from ...allocation.cost import components_of
 from ...deploy import PackedModel, launching
 from ...diagnose import diagnose
+from ...nn.propagation import silent_shares
 from ...training import predict
 
 _ROUNDS = 30
@@ -58,7 +59,12 @@ def milliseconds(made: dict[str, Made], graph) -> dict[str, float]:
     return {label: statistics.median(times) for label, times in taken.items()}
 
 
+def silent_rows(made: dict[str, Made], graph) -> dict[str, list[float]]:
+    """Of each step of propagation after the first, the share of rows that a dead zone leaves unsent."""
+    return {label: silent_shares(model, graph) for label, (model, _) in made.items()}
+
+
 # By the name that entries of results have for it.
-FIGURES: dict[str, Callable[[dict[str, Made], Any], dict[str, float]]] = {
-    "weight_error": weight_error, "identical": identical, "ms": milliseconds,
+FIGURES: dict[str, Callable[[dict[str, Made], Any], dict]] = {
+    "weight_error": weight_error, "identical": identical, "ms": milliseconds, "silent": silent_rows,
 }  # fmt: skip

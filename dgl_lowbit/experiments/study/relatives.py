@@ -12,7 +12,7 @@ from functools import partial
 from ...training import PATIENCE
 from ..data import GRAPH_NAMES
 from ..graph_sets import GRAPH_SETS
-from .studies import FLOAT_AGAIN, Task, Variant, chosen, low_bit
+from .studies import BOOSTED, FLOAT_AGAIN, Task, Variant, chosen, low_bit
 
 _REAL = ("cora", "coauthor-cs", "amazon-computer")
 _TRAINED = {"quantizer_lr": 0.003, "patience": PATIENCE}
@@ -174,6 +174,30 @@ def blocks_tasks(graph, seeds, epochs, ways, fanout):
     return [Task("gcn", graph, "gcn", seed, epochs, variants) for seed in range(seeds)]
 
 
+def silent_tasks(graph, seeds, epochs):
+    """SMP at 2 bits whose rows stay unsent where they hardly changed, beside all rows, and half as many steps."""
+    label = "INT2"
+    variants = [FLOAT_AGAIN, low_bit("smp", 2)]
+    for size in (0.05, 0.1, 0.2):
+        variants.append(Variant(f"dead zone {size}", {"bits": 2, "dead_zone": size}, patience=PATIENCE, beside=label))
+    of_entries = {"bits": 2, "dead_zone": 0.1, "dead_zone_of": "entries"}
+    variants.append(Variant("dead zone 0.1 of entries", of_entries, patience=PATIENCE, beside=label))
+    variants.append(Variant("5 steps", {"bits": 2}, {"propagate": {"k": 5}}, patience=PATIENCE, beside=label))
+    return [Task("smp", graph, "smp", seed, epochs, variants, figures=("silent", "ms")) for seed in range(seeds)]
+
+
+def boost_tasks(graph, seeds, epochs):
+    """One learner, eight and forty, at 2 bits, eight also at 1, and features that come to their scales otherwise."""
+    tasks, half = [], max(epochs // 2, 1)
+    both = [Variant("INT2", {"bits": 2}), Variant("INT1", {"bits": 1}, beside="INT2")]
+    for seed in range(seeds):
+        for rounds, propagate in ((1, "adj"), (8, "adj"), (40, "adj"), (8, "kta")):
+            variants = both if propagate == "adj" and rounds <= 8 else both[:1]
+            options = {"rounds": rounds, "propagate": propagate}
+            tasks.append(Task(f"{propagate}, {rounds} learners", graph, BOOSTED, seed, half, variants, options))
+    return tasks
+
+
 def _messages(graph):
     """Scales of messages: a power of two a node where degrees span orders of magnitude."""
     return "shift" if graph.startswith("amazon") else "channel"
@@ -231,6 +255,13 @@ METHODS = {
     "bandit": Relative(
         "2103.01089", "GCN and GAT sampled with 3 neighbours a layer, with less variance",
         partial(blocks_tasks, ways=("sampled", "bandit"), fanout=3), ("amazon-computer",),
+    ),
+    "silent": Relative(
+        "2403.13268", "thresholds on single entries of decoupled propagation; speed on graphs of billions of edges",
+        silent_tasks, ("cora", "coauthor-cs"),
+    ),
+    "boost": Relative(
+        "2006.08550", "on Cora, one hidden layer and fine-tuning: 82.3 ± 1.1 with kernel-target alignment", boost_tasks,
     ),
     "integer": Relative(
         "2007.06919", "RetinaNet-18 on COCO: 33.0 AP in float32, 34.0 at 4 bits, 29.6 at 2", integer_tasks,

@@ -63,6 +63,8 @@ class Task:
         return asdict(self)
 
 
+# The model of tasks that boost.
+BOOSTED = "boosted"
 FLOAT_AGAIN = Variant("float32, second phase", {"bits": 32}, patience=PATIENCE)
 # What rows of bits that methods choose are called, where not as the method.
 _CHOSEN = {"greedy": "allocated"}

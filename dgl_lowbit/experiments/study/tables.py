@@ -24,6 +24,7 @@ _FIGURES = {
     "seconds": ("calibration, s", "{:.0f}"),
     "sum_error": ("error of sums", "{:.4f}"),
     "memory": ("history, part of float32", "{:.4f}"),
+    "silent": ("silent rows by step, %", "{:.0f}"),
 }
 _COMPARED = ("weight_error", "hidden", "kl", "ms", "sum_error")
 _LAST = 10  # epochs at the end of training that violations are averaged over
@@ -169,6 +170,8 @@ def _figure(group, same, key):
     values = _of(group, key)
     if not values:
         return "-"
+    if isinstance(values[0], list):  # by step
+        return " ".join(_FIGURES[key][1].format(100 * statistics.mean(step)) for step in zip(*values)) or "-"
     text = _FIGURES[key][1].format(statistics.mean(values))
     if same is None or key not in _COMPARED:
         return text

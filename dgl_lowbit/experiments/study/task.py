@@ -19,8 +19,10 @@ from ..data import load_graph
 from ..graph_sets import GRAPH_SETS
 from ..recipes import Recipe, build
 from .blocks import fit_on_blocks
+from .boost_task import run_boost_task
 from .figures import FIGURES, Made
 from .graph_task import run_graph_task
+from .studies import BOOSTED
 
 # The measure of tasks whose rows are compared by the bytes of their hidden states.
 HIDDEN = "hidden"
@@ -40,6 +42,8 @@ def run_task(spec: dict) -> dict:
     """
     if spec["graph"] in GRAPH_SETS:
         return run_graph_task(spec)
+    if spec["model"] == BOOSTED:
+        return run_boost_task(spec)
     graph = dgl.add_self_loop(load_graph(spec["graph"], spec["seed"]))
     recipe = Recipe(spec["teacher"], spec["lr"], tuple(spec["no_decay"]), spec["drop_edge"])
     options = {"epochs": spec["epochs"], "seed": spec["seed"], "progress": False}

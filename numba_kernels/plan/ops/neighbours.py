@@ -11,6 +11,7 @@ from ...kernels import quads
 from ...kernels.fields import Edges
 from ...kernels.gather import Gather, GatherFixed, HubParts, gather, gather_fixed, hub_parts
 from ...kernels.largest import GatherEdges, Largest, LargestWeighted, gather_edges, largest, largest_weighted
+from ...kernels.silence import LISTED, GatherSent, gather_sent
 from ...kernels.weighted import EDGES, GatherFloats, GatherProducts, gather_floats, gather_products
 from ...layout import AHEAD
 from ...spec import MOST_HALVINGS, CodedRows, FixedGrid, IntegerGrid, OwnGrid, ShiftGrid
@@ -46,12 +47,15 @@ class Aggregate(Operation):
 
     def check(self, plan, op, graph, codes, edge_weight, own):
         plan.expect(graph, "graph")
-        columns, grid, reduce = plan.expect(codes, "codes"), plan.grids[codes], op.get("reduce", "sum")
+        columns, reduce = plan.expect(codes, "codes", "changes"), op.get("reduce", "sum")
+        grid, is_plain = plan.grids[codes], edge_weight is None and reduce == "sum"
         plan.require(not isinstance(grid, OwnGrid), "messages with a scale per row cannot be summed as codes")
         if reduce == "max":
             plan.require(own is None and not isinstance(grid, ShiftGrid), "no maximum of these")
+        if plan.kinds[codes] == "changes":
+            plan.require(is_plain and own is None and "unit" not in op, "changes are only summed as they are")
         if "unit" in op:
-            is_plain = type(grid) in (FixedGrid, IntegerGrid) and edge_weight is None and reduce == "sum"
+            is_plain &= type(grid) in (FixedGrid, IntegerGrid)
             plan.require(is_plain and are_halves(grid.zero_point), "no fixed-point sum of these")
             _multiplier(grid, op["unit"])
         if edge_weight is not None:
@@ -115,6 +119,11 @@ class Aggregate(Operation):
 
     def _emit_plain(self, stage, op, codes, own, graph):
         grid, lanes, hubs = codes.grid, bytes_at_a_time(codes.grid), (0, 0, 0, 0)
+        if codes.sent != 0:
+            lists = stage.area("listed", 4 * (LISTED + AHEAD + 16)), stage.area_of_rows("ends", 4)
+            fields = GatherSent(*_sums(stage, op, codes), grid.exact_sum, codes.sent, *lists)
+            stage.add(gather_sent, (grid.bits, lanes), fields)
+            return
         if stage.has_hubs(graph):
             array = stage.graph_array
             partials = stage.hub_partials(graph, grid)
@@ -140,6 +149,8 @@ class Aggregate(Operation):
             weights = codes.powers()[graph.indices]
             own_weights = 1 if own is None else own.powers()
             codes = CodedRows(codes.codes, codes.unit, codes.zero)
+        if codes.sent is not None:
+            weights = codes.sent[graph.indices].astype(np.int8)
         if weights is None or weights.dtype == np.int8:
             total, count = sum_codes(graph, codes.codes, weights)
             if own is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ...fixed_point import normed
@@ -9,12 +11,14 @@ from ...kernels.decode import Decode, decode
 from ...kernels.encode import Encode, encode
 from ...kernels.fields import INTEGER, Matrix
 from ...kernels.fixed import EncodeFixed, FixedNorm, encode_fixed, fixed_norm
+from ...kernels.silence import ClearSilent, FindSilent, clear_silent, find_silent
 from ...kernels.term import Term, term
-from ...spec import CodedRows, IntegerGrid, OwnGrid
-from ..attributes import COUNT, DICT, PLUS, POWER, SIDE, UNIT, VALUE, record
+from ...spec import CodedRows, FixedGrid, IntegerGrid, OwnGrid
+from ..attributes import COUNT, DICT, NUMBERS, PLUS, POWER, SIDE, UNIT, VALUE, choice, record
 from .registry import Operation, each_part, operation
 
 _NO_MATRIX = Matrix(0, 0, 0)
+_DEAD_ZONE = record(thresholds=NUMBERS, of=choice("rows", "entries"))
 
 
 def _emit_codes(stage, out, slot, columns, factor=0, source=_NO_MATRIX):
@@ -99,15 +103,25 @@ class FixedDegree(Operation):
         return normed(values, graph.degree_factor(op["side"], op["power"], op["plus"], True), op["unit"])
 
 
-@operation("delta", quantizer=DICT, columns=COUNT, state=VALUE)
+@operation("delta", quantizer=DICT, columns=COUNT, state=VALUE, optional={"dead_zone": _DEAD_ZONE})
 class Delta(Operation):
-    """Codes of what changed against a state, and the state they lead to."""
+    """Codes of what changed against a state, and the state they lead to.
+
+    With a dead zone rows that nowhere changed by a threshold are not sent: they are 0, and of entries those of others
+    that did not are. What is written then are "changes", which sums alone read.
+    """
 
     def check(self, plan, op, value, state):
         grid = plan.grid(op["quantizer"], op["columns"])
         plan.require(not isinstance(grid, OwnGrid), "delta coding has no scale per row")
         plan.expect_columns(value, op["columns"], "features", "float")
-        plan.define(op["out"], "codes", op["columns"], grid)
+        if "dead_zone" in op:
+            thresholds = plan.numbers(op["dead_zone"]["thresholds"], (1, op["columns"]))
+            plan.require((thresholds > 0).all(), "thresholds of a dead zone must be positive")
+            plan.require(type(grid) is FixedGrid, "changes in a dead zone need a fixed scale")
+            has_zero = (grid.code(np.zeros((1, op["columns"]), np.float32)).values() == 0).all()
+            plan.require(op["dead_zone"]["of"] == "rows" or has_zero, "a dead zone of entries needs codes for 0")
+        plan.define(op["out"], "changes" if "dead_zone" in op else "codes", op["columns"], grid)
         if state is not None:
             plan.expect_columns(state, op["columns"], "state")
         plan.define(op["state"], "state", op["columns"])
@@ -129,8 +143,15 @@ class Delta(Operation):
         stage.add(term, (), first)
         if state is not None:
             stage.add(term, (), Term(at(change), at(stage.slot(state)), columns, -1.0, 0, 0))
+        zone = op.spec.get("dead_zone")
+        sent = 0 if zone is None else stage.sent_rows(out)
+        if zone is not None:
+            fields = FindSilent(at(change), columns, stage.thresholds(op.spec), sent)
+            stage.add(find_silent, (zone["of"] == "entries",), fields)
         _emit_codes(stage, out, change, columns)
         stage.add(decode, (), Decode(at(change), columns, stage.places.operand(out)))
+        if zone is not None:
+            stage.add(clear_silent, (), ClearSilent(at(change), columns, sent))
         stage.let_go("change")
         if state is None:
             stage.hold(after, change)
@@ -146,7 +167,12 @@ class Delta(Operation):
 
     def reference(self, plan, op, values, state):
         state = np.zeros_like(values) if state is None else state
-        codes = plan.grids[op["out"]].code(values - state)
+        change, sent = values - state, None
+        if "dead_zone" in op:
+            reaches = np.abs(change) >= plan.numbers(op["dead_zone"]["thresholds"], (1, op["columns"]))
+            change = np.where(reaches, change, np.float32(0)) if op["dead_zone"]["of"] == "entries" else change
+            sent = reaches.any(1)
+        codes = replace(plan.grids[op["out"]].code(change), sent=sent)
         return codes, state + codes.values()
 
 
