@@ -181,6 +181,11 @@ class Pruner:
             rows.append({"of": "edges", "alive": int(self.edges.mask.sum()), "total": len(self.edges.mask)})
         return rows
 
+    def settings(self) -> dict:
+        """What it was made with, in plain values."""
+        names = ("start", "stop", "every", "regrow", "criterion", "seed")
+        return {**self.shares, **{name: getattr(self, name) for name in names}}
+
     # -- in training ------------------------------------------------------------------------------------
     def is_done(self, epoch: int) -> bool:
         """Whether after so many epochs, the first counting 0, everything has left that is to."""

@@ -10,7 +10,8 @@ class History:
     """One dict an epoch, and the epoch whose weights were kept.
 
     Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy``, and under a smoothness bound
-    ``smoothness``, the rows of :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
+    ``smoothness``, the rows of :meth:`dgl_lowbit.SmoothnessRegularizer.report`; with a pruner ``pruning``, those of
+    :meth:`dgl_lowbit.Pruner.report`.
 
     Attributes
     ----------
@@ -27,10 +28,10 @@ class History:
         """The epoch of best validation accuracy, ties broken by validation loss."""
         return self.epochs[self.best_epoch]
 
-    def add(self, record: dict) -> bool:
-        """Append an epoch; returns whether it is the best so far."""
+    def add(self, record: dict, counts: bool = True) -> bool:
+        """Append an epoch; returns whether it is the best so far, of those that count."""
         self.epochs.append(record)
-        is_best = self.best_epoch < 0 or _rank(record) > _rank(self.best)
+        is_best = counts and (self.best_epoch < 0 or _rank(record) > _rank(self.best))
         if is_best:
             self.best_epoch = len(self.epochs) - 1
         return is_best

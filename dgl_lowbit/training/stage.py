@@ -29,7 +29,9 @@ class Run:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler | None
 
-    def __init__(self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed):
+    def __init__(
+        self, model, graph, distillation, transform, sampler, batch_size, num_workers, sparse, bits, seed, pruner=None
+    ):
         self.model, self.distillation, self.seed = model, distillation, seed
         self.graph = as_sampled(graph, sampler)
         if sampler is not None and protects(model):
@@ -40,7 +42,8 @@ class Run:
         self.history, self.best_state, self.teacher_logits = History(), None, None
         self.smoothness = SmoothnessRegularizer.attached(model)
         # What adds to the loss, and takes a step of its own after it.
-        self.terms = [term for term in (self.smoothness, bits) if term is not None]
+        self.pruner = pruner
+        self.terms = [term for term in (self.smoothness, bits, pruner) if term is not None]
 
     def prepare(self, teacher):
         dense = self.feat
@@ -69,6 +72,8 @@ class Run:
         state = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0] >> 1)
         torch.manual_seed(state)
         seed_samplers(self.sampler, state)
+        if self.pruner is not None:
+            self.pruner.advance(number, self.whole, self.feat)
         self.model.train()
         with closing(self._batches()) as steps:
             losses = [self._step(batch, number) for batch in steps]
@@ -84,7 +89,9 @@ class Run:
         }
         if self.smoothness is not None:
             record["smoothness"] = self.smoothness.report()
-        if self.history.add(record):
+        if self.pruner is not None:
+            record["pruning"] = self.pruner.report()
+        if self.history.add(record, self.pruner is None or self.pruner.is_done(number)):
             self.best_state = copy.deepcopy(self.model.state_dict())
         return record
 
