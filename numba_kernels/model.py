@@ -16,10 +16,11 @@ from .plan import Plan
 from .prepared import Prepared
 from .run.coded import NOT_CODED, Coded
 from .run.executor import Executor
-from .run.part import checked_nodes, node_count
+from .run.part import checked_nodes, node_count, of_each
 from .run.room import refuse_beyond
 from .run.runtime import checked, running
 from .run.update import Kept
+from .selected import Selected
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
 
@@ -49,6 +50,10 @@ class PackedModel:
         self.plan, self.info, self.threads = plan, dict(info or {}), threads
         self._executor = Executor(plan)
         self._kept = Kept(self._executor)
+        self._selected = {
+            entry["value"]: Selected(plan.columns_read(entry), entry["columns"]["total"])
+            for entry in plan.inputs if "columns" in entry
+        }  # fmt: skip
 
     def __call__(self, *args, **kwargs):
         """Run the model.
@@ -149,6 +154,8 @@ class PackedModel:
         read_as, inputs = {**READ, **others}, {}
         for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = read_as[entry["kind"]](value, entry["name"])
+            if entry["value"] in self._selected:
+                inputs[entry["value"]] = of_each(self._selected[entry["value"]].of, inputs[entry["value"]], entry["name"])
         return inputs
 
     def _takes(self, name):

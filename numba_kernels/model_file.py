@@ -10,16 +10,21 @@ from . import container
 from .errors import ModelFileError
 from .plan import Plan, PlanError
 
-FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 4, 2
+FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 5, 2
 _SEALED_SINCE = 4
 _PLAN = ("inputs", "ops", "outputs", "returns", "heads")
+
+
+def version_of(plan: Plan) -> int:
+    """The oldest version of the format that has all that a plan says."""
+    return 5 if any("columns" in entry for entry in plan.inputs) else 4
 
 
 def encode(plan: Plan, info: dict) -> bytes:
     """The file's content; the same model always gives the same bytes."""
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": version_of(plan),
         **{part: getattr(plan, part) for part in _PLAN},
         "info": info,
         "sha256": {name: container.sha256(array) for name, array in plan.arrays.items()},
