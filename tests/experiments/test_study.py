@@ -185,7 +185,7 @@ def test_figures_are_what_they_say():
     graph = dgl.add_self_loop(data.load_graph("planted"))
     feat, model = graph.ndata["feat"], build("gcn", graph, seed=0)
     low_bit = lowbit.calibrate(lowbit.quantize(model, lowbit.QuantConfig(8, weights=2)), graph, feat)
-    made = {"it": figures.Made(low_bit, lowbit.freeze(low_bit, graph, feat))}
+    made = {"it": figures.Made(low_bit, lowbit.freeze(low_bit, graph, feat), graph)}
     errors = []
     for layer in low_bit.layers:
         coded = layer.quantizers["weights"](layer.weight).detach()
