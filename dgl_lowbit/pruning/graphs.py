@@ -24,11 +24,17 @@ class EdgeGate(nn.Module):
 
     mask: torch.Tensor
 
-    def __init__(self, model: nn.Module, graph: dgl.DGLGraph):
+    def __init__(self, model: nn.Module, graph: dgl.DGLGraph, share: float):
         super().__init__()
-        self.graph, self.watched, self._kept, self._stays = graph, None, None, None
+        self.graph, self.watched, self._kept, self._of = graph, None, None, None
         self.register_buffer("mask", torch.ones(graph.num_edges(), dtype=torch.bool, device=graph.device))
         self.layers = _weighted(model)
+        self.least = int(self.protected(torch.zeros(len(self.mask), device=graph.device)).isinf().sum())
+        if round(share * len(self.mask)) > len(self.mask) - self.least:
+            raise ValueError(
+                f"edges={share} of {len(self.mask)} cannot leave: loops and one in-edge of every node stay, "
+                f"{self.least}; prune at most {1 - self.least / len(self.mask):.2f} of them."
+            )
         setattr(model, _CHILD, self)
         model.register_forward_pre_hook(self, with_kwargs=True)
 
@@ -65,13 +71,19 @@ class EdgeGate(nn.Module):
             self._kept.edata.pop(dgl.EID)
         return self._kept
 
-    @property
-    def stays(self) -> torch.Tensor:
-        """Loops, and the only in-edge of a node, which never leave, (E,) bool."""
-        if self._stays is None:
-            source, destination = self.graph.edges(order="eid")
-            self._stays = source == destination
-        return self._stays
+    def protected(self, scores: torch.Tensor) -> torch.Tensor:
+        """``scores`` of edges, infinite for those that stay: loops, and of a node without one its best in-edge."""
+        source, destination = self.graph.edges(order="eid")
+        loops = source == destination
+        has_loop = torch.zeros(self.graph.num_nodes(), dtype=torch.bool, device=loops.device)
+        has_loop[destination[loops].long()] = True
+        order = scores.argsort(descending=True, stable=True)
+        places, count = torch.arange(len(order), device=order.device), len(order)
+        first = torch.full((len(has_loop),), count, device=order.device)
+        first.scatter_reduce_(0, destination[order].long(), places, "amin")
+        best = order[first[~has_loop & (first < count)]]
+        stays = loops.index_fill(0, best, True)
+        return scores.masked_fill(stays, torch.inf)
 
     def watch(self) -> list:
         """Hooks that hand layers the mask as edge weights with gradients, to be removed."""

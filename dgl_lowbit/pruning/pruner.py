@@ -103,7 +103,7 @@ class Pruner:
         self.criterion, self.seed, self._held = criterion, seed, None
         feat = _features(graph, feat)
         self.gates: dict[str, Gate] = {}
-        self.edges = None if edges is None else EdgeGate(model, graph)
+        self.edges = None if edges is None else EdgeGate(model, graph, edges)
         if features is not None or channels is not None:
             self.ties = Ties(model, *_small(graph, feat))
             self._spaces = self._to_prune(features, channels)
@@ -221,17 +221,19 @@ class Pruner:
             dead.append(groups[~alive])
         self._set(torch.cat(dead) if dead else torch.empty(0, dtype=torch.long))
         if self.edges is not None:
-            mask = self.edges.mask
+            mask, of_edges = self.edges.mask, self.edges.protected(of_edges)
             total = len(mask) - round(self.shares["edges"] * done * len(mask))
-            mask.copy_(_chosen(of_edges.masked_fill(self.edges.stays, math.inf), mask.clone(), total, swapped))
+            mask.copy_(_chosen(of_edges, mask.clone(), max(total, self.edges.least), swapped))
 
     def _scores(self, epoch, example):
         """What groups, and edges, matter; the same for the same state and epoch."""
         count = len(self.ties.fixed) if self.ties else 0
         if self.criterion == "random":
             drawn = torch.Generator().manual_seed(self.seed)
-            of_edges = None if self.edges is None else torch.rand(len(self.edges.mask), generator=drawn)
-            return torch.rand(count, generator=drawn), of_edges
+            of_groups = torch.rand(count, generator=drawn)
+            if self.edges is None:
+                return of_groups, None
+            return of_groups, torch.rand(len(self.edges.mask), generator=drawn).to(self.edges.mask.device)
         drawn = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         hooks = self.edges.watch() if self.edges is not None else []
         for gate in self.gates.values():
