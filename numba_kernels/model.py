@@ -155,7 +155,9 @@ class PackedModel:
         for entry, value in self._bind(args, kwargs):
             inputs[entry["value"]] = read_as[entry["kind"]](value, entry["name"])
             if entry["value"] in self._selected:
-                inputs[entry["value"]] = of_each(self._selected[entry["value"]].of, inputs[entry["value"]], entry["name"])
+                inputs[entry["value"]] = of_each(
+                    self._selected[entry["value"]].of, inputs[entry["value"]], entry["name"]
+                )
         return inputs
 
     def _takes(self, name):

@@ -120,7 +120,9 @@ class Pruner:
         ties, spaces = self.ties, {}
         if features is not None:
             if FEATURES not in ties.spaces:
-                raise ValueError(f"columns of the features cannot leave: {ties.reasons.get(FEATURES, 'no layer reads')}.")
+                raise ValueError(
+                    f"columns of the features cannot leave: {ties.reasons.get(FEATURES, 'no layer reads')}."
+                )
             spaces[FEATURES] = ties.spaces[FEATURES]
         if channels is not None:
             spaces.update({name: groups for name, groups in ties.spaces.items() if name != FEATURES})

@@ -232,7 +232,9 @@ def _check_pruner(pruner, model, epochs, sampler):
     if not isinstance(pruner, Pruner) or pruner.model is not model:
         raise ValueError("pruner must be a Pruner of the model that is trained; make it by Pruner(model, graph, …).")
     if not pruner.is_done(epochs - 1):
-        raise ValueError(f"pruning ends at epoch {pruner.stop}, which {epochs} epochs do not reach; give fewer as stop=.")
+        raise ValueError(
+            f"pruning ends at epoch {pruner.stop}, which {epochs} epochs do not reach; give fewer as stop=."
+        )
     if pruner.edges is not None and sampler is not None:
         raise ValueError("edges are pruned of a graph that is trained on whole; leave sampler=None, or edges=None.")
 
