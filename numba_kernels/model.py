@@ -20,7 +20,7 @@ from .run.part import checked_nodes, node_count, of_each
 from .run.room import refuse_beyond
 from .run.runtime import checked, running
 from .run.update import Kept
-from .selected import Selected
+from .selected import selections
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
 
@@ -50,10 +50,7 @@ class PackedModel:
         self.plan, self.info, self.threads = plan, dict(info or {}), threads
         self._executor = Executor(plan)
         self._kept = Kept(self._executor)
-        self._selected = {
-            entry["value"]: Selected(plan.columns_read(entry), entry["columns"]["total"])
-            for entry in plan.inputs if "columns" in entry
-        }  # fmt: skip
+        self._selected = selections(plan)
 
     def __call__(self, *args, **kwargs):
         """Run the model.
@@ -153,11 +150,10 @@ class PackedModel:
         """Arguments by value, checked and converted, those of some kinds in ways of their own."""
         read_as, inputs = {**READ, **others}, {}
         for entry, value in self._bind(args, kwargs):
-            inputs[entry["value"]] = read_as[entry["kind"]](value, entry["name"])
-            if entry["value"] in self._selected:
-                inputs[entry["value"]] = of_each(
-                    self._selected[entry["value"]].of, inputs[entry["value"]], entry["name"]
-                )
+            number, name = entry["value"], entry["name"]
+            inputs[number] = read_as[entry["kind"]](value, name)
+            if number in self._selected:
+                inputs[number] = of_each(self._selected[number].of, inputs[number], name)
         return inputs
 
     def _takes(self, name):

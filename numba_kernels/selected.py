@@ -49,6 +49,12 @@ class Selected:
         return _SelectedRows(features, self.index)
 
 
+def selections(plan) -> dict[int, Selected]:
+    """By value, the inputs of a plan of which some columns are read."""
+    chosen = [entry for entry in plan.inputs if "columns" in entry]
+    return {entry["value"]: Selected(plan.columns_read(entry), entry["columns"]["total"]) for entry in chosen}
+
+
 class _SelectedRows:
     """What gives rows for slices, with some columns."""
 

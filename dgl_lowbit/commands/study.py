@@ -33,8 +33,8 @@ def add(commands) -> None:
     )
     command.add_argument(
         "--method", default="degree-quant", metavar="NAME",
-        help="of relatives: gptq, reconstruct, allocate, learned-bits, degree-quant, a2q, levels, sign, prune, squeeze or "
-        "integer",
+        help="of relatives: gptq, reconstruct, allocate, learned-bits, degree-quant, a2q, levels, sign, prune, "
+        "squeeze or integer",
     )  # fmt: skip
     command.add_argument(
         "--graphs", type=names, metavar="LIST", help="graphs, comma-separated; default: cora, of relatives the method's"

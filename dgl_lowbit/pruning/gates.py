@@ -15,8 +15,8 @@ _CHILD = "gate"
 class Gate(nn.Module):
     """Multiplies the columns that a layer reads by ``mask``: its child ``gate``, and its hook.
 
-    While ``watched`` is a list, what it passes is put there: what came, without gradient, what went, whose gradient is to
-    be taken, and, of sparse features, the column of each value.
+    While ``watched`` is a list, what it passes is put there: what came, without gradient; what went, whose gradient is
+    to be taken; and, of sparse features, the column of each value.
     """
 
     mask: torch.Tensor

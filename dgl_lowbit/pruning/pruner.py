@@ -7,19 +7,16 @@ import math
 
 import dgl
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..quant.evaluation import evaluating
 from .columns import SelectedColumns
 from .gates import Gate, detach
+from .given import check, features_of, small_example
 from .graphs import EdgeGate
-from .layers import dead_parts, layers_of, narrow
+from .importance import fisher_scores, random_scores
+from .layers import dead_parts, narrow
 from .ties import FEATURES, Ties
-
-CRITERIA = ("fisher", "random")
-# Nodes of the graph on which it is tried which channels are tied; labels drawn for a score.
-_TRIED_NODES, _DRAWN = 256, 4
 
 
 class Pruner:
@@ -36,8 +33,9 @@ class Pruner:
 
     .. math:: s_c = \sum_n \mathrm{E}_{y \sim p} \Big(x_{nc} \frac{\partial \log p(y)}{\partial x_{nc}}\Big)^2,
 
-    with labels y drawn from the model's own predictions: twice what the predictions' KL divergence changes by, to second
-    order, without labels and without scores that start at random. Of an edge the gate is its weight.
+    with labels y drawn from the model's own predictions: to second order twice the KL divergence between what it
+    predicts with and without, node by node. It needs no labels, and no scores that start at random. An edge's gate is
+    its weight.
 
     Which channels are tied is found by trying: with residuals, concatenations (``JumpingKnowledge``) and batch norms
     between them, channels that are read together leave together, those of ``GATConv`` as whole heads. Channels that the
@@ -97,22 +95,22 @@ class Pruner:
         start=10, stop=100, every=10, regrow=0.1, criterion="fisher", seed=0,
     ):  # fmt: skip
         self.shares = {"features": features, "channels": channels, "edges": edges}
-        _check(model, self.shares, start, stop, every, regrow, criterion)
+        check(model, self.shares, start, stop, every, regrow, criterion)
         self.model, self.graph_whole = model, graph
         self.start, self.stop, self.every, self.regrow = start, stop, every, regrow
         self.criterion, self.seed, self._held = criterion, seed, None
-        feat = _features(graph, feat)
+        feat = features_of(graph, feat)
         self.gates: dict[str, Gate] = {}
         self.edges = None if edges is None else EdgeGate(model, graph, edges)
         if features is not None or channels is not None:
-            self.ties = Ties(model, *_small(graph, feat))
+            self.ties = Ties(model, *small_example(graph, feat))
             self._spaces = self._to_prune(features, channels)
             pruned = torch.cat(list(self._spaces.values()))
             for name, (layer, known) in self.ties.layers.items():
                 if torch.isin(self.ties.ins[name], pruned).any():
                     self.gates[name] = Gate(known.features, known.columns)
                     self.gates[name].attach(layer)
-            self._try(*_small(graph, feat))
+            self._try(*small_example(graph, feat))
         else:
             self.ties, self._spaces = None, {}
 
@@ -231,47 +229,10 @@ class Pruner:
         """What groups, and edges, matter; the same for the same state and epoch."""
         count = len(self.ties.fixed) if self.ties else 0
         if self.criterion == "random":
-            drawn = torch.Generator().manual_seed(self.seed)
-            of_groups = torch.rand(count, generator=drawn)
-            if self.edges is None:
-                return of_groups, None
-            return of_groups, torch.rand(len(self.edges.mask), generator=drawn).to(self.edges.mask.device)
+            return random_scores(count, self.edges, torch.Generator().manual_seed(self.seed))
         drawn = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
-        hooks = self.edges.watch() if self.edges is not None else []
-        for gate in self.gates.values():
-            gate.watched = []
-        try:
-            with evaluating(self.model), torch.enable_grad():
-                logits = self.model(*example)
-            return self._fisher(logits, drawn, count)
-        finally:
-            for hook in hooks:
-                hook.remove()
-            for gate in [*self.gates.values(), *([self.edges] if self.edges is not None else [])]:
-                gate.watched = None
-
-    def _fisher(self, logits, drawn, count):
-        if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
-            raise ValueError(
-                "what matters is told by predictions: the model must return logits, (N, classes); "
-                "or use criterion='random'."
-            )
-        passed = [(name, gate, *one) for name, gate in self.gates.items() for one in gate.watched]
-        weights = self.edges.watched if self.edges is not None else []
-        tensors = [out for _, _, _, out, _ in passed] + list(weights)
-        scores = torch.zeros(count)
-        of_edges = torch.zeros(len(self.edges.mask), device=logits.device) if self.edges is not None else None
-        for turn in range(_DRAWN):
-            labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=drawn).flatten()
-            loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")
-            gradients = torch.autograd.grad(loss, tensors, retain_graph=turn + 1 < _DRAWN, allow_unused=True)
-            for (name, gate, x, _, columns), gradient in zip(passed, gradients):
-                if gradient is not None:
-                    scores.index_add_(0, self.ties.ins[name], gate.shares(x, gradient, columns).cpu())
-            for gradient in gradients[len(passed) :]:
-                if gradient is not None:
-                    of_edges += gradient**2
-        return scores, of_edges
+        groups = {name: (gate, self.ties.ins[name]) for name, gate in self.gates.items()}
+        return fisher_scores(self.model, example, groups, self.edges, count, drawn)
 
     def loss(self) -> float:
         """Nothing is added to the loss; what the weights of dead channels are is remembered."""
@@ -335,44 +296,3 @@ def _chosen(scores, alive, count, swapped):
     chosen[held] = True
     chosen[rest.argsort(descending=True, stable=True)[:exchanged]] = True
     return chosen
-
-
-def _features(graph, feat):
-    if not isinstance(graph, dgl.DGLGraph) or len(graph.canonical_etypes) != 1:
-        raise ValueError("Pruner takes a DGLGraph of one edge type.")
-    feat = graph.ndata.get("feat") if feat is None else feat
-    if not isinstance(feat, torch.Tensor) or feat.dim() != 2 or not feat.is_floating_point():
-        raise ValueError('the graph needs features, (N, D) floats, as ndata["feat"]; or pass them as feat=.')
-    return feat
-
-
-def _small(graph, feat):
-    """Some nodes of a graph, and of features numbers that are all different."""
-    count = min(graph.num_nodes(), _TRIED_NODES)
-    part = dgl.add_self_loop(dgl.remove_self_loop(dgl.node_subgraph(graph, torch.arange(count, device=graph.device))))
-    drawn = torch.Generator().manual_seed(0)
-    return part, torch.rand(count, feat.shape[1], generator=drawn).to(feat)
-
-
-def _check(model, shares, start, stop, every, regrow, criterion):
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"Pruner takes a torch.nn.Module, got {type(model).__name__}.")
-    given = {name: share for name, share in shares.items() if share is not None}
-    if not given:
-        raise ValueError("nothing is to be pruned; give features=, channels= or edges=, the shares that leave.")
-    for name, share in given.items():
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
-            raise ValueError(f"{name} is the share that leaves, above 0 and below 1, got {share!r}.")
-    for name, number, least in (("start", start, 0), ("stop", stop, start), ("every", every, 1)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < least:
-            raise ValueError(f"{name} must be a whole number, at least {least}, got {number!r}.")
-    if not 0 <= regrow < 1:
-        raise ValueError(f"regrow is a share, from 0 to below 1, got {regrow!r}.")
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}.")
-    names = {name for name, module in model.named_modules() if isinstance(module, (Gate, EdgeGate))}
-    if names:
-        raise ValueError("the model has a pruner already; squeeze it, or detach that.")
-    if any(getattr(module, "is_low_bit", False) for module in model.modules()):
-        raise ValueError("the model is low-bit already; prune the float model, squeeze it, then quantize it.")
-    next(layers_of(model), None)

@@ -169,8 +169,8 @@ def fit(
     Returns
     -------
     Fitted
-        ``model`` (low-bit), ``teacher`` (the float model, whole), ``history`` and ``teacher_history``, and ``config``, with an
-        override for each component whose bits were learned.
+        ``model`` (low-bit), ``teacher`` (the float model, whole), ``history`` and ``teacher_history``, and ``config``,
+        with an override for each component whose bits were learned.
 
     Raises
     ------

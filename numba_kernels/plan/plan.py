@@ -49,8 +49,9 @@ What a call's ``args`` and ``kwargs`` may be stands in :mod:`numba_kernels.array
 
 A quantizer is a grid of :mod:`numba_kernels.spec`. A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K
 codes, packed without padding), ``scale``, ``zero_point``, and ``levels`` where codes stand for other whole numbers than
-themselves. An input of features of which some columns are read has ``columns``, with ``total`` and ``kept``, the name of
-a mask of a bit each, see :mod:`numba_kernels.selected`. What each operation checks, computes and runs stands in :mod:`numba_kernels.plan.ops`.
+themselves. An input of which some columns are read has ``columns``: ``total``, and ``kept``, the name of a mask of a
+bit each, see :mod:`numba_kernels.selected`. What each operation checks, computes and runs stands in
+:mod:`numba_kernels.plan.ops`.
 """
 
 from __future__ import annotations
