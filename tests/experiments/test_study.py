@@ -119,7 +119,7 @@ def test_signs_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gptq", "integer", "degree-quant", "a2q"])
+@pytest.mark.parametrize("method", ["gptq", "integer", "degree-quant", "a2q", "prune"])
 def test_methods_of_relatives_run(method):
     first, *_ = METHODS[method].tasks("mini-gc" if method == "degree-quant" else "planted", 1, 1)
     _, *entries = run_task(first.spec())["results"]
