@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from typing import Any
 
 import dgl
 import torch
@@ -23,10 +24,14 @@ class EdgeGate(nn.Module):
     """
 
     mask: torch.Tensor
+    watched: list | None
+    _kept: Any
+    _of: torch.Tensor | None
 
     def __init__(self, model: nn.Module, graph: dgl.DGLGraph, share: float):
         super().__init__()
-        self.graph, self.watched, self._kept, self._of = graph, None, None, None
+        self.graph, self.watched = graph, None
+        self._kept, self._of = None, None  # the graph that is left, and by which mask
         self.register_buffer("mask", torch.ones(graph.num_edges(), dtype=torch.bool, device=graph.device))
         self.layers = _weighted(model)
         self.least = int(self.protected(torch.zeros(len(self.mask), device=graph.device)).isinf().sum())
@@ -65,7 +70,7 @@ class EdgeGate(nn.Module):
     @property
     def kept(self) -> dgl.DGLGraph:
         """The graph of the edges that are alive, with all nodes and their data."""
-        if self._kept is None or not torch.equal(self._of, self.mask):
+        if self._of is None or not torch.equal(self._of, self.mask):
             self._of = self.mask.clone()
             self._kept = dgl.edge_subgraph(self.graph, self.mask.nonzero().flatten(), relabel_nodes=False)
             self._kept.edata.pop(dgl.EID)

@@ -259,7 +259,8 @@ class Pruner:
         Where columns of the features left, it has a child ``columns``, a :class:`SelectedColumns`, and takes features
         whole or with the columns it reads. Edges that left are not part of it: it is called with :attr:`graph`.
         """
-        small, dead = copy.deepcopy(self.model), self._dead()
+        shared = {} if self.edges is None else {id(graph): graph for graph in (self.edges.graph, self.edges.kept)}
+        small, dead = copy.deepcopy(self.model, shared), self._dead()
         _strip(small)
         for name, (_, known) in self.ties.layers.items() if self.ties else ():
             kept = [(~torch.isin(table[name], dead)).nonzero().flatten() for table in (self.ties.ins, self.ties.outs)]

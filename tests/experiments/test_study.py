@@ -190,8 +190,8 @@ def test_figures_are_what_they_say():
     for layer in low_bit.layers:
         coded = layer.quantizers["weights"](layer.weight).detach()
         errors.append(((coded - layer.weight) ** 2).sum().item() / (layer.weight**2).sum().item())
-    assert figures.weight_error(made, graph)["it"] == pytest.approx(sum(errors) / 2, rel=1e-4)
-    assert 0 < figures.identical(made, graph)["it"] <= 1 and figures.milliseconds(made, graph)["it"] > 0
+    assert figures.weight_error(made)["it"] == pytest.approx(sum(errors) / 2, rel=1e-4)
+    assert 0 < figures.identical(made)["it"] <= 1 and figures.milliseconds(made)["it"] > 0
 
 
 def test_settings_of_accuracy_reach_its_tasks(tmp_path, monkeypatch):
