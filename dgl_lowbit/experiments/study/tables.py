@@ -174,7 +174,8 @@ def _figure(group, same, key):
     if same is None or key not in _COMPARED:
         return text
     others = {run["seed"]: run[key] for run in same["runs"]}
-    return f"{text}, {statistics.mean(run[key] / others[run['seed']] for run in group['runs']):.2f}x"
+    ratio = statistics.mean(run[key] / others[run["seed"]] for run in group["runs"])
+    return text if key == "bytes" and ratio == 1 else f"{text}, {ratio:.2f}x"
 
 
 def _difference(group, other):
