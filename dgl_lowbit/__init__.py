@@ -17,6 +17,7 @@ from .convert import FloatModuleWarning, quantize
 from .diagnose import diagnose, sensitivity
 from .nn import register_layer
 from .nn.teacher import teacher_loss
+from .pruning import Pruner
 from .smoothness import SmoothnessRegularizer
 from .training import BanditSampler, boost, fit, train
 
@@ -30,6 +31,7 @@ __all__ = [
     "FloatModuleWarning",
     "NearestRoundingWarning",
     "LowBitError",
+    "Pruner",
     "QuantConfig",
     "SmoothnessRegularizer",
     "__version__",

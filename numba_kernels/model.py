@@ -19,10 +19,11 @@ from .prepared import Prepared
 from .run.coded import NOT_CODED, Coded, grids_of_features
 from .run.codes import Codes
 from .run.executor import Executor
-from .run.part import node_count
+from .run.part import node_count, of_each
 from .run.room import refuse_beyond
 from .run.runtime import checked, running
 from .run.update import Kept
+from .selected import selections
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
 
@@ -52,6 +53,7 @@ class PackedModel(LayerByLayer):
         self.plan, self.info, self.threads = plan, dict(info or {}), threads
         self._executor = Executor(plan)
         self._kept = Kept(self._executor)
+        self._selected = selections(plan)
 
     def __call__(self, *args, **kwargs):
         """Run the model.
@@ -195,7 +197,10 @@ class PackedModel(LayerByLayer):
         """Arguments by value, checked and converted, those of some kinds in ways of their own."""
         read_as, inputs = {**READ, **others}, {}
         for entry, value in self._bind(args, kwargs):
-            inputs[entry["value"]] = read_as[entry["kind"]](value, entry["name"])
+            number, name = entry["value"], entry["name"]
+            inputs[number] = read_as[entry["kind"]](value, name)
+            if number in self._selected:
+                inputs[number] = of_each(self._selected[number].of, inputs[number], name)
         return inputs
 
     def _takes(self, name):

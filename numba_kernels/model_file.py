@@ -15,21 +15,22 @@ _SEALED_SINCE = 4
 _PLAN = ("inputs", "ops", "outputs", "returns", "heads")
 
 
+def version_of(plan: Plan) -> int:
+    """The oldest version of the format that has all that a plan says."""
+    is_new = any("columns" in entry for entry in plan.inputs) or any("dead_zone" in op for op in plan.ops)
+    return VERSION if is_new else _SEALED_SINCE
+
+
 def encode(plan: Plan, info: dict) -> bytes:
     """The file's content; the same model always gives the same bytes."""
     content = {
         "format": FORMAT,
-        "version": _version_of(plan),
+        "version": version_of(plan),
         **{part: getattr(plan, part) for part in _PLAN},
         "info": info,
         "sha256": {name: container.sha256(array) for name, array in plan.arrays.items()},
     }
     return container.write(plan.arrays, {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))})
-
-
-def _version_of(plan):
-    """The oldest version that has all that the plan says."""
-    return VERSION if any("dead_zone" in op for op in plan.ops) else _SEALED_SINCE
 
 
 def read(path) -> tuple[Plan, dict]:

@@ -34,7 +34,7 @@ def add(commands) -> None:
     command.add_argument(
         "--method", default="degree-quant", metavar="NAME",
         help="of relatives: gptq, reconstruct, allocate, learned-bits, degree-quant, a2q, levels, sign, silent, "
-        "boost, history, bandit or integer",
+        "boost, history, bandit, prune, squeeze or integer",
     )  # fmt: skip
     command.add_argument(
         "--graphs", type=names, metavar="LIST", help="graphs, comma-separated; default: cora, of relatives the method's"

@@ -192,8 +192,9 @@ def _written(model, captured, recorder):
 def _refuse_hooks(model):
     for name, module in model.named_modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        # A smoothness bound's step is part of the plan.
-        if any(hook is not module._modules.get("smoothness") for hook in hooks):
+        # A smoothness bound's step is part of the plan, as are the columns that are read.
+        known = [module._modules.get(name) for name in ("smoothness", "columns")]
+        if not all(any(hook is own for own in known) for hook in hooks):
             raise FreezeError(
                 f"{name or 'the model'} ({type(module).__name__}) has forward hooks, which a packed model does not "
                 "run; remove them before freezing."

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import numpy as np
 from torch import nn
 
 from numba_kernels import Plan
 from numba_kernels.arrays import CHECKS
+from numba_kernels.selected import packed_mask
 from numba_kernels.spec import GridSpec
 
 from .constants import Constants
@@ -66,6 +68,13 @@ class Writer:
         entry = {"name": name, "kind": kind, "value": value.number, "optional": optional}
         self.inputs.append(entry if key is None else {**entry, "key": key})
         return value
+
+    def columns_of_input(self, value: Value, index: np.ndarray, total: int) -> Value:
+        """Of an argument, features of ``total`` columns, those of ``index``, ascending, and no others."""
+        place = next(n for n, entry in enumerate(self.inputs) if entry["value"] == value.number)
+        kept = self.constants.store(packed_mask(index, total))
+        self.inputs[place] = {**self.inputs[place], "columns": {"total": total, "kept": kept}}
+        return self._set_columns(replace(value, may_be_pair=False), len(index))
 
     @contextmanager
     def at(self, where: str, quantizers: nn.ModuleDict) -> Iterator[None]:

@@ -44,6 +44,18 @@ class _Pattern:
         )
         return other
 
+    def per_column(self, numbers: torch.Tensor) -> torch.Tensor:
+        """The entry of ``numbers``, (M,), that goes with each non-zero, (nnz,)."""
+        return numbers.index_select(0, self.columns)
+
+    def of_columns(self, index: torch.Tensor):
+        """The places in the columns ``index``, ascending, counted anew, and which non-zeros they are of all."""
+        new = torch.full((self.shape[1],), -1, dtype=torch.long, device=index.device)
+        new[index] = torch.arange(len(index), device=index.device)
+        columns = new[self.columns]
+        places = (columns >= 0).nonzero().flatten()
+        return _Pattern(self.rows[places], columns[places], (self.shape[0], len(index))), places
+
     def matrix(self, values):
         return _csr(*self.by_row, values, self.shape)
 
@@ -117,6 +129,11 @@ class SparseFeatures:
         """The non-zeros of ``x``, shape (N, M)."""
         rows, columns = x.nonzero(as_tuple=True)
         return cls(_Pattern(rows, columns, x.shape), x[rows, columns])
+
+    @property
+    def pattern(self) -> _Pattern:
+        """Where the non-zeros stand."""
+        return self._pattern
 
     # -- what callers ask of a tensor -------------------------------------------------------------------
     @property

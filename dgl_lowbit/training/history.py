@@ -11,7 +11,8 @@ class History:
 
     Each epoch has ``loss``, ``val_loss``, ``val_accuracy`` and ``test_accuracy`` (NaN where it was not measured, see
     :func:`dgl_lowbit.train`), and under a smoothness bound ``smoothness``, the rows of
-    :meth:`dgl_lowbit.SmoothnessRegularizer.report`.
+    :meth:`dgl_lowbit.SmoothnessRegularizer.report`; with a pruner ``pruning``, those of
+    :meth:`dgl_lowbit.Pruner.report`.
 
     Attributes
     ----------
@@ -35,9 +36,9 @@ class History:
         """Whether an epoch's validation is better than that of all before it."""
         return self.best_epoch < 0 or _rank(record) > _rank(self.best)
 
-    def add(self, record: dict) -> bool:
-        """Append an epoch; returns whether it is the best so far."""
-        is_best = self.is_better(record)
+    def add(self, record: dict, counts: bool = True) -> bool:
+        """Append an epoch; returns whether it is the best so far, of those that count."""
+        is_best = counts and self.is_better(record)
         self.epochs.append(record)
         if is_best:
             self.best_epoch = len(self.epochs) - 1

@@ -18,6 +18,7 @@ from ..convert import quantize
 from ..nn.protection import protects
 from ..nn.wrappers import check_model
 from ..progress import progress_bar
+from ..pruning import Pruner
 from ..quant import LearnedBitsQuantizer
 from ..quant.base import range_rates
 from .batches import check_graph
@@ -120,6 +121,7 @@ def fit(
     bits_epochs: int = BITS_EPOCHS,
     patience: int | None = PATIENCE,
     float_patience: int | None = None,
+    pruner: Pruner | None = None,
     checkpoint=None,
     resume: bool = False,
     progress: bool | str = True,
@@ -130,7 +132,9 @@ def fit(
     The float model is trained first; its best weights are where the low-bit copy starts, and its evaluation logits are
     what the copy learns from. Ranges are set from one look at the data in between. Both stages are :func:`train`. Under
     a ``budget`` a stage between them learns the bits of each component from the float weights on, see
-    :class:`dgl_lowbit.allocation.LearnedBits`; the low-bit stage goes on from there with bits that stay.
+    :class:`dgl_lowbit.allocation.LearnedBits`; the low-bit stage goes on from there with bits that stay. With a
+    ``pruner`` the trained float model is pruned in a stage of its own, taught by what it was, and squeezed; the low-bit
+    copy is of that, and is taught by the whole model.
 
     Parameters
     ----------
@@ -156,6 +160,9 @@ def fit(
     patience, float_patience : int, optional
         Stop the low-bit stage, the float stage, after as many epochs without a better validation epoch; None: never. A
         stage that starts from trained weights is often done early, see ``dgl-lowbit study schedules``.
+    pruner : Pruner, optional
+        Of ``model``, which it leaves with its gates. Its stage is of ``epochs`` epochs. Where edges leave, the low-bit
+        model is trained on, and called with, ``pruner.graph``.
     checkpoint : path, optional
         File that holds the state of the run, replaced whole as often as takes a fiftieth of the time, and at the
         end of each stage.
@@ -169,8 +176,8 @@ def fit(
     Returns
     -------
     Fitted
-        ``model`` (low-bit), ``teacher`` (the float model), ``history`` and ``teacher_history``, and ``config``, with an
-        override for each component whose bits were learned.
+        ``model`` (low-bit), ``teacher`` (the float model, whole), ``history`` and ``teacher_history``, and ``config``,
+        with an override for each component whose bits were learned.
 
     Raises
     ------
@@ -182,7 +189,7 @@ def fit(
     """
     check_model(model, "fit")
     of_data = {name: options.get(name, default) for name, default in _OF_DATA.items()}
-    _check_data(graph, budget=budget, **of_data)
+    _check_data(graph, budget=budget, pruner=pruner, **of_data)
     float_epochs = epochs if float_epochs is None else float_epochs
     _check_counts(
         epochs=epochs, float_epochs=float_epochs or None, bits_epochs=bits_epochs, patience=patience,
@@ -193,10 +200,11 @@ def fit(
     with processes_of(graph).together():
         data = _data_of(graph, model, batch_size=options.get("batch_size", _BATCH_SIZE), **of_data)
         example = data.example()
+        _check_pruner(pruner, model, epochs, **of_data)
         if float_epochs:  # what the config asks for may not be: said before any work
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                quantize(model, config, *example)
+                quantize(model if pruner is None else pruner.squeeze(), config, *example)
                 if budget is not None:
                     _under_budget(model, example, budget, config)
         label = progress if isinstance(progress, str) else "training"
@@ -216,17 +224,39 @@ def fit(
             if sends_codes:
                 model.load_state_dict({name: trained.state_dict()[name] for name in model.state_dict()})
                 model.eval()
+        teacher = model
+        if pruner is not None:
+            teacher = pruner.squeeze()  # nothing has left
+            stage("pruned", model, teacher, epochs, None, pruner=pruner)
+            model, graph = pruner.squeeze(), pruner.graph
+            data = _data_of(graph, model, batch_size=options.get("batch_size", _BATCH_SIZE), **of_data)
+            example = data.example()
         learned = None if budget is None else _under_budget(model, example, budget, config)
         if not isinstance(learned, LearnedBits):
             low_bit = quantize(model, config, *example) if learned is None else learned
         else:
             bits = "low-bit"
-            stage("learned bits", learned.model, model, bits_epochs, None, bits=learned, schedule="cosine")
+            stage("learned bits", learned.model, teacher, bits_epochs, None, bits=learned, schedule="cosine")
             low_bit, config = learned.settled(), learned.config()
-        record = stage(bits if bits != "INT32" else "float32 again", low_bit, model, epochs, patience)
+        record = stage(bits if bits != "INT32" else "float32 again", low_bit, teacher, epochs, patience)
         if learned is not None and learned is low_bit:
             place_groups(learned, example, {})
-        return Fitted(low_bit, model, record, teacher_history, config or QuantConfig())
+        return Fitted(low_bit, teacher, record, teacher_history, config or QuantConfig())
+
+
+def _check_pruner(pruner, model, epochs, sampler, history, **_):
+    if pruner is None:
+        return
+    if not isinstance(pruner, Pruner) or pruner.model is not model:
+        raise ValueError("pruner must be a Pruner of the model that is trained; make it by Pruner(model, graph, …).")
+    if not pruner.is_done(epochs - 1):
+        raise ValueError(
+            f"pruning ends at epoch {pruner.stop}, which {epochs} epochs do not reach; give fewer as stop=."
+        )
+    if pruner.edges is not None and sampler is not None:
+        raise ValueError("edges are pruned of a graph that is trained on whole; leave sampler=None, or edges=None.")
+    if history:
+        raise ValueError("a history keeps codes, and pruning is of float models; leave history=False, or pruner=None.")
 
 
 def _under_budget(model, example, budget, config):
@@ -284,6 +314,7 @@ def train(
     history: bool = False,
     sparse: bool | None = None,
     bits: LearnedBits | None = None,
+    pruner: Pruner | None = None,
     seed: int = 0,
     checkpoint=None,
     resume: bool = False,
@@ -340,6 +371,9 @@ def train(
     bits : LearnedBits, optional
         The bits of ``model``, which is ``bits.model``, that are learned under a budget; the last epoch is kept then.
         Rates should fall, as by ``schedule="cosine"``.
+    pruner : Pruner, optional
+        Of ``model``, which prunes it as epochs go by; the epochs after its last step count. It keeps its gates:
+        ``pruner.squeeze()`` cuts them out.
     seed : int
         Of dropout and sampling; each epoch draws from its own. The global state of torch is left as found.
     checkpoint : path, optional
@@ -367,7 +401,7 @@ def train(
     of_data = {
         "sampler": sampler, "transform": transform, "num_workers": num_workers, "history": history, "sparse": sparse
     }  # fmt: skip
-    _check_data(graph, budget=bits, **of_data)
+    _check_data(graph, budget=bits, pruner=pruner, **of_data)
     _check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
@@ -375,6 +409,7 @@ def train(
         raise ValueError("bits are those of bits.model; train that.")
     if bits is None and any(isinstance(module, LearnedBitsQuantizer) for module in model.modules()):
         raise ValueError(_WITHOUT_PRICE)
+    _check_pruner(pruner, model, epochs, **of_data)
     make_schedule = schedule_of(schedule)
     lr, weight_decay, quantizer_lr = map(float, (lr, weight_decay, quantizer_lr))  # checkpoints hold no NumPy numbers
     devices = [graph.device] if graph.device.type == "cuda" else []
@@ -382,7 +417,7 @@ def train(
         stack.enter_context(processes_of(graph).together())
         stack.enter_context(torch.random.fork_rng(devices=devices))
         data = _data_of(graph, model, batch_size=batch_size, **of_data)
-        run = stack.enter_context(contextlib.closing(Run(model, data, distillation, bits, seed)))
+        run = stack.enter_context(contextlib.closing(Run(model, data, distillation, bits, seed, pruner)))
         run.prepare(teacher)
         make_groups = parameters or (lambda m: parameter_groups(m, lr, weight_decay, quantizer_lr))
         run.optimizer = torch.optim.Adam(make_groups(model), lr=lr)
@@ -391,7 +426,7 @@ def train(
             "epochs": epochs, "lr": lr, "weight_decay": weight_decay, "quantizer_lr": quantizer_lr,
             "distillation": distillation, "schedule": schedule, "patience": patience, "batch_size": batch_size,
             "sampler": type(sampler).__name__, "num_workers": num_workers, "seed": seed,
-            "history": history, "budget": bits and bits.budget,
+            "history": history, "budget": bits and bits.budget, "pruner": pruner and pruner.settings(),
         }  # fmt: skip
         settings = {name: described(value) for name, value in settings.items()}
         slot = (
@@ -405,7 +440,8 @@ def train(
         first = len(run.history.epochs)
         with progress_bar(progress, "training", total=epochs, initial=first) as bar:
             for epoch in range(first, epochs):
-                if patience is not None and epoch - run.history.best_epoch > patience:
+                counts = pruner is None or pruner.is_done(epoch - 1)
+                if patience is not None and counts and epoch - run.history.best_epoch > patience:
                     slot.save(run, settings, last=True)
                     break
                 record = run.epoch(epoch)

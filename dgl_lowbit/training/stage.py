@@ -33,12 +33,13 @@ class Run:
     schedule: LRScheduler | None
     messages: MessageHistory | None
 
-    def __init__(self, model, data, distillation=0.5, bits=None, seed=0):
+    def __init__(self, model, data, distillation=0.5, bits=None, seed=0, pruner=None):
         self.model, self.data, self.distillation, self.seed = model, data, distillation, seed
         self.history, self.best_state, self.teacher_logits = History(), None, None
         self.smoothness = SmoothnessRegularizer.attached(model)
         # What adds to the loss, and takes a step of its own after it.
-        self.terms = [term for term in (self.smoothness, bits) if term is not None]
+        self.pruner = pruner
+        self.terms = [term for term in (self.smoothness, bits, pruner) if term is not None]
 
     def prepare(self, teacher):
         processes = self.data.processes
@@ -70,6 +71,8 @@ class Run:
         state = int(np.random.SeedSequence(drawn_from).generate_state(1)[0] >> 1)
         torch.manual_seed(state)
         seed_samplers(self.data.sampler, state)
+        if self.pruner is not None:
+            self.pruner.advance(number, self.data.whole, self.data.feat)
         self.model.train()
         with closing(self.data.batches(self.teacher_logits is not None)) as steps:
             losses = [self._step(batch, number) for batch in steps]
@@ -81,7 +84,9 @@ class Run:
         }
         if self.smoothness is not None:
             record["smoothness"] = self.smoothness.report()
-        if self.history.add(record):
+        if self.pruner is not None:
+            record["pruning"] = self.pruner.report()
+        if self.history.add(record, self.pruner is None or self.pruner.is_done(number)):
             self.best_state = copy.deepcopy(self.model.state_dict())
         return record
 

@@ -50,7 +50,9 @@ What a call's ``args`` and ``kwargs`` may be stands in :mod:`numba_kernels.array
 
 A quantizer is a grid of :mod:`numba_kernels.spec`. A weight has ``bits``, ``shape`` (K, M), ``codes`` (M rows of K
 codes, packed without padding), ``scale``, ``zero_point``, and ``levels`` where codes stand for other whole numbers than
-themselves. What each operation checks, computes and runs stands in :mod:`numba_kernels.plan.ops`.
+themselves. An input of which some columns are read has ``columns``: ``total``, and ``kept``, the name of a mask of a
+bit each, see :mod:`numba_kernels.selected`. What each operation checks, computes and runs stands in
+:mod:`numba_kernels.plan.ops`.
 """
 
 from __future__ import annotations
@@ -60,13 +62,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import LowBitError
+from ..selected import unpacked_index
 from ..spec import GridSpec, SpecError, from_json
-from .attributes import ANY, BOOL, INDEX, LIST, STRING, VALUE, choice, fault, frozen, several
+from .attributes import ANY, BOOL, COUNT, INDEX, LIST, STRING, VALUE, choice, fault, frozen, record, several
 from .ops import OPERATIONS
 
 INPUT_KINDS = ("features", "graph", "edge_weight", "edge_types", "array", "constant", "unused")
 _INPUT = {"name": STRING, "kind": choice(*INPUT_KINDS), "value": VALUE, "optional": BOOL}
-_INPUT_PARTS = {"key": STRING | INDEX, "frame": LIST, "constant": ANY}
+_COLUMNS = record(total=COUNT, kept=STRING)
+_INPUT_PARTS = {"key": STRING | INDEX, "frame": LIST, "constant": ANY, "columns": _COLUMNS}
 # What a frame is: the graph's name and places in it, side, node or edge type, key.
 _FRAME = (several(STRING | INDEX), choice("src", "dst", "edge"), STRING | several(STRING, 3), STRING)
 _DTYPES = tuple(map(np.dtype, (np.uint8, np.float32, np.int64, np.bool_)))
@@ -150,6 +154,15 @@ class Plan:
         """The grid that a quantizer of the plan describes."""
         return from_json(quantizer, columns, self.arrays.__getitem__)
 
+    def columns_read(self, entry: dict) -> np.ndarray:
+        """The columns, ascending, that the plan reads of an input that says which."""
+        total, mask = entry["columns"]["total"], self.arrays[entry["columns"]["kept"]]
+        fits = entry["kind"] == "features" and mask.dtype == np.uint8 and mask.shape == (-(-total // 8),)
+        self.require(fits, "the columns of an input do not fit")
+        index = unpacked_index(mask, total)
+        self.require(0 < len(index) < total, "an input of which no columns, or all, are read")
+        return index
+
     # -- checks -----------------------------------------------------------------------------------------
     def _parse(self):
         """Take frozen copies of all parts, of which nothing but the declared kinds is left."""
@@ -182,7 +195,8 @@ class Plan:
     def _check(self):
         self._checking = "input"
         for entry in self.inputs:
-            self.define(entry["value"], entry["kind"], None)
+            count = None if "columns" not in entry else len(self.columns_read(entry))
+            self.define(entry["value"], entry["kind"], count)
         for op in self.ops:
             self._checking = op["op"]
             OPERATIONS[op["op"]].check(self, op, *op["in"])

@@ -18,6 +18,7 @@ PACKAGE, KERNELS = Path(dgl_lowbit.__file__).parent, Path(numba_kernels.__file__
 ALLOWED = {
     "quant": {"quant"},
     "smoothness": {"smoothness", "quant"},
+    "pruning": {"pruning", "quant"},
     "config": {"quant"},
     "nn": {"nn", "quant", "config", "smoothness"},
     "convert": {"nn", "quant", "config"},
@@ -29,7 +30,7 @@ ALLOWED = {
     "figures": {"deploy", "verdicts"},
     "allocation": {"allocation", "calibration", "config", "convert", "nn", "progress", "quant"},
     "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
-    | {"progress", "smoothness"},
+    | {"progress", "pruning", "smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
     "distributed": {"distributed", "deploy"},
 }

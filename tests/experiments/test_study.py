@@ -119,7 +119,9 @@ def test_signs_run():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gptq", "integer", "degree-quant", "a2q", "silent", "boost", "history", "bandit"])
+@pytest.mark.parametrize(
+    "method", ["gptq", "integer", "degree-quant", "a2q", "silent", "boost", "history", "bandit", "prune"]
+)
 def test_methods_of_relatives_run(method):
     first, *_ = METHODS[method].tasks("mini-gc" if method == "degree-quant" else "planted", 1, 1)
     _, *entries = run_task(first.spec())["results"]
@@ -189,13 +191,13 @@ def test_figures_are_what_they_say():
     graph = dgl.add_self_loop(data.load_graph("planted"))
     feat, model = graph.ndata["feat"], build("gcn", graph, seed=0)
     low_bit = lowbit.calibrate(lowbit.quantize(model, lowbit.QuantConfig(8, weights=2)), graph, feat)
-    made = {"it": figures.Made(low_bit, lowbit.freeze(low_bit, graph, feat))}
+    made = {"it": figures.Made(low_bit, lowbit.freeze(low_bit, graph, feat), graph)}
     errors = []
     for layer in low_bit.layers:
         coded = layer.quantizers["weights"](layer.weight).detach()
         errors.append(((coded - layer.weight) ** 2).sum().item() / (layer.weight**2).sum().item())
-    assert figures.weight_error(made, graph)["it"] == pytest.approx(sum(errors) / 2, rel=1e-4)
-    assert 0 < figures.identical(made, graph)["it"] <= 1 and figures.milliseconds(made, graph)["it"] > 0
+    assert figures.weight_error(made)["it"] == pytest.approx(sum(errors) / 2, rel=1e-4)
+    assert 0 < figures.identical(made)["it"] <= 1 and figures.milliseconds(made)["it"] > 0
 
 
 def test_settings_of_accuracy_reach_its_tasks(tmp_path, monkeypatch):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..capture.recording import Size
-from .forms import Batch, Degrees, Ends, Floats
+from ..capture.recording import Size, leaves
+from .forms import Batch, Constant, Degrees, Ends, Floats
 from .rules import is_number, rows_at, rule
 
 
@@ -30,7 +30,18 @@ def _edges(t, call, graph, form="uv", order="eid"):
 @rule("index_select")
 def _at_ends(t, call, x, dim, index):
     ends = t.form(index)
+    if isinstance(ends, Constant) and dim == 1 and isinstance(t.form(x), Floats):
+        return _of_input(t, call, x, ends.tensor)
     return rows_at(t, call, x, ends) if isinstance(ends, Ends) and dim == 0 else None
+
+
+def _of_input(t, call, x, index):
+    """Some columns of an argument, ascending, of which nothing else is read: the plan reads no others."""
+    total, is_read_once = t.shape(x)[1], sum(x in leaves((c.args, c.kwargs)) for c in t.recording.calls) == 1
+    is_argument = any(entry.ref == x for entry in t.recording.inputs) and x not in leaves(t.recording.output)
+    if not (is_argument and is_read_once and index.dim() == 1 and 0 < len(index) < total and (index.diff() > 0).all()):
+        return None
+    return Floats(t.recorder.columns_of_input(t.form(x).value, index.cpu().numpy(), total))
 
 
 @rule("relation")

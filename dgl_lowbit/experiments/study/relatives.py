@@ -198,6 +198,37 @@ def boost_tasks(graph, seeds, epochs):
     return tasks
 
 
+def prune_tasks(graph, seeds, epochs):
+    """GCNs without half of the input columns and channels, or of the edges: by what matters, and at random."""
+    if graph.startswith("amazon"):
+        kinds, figures = {"half of the edges": {"edges": 0.5}}, ("ms", "ms_sums")
+    else:
+        kinds, figures = {"half of columns and channels": {"features": 0.5, "channels": 0.5}}, ("ms", "ms_whole")
+    usual = low_bit("gcn", 2, _messages(graph))
+    variants = [usual, *(part for kind, shares in kinds.items() for part in _without(usual, kind, shares))]
+    return [Task("gcn", graph, "gcn", seed, epochs, variants, figures=figures) for seed in range(seeds)]
+
+
+def squeeze_tasks(graph, seeds, epochs):
+    """GCNs of 1 bit that send 2, 256 wide and squeezed to 160."""
+    usual = Variant("INT1, messages INT2", {"bits": 1, "messages": 2}, **_TRAINED)
+    variants = [usual, *_without(usual, "squeezed to 160", {"channels": 0.375})]
+    return [
+        Task(f"gcn, width {width}", graph, "gcn", seed, epochs, own, {"hidden": width}, figures=("ms",))
+        for width, own in ((256, variants), (160, [usual]))
+        for seed in range(seeds)
+    ]
+
+
+def _without(usual, kind, shares):
+    """A variant without some parts, without regrowth of them, and at random."""
+    options = {"": {}, ", no regrowth": {"regrow": 0.0}, ", at random": {"criterion": "random"}}
+    return [
+        replace(usual, label=f"{usual.label}, {kind}{how}", prune={**shares, **own}, beside=usual.label)
+        for how, own in options.items()
+    ]
+
+
 def _messages(graph):
     """Scales of messages: a power of two a node where degrees span orders of magnitude."""
     return "shift" if graph.startswith("amazon") else "channel"
@@ -262,6 +293,12 @@ METHODS = {
     ),
     "boost": Relative(
         "2006.08550", "on Cora, one hidden layer and fine-tuning: 82.3 ± 1.1 with kernel-target alignment", boost_tasks,
+    ),
+    "prune": Relative(
+        "2207.08629", "on 14 graphs columns, edges and weights of GNNs gone in one run of training", prune_tasks, _REAL,
+    ),
+    "squeeze": Relative(
+        "2002.00555", "binary ResNet-18 on ImageNet, widened and squeezed: 29.9 % top-1 error", squeeze_tasks,
     ),
     "integer": Relative(
         "2007.06919", "RetinaNet-18 on COCO: 33.0 AP in float32, 34.0 at 4 bits, 29.6 at 2", integer_tasks,

@@ -17,7 +17,8 @@ class Variant:
     model's logits; ``quantizer_lr`` is the rate of ranges; ``longer`` multiplies the epochs; ``schedule`` and
     ``patience`` are those of :func:`dgl_lowbit.train`; ``rounding`` is that of :func:`dgl_lowbit.calibrate`; ``budget``
     is the share of what 8 bits cost under which bits are chosen by ``method``, one of :func:`dgl_lowbit.allocate`, or
-    by :func:`dgl_lowbit.fit`: "hgq", which learns them, or "a2q", for groups of nodes. Without ``trained`` it is
+    by :func:`dgl_lowbit.fit`: "hgq", which learns them, or "a2q", for groups of nodes. ``prune`` are options of
+    :class:`dgl_lowbit.Pruner`, by which the float model is pruned and squeezed before. Without ``trained`` it is
     calibrated only; with ``blocks``, see :func:`.fit_on_blocks`, both stages are trained so, from drawn weights;
     ``beside`` is the label of the variant that it is compared with.
     """
@@ -34,6 +35,7 @@ class Variant:
     rounding: str = "nearest"
     budget: float | None = None
     method: str = "greedy"
+    prune: dict = field(default_factory=dict)
     trained: bool = True
     blocks: dict | None = None
     beside: str | None = None

@@ -14,19 +14,22 @@ AUTHORS = {
     "INT2 BT*": "77.8",
 }  # fmt: skip
 # Further figures of entries: headers, and how a mean is written; then those that ratios are taken of.
+_BYTES = "bytes", "{:,.0f}"
 _FIGURES = {
     "weight_error": ("weight error", "{:.4f}"),
     "hidden": ("bytes of hidden states", "{:,.0f}"),
     "mean_bits": ("mean bits", "{:.2f}"),
     "kl": ("KL untrained", "{:.4f}"),
     "ms": ("ms", "{:.2f}"),
+    "ms_whole": ("ms, all columns given", "{:.2f}"),
+    "ms_sums": ("ms of a sum", "{:.2f}"),
     "identical": ("equal to the bit", "{:.2%}"),
     "seconds": ("calibration, s", "{:.0f}"),
     "sum_error": ("error of sums", "{:.4f}"),
     "memory": ("history, part of float32", "{:.4f}"),
     "silent": ("silent rows by step, %", "{:.0f}"),
 }
-_COMPARED = ("weight_error", "hidden", "kl", "ms", "sum_error")
+_COMPARED = ("weight_error", "hidden", "kl", "ms", "ms_whole", "ms_sums", "sum_error", "bytes")
 _LAST = 10  # epochs at the end of training that violations are averaged over
 
 
@@ -160,7 +163,7 @@ def _relatives(groups, report):
             group["setting"], group["label"], mean_std(_of(group, "packed")), _tests(base),
             f"{_difference(group, base):+.1f}", beside,
             *(_figure(group, same[0] if same else None, key) for key in figures),
-            f"{100 * statistics.mean(_of(group, 'equal')):.2f} %", f"{statistics.mean(_of(group, 'bytes')):,.0f}",
+            f"{100 * statistics.mean(_of(group, 'equal')):.2f} %", _figure(group, same[0] if same else None, "bytes"),
             numbers.get(f"{group['setting']}, {group['label']}", "-"),
         ])  # fmt: skip
     return [*header, "paper"], rows
@@ -172,13 +175,14 @@ def _figure(group, same, key):
         return "-"
     if isinstance(values[0], list):  # by step
         return " ".join(_FIGURES[key][1].format(100 * statistics.mean(step)) for step in zip(*values)) or "-"
-    text = _FIGURES[key][1].format(statistics.mean(values))
+    text = {**_FIGURES, "bytes": _BYTES}[key][1].format(statistics.mean(values))
     if same is None or key not in _COMPARED:
         return text
     others = {run["seed"]: run[key] for run in same["runs"] if key in run}
     if not others:
         return text
-    return f"{text}, {statistics.mean(run[key] / others[run['seed']] for run in group['runs']):.2f}x"
+    ratio = statistics.mean(run[key] / others[run["seed"]] for run in group["runs"])
+    return text if key == "bytes" and ratio == 1 else f"{text}, {ratio:.2f}x"
 
 
 def _difference(group, other):

@@ -13,6 +13,7 @@ from ...config import QuantConfig
 from ...convert import quantize
 from ...deploy import freeze
 from ...diagnose import diagnose
+from ...pruning import Pruner
 from ...smoothness import SmoothnessControl, SmoothnessRegularizer
 from ...training import BITS_EPOCHS, accuracy, distillation_loss, fit, predict, train
 from ..data import load_graph
@@ -54,8 +55,9 @@ def run_task(spec: dict) -> dict:
     for variant in spec["variants"]:
         if variant["budget"] is not None and not _can_be_kept(model, variant, graph, spec["measure"]):
             continue  # even 1 bit costs more: rows are padded
-        student, config, history, seconds, more = _made(spec, variant, model, graph, recipe, options)
-        entry = _entry(spec, variant["label"], student, graph, history, seconds)
+        start, own = _pruned(spec, variant, model, graph, recipe, options)
+        student, config, history, seconds, more = _made(spec, variant, model, start, own, recipe, options)
+        entry = _entry(spec, variant["label"], student, own, history, seconds)
         entry.update(more, beside=variant["beside"])
         if spec["measure"] == HIDDEN:
             entry[HIDDEN] = hidden_bytes(student, graph, graph.ndata["feat"])
@@ -64,22 +66,34 @@ def run_task(spec: dict) -> dict:
             if spec["measure"] not in (None, HIDDEN):
                 entry.update(_costs(model, config, graph, spec["measure"]))
             packed = freeze(student)
-            made[variant["label"]] = Made(student, packed)
-            entry.update(_packed(student, packed, graph))
+            made[variant["label"]] = Made(student, packed, own)
+            entry.update(_packed(student, packed, own))
             if spec["seed"] == 0 and variant["trained"]:
-                entry["quantizers"] = diagnose(student, graph, graph.ndata["feat"])
+                entry["quantizers"] = diagnose(student, own, own.ndata["feat"])
         results.append(entry)
     for name in spec["figures"]:
-        values = FIGURES[name](made, graph)
+        values = FIGURES[name](made)
         for entry in results:
             if entry["label"] in values:
                 entry[name] = values[entry["label"]]
     return {"spec": spec, "results": results}
 
 
-def _made(spec, variant, model, graph, recipe, options):
-    """A variant of the float ``model``: itself, its config, the History of its training, seconds, further figures."""
-    start = model if variant["warm"] else build(spec["model"], graph, spec["seed"], **spec["options"])
+def _pruned(spec, variant, model, graph, recipe, options):
+    """The float model that a variant starts from, and its graph; pruned in the first half of as many epochs."""
+    if not variant["warm"]:
+        return build(spec["model"], graph, spec["seed"], **spec["options"]), graph
+    if not variant["prune"]:
+        return model, graph
+    epochs = options["epochs"]
+    steps = {"start": epochs // 20, "stop": epochs // 2, "every": max(epochs // 20, 1)}
+    pruner = Pruner(copy.deepcopy(model), graph, seed=spec["seed"], **steps, **variant["prune"])
+    train(pruner.model, graph, teacher=model, pruner=pruner, **options, **recipe.options())
+    return pruner.squeeze(), pruner.graph
+
+
+def _made(spec, variant, model, start, graph, recipe, options):
+    """A variant of the float ``model``, from ``start``: itself, config, History of its training, seconds, figures."""
     student = copy.deepcopy(start)
     for name, attributes in variant["layer"].items():
         for key, value in attributes.items():

@@ -1,0 +1,230 @@
+import copy
+import math
+
+import dgl
+import pytest
+import torch
+from torch import nn
+
+import dgl_lowbit as lowbit
+from dgl_lowbit.pruning import OtherGraphWarning, Pruner
+from dgl_lowbit.pruning.pruner import _chosen
+from dgl_lowbit.quant.sparse import SparseFeatures
+from dgl_lowbit.training import train
+
+from .models import CLASSES, FEATS, HIDDEN, Plain, Residual, Scaled, graph
+
+STEPS = {"start": 0, "stop": 2, "every": 1}
+
+
+def pruned(model, g, **options):
+    pruner = Pruner(model, g, **{**STEPS, **options})
+    for epoch in range(3):
+        pruner.advance(epoch)
+    return pruner
+
+
+def alive(pruner):
+    return {row["of"]: (row["alive"], row["total"]) for row in pruner.report()}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_squeezed_model_computes_what_the_gated_one_does(sparse):
+    g = graph()
+    feat = g.ndata["feat"] * (torch.rand(g.num_nodes(), FEATS) < 0.3)
+    model = Plain() if sparse else Residual()
+    pruner = pruned(model, g, features=0.5, channels=0.5)
+    small = pruner.squeeze().eval()
+    counts = {"features": (6, 12), "first" if sparse else "first, second": (4, 8)}
+    assert alive(pruner) == (counts if sparse else {**counts, "attention": (1, 3)})
+    gated = model.eval()(g, feat)
+    given = SparseFeatures.from_dense(feat) if sparse else feat
+    assert torch.allclose(small(g, given), gated, atol=1e-6)
+    assert torch.equal(small(g, feat[:, small.columns.index]), small(g, feat))
+    assert small.first.weight.shape == (6, 4) and model.first.weight.shape == (FEATS, HIDDEN)
+
+
+def test_scores_are_fisher_information():
+    """Sums over nodes of (x ∂ log p(y) / ∂x)², taken by the features themselves and over more labels."""
+    g = graph(nodes=2000)
+    model = Plain().eval()
+    pruner = Pruner(model, g, features=0.5, **STEPS)
+    scores, _ = pruner._scores(0, (g, g.ndata["feat"]))
+    feat = g.ndata["feat"].clone().requires_grad_()
+    logits = model(g, feat)
+    p, expected = logits.softmax(1).detach(), torch.zeros(FEATS)
+    torch.manual_seed(0)
+    for _ in range(40):
+        labels = torch.multinomial(p, 1).flatten()
+        loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, feat, retain_graph=True)
+        expected += (feat.detach() * gradient).square().sum(0) / 40
+    found = scores[pruner.ties.outs["features"]]
+    assert torch.allclose(found, expected, rtol=0.15)
+
+
+def test_shares_follow_the_cubic_schedule():
+    g = graph()
+    pruner = Pruner(Plain(), g, features=0.5, start=2, stop=6, every=2, regrow=0.0)
+    counts = []
+    for epoch in range(8):
+        pruner.advance(epoch)
+        counts.append(alive(pruner)["features"][0])
+    expected = [FEATS - round(0.5 * (1 - (1 - part) ** 3) * FEATS) for part in (0, 0, 0, 0, 0.5, 0.5, 1, 1)]
+    assert counts == expected and not pruner.is_done(5) and pruner.is_done(6)
+
+
+def test_what_left_comes_back_only_by_regrowth():
+    scores = torch.tensor([5.0, 4.0, 3.0, 9.0])
+    was = torch.tensor([True, True, True, False])
+    assert _chosen(scores, was, 2, 0.0).tolist() == [True, True, False, False]
+    assert _chosen(scores, was, 2, 0.5).tolist() == [True, False, False, True]
+    assert _chosen(scores, was, 8, 0.0).tolist() == was.tolist()
+
+
+def test_weights_of_what_left_are_kept_and_the_rest_is_trained():
+    g = graph()
+    model = Plain()
+    pruner = pruned(model, g, features=0.5, channels=0.5)
+    before = copy.deepcopy(model.state_dict())
+    dead_columns, dead = (model.first.gate.mask == 0), (model.last.gate.mask == 0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, weight_decay=0.1)
+    loss = model(g, g.ndata["feat"]).square().sum() + pruner.loss()
+    loss.backward()
+    optimizer.step()
+    pruner.step()
+    changed = model.first.weight != before["first.weight"]
+    assert not changed[dead_columns].any() and not changed[:, dead].any()
+    assert changed[~dead_columns][:, ~dead].all()
+    assert torch.equal(model.last.weight[dead], before["last.weight"][dead])
+
+
+def test_edges_that_leave_are_seen_by_no_layer():
+    g = graph()
+    model = Plain().eval()
+    pruner = pruned(model, g, edges=0.4)
+    gated = model(g, g.ndata["feat"])
+    kept = pruner.graph
+    assert kept.num_edges() == g.num_edges() - round(0.4 * g.num_edges()) and alive(pruner)["edges"][1] == g.num_edges()
+    source, destination = kept.edges()
+    assert (source == destination).sum() == g.num_nodes() and set(kept.ndata) == set(g.ndata)
+    small = pruner.squeeze()
+    assert torch.equal(gated, small(kept, g.ndata["feat"])) and torch.equal(gated, model(g, g.ndata["feat"]))
+    assert pruner.pruned(kept) is kept
+    with pytest.warns(OtherGraphWarning, match="used whole"):
+        other = pruner.pruned(graph(seed=1))
+    assert other.num_edges() == graph(seed=1).num_edges()
+
+
+def test_a_node_without_a_loop_keeps_an_edge():
+    g = dgl.graph((torch.arange(30) % 10, torch.arange(30).flip(0) % 10))
+    g.ndata["feat"] = torch.rand(10, FEATS)
+    pruner = pruned(Plain(), g, edges=0.6)
+    assert (pruner.graph.in_degrees() >= 1).all() and pruner.graph.num_edges() == 12
+    with pytest.raises(ValueError, match="edges=0.8 of 30 cannot leave: .* 10; prune at most 0.67"):
+        Pruner(Plain(), g, edges=0.8)
+
+
+def test_the_state_is_the_models():
+    g = graph()
+    pruner = pruned(Residual(), g, features=0.5, channels=0.5, edges=0.3)
+    other = Pruner(Residual(), g, features=0.5, channels=0.5, edges=0.3)
+    other.model.load_state_dict(pruner.model.state_dict())
+    assert other.report() == pruner.report()
+    models = pruner.squeeze().eval(), other.squeeze().eval()
+    outputs = [model(pruner.graph, g.ndata["feat"]) for model in models]
+    assert torch.equal(*outputs)
+
+
+def test_trained_in_one_run_and_resumed(tmp_path):
+    g = graph()
+    options = {"epochs": 8, "lr": 0.05, "progress": False, "checkpoint": tmp_path / "run.pt"}
+
+    def run(**more):
+        torch.manual_seed(0)
+        model = Plain()
+        pruner = Pruner(model, g, features=0.5, channels=0.5, start=1, stop=5, every=1)
+        return pruner, train(model, g, pruner=pruner, **{**options, **more})
+
+    pruner, history = run()
+    assert history.best_epoch >= 5 and history.epochs[-1]["pruning"] == pruner.report()
+    assert alive(pruner) == {"features": (6, 12), "first": (4, 8)}
+    stopped = pytest.MonkeyPatch()
+    with stopped.context() as patch:
+        advance = Pruner.advance
+        patch.setattr(Pruner, "advance", lambda self, epoch, *a: advance(self, epoch, *a) if epoch < 4 else 1 / 0)
+        patch.setattr("dgl_lowbit.training.resume._SHARE", math.inf)
+        with pytest.raises(ZeroDivisionError):
+            run()
+    again, resumed = run(resume=True)
+    assert resumed == history
+    assert all(torch.equal(a, b) for a, b in zip(again.squeeze().parameters(), pruner.squeeze().parameters()))
+
+
+@pytest.mark.slow
+def test_fitted_whole_pruned_low_bit_and_packed():
+    g = graph()
+    model = Residual()
+    pruner = Pruner(model, g, features=0.5, channels=0.5, edges=0.3, **STEPS)
+    config = lowbit.QuantConfig(8)
+    fitted = lowbit.fit(model, g, config, epochs=4, pruner=pruner, progress=False)
+    assert fitted.teacher.first.weight.shape == (FEATS, HIDDEN) and fitted.model.first.weight.shape == (6, 4)
+    feat = g.ndata["feat"]
+    packed = lowbit.freeze(fitted.model, pruner.graph, feat)
+    trained = fitted.model.eval()(pruner.graph, feat)
+    assert torch.allclose(packed(pruner.graph, feat), trained, atol=1e-4)
+
+
+def test_random_pruning_is_the_same_for_a_seed_only():
+    def left(**options):
+        return pruned(Plain(), graph(), features=0.5, criterion="random", **options).model.first.gate.mask.tolist()
+
+    assert left(seed=3) == left(seed=3) != left(seed=4)
+
+
+def test_gates_leave_with_their_pruner():
+    g = graph()
+    model = Residual()
+    names, pruner = set(model.state_dict()), pruned(model, g, channels=0.5, edges=0.3)
+    assert set(model.state_dict()) > names
+    pruner.detach()
+    assert set(model.state_dict()) == names and not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (Plain, {}, "nothing is to be pruned; give features="),
+        (Plain, {"features": 1.0}, "features is the share that leaves, above 0 and below 1, got 1.0"),
+        (Plain, {"channels": math.nan}, "channels is the share"),
+        (Plain, {"channels": True}, "channels is the share"),
+        (Plain, {"channels": 0.5, "start": 5, "stop": 4}, "stop must be a whole number, at least 5, got 4"),
+        (Plain, {"channels": 0.5, "every": 0}, "every must be a whole number, at least 1"),
+        (Plain, {"channels": 0.5, "regrow": 1}, "regrow is a share"),
+        (Plain, {"channels": 0.5, "criterion": "size"}, "criterion must be one of fisher, random"),
+        (lambda: Plain(nn.LayerNorm(HIDDEN)), {"channels": 0.5}, "no channels can leave: of first they are read by"),
+        (Scaled, {"channels": 0.5}, "Scaled has widths built into its own code or parameters"),
+        (lambda: nn.Linear(FEATS, CLASSES), {"edges": 0.5}, "edges are judged by weights"),
+        (lambda: "model", {"channels": 0.5}, "takes a torch.nn.Module, got str"),
+    ],
+)
+def test_refused_before_any_work(make, options, message):
+    with pytest.raises(ValueError, match=message):
+        Pruner(make(), graph(), **options)
+
+
+def test_refused_where_it_does_not_belong():
+    g = graph()
+    model = Plain()
+    pruner = Pruner(model, g, channels=0.5)
+    with pytest.raises(ValueError, match="has a pruner already"):
+        Pruner(model, g, features=0.5)
+    with pytest.raises(ValueError, match="pruning ends at epoch 100, which 20 epochs do not reach"):
+        lowbit.fit(model, g, epochs=20, pruner=pruner)
+    with pytest.raises(ValueError, match="a Pruner of the model that is trained"):
+        train(Plain(), g, epochs=200, pruner=pruner)
+    with pytest.raises(ValueError, match="low-bit already"):
+        Pruner(lowbit.quantize(Plain(), lowbit.QuantConfig(2)), g, channels=0.5)
+    edges = Pruner(Plain(), g, edges=0.2)
+    with pytest.raises(ValueError, match="edges are pruned of a graph that is trained on whole"):
+        train(edges.model, g, epochs=200, pruner=edges, sampler=dgl.dataloading.NeighborSampler([2, 2]))
