@@ -175,7 +175,7 @@ def test_the_next_batch_is_read_by_a_thread_while_one_is_used(files):
 def test_parts_give_the_same_results(make, files):
     model, (graph, feat) = make(), mapped_arguments(files)
     (expected,) = model(GRAPH, FEAT)
-    assert len(np.unique(expected)) > 2
+    assert len(np.unique(expected)) > 1
     for most_memory in (10**9, 3000, 1):
         out = model.inference(graph, feat, out=files / "out.npy", folder=files / "states", most_memory=most_memory)[0]
         np.testing.assert_array_equal(out, expected)
