@@ -1,6 +1,6 @@
 """A three-layer SAGE at INT2 (128-256-256-40) on graphs larger than memory: time, memory, and what both follow.
 
-    python benchmarks/out_of_core.py --folder DISK [--edges 10,100] [--limit 4] [--table FILE]
+    python benchmarks/out_of_core.py --folder DISK [--edges 100,10] [--limit 4] [--table FILE]
 
 For each number of edges, in millions, a random graph of a tenth as many nodes is written into DISK, with 128 float32
 features a node. Each run is a process of its own that begins with an empty file cache: "unlimited" has the memory of
@@ -198,7 +198,7 @@ def told(options) -> tuple[list, list]:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="on a disk with room for features")
-    parser.add_argument("--edges", default="10,100", help="millions of edges of each graph; default: 10,100")
+    parser.add_argument("--edges", default="100,10", help="millions of edges of each graph; default: 100,10")
     parser.add_argument("--limit", type=float, default=4, help="GiB of the limited run; default: 4")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--batch-size", type=int, default=65_536, help="default: 65536")

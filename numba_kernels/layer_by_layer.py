@@ -111,7 +111,7 @@ class LayerByLayer:
         for value, count in self.blocks_read().items():
             if isinstance(inputs[value], (Graph, dict)):
                 inputs[value] = [inputs[value]] * count
-        shown = Progress("inference") if progress is True else progress or None
+        tell = Progress("inference") if progress is True else progress or None
         with running(), contextlib.ExitStack() as stack:
             if exchange is not None:
                 run = self._executor.run_partition(inputs, checked(self.threads), batch_size, exchange)
@@ -123,7 +123,7 @@ class LayerByLayer:
             if to_file:
                 file = stack.enter_context(result_file(out, None if states is None else states.result))
             threads, result = checked(self.threads), file if to_file else out
-            outputs = self._executor.run(inputs, threads, batch_size, result, states=states, progress=shown)
+            outputs = self._executor.run(inputs, threads, batch_size, result, states=states, progress=tell)
             if not to_file:
                 return self._returned(outputs)
             shape = outputs[0].shape
