@@ -1,7 +1,7 @@
 """Models of all kinds, their graphs and features, and workers that run them on partitions.
 
-``python -m tests.distributed.packed COUNT FOLDER NAMES WAY`` is as many workers, processes that speak by gloo, which run
-models that are files of the folder.
+``python -m tests.distributed.packed COUNT FOLDER NAMES WAY`` is as many workers, processes that speak by gloo, which
+run models that are files of the folder.
 """
 
 import json

@@ -149,9 +149,9 @@ def test_partitions_of_dgl_are_loaded(tmp_path, folder, monkeypatch):
         assert torch.equal(result, whole[mine])
 
 
-def workers(count, folder, names, way):
-    """Exit statuses of processes that are workers."""
-    command = [sys.executable, "-m", "tests.distributed.packed", str(count), str(folder), names, way]
+def statuses(module, *args):
+    """Exit statuses of the processes that a module of the tests starts."""
+    command = [sys.executable, "-m", f"tests.distributed.{module}", *map(str, args)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
@@ -161,7 +161,7 @@ def workers(count, folder, names, way):
 @pytest.mark.slow
 def test_processes_give_the_rows_of_one_process(folder):
     wholes = {name: models.save(folder, name) for name in ("sage", "rgcn")}
-    assert workers(2, folder, ",".join(wholes), "run") == [0, 0]
+    assert statuses("packed", 2, folder, ",".join(wholes), "run") == [0, 0]
     for name, whole in wholes.items():
         for rank in range(2):
             result, nodes = torch.load(folder / f"{name}-2-{rank}.pt")
@@ -172,9 +172,20 @@ def test_processes_give_the_rows_of_one_process(folder):
 @pytest.mark.parametrize("way", ["kill", "raise", "sleep"])
 def test_when_a_worker_stops_the_others_end_with_one_error(way, folder):
     models.save(folder, "sage")
-    assert workers(3, folder, "sage", way) == [-9 if way == "kill" else 0, 0, 0]
+    assert statuses("packed", 3, folder, "sage", way) == [-9 if way == "kill" else 0, 0, 0]
     for rank in (0, 2):
         name, message, seconds = json.loads((folder / f"{way}-{rank}.json").read_text())
         said = {"raise": "worker 1 of 3 stopped: MemoryError: no room left", "sleep": "did not answer within 4 s"}
         assert name == "WorkerError" and said.get(way, "a worker is gone") in message and seconds < 60
     assert not list(folder.glob("sage-3-*"))
+
+
+@pytest.mark.slow
+def test_workers_of_dgl_share_a_partition_and_write_one_tensor(folder):
+    whole, (graph, feat) = models.save(folder, "sage"), models.arguments("sage")
+    graph.ndata["feat"] = feat
+    dgl.distributed.partition_graph(graph, "g", 1, str(folder))
+    assert statuses("served", folder) == [0, 0, 0]
+    rows, written = zip(*(torch.load(folder / f"served{rank}.pt") for rank in range(2)))
+    assert torch.equal(torch.cat(rows), whole) and all(torch.equal(out, whole) for out in written)
+    assert min(map(len, rows)) > 0
