@@ -135,9 +135,10 @@ class Workers:
             return function(*args, **kwargs)
         except RuntimeError as error:
             self.forget()
+            reason = str(error).partition("\n")[0].partition(" This is typically")[0]
             raise WorkerError(
                 f"a worker is gone, or did not answer within {self.timeout:g} s; the others stop too. Look for the "
-                f"first error in the output of all workers, and start them again. ({str(error).splitlines()[0]})"
+                f"first error in the output of all workers, and start them again. ({reason})"
             ) from error
 
 
