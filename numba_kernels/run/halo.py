@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import GraphError
 from ..layout import dense_bytes
 from ..packing import pack, unpack
-from ..partition import PartitionGraph
+from ..partition import PartitionGraph, PartitionNodes
 from ..plan.own_rows import refuse_mixed_rows
 from ..plan.reach import EDGES, NODES, Reach
 from .matrices import Grid
@@ -38,7 +38,7 @@ class HaloCodes:
     """
 
     value: int
-    nodes: object
+    nodes: PartitionNodes
     grid: Grid
     packed: np.ndarray
     powers: np.ndarray | None = None
