@@ -16,7 +16,8 @@ from dgl_lowbit.distributed import Partition, WorkerError
 from tests.distributed import packed as models
 from tests.distributed import threads
 
-SLOW = ("gat", "gin", "smp-shift")
+FAST = ("gcn", 4), ("smp", 2), ("rgcn", 2)
+CASES = [(name, count) for name in models.MODELS for count in (2, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,9 @@ def same_rows(whole, part, nodes):
     return all(torch.equal(part[ntype], whole[ntype][nodes[ntype]]) for ntype in whole)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in models.MODELS])
+@pytest.mark.parametrize(
+    ("name", "count"), [pytest.param(*case, marks=[pytest.mark.slow] * (case not in FAST)) for case in CASES]
+)
 def test_parts_are_rows_of_one_process(name, count, folder, monkeypatch):
     whole = models.save(folder, name)
 
