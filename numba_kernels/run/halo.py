@@ -109,7 +109,8 @@ class HaloRun:
         for entry in plan.inputs:
             value = entry["value"]
             space, _ = reach.needs.get(value, (NODES if entry.get("key") in self.nodes else None, 0))
-            if entry["kind"] == "features" and space != EDGES:
+            is_read = reach.hops is None or value in reach.needs
+            if entry["kind"] == "features" and space != EDGES and is_read:
                 others = set() if space == NODES else edges
                 self.inputs[value] = of_each(self._of_nodes, inputs[value], entry, others)
 

@@ -93,6 +93,7 @@ class Cut:
         for thread in threads:
             thread.join()
         faults = [result for result in results if isinstance(result, Exception)]
+        faults.sort(key=lambda fault: isinstance(fault, threading.BrokenBarrierError))
         if faults:
             raise faults[0]
         return results
