@@ -4,8 +4,8 @@
 
 Partitions are METIS's, workers processes of this machine that speak by gloo. A GCN multiplies before it sums, so that
 its layers send rows of as many columns as they return. Bytes are the largest sum that a worker sends in one layer, and
-those beside the rows too: before each exchange a worker tells every other one, in 512 bytes, that it goes on. Results
-of all workers are compared with one process's.
+those beside the rows too: before each exchange a worker tells every other one, in 16 bytes, that it goes on. Results of
+all workers are compared with one process's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CONFIGS = {
     "INT2, powers of two of rows": {"bits": 2, "messages_granularity": "shift"},
     "INT4": {"bits": 4},
 }
-NOTE_BYTES = 512
+NOTE_BYTES = 16
 
 
 def work(rank, count, port, folder, graph, owners):
