@@ -12,9 +12,8 @@ import torch.distributed as dist
 
 from numba_kernels import LowBitError
 
-# Bytes of what a worker says before each exchange: whether it goes on (0), what it is about to do, a message.
-_NOTE_BYTES = 512
-_HEAD_BYTES = 16
+# Bytes of what a worker says that stops. Before each exchange two numbers are said: whether it stops, what it will do.
+_MESSAGE_BYTES = 512
 
 _default: dict = {}  # the group of all workers that was made last: of which world, for what timeout
 
@@ -122,22 +121,24 @@ class Workers:
         return np.stack([other.view(np.int64) for other in self.exchange([part] * self.size, [len(part)] * self.size)])
 
     def _notes(self, status, what, message):
-        note = np.zeros(_NOTE_BYTES, np.uint8)
-        note[:_HEAD_BYTES].view(np.int64)[:] = status, what
-        text = message.encode()[: _NOTE_BYTES - _HEAD_BYTES]
-        note[_HEAD_BYTES : _HEAD_BYTES + len(text)] = np.frombuffer(text, np.uint8)
-        notes = self.exchange([note] * self.size, [_NOTE_BYTES] * self.size)
-        texts = [other[_HEAD_BYTES:].tobytes().rstrip(b"\0").decode(errors="replace") for other in notes]
-        return [(*map(int, other[:_HEAD_BYTES].view(np.int64)), text) for other, text in zip(notes, texts)]
+        """Of each worker whether it stops, what it is about to do, and, where one stops, its message."""
+        heads = self.all(np.array([status, what])).tolist()
+        if not any(status for status, _ in heads):
+            return [(*head, "") for head in heads]
+        text = message.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES, b"\0")
+        told = self.exchange([np.frombuffer(text, np.uint8)] * self.size, [_MESSAGE_BYTES] * self.size)
+        texts = [part.tobytes().rstrip(b"\0").decode(errors="replace") for part in told]
+        return [(*head, text) for head, text in zip(heads, texts)]
 
     def _guarded(self, function, *args, **kwargs):
         try:
             return function(*args, **kwargs)
         except RuntimeError as error:
             self.forget()
+            reason = str(error).partition("\n")[0].partition(" This is typically")[0]
             raise WorkerError(
                 f"a worker is gone, or did not answer within {self.timeout:g} s; the others stop too. Look for the "
-                f"first error in the output of all workers, and start them again. ({str(error).splitlines()[0]})"
+                f"first error in the output of all workers, and start them again. ({reason})"
             ) from error
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import GraphError
 from ..layout import dense_bytes
 from ..packing import pack, unpack
-from ..partition import PartitionGraph
+from ..partition import PartitionGraph, PartitionNodes
 from ..plan.own_rows import refuse_mixed_rows
 from ..plan.reach import EDGES, NODES, Reach
 from .matrices import Grid
@@ -38,7 +38,7 @@ class HaloCodes:
     """
 
     value: int
-    nodes: object
+    nodes: PartitionNodes
     grid: Grid
     packed: np.ndarray
     powers: np.ndarray | None = None
@@ -109,7 +109,8 @@ class HaloRun:
         for entry in plan.inputs:
             value = entry["value"]
             space, _ = reach.needs.get(value, (NODES if entry.get("key") in self.nodes else None, 0))
-            if entry["kind"] == "features" and space != EDGES:
+            is_read = reach.hops is None or value in reach.needs
+            if entry["kind"] == "features" and space != EDGES and is_read:
                 others = set() if space == NODES else edges
                 self.inputs[value] = of_each(self._of_nodes, inputs[value], entry, others)
 

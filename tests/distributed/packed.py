@@ -1,11 +1,13 @@
-"""A worker: ``python -m tests.distributed.packed rank count port folder names way`` runs models of the folder.
+"""Models of all kinds, their graphs and features, and workers that run them on partitions.
 
-Also what the folder holds: models of all kinds, their graphs, features and results of one process.
+``python -m tests.distributed.packed COUNT FOLDER NAMES WAY`` is as many workers, processes that speak by gloo, which
+run models that are files of the folder.
 """
 
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dgl_lowbit as lowbit
+from dgl_lowbit.distributed.halo import Halo
 from dgl_lowbit.experiments.models import GCN, SMP, GraphSAGE
 
 WIDTH, CLASSES, HIDDEN = 24, 5, 16
@@ -134,7 +137,7 @@ def run(folder, name, rank, count, **options):
 
 def fail(folder, name, rank, count, way):
     """Begin to run a model; worker 1 stops in the midst of it."""
-    exchanged = lowbit.distributed.halo.Halo.exchange
+    exchanged = Halo.exchange
 
     def exchange(halo, codes):
         if rank == 1:
@@ -145,26 +148,40 @@ def fail(folder, name, rank, count, way):
             raise MemoryError("no room left")
         exchanged(halo, codes)
 
-    lowbit.distributed.halo.Halo.exchange = exchange
+    Halo.exchange = exchange
     start = time.monotonic()
     try:
         run(folder, name, rank, count, timeout=4 if way == "sleep" else 300)
     except (lowbit.distributed.WorkerError, MemoryError) as error:
-        print(json.dumps([type(error).__name__, str(error), time.monotonic() - start]), flush=True)
-        os._exit(3)
+        told = type(error).__name__, str(error), time.monotonic() - start
+        (folder / f"{way}-{rank}.json").write_text(json.dumps(told))
 
 
-def main(rank, count, port, folder, names, way="run"):
-    rank, count, folder = int(rank), int(count), Path(folder)
+def work(rank, count, port, folder, names, way):
     torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     for name in names.split(","):
         if way == "run":
             result, part = run(folder, name, rank, count)
-            torch.save((result, part.nodes, [tuple(sent) for sent in part.sent]), folder / f"{name}-{count}-{rank}.pt")
+            torch.save((result, part.nodes), folder / f"{name}-{count}-{rank}.pt")
         else:
             fail(folder, name, rank, count, way)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+
+
+def main(count, folder, names, way):
+    """Fork the workers, so that they need not import everything anew, and wait for them."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    for rank in range(int(count)):
+        if os.fork() == 0:
+            status = 1
+            try:
+                work(rank, int(count), port, Path(folder), names, way)
+                status = 0
+            finally:
+                os._exit(status)
+    statuses = [os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(int(count))]
+    print(json.dumps(sorted(statuses)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Packed models on partitions, against one process on the whole graph, to the bit; workers that stop."""
 
 import json
+import os
+import subprocess
+import sys
 
 import dgl
 import numpy as np
@@ -12,9 +15,9 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.distributed import Partition, WorkerError
 from tests.distributed import packed as models
 from tests.distributed import threads
-from tests.distributed.workers import finish, start
 
-SLOW = ("gat", "gin", "smp-shift")
+FAST = ("gcn", 4), ("smp", 2), ("rgcn", 2)
+CASES = [(name, count) for name in models.MODELS for count in (2, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +31,9 @@ def same_rows(whole, part, nodes):
     return all(torch.equal(part[ntype], whole[ntype][nodes[ntype]]) for ntype in whole)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in models.MODELS])
+@pytest.mark.parametrize(
+    ("name", "count"), [pytest.param(*case, marks=[pytest.mark.slow] * (case not in FAST)) for case in CASES]
+)
 def test_parts_are_rows_of_one_process(name, count, folder, monkeypatch):
     whole = models.save(folder, name)
 
@@ -147,14 +151,22 @@ def test_partitions_of_dgl_are_loaded(tmp_path, folder, monkeypatch):
         assert torch.equal(result, whole[mine])
 
 
+def statuses(module, *args):
+    """Exit statuses of the processes that a module of the tests starts."""
+    command = [sys.executable, "-m", f"tests.distributed.{module}", *map(str, args)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert ended.returncode == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
 @pytest.mark.slow
 def test_processes_give_the_rows_of_one_process(folder):
     wholes = {name: models.save(folder, name) for name in ("sage", "rgcn")}
-    for _, stderr, status in finish(start("tests.distributed.packed", 2, folder, ",".join(wholes))):
-        assert status == 0, stderr
+    assert statuses("packed", 2, folder, ",".join(wholes), "run") == [0, 0]
     for name, whole in wholes.items():
         for rank in range(2):
-            result, nodes, _ = torch.load(folder / f"{name}-2-{rank}.pt")
+            result, nodes = torch.load(folder / f"{name}-2-{rank}.pt")
             assert same_rows(whole, result, nodes)
 
 
@@ -162,11 +174,20 @@ def test_processes_give_the_rows_of_one_process(folder):
 @pytest.mark.parametrize("way", ["kill", "raise", "sleep"])
 def test_when_a_worker_stops_the_others_end_with_one_error(way, folder):
     models.save(folder, "sage")
-    ended = finish(start("tests.distributed.packed", 3, folder, "sage", way))
+    assert statuses("packed", 3, folder, "sage", way) == [-9 if way == "kill" else 0, 0, 0]
     for rank in (0, 2):
-        stdout, _, status = ended[rank]
-        name, message, seconds = json.loads(stdout)
-        assert status == 3 and name == "WorkerError" and seconds < 60
+        name, message, seconds = json.loads((folder / f"{way}-{rank}.json").read_text())
         said = {"raise": "worker 1 of 3 stopped: MemoryError: no room left", "sleep": "did not answer within 4 s"}
-        assert said.get(way, "a worker is gone") in message
+        assert name == "WorkerError" and said.get(way, "a worker is gone") in message and seconds < 60
     assert not list(folder.glob("sage-3-*"))
+
+
+@pytest.mark.slow
+def test_workers_of_dgl_share_a_partition_and_write_one_tensor(folder):
+    whole, (graph, feat) = models.save(folder, "sage"), models.arguments("sage")
+    graph.ndata["feat"] = feat
+    dgl.distributed.partition_graph(graph, "g", 1, str(folder))
+    assert statuses("served", folder) == [0, 0, 0]
+    rows, written = zip(*(torch.load(folder / f"served{rank}.pt") for rank in range(2)))
+    assert torch.equal(torch.cat(rows), whole) and all(torch.equal(out, whole) for out in written)
+    assert min(map(len, rows)) > 0
