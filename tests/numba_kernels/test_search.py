@@ -60,6 +60,14 @@ def test_the_best_rows_are_those_of_a_search_through_all_values(bits, metric):
                 assert_found(quantize(values, grid), queries, metric)
 
 
+@pytest.mark.parametrize("count", [2, 20])
+def test_small_numbers_decide_beside_large_ones_that_rounding_is_for(count):
+    draw = np.random.default_rng(5)
+    values, queries = (draw.standard_normal((n, 33)).astype(np.float32) for n in (ROWS, count))
+    values[:, 0], queries[:, 0] = 0.4, 1000  # int8 is in steps of 8: of the other columns nothing is left
+    assert_found(quantize(values, Grid(33, 2, 0.8, 1.5)), queries)
+
+
 def test_of_equal_rows_the_first_come_first_however_they_are_asked():
     values = np.tile(np.random.default_rng(1).integers(0, 3, (10, 20)), (6, 1)).astype(np.float32)
     codes = quantize(values, Grid(20, 2, 1.0, 1.5))
