@@ -1,10 +1,9 @@
 """Training and packed inference over DGL's distributed engine."""
 
-from ..training.processes import LostProcessError, synchronize
 from .inference import inference
 from .one_host import OneHost
 from .partition import Partition
 from .start import initialize
 from .workers import WorkerError
 
-__all__ = ["LostProcessError", "OneHost", "Partition", "WorkerError", "inference", "initialize", "synchronize"]
+__all__ = ["OneHost", "Partition", "WorkerError", "inference", "initialize"]
