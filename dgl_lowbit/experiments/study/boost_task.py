@@ -28,8 +28,9 @@ def run_boost_task(spec: dict) -> dict:
         packed, trained = freeze(boosted.model, graph, graph.ndata["feat"]), predict(boosted.model, graph)
         run = packed(graph, graph.ndata["feat"])
         results.append({
-            "label": variant["label"], "test": boosted.test_accuracy, "val": boosted.val_accuracy, "epochs": spec["epochs"],
-            "beside": variant["beside"], "packed": accuracy(run, graph), "bytes": len(packed.to_bytes()),
+            "label": variant["label"], "test": boosted.test_accuracy, "val": boosted.val_accuracy,
+            "epochs": spec["epochs"], "beside": variant["beside"],
+            "packed": accuracy(run, graph), "bytes": len(packed.to_bytes()),
             "equal": (run.argmax(1) == trained.argmax(1)).float().mean().item(),
         })  # fmt: skip
     return {"spec": spec, "results": results}
