@@ -14,6 +14,7 @@ from .estimate import Estimate, estimate
 from .given import whole_number
 from .graph import Graph, GraphError
 from .mapped import existing_folder
+from .plan.own_rows import refuse_silent_rows
 from .progress import Progress
 from .result_file import result_file
 from .run.cpus import available_memory
@@ -99,6 +100,8 @@ class LayerByLayer:
         batch_size = whole_number(batch_size, "batch_size", 1)
         if exchange is not None and not (out is None and folder is None):
             raise GraphError("a worker's rows of a partition stand in memory: leave out and folder away.")
+        if folder is not None:
+            refuse_silent_rows(self.plan, "what goes on in the memory of the step before cannot be resumed")
         to_file = isinstance(out, (str, os.PathLike))
         if (len(self.plan.outputs) != 1 and out is not None) or not (out is None or to_file or _is_result(out)):
             raise GraphError(

@@ -17,6 +17,7 @@ _REDUCTIONS = ("sum", "mean", "max", "min", "amax", "amin")
 
 def refuse_mixed_rows(plan) -> None:
     """Raise GraphError where an operation of a plan may read rows of all nodes."""
+    refuse_silent_rows(plan, "workers do not tell each other which rows are sent")
     axes: dict = {}  # of arrays: which of their dimensions rows of nodes are
     for op in plan.ops:
         operation = OPERATIONS[op["op"]]
@@ -30,6 +31,15 @@ def refuse_mixed_rows(plan) -> None:
                 "the whole graph, or leave this out of the model that is distributed."
             )
         axes.update(dict.fromkeys(written(op), axis))
+
+
+def refuse_silent_rows(plan, reason: str) -> None:
+    """Raise GraphError where a plan leaves rows unsent, which, for a ``reason``, cannot be."""
+    if any("dead_zone" in op for op in plan.ops):
+        raise GraphError(
+            f"the model leaves silent rows unsent, and {reason}. Run it in one process and in memory, or train it without "
+            "dead_zone."
+        )
 
 
 def _axis(op, axes):
