@@ -141,10 +141,10 @@ class FeatureStore(FeatureStorage):
         """
         if records.dtype != torch.uint8 or records.dim() != 2 or records.shape[1] != self.row_bytes:
             raise ArgumentsError(f"records are (n, {self.row_bytes}) uint8, got {records.dtype} {(*records.shape,)}.")
-        records, coded, start, parts = records.numpy(), self.coded, 0, []
+        given, coded, start, parts = records.numpy(), self.coded, 0, []
         for part in _own_parts(coded):
             width = part.itemsize * (part.shape[1] if part.ndim == 2 else 1)
-            taken = np.ascontiguousarray(records[:, start : start + width]).view(part.dtype)
+            taken = np.ascontiguousarray(given[:, start : start + width]).view(part.dtype)
             parts.append(taken if part.ndim == 2 else taken[:, 0])
             start += width
         if isinstance(coded, Codewords):

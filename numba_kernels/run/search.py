@@ -45,8 +45,8 @@ def search(codes: Codes, queries, k: int, metric: str, threads: int | None) -> t
     parts, threads = [], checked(threads)
     with running():
         for start in range(0, queries.shape[0], _QUERIES):
-            some = slice(start, start + _QUERIES)
-            some = slice_of(queries, some) if isinstance(queries, Codes) else queries[some]
+            part = slice(start, start + _QUERIES)
+            some = slice_of(queries, part) if isinstance(queries, Codes) else queries[part]
             parts.append(_search(codes, _Asked.of(some, codes, metric), k, metric, threads))
     if not parts:
         return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
