@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dgl
 import torch
@@ -136,7 +136,7 @@ def boost(
             stage = _Stage(graph, rates, bar)
             scales, learners = stage.boost(model, epochs)
             stage.together(model, scales, finetune)
-            low_bit = model
+            low_bit: Any = model
             if not config.is_float:
                 low_bit = calibrate(quantize(model, config), graph, feat)
                 with torch.no_grad():

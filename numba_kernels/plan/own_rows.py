@@ -37,8 +37,8 @@ def refuse_silent_rows(plan, reason: str) -> None:
     """Raise GraphError where a plan leaves rows unsent, which, for a ``reason``, cannot be."""
     if any("dead_zone" in op for op in plan.ops):
         raise GraphError(
-            f"the model leaves silent rows unsent, and {reason}. Run it in one process and in memory, or train it without "
-            "dead_zone."
+            f"the model leaves silent rows unsent, and {reason}. Run it in one process and in memory, or train it "
+            "without dead_zone."
         )
 
 

@@ -82,8 +82,7 @@ class StageAssembler:
         if asleep is not None:
             edges = Edges(*(self.graph_array(asleep.graph, name) for name in ("indptr", "indices")))
             arrived, sent = (self.places.codes(value).sent for value in (asleep.arrived, asleep.sent))
-            self.area(AWAKE_AT.name, 16)
-            self.program.wake(wake, (), Wake(edges, arrived, sent, AWAKE_AT))
+            self.program.wake(wake, (), Wake(edges, arrived, sent, self.area(AWAKE_AT.name, 16)))
 
     # -- slots ------------------------------------------------------------------------------------------
     def new_slot(self) -> int:
