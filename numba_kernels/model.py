@@ -175,14 +175,7 @@ class PackedModel:
         with running():
             return self._executor.coded(inputs, checked(self.threads))
 
-    def inference(
-        self,
-        *args,
-        batch_size: int = 4096,
-        out: np.ndarray | None = None,
-        exchange: Callable | None = None,
-        **kwargs,
-    ):
+    def inference(self, *args, batch_size: int = 4096, out=None, exchange: Callable | None = None, **kwargs):
         """Run the model layer by layer, ``batch_size`` rows at a time, on graphs whose features do not fit at once.
 
         Features may be anything of two dimensions that gives float rows for a slice, as a ``numpy.memmap`` does: a
