@@ -4,6 +4,5 @@ from .inference import inference
 from .one_host import OneHost
 from .partition import Partition
 from .start import initialize
-from .workers import WorkerError
 
-__all__ = ["OneHost", "Partition", "WorkerError", "inference", "initialize"]
+__all__ = ["OneHost", "Partition", "inference", "initialize"]

@@ -13,9 +13,10 @@ from dgl import DGLError
 from dgl.distributed import DistGraph, DistTensor
 
 from ..deploy import PackedModel
+from ..training.processes import LostProcessError
 from .halo import Halo
 from .partition import Partition
-from .workers import WorkerError, Workers
+from .workers import Workers
 
 _partitions: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # of DistGraphs
 
@@ -66,7 +67,7 @@ def inference(
 
     Raises
     ------
-    WorkerError
+    LostProcessError
         Where another worker has an error, is gone, or runs something else.
     DGLError
         Where graph and features do not fit each other or the model, and for models that are refused.
@@ -98,7 +99,7 @@ def _told(workers: Workers) -> Iterator[None]:
     """Other workers are told of an error."""
     try:
         yield
-    except WorkerError:
+    except LostProcessError:
         workers.forget()
         raise
     except BaseException as error:

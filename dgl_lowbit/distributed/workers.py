@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from numba_kernels import LowBitError
+from ..training.processes import LostProcessError
 
 # Bytes of what a worker says that stops. Before each exchange two numbers are said: whether it stops, what it will do.
 _MESSAGE_BYTES = 512
@@ -18,15 +18,11 @@ _MESSAGE_BYTES = 512
 _default: dict = {}  # the group of all workers that was made last: of which world, for what timeout
 
 
-class WorkerError(LowBitError, RuntimeError):
-    """Another worker stopped, cannot be reached, or runs something else."""
-
-
 class Workers:
     """The workers of a process group, each with a number from 0 on.
 
     Nothing waits longer than the group's timeout: where a worker is gone, silent, or has an error of its own, every
-    other one gets a :class:`WorkerError`.
+    other one gets a :class:`LostProcessError`.
 
     Parameters
     ----------
@@ -43,13 +39,13 @@ class Workers:
 
     Raises
     ------
-    WorkerError
+    LostProcessError
         Where torch.distributed is not initialised, or its processes do not answer.
     """
 
     def __init__(self, group=None, timeout: float = 60.0):
         if not dist.is_available() or not dist.is_initialized():
-            raise WorkerError(
+            raise LostProcessError(
                 "the workers are processes of torch.distributed; call torch.distributed.init_process_group('gloo') "
                 "first."
             )
@@ -64,22 +60,22 @@ class Workers:
 
         Raises
         ------
-        WorkerError
+        LostProcessError
             Where another worker is about to do something else, or has stopped.
         """
         notes = self._notes(0, what, "")
         for rank, (status, other, message) in enumerate(notes):
             if status:
-                raise WorkerError(f"worker {rank} of {self.size} stopped: {message}")
+                raise LostProcessError(f"worker {rank} of {self.size} stopped: {message}")
             if other != what:
-                raise WorkerError(
+                raise LostProcessError(
                     f"worker {rank} runs another model, or another layer of it, than worker {self.rank}; call "
                     "inference on all workers in the same order, with the same packed model and the parts of one graph."
                 )
 
     def stop(self, error: BaseException) -> None:
         """Tell the others, who wait to go on, of an error of this worker."""
-        with contextlib.suppress(WorkerError):  # they have errors of their own
+        with contextlib.suppress(LostProcessError):  # they have errors of their own
             self._notes(1, 0, f"{type(error).__name__}: {error}")
         self.forget()
 
@@ -103,7 +99,7 @@ class Workers:
 
         Raises
         ------
-        WorkerError
+        LostProcessError
             Where a worker is gone or silent.
         """
         lengths = [len(part) for part in parts]
@@ -136,7 +132,7 @@ class Workers:
         except RuntimeError as error:
             self.forget()
             reason = str(error).partition("\n")[0].partition(" This is typically")[0]
-            raise WorkerError(
+            raise LostProcessError(
                 f"a worker is gone, or did not answer within {self.timeout:g} s; the others stop too. Look for the "
                 f"first error in the output of all workers, and start them again. ({reason})"
             ) from error

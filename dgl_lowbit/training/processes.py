@@ -31,7 +31,7 @@ _OF_LOST = ("gloo", "connection closed", "connection reset", "broken pipe", "tim
 
 
 class LostProcessError(LowBitError, RuntimeError):
-    """Another process of a training run ended, or did not answer, so that this one cannot go on."""
+    """Another process ended, did not answer, or runs something else, so that this one cannot go on."""
 
 
 class Processes:

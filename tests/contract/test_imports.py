@@ -32,7 +32,7 @@ ALLOWED = {
     "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
     | {"progress", "pruning", "smoothness"},
     "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
-    "distributed": {"distributed", "deploy"},
+    "distributed": {"distributed", "deploy", "training"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (

@@ -152,7 +152,7 @@ def fail(folder, name, rank, count, way):
     start = time.monotonic()
     try:
         run(folder, name, rank, count, timeout=4 if way == "sleep" else 300)
-    except (lowbit.distributed.WorkerError, MemoryError) as error:
+    except (lowbit.training.LostProcessError, MemoryError) as error:
         told = type(error).__name__, str(error), time.monotonic() - start
         (folder / f"{way}-{rank}.json").write_text(json.dumps(told))
 

@@ -12,7 +12,8 @@ import torch
 import torch.distributed
 
 import dgl_lowbit as lowbit
-from dgl_lowbit.distributed import Partition, WorkerError
+from dgl_lowbit.distributed import Partition
+from dgl_lowbit.training import LostProcessError
 from tests.distributed import packed as models
 from tests.distributed import threads
 
@@ -70,17 +71,17 @@ def test_what_one_worker_refuses_all_are_told(folder, monkeypatch):
 
     told, own = threads.run(monkeypatch, 2, lambda *given: work(*given, change=lambda feat: feat * torch.nan))
     assert isinstance(own, dgl.DGLError) and str(own).startswith("feat holds NaN")
-    assert isinstance(told, WorkerError) and "worker 1 of 2 stopped: ArgumentsError: feat holds NaN" in str(told)
+    assert isinstance(told, LostProcessError) and "worker 1 of 2 stopped: ArgumentsError: feat holds NaN" in str(told)
     told, own = threads.run(monkeypatch, 2, lambda *given: work(*given, change=lambda feat: feat[1:]))
     assert isinstance(own, dgl.DGLError) and "rows of feat are others than its inner nodes" in str(own)
-    assert isinstance(told, WorkerError)
+    assert isinstance(told, LostProcessError)
 
 
 def test_workers_with_other_models_or_parts_are_refused(folder, monkeypatch):
     models.save(folder, "gcn"), models.save(folder, "sage")
     names = "gcn", "sage"
     for error in threads.run(monkeypatch, 2, lambda rank, _: models.run(folder, names[rank], rank, 2)):
-        assert isinstance(error, WorkerError) and "runs another model" in str(error)
+        assert isinstance(error, LostProcessError) and "runs another model" in str(error)
     for error in threads.run(monkeypatch, 2, lambda rank, _: models.run(folder, "gcn", rank, 3)):
         assert isinstance(error, dgl.DGLError) and "is the part of worker" in str(error)
 
@@ -117,7 +118,7 @@ def test_partitions_are_checked():
 def test_without_processes_the_error_says_how_to_have_them():
     graph, feat = models.homogeneous()
     part = Partition.split(graph, torch.zeros(60), 0, 1)
-    with pytest.raises(WorkerError, match="init_process_group"):
+    with pytest.raises(LostProcessError, match="init_process_group"):
         lowbit.distributed.inference(None, part, feat)
 
 
@@ -178,7 +179,7 @@ def test_when_a_worker_stops_the_others_end_with_one_error(way, folder):
     for rank in (0, 2):
         name, message, seconds = json.loads((folder / f"{way}-{rank}.json").read_text())
         said = {"raise": "worker 1 of 3 stopped: MemoryError: no room left", "sleep": "did not answer within 4 s"}
-        assert name == "WorkerError" and said.get(way, "a worker is gone") in message and seconds < 60
+        assert name == "LostProcessError" and said.get(way, "a worker is gone") in message and seconds < 60
     assert not list(folder.glob("sage-3-*"))
 
 

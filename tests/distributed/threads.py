@@ -3,8 +3,9 @@
 import importlib
 import threading
 
-from dgl_lowbit.distributed import WorkerError, inference
+from dgl_lowbit.distributed import inference
 from dgl_lowbit.distributed.workers import Workers
+from dgl_lowbit.training import LostProcessError
 
 
 class Room:
@@ -20,7 +21,7 @@ class Room:
             said = list(self.said)
             self.barrier.wait()
         except threading.BrokenBarrierError as error:
-            raise WorkerError("a worker is gone") from error
+            raise LostProcessError("a worker is gone") from error
         return said
 
 
