@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arguments import READ, bound, coded_features, float_features, whole_floats
+from .arguments import READ, bound, coded_features, columns_read, float_features, whole_floats
 from .errors import GraphError, ModelFileError
 from .files import replace_file
 from .fitting import fitted_grid
@@ -16,7 +16,7 @@ from .layer_by_layer import LayerByLayer
 from .model_file import decode, encode, read
 from .plan import Plan
 from .prepared import Prepared
-from .run.coded import NOT_CODED, Coded, grids_of_features, values_of
+from .run.coded import NOT_CODED, Coded, grids_of_features
 from .run.codes import Codes
 from .run.executor import Executor
 from .run.part import node_count, of_each
@@ -200,15 +200,8 @@ class PackedModel(LayerByLayer):
             number, name = entry["value"], entry["name"]
             inputs[number] = read_as[entry["kind"]](value, name)
             if number in self._selected:
-                inputs[number] = of_each(self._columns_read, inputs[number], self._selected[number], name)
+                inputs[number] = of_each(columns_read, inputs[number], self._selected[number], name)
         return inputs
-
-    @staticmethod
-    def _columns_read(features, selected, name):
-        """The columns that the model reads; codes are decoded where there are others."""
-        if isinstance(features, Codes) and selected.check(features.shape, name):
-            features = values_of(features)
-        return selected.of(features, name)
 
     def _takes(self, name):
         return any(entry["name"] == name for entry in self.plan.inputs)

@@ -3,9 +3,11 @@
 from .bandit import BanditSampler
 from .boost import Boosted, boost
 from .history import History
-from .loop import BITS_EPOCHS, PATIENCE, Fitted, fit, parameter_groups, train
+from .loop import train
 from .message_history import MessageHistory
+from .options import BITS_EPOCHS, parameter_groups
 from .processes import LostProcessError, synchronize
+from .recipe import PATIENCE, Fitted, fit
 from .stage import accuracy, distillation_loss, predict
 
 __all__ = [

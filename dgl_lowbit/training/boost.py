@@ -18,7 +18,7 @@ from ..nn.boosted import BoostedMLP
 from ..nn.ops import TorchOps
 from ..progress import progress_bar
 from .batches import check_graph
-from .loop import _check_counts, parameter_groups
+from .options import check_counts, parameter_groups
 from .stage import accuracy, distillation_loss, predict
 
 # Rows without a label that a step of the low-bit stage learns from.
@@ -120,7 +120,7 @@ def boost(
         For nodes without in-edges: add self-loops.
     """
     check_graph(graph)
-    _check_counts(epochs=epochs, finetune=finetune or None)
+    check_counts(epochs=epochs, finetune=finetune or None)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
     config = QuantConfig(bits) if config is None else config

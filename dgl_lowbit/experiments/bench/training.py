@@ -21,7 +21,7 @@ from ...calibration import calibrate
 from ...config import QuantConfig
 from ...convert import quantize
 from ...report import table
-from ...training.loop import parameter_groups
+from ...training.options import parameter_groups
 from ..data import load_graph, num_classes
 from ..models import GCN, GraphSAGE
 from .machine import describe_machine, machine_line, say
