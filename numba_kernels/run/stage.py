@@ -79,9 +79,9 @@ class StageAssembler:
                     self.release(value)
         if asleep is not None:
             edges = Edges(*(self.graph_array(asleep.graph, name) for name in ("indptr", "indices")))
-            sent = (self.places.codes(value).sent for value in (asleep.arrived, asleep.sent))
+            arrived, sent = (self.places.codes(value).sent for value in (asleep.arrived, asleep.sent))
             self.area(AWAKE_AT.name, 16)
-            self.program.wake(wake, (), Wake(edges, *sent, AWAKE_AT))
+            self.program.wake(wake, (), Wake(edges, arrived, sent, AWAKE_AT))
 
     # -- slots ------------------------------------------------------------------------------------------
     def new_slot(self) -> int:
