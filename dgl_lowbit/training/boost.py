@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import dgl
 import torch
@@ -136,9 +136,9 @@ def boost(
             stage = _Stage(graph, rates, bar)
             scales, learners = stage.boost(model, epochs)
             stage.together(model, scales, finetune)
-            low_bit: Any = model
+            low_bit: BoostedMLP = model
             if not config.is_float:
-                low_bit = calibrate(quantize(model, config), graph, feat)
+                low_bit = cast(BoostedMLP, calibrate(quantize(model, config), graph, feat))
                 with torch.no_grad():
                     coded = low_bit.eval().scales(low_bit._operations(), graph, feat)
                     teacher = predict(model, graph)
