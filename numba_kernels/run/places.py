@@ -32,8 +32,8 @@ class CodesAt:
     scale: Any
     zero: Any
     powers: Any = 0  # a row's
-    sent: Any = 0  # which rows are, or 0 for all
     buffers: dict = field(default_factory=dict)  # of what is a row's: numbers of buffers
+    sent: Any = 0  # which rows are, or 0 for all
 
     def operand(self) -> Operand:
         """They as what is read."""
