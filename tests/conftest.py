@@ -1,6 +1,7 @@
 """Graphs and settings shared by all tests."""
 
 import functools
+import itertools
 import os
 import tempfile
 from collections import defaultdict
@@ -18,8 +19,9 @@ import torch
 
 from dgl_lowbit.experiments import data
 
-# Grids of more cases than these run in full under `-m "slow or random"`.
-SMALL_GRID = 8
+# Grids of more cases than the first run under `-m "slow or random"`; of more than the second only so many that each two
+# values of two parameters meet, the rest under `-m exhaustive`.
+SMALL_GRID, LARGE_GRID = 8, 48
 # Widths of codes that random tests leave to the full run.
 RARE_BITS = (1, 4)
 
@@ -33,7 +35,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark cases of large grids as slow, but for some in which every value of every parameter occurs."""
+    """Mark cases of grids as slow, but for some in which every value occurs, and the rest of large ones as exhaustive."""
     grids = defaultdict(list)
     for item in items:
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
@@ -43,12 +45,15 @@ def pytest_collection_modifyitems(items):
         if hasattr(item, "callspec"):
             grids[item.parent.nodeid, item.originalname].append(item)
     for cases in grids.values():
-        seen = set()
+        seen, met = set(), set()
         for item in cases if len(cases) > SMALL_GRID else ():
-            names = set(item.callspec.id.split("-")) - seen
+            values = item.callspec.id.split("-")
+            names, pairs = set(values) - seen, set(itertools.combinations(enumerate(values), 2)) - met
             seen |= names
+            met |= pairs
             if not names:
-                item.add_marker(pytest.mark.slow)
+                is_extra = len(cases) > LARGE_GRID and not pairs
+                item.add_marker(pytest.mark.exhaustive if is_extra else pytest.mark.slow)
 
 
 def homogeneous(seed=0):
