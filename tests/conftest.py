@@ -35,7 +35,7 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Mark cases of grids as slow, but for some in which every value occurs, and the rest of large ones as exhaustive."""
+    """Mark cases of grids as slow, but for some in which every value occurs; of large ones the rest as exhaustive."""
     grids = defaultdict(list)
     for item in items:
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
