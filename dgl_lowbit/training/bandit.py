@@ -76,7 +76,7 @@ class BanditSampler(dgl.dataloading.BlockSampler):
     >>> sent = torch.tensor([[0.0], [1.0], [1.0], [1.0], [-3.0]])  # by node
     >>> sampler.update(blocks, [sent[blocks[0].srcdata[dgl.NID]]])
     >>> [round(p, 2) for p in sampler.probabilities(g, 0).tolist()]
-    [0.28, 0.28, 0.28, 0.16]
+    [0.26, 0.26, 0.26, 0.21]
     """
 
     def __init__(

@@ -110,7 +110,7 @@ def test_files_with_a_plan_that_cannot_run_are_refused(packed, tmp_path, edit):
 
 def test_newer_versions_are_refused(packed, tmp_path):
     path = edited(packed, tmp_path, lambda content, arrays: content.update(version=99))
-    with pytest.raises(ModelFileError, match="format version 99, this release reads 2 to 4"):
+    with pytest.raises(ModelFileError, match="format version 99, this release reads 2 to 5"):
         lowbit.load(path)
 
 

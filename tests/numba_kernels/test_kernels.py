@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numba_kernels import Graph, GraphError, reference
-from numba_kernels.graph import AHEAD
-from numba_kernels.layout import PACKED_BITS
+from numba_kernels.layout import AHEAD, PACKED_BITS
 from numba_kernels.run.one_run import Run
 from numba_kernels.run.program import TILE_ROWS
 
