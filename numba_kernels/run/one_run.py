@@ -234,6 +234,8 @@ class Run:
         program, scratch_size = self.program, self.assembled.program.scratch_size
         with sharing(threads) as granted:
             if granted == 1:
+                for number in range(first, stop):
+                    program.as_one_block(number)
                 run_serial(program.stages_at, first, stop, low, high, self.scratch)
                 return
             for number in range(first, stop):

@@ -149,12 +149,17 @@ class Filled:
         self._stages[:, WAKE] = np.where(wake == _NO_WAKE, 0, wake + address_of(self._code))
         self._stages[:, BOUNDS] += self.stages_at
         self._stages[:, ROWS] = rows
-        self._bounds: dict[int, np.ndarray] = {}
+        self._own_bounds, self._bounds = self._stages[:, BOUNDS].copy(), {}  # the latter by stage
 
     def set_bounds(self, number: int, bounds: np.ndarray) -> None:
         """Cut the rows of a stage, which are one block otherwise, into blocks between ``bounds``."""
         self._bounds[number] = bounds  # kept as long as the stage may run
         self._stages[number, BLOCKS], self._stages[number, BOUNDS] = len(bounds) - 1, address_of(bounds)
+
+    def as_one_block(self, number: int) -> None:
+        """Take a cut back: blocks of a batch do not reach the rows of the next one."""
+        if self._bounds.pop(number, None) is not None:
+            self._stages[number, BLOCKS], self._stages[number, BOUNDS] = 1, self._own_bounds[number]
 
     def fill_in(self, run) -> None:
         """Write the numbers of all references."""

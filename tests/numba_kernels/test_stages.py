@@ -1,9 +1,14 @@
 """What comes between the stages of a run."""
 
+import contextlib
+import itertools
+
+import numba
 import numpy as np
 import pytest
 
 from numba_kernels import GraphError
+from numba_kernels.run import one_run
 from tests.numba_kernels.plans import PlanBuilder, draw_graph, normal, static
 
 
@@ -41,3 +46,18 @@ def test_a_hook_ends_the_run_and_a_fault_comes_before_it():
         model._executor.run({0: graph, 1: x}, 1, after_stage=stop)
     with pytest.raises(GraphError, match="x1 holds NaN"):
         model._executor.run({0: graph, 1: x * np.nan}, 1, after_stage=stop)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread")
+def test_batches_are_whole_whoever_has_the_threads(monkeypatch):
+    rng, grants = np.random.default_rng(0), itertools.cycle([2, 1, 1])
+    model, inputs = two_layers(rng), {0: draw_graph(rng, 30, 30, 90), 1: normal(rng, 30, 12)}
+    (expected,) = model.run(inputs)
+
+    @contextlib.contextmanager
+    def sharing(threads):
+        yield min(threads, next(grants))
+
+    monkeypatch.setattr(one_run, "sharing", sharing)
+    (got,) = model._executor.run(inputs, 2, 7)
+    np.testing.assert_array_equal(got, expected)

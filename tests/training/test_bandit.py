@@ -76,6 +76,7 @@ def homophilous(nodes=600, degree=20, informative=4, classes=20):
     return dgl.graph((source, target), num_nodes=nodes), own, directions[label]
 
 
+@pytest.mark.slow
 def test_neighbours_that_agree_are_found():
     graph, own, rows = homophilous()
     dgl.seed(0)

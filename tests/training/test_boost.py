@@ -81,6 +81,7 @@ def test_a_boosted_model_is_frozen_whole(graph, propagate, bits):
     assert bits == 1 or boosted.test_accuracy > 0.5
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_leaves_torchs_state(graph):
     state = torch.random.get_rng_state()
     first, second = boost(graph), boost(graph)
@@ -89,6 +90,7 @@ def test_the_same_seed_gives_the_same_and_leaves_torchs_state(graph):
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_many_scales_do_not_collapse(graph):
     few, many = boost(graph, bits=32, rounds=2), boost(graph, bits=32, rounds=20)
     assert many.test_accuracy >= few.test_accuracy - 0.1
