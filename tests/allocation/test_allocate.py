@@ -84,8 +84,9 @@ def trials(model, *args, config=None, widths=WIDTHS, nodes=None):
     return Trials(model, config or lowbit.QuantConfig(), widths, nodes, args, {})
 
 
-@pytest.mark.parametrize("make", [*(pytest.param(make, marks=pytest.mark.slow) for make in (GCN, GAT)), Own])
-@pytest.mark.parametrize("bits", [8, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (3, 1))])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [GCN, GAT, Own])
+@pytest.mark.parametrize("bits", [8, 3, 1])
 def test_bytes_of_the_model_are_those_of_its_file(make, bits):
     model, *call = case(make)
     config = lowbit.QuantConfig(bits, overrides={"conv1.weights": 4} if make is GCN else {})
@@ -192,7 +193,7 @@ def test_shares_of_wide_codes_lower_the_loss():
 
 
 @pytest.mark.parametrize("method", ["greedy", pytest.param("relaxed", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", [pytest.param(GAT, marks=pytest.mark.slow), Own, Typed])
+@pytest.mark.parametrize("make", [*(pytest.param(make, marks=pytest.mark.slow) for make in (GAT, Own)), Typed])
 def test_any_message_passing_is_allocated_and_frozen(make, method, monkeypatch):
     monkeypatch.setattr(relaxed, "_STEPS", 10)
     model, *call = case(make)

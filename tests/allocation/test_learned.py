@@ -31,7 +31,8 @@ def trained(learned, *call, steps=12, lr=0.2):
         learned.step()
 
 
-@pytest.mark.parametrize("make", [GCN, *(pytest.param(make, marks=pytest.mark.slow) for make in (GAT, Own, Typed))])
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [GCN, GAT, Own, Typed])
 def test_every_layer_learns_bits_and_is_frozen_with_them(make):
     model, *call = case(make)
     low, high = (cost(model, lowbit.QuantConfig(bits), *call)["model"] for bits in (1, 8))

@@ -41,6 +41,7 @@ def dist_graph(planted, tmp_path_factory):
     return dgl.distributed.DistGraph("graph", part_config=str(config))
 
 
+@pytest.mark.slow
 def test_one_process_on_a_dist_graph_trains_as_on_the_graph(dist_graph, planted):
     """With all neighbours nothing is drawn; a step has all labelled nodes."""
     options = {"sampler": dgl.dataloading.NeighborSampler([-1, -1]), "batch_size": 1000, "epochs": 3}

@@ -50,6 +50,7 @@ def test_an_edit_in_any_folder_changes_the_digest(tmp_path, part):
     assert source_digest.__wrapped__(copy) != before
 
 
+@pytest.mark.slow
 def test_what_one_process_compiled_the_next_one_loads(tmp_path):
     was_loaded, _ = run(NUMBA_CACHE_DIR=tmp_path)
     assert not was_loaded
@@ -71,6 +72,7 @@ def test_damaged_files_are_compiled_anew_and_mended(tmp_path):
     assert run(NUMBA_CACHE_DIR=tmp_path)[0]
 
 
+@pytest.mark.slow
 def test_a_folder_that_cannot_be_made_only_warns(tmp_path):
     (tmp_path / "file").write_text("")
     was_loaded, errors = run(NUMBA_CACHE_DIR=tmp_path / "file")

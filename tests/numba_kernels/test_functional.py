@@ -172,6 +172,7 @@ def test_an_arena_is_used_again_and_shrinks_when_little_of_it_is_needed():
         assert aligned_empty(shape, np.uint8).ctypes.data % 64 == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(JIT_OFF, reason="measures the machine")
 def test_limits_are_measured():
     assert 1e5 < limits.memory_bandwidth() < 1e13

@@ -125,6 +125,7 @@ def test_a_node_without_a_loop_keeps_an_edge():
         Pruner(Plain(), g, edges=0.8)
 
 
+@pytest.mark.slow
 def test_the_state_is_the_models():
     g = graph()
     pruner = pruned(Residual(), g, features=0.5, channels=0.5, edges=0.3)
@@ -136,6 +137,7 @@ def test_the_state_is_the_models():
     assert torch.equal(*outputs)
 
 
+@pytest.mark.slow
 def test_trained_in_one_run_and_resumed(tmp_path):
     g = graph()
     options = {"epochs": 8, "lr": 0.05, "progress": False, "checkpoint": tmp_path / "run.pt"}

@@ -71,7 +71,10 @@ def test_alignment_finds_the_kernel_of_the_labels():
     assert theta.argmax() == 1 and theta[1] > 0.8 and theta.sum().item() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(("propagate", "bits"), [("adj", 2), ("ii", 1), ("kta", 2)])
+@pytest.mark.parametrize(
+    ("propagate", "bits"),
+    [("adj", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("ii", 1), ("kta", 2)))],
+)
 def test_a_boosted_model_is_frozen_whole(graph, propagate, bits):
     boosted = boost(graph, propagate=propagate, bits=bits, rounds=2)
     feat = graph.ndata["feat"]
