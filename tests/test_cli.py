@@ -31,6 +31,7 @@ def made(small_planted, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_demo_prints_a_table(capsys, tmp_path):
     kept = tmp_path / "demo.md"
     assert main(["demo", "--epochs", "1", "--bits", "4,2", "--quiet", "--seeds", "2", "--table", str(kept)]) == 0

@@ -192,6 +192,7 @@ def test_shares_of_wide_codes_lower_the_loss():
     assert gradient[:, -1].sum() < gradient[:, 0].sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["greedy", pytest.param("relaxed", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [*(pytest.param(make, marks=pytest.mark.slow) for make in (GAT, Own)), Typed])
 def test_any_message_passing_is_allocated_and_frozen(make, method, monkeypatch):

@@ -10,6 +10,8 @@ from dgl_lowbit.experiments import bench
 from dgl_lowbit.experiments.bench import WORKS, work
 from dgl_lowbit.experiments.tables import read_table
 
+pytestmark = pytest.mark.slow  # runs whole commands
+
 
 @pytest.fixture(scope="module", params=[("spmm", "gcn", "smp"), pytest.param(WORKS, marks=pytest.mark.slow)])
 def report(request, small_planted):

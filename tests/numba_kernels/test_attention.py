@@ -54,6 +54,7 @@ def check_attend(graph, bits, heads, per_head, scored, rng, score_bits=8, slope=
     assert np.array_equal(model(graph, *features)[0], got)
 
 
+@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(
     sizes=sizes,

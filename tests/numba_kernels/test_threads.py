@@ -20,6 +20,7 @@ print(torch.get_num_threads(), nk.get_num_threads())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(JIT_OFF, reason="threads are the compiler's")
 @pytest.mark.parametrize("first", ["", pytest.param("nk.get_num_threads()", marks=pytest.mark.slow)])
 def test_the_thread_count_of_torch_stays(first):

@@ -204,6 +204,7 @@ def hetero(seed=0):
     return dgl.heterograph(edges, num_nodes_dict={"user": 10, "item": 7})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("acts", ["step", "projection", "loss"])
 def test_heterogeneous_layers_have_a_bound_for_each_edge_type(acts):
     graph, model = hetero(), nn.ModuleList()
