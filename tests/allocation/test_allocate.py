@@ -193,8 +193,8 @@ def test_shares_of_wide_codes_lower_the_loss():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["greedy", pytest.param("relaxed", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("make", [*(pytest.param(make, marks=pytest.mark.slow) for make in (GAT, Own)), Typed])
+@pytest.mark.parametrize("method", ["greedy", "relaxed"])
+@pytest.mark.parametrize("make", [GAT, Own, Typed])
 def test_any_message_passing_is_allocated_and_frozen(make, method, monkeypatch):
     monkeypatch.setattr(relaxed, "_STEPS", 10)
     model, *call = case(make)

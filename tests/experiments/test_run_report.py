@@ -15,7 +15,7 @@ from dgl_lowbit.verdicts import USUAL_SNR
 
 pytest.importorskip("matplotlib")
 run_report = importlib.import_module("dgl_lowbit.experiments.run_report")  # which needs matplotlib
-pytestmark = pytest.mark.usefixtures("small_planted")
+pytestmark = [pytest.mark.usefixtures("small_planted"), pytest.mark.slow]
 STEM = "planted-smp-int2"
 # Says of a page what only a browser knows: the sizes of its images, and by how much it is wider than the window.
 _MEASURE = """<script>addEventListener("load", () => {
