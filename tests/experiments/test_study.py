@@ -16,9 +16,7 @@ from dgl_lowbit.experiments.tables import first_rows, read_table
 from dgl_lowbit.quant import QLRQuantizer
 from dgl_lowbit.training import train
 
-pytestmark = pytest.mark.slow  # runs whole commands
-
-pytestmark = pytest.mark.usefixtures("small_planted")
+pytestmark = [pytest.mark.usefixtures("small_planted"), pytest.mark.slow]
 
 SLOW = ("ablation", "accuracy", "allocate", "depth", "schedules", "relatives")
 SMALL = {
