@@ -49,7 +49,7 @@ copybutton_prompt_is_regexp = True
 sphinx_gallery_conf = {
     "examples_dirs": "../tutorials",
     "gallery_dirs": "tutorials",
-    "filename_pattern": r"\.py$",
+    "filename_pattern": r"(?<!distributed_sage)\.py$",  # whose processes are for the tests to start
     "within_subsection_order": "gallery.order",
     "reset_argv": "gallery.argv",
     "reset_modules": ("matplotlib",),

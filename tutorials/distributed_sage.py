@@ -158,7 +158,8 @@ for seed in range(options.seeds):
     label, test_mask = graph.ndata["label"], graph.ndata["test_mask"]
     with tempfile.TemporaryDirectory() as folder:
         classes = partition(graph, folder, seed)
-        command = [sys.executable, __file__, "--folder", folder, "--epochs", options.epochs, "--batch", options.batch]
+        settings = "--folder", folder, "--epochs", options.epochs, "--batch", options.batch
+        command = [sys.executable, sys.argv[0], *settings]
         with OneHost([*command, "--bits", *options.bits], f"{folder}/graph.json", folder, options.parts) as host:
             if any(host.wait()):
                 raise SystemExit("\n".join(host.printed("trainer", rank)[-3000:] for rank in range(options.parts)))
