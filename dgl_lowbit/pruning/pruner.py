@@ -31,7 +31,7 @@ class Pruner:
     What matters is told by Fisher information, the expected square of what the log-likelihood changes with a gate
     before it, summed over nodes,
 
-    .. math:: s_c = \sum_n \mathrm{E}_{y \sim p} \Big(x_{nc} \frac{\partial \log p(y)}{\partial x_{nc}}\Big)^2,
+    .. math:: s_c = \sum_n \mathrm{E}_{y \sim p} (x_{nc} \frac{\partial \log p(y)}{\partial x_{nc}})^2,
 
     with labels y drawn from the model's own predictions: to second order twice the KL divergence between what it
     predicts with and without, node by node. It needs no labels, and no scores that start at random. An edge's gate is

@@ -26,9 +26,10 @@ class BanditSampler(dgl.dataloading.BlockSampler):
     .. math:: p_{ij} = (1 - \gamma) \frac{w_{ij}}{\sum_u w_{iu}} + \frac{\gamma}{D_i},
 
     as many as the fan-out, without replacement; nodes of no more neighbours keep all. After a forward, a neighbour that
-    sends :math:`m_j` is worth :math:`r_j = 2 ⟨m_j, ẑ⟩ - ‖m_j‖^2`, ẑ being the mean of what the others send: that is
-    :math:`‖ẑ‖^2 - ‖m_j - ẑ‖^2`, more the nearer the message is to what it stands for. Worth is taken as a part of the
-    mean :math:`‖m‖^2` of the block, within ±1, less the mean of the node's neighbours, and weights become
+    sends :math:`m_j` is worth :math:`r_j = 2\, m_j \cdot \hat z - |m_j|^2`, :math:`\hat z` being the mean of what the
+    others send: that is :math:`|\hat z|^2 - |m_j - \hat z|^2`, more the nearer the message is to what it stands for.
+    Worth is taken as a part of the mean :math:`|m|^2` of the block, within ±1, less the mean of the node's neighbours,
+    and weights become
     :math:`w_{ij} e^{η r_j}`, the exponent within ±1. All are 1 again after every ``reset`` updates, since messages
     change as the model learns.
 
