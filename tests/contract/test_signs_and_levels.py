@@ -109,7 +109,7 @@ def test_tools_take_both(config, graph):
     assert cost["model"] == pytest.approx(sum(array.nbytes for array in arrays), abs=2 * 4 * 32)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_bits_are_allocated_with_levels(graph):
     model, feat = scattered(Two()), features(graph, 12)
     chosen = lowbit.allocate(model, graph, feat, budget={"bits": 3}, config=CONFIGS["levels at 3 bits"], progress=False)

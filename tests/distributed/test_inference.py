@@ -171,8 +171,14 @@ def test_processes_give_the_rows_of_one_process(folder):
             assert same_rows(whole, result, nodes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["kill", "raise", "sleep"])
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param("kill", marks=pytest.mark.slow),
+        pytest.param("raise", marks=pytest.mark.slow),
+        pytest.param("sleep", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_when_a_worker_stops_the_others_end_with_one_error(way, folder):
     models.save(folder, "sage")
     assert statuses("packed", 3, folder, "sage", way) == [-9 if way == "kill" else 0, 0, 0]

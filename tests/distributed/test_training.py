@@ -151,8 +151,9 @@ def test_processes_agree(tmp_path):
     assert [state["4.high"].item() for state in states] == [0.0, 1.0, 2.0]  # that forwards do not change
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["trainer", "server"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("trainer", marks=pytest.mark.slow), pytest.param("server", marks=pytest.mark.exhaustive)]
+)
 def test_replicas_are_equal_and_none_waits_for_one_that_is_killed(planted, tmp_path, kind):
     config = partitioned(planted, tmp_path, 2)
     timeout = 20 if kind == "server" else 100

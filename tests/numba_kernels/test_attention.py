@@ -24,6 +24,7 @@ from .plans import (
 )
 
 slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+rare = functools.partial(pytest.param, marks=pytest.mark.exhaustive)
 
 
 def check_attend(graph, bits, heads, per_head, scored, rng, score_bits=8, slope=0.2, weighted=False):
@@ -54,7 +55,6 @@ def check_attend(graph, bits, heads, per_head, scored, rng, score_bits=8, slope=
     assert np.array_equal(model(graph, *features)[0], got)
 
 
-@pytest.mark.slow
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(
     sizes=sizes,
@@ -63,7 +63,7 @@ def check_attend(graph, bits, heads, per_head, scored, rng, score_bits=8, slope=
     else st.sampled_from([(1, 9, 3), (7, 5, 1), (5, 9, 16)]),
     seed=st.integers(0, 2**32),
 )
-@pytest.mark.parametrize("bits", [slow(1), slow(2), slow(4), 8])
+@pytest.mark.parametrize("bits", [rare(1), slow(2), rare(4), slow(8)])
 def test_attend(bits, sizes, shape, seed):
     """Of heads, columns of each, and numbers that scores of each are of."""
     rng = np.random.default_rng(seed)
