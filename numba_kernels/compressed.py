@@ -145,8 +145,7 @@ def find_hubs(indptr, in_degrees):
 def work_bounds(indptr, hubs: Hubs | None, edge_cost: int, row_cost: int, first: int, last: int) -> np.ndarray:
     """Blocks of rows ``first`` to before ``last`` of about as much work each, (B + 1,) int64.
 
-    Of a hub no more than HUB_EDGES edges count.
-    Found by bisection, without an array of the rows' size.
+    Of a hub no more than HUB_EDGES edges count. Found by bisection, without an array of the rows' size.
     """
     spared = np.zeros(1, np.int64)
     if hubs is not None:

@@ -322,23 +322,3 @@ def load(path, threads: int | None = None) -> PackedModel:
 def _shaped(output, heads):
     """An output with a dimension of heads, where it has any."""
     return output.reshape(len(output), heads, output.shape[1] // heads) if heads else output
-
-
-def _is_constant(value, constant):
-    return type(value) is type(constant) and value == constant
-
-
-def _part(value, key, name):
-    """An entry of an argument that is a dict, or a tuple or list."""
-    if isinstance(key, str):
-        if not isinstance(value, dict) or key not in value:
-            raise GraphError(f"{name} must be a dict with an entry {key!r}, got {_described(value)}.")
-    elif not isinstance(value, (tuple, list)) or len(value) <= key:
-        raise GraphError(f"{name} must be a tuple with an entry {key}, got {_described(value)}.")
-    return value[key]
-
-
-def _described(value):
-    if isinstance(value, dict):
-        return f"one with {', '.join(map(str, value))}"
-    return repr(value) if isinstance(value, (bool, int, float, str)) else type(value).__name__
