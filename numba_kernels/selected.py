@@ -56,11 +56,16 @@ def selections(plan) -> dict[int, Selected]:
 
 
 class _SelectedRows:
-    """What gives rows for slices, with some columns."""
+    """What gives rows for slices, with some columns; ``given`` and ``written`` tell of all, as of what has all."""
 
     def __init__(self, rows, index):
         self._rows, self._index, self.shape = rows, index, (rows.shape[0], len(index))
+        self.given = getattr(rows, "given", rows)
         self.nbytes = 4 * self.shape[0] * self.shape[1]
+
+    @property
+    def written(self):
+        return getattr(self._rows, "written", None)
 
     def __len__(self):
         return self.shape[0]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..allocation import LearnedBits
+from ..nn.protection import protects
 from ..nn.wrappers import check_model
 from ..progress import progress_bar
 from ..pruning import Pruner
@@ -130,7 +131,7 @@ def train(
     of_data = {
         "sampler": sampler, "transform": transform, "num_workers": num_workers, "history": history, "sparse": sparse
     }  # fmt: skip
-    check_data(graph, budget=bits, pruner=pruner, **of_data)
+    check_data(graph, budget=bits, pruner=pruner, protect=protects(model), **of_data)
     check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")

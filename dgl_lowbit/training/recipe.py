@@ -129,7 +129,7 @@ def fit(
     """
     check_model(model, "fit")
     of_data = {name: options.get(name, default) for name, default in OF_DATA.items()}
-    check_data(graph, budget=budget, pruner=pruner, **of_data)
+    check_data(graph, budget=budget, pruner=pruner, protect=config and config.protect, **of_data)
     float_epochs = epochs if float_epochs is None else float_epochs
     check_counts(
         epochs=epochs, float_epochs=float_epochs or None, bits_epochs=bits_epochs, patience=patience,

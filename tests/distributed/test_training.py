@@ -63,12 +63,15 @@ def test_one_process_on_a_dist_graph_trains_as_on_the_graph(dist_graph, planted)
         ({"transform": dgl.DropEdge(0.1)}, "transform= cannot be had on a DistGraph"),
         ({"num_workers": 2}, "num_workers= cannot be had on a DistGraph.*DGL_NUM_SAMPLER"),
         ({"budget": {"model": 1000}}, "budget= cannot be had"),
+        ({"history": True}, "history= cannot be had"),
+        ({"config": lowbit.QuantConfig(2, protect=(0.0, 0.2))}, "protect= cannot be had"),
+        ({"sampler": lowbit.BanditSampler([2, 2])}, "BanditSampler keeps a number for each edge"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(dist_graph, options, message):
     sampler = {"sampler": dgl.dataloading.NeighborSampler([2, 2])} if options else {}
     with pytest.raises(ValueError, match=message):
-        lowbit.fit(build("sage"), dist_graph, **sampler, **options)
+        lowbit.fit(build("sage"), dist_graph, **{**sampler, **options})
 
 
 def test_starting_needs_what_launchers_set(monkeypatch):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from numba_kernels import Graph, PlanError, reference
+from numba_kernels import Graph, GraphError, PlanError, reference
 from numba_kernels.kernels.silence import LISTED
 
 from .plans import PlanBuilder, assert_equals_twin, draw_graph, normal, operations
@@ -134,3 +134,14 @@ def test_what_is_made_otherwise_in_each_step_does_not_sleep():
     rng = np.random.default_rng(0)
     assert_equals_twin(model, draw_graph(rng, 300, 300, 900), normal(rng, 300, 5) * 0.4)
     assert "wake" not in operations(model) and "gather_sent" in operations(model)
+
+
+def test_where_silent_rows_cannot_be_they_are_refused_before_any_work(tmp_path):
+    rng = np.random.default_rng(0)
+    graph, feat = draw_graph(rng, 20, 20, 60), normal(rng, 20, 7)
+    model, _ = propagating(7, HALF, thresholds(0.3, "rows"))
+    with pytest.raises(GraphError, match="silent rows unsent, and .* cannot be resumed"):
+        model.inference(graph, feat, folder=tmp_path)
+    with pytest.raises(GraphError, match="silent rows unsent, and workers do not tell each other"):
+        model.inference(graph, feat, exchange=print)
+    assert not list(tmp_path.iterdir())

@@ -10,9 +10,11 @@ import dgl_lowbit as lowbit
 import numba_kernels
 from dgl_lowbit.pruning import Pruner
 from numba_kernels import GraphError, ModelFileError, Plan
+from numba_kernels.arguments import lazy_features
 from numba_kernels.model_file import version_of
 from numba_kernels.plan import PlanError
 from numba_kernels.reference import run
+from numba_kernels.run.features import mapped_in
 from numba_kernels.selected import packed_mask, unpacked_index
 
 from .models import FEATS, Plain, graph
@@ -54,6 +56,21 @@ def test_the_runtime_alone_equals_its_twin(made, tmp_path):
     assert np.array_equal(values[alone.plan.outputs[0]], result) and np.array_equal(result, packed(g, feat))
     with pytest.raises(GraphError, match="feat must have 12 columns, or the 6 of them that the model reads, got 7"):
         alone((indptr, indices), feat[:, :7])
+
+
+def test_columns_of_a_file_are_read_ahead_and_known_by_the_file(made, tmp_path):
+    g, _, packed = made
+    np.save(tmp_path / "feat.npy", g.ndata["feat"].numpy())
+    mapped = np.load(tmp_path / "feat.npy", mmap_mode="r")
+    rows = packed._inputs((arguments_of(g), mapped), {}, features=lazy_features)[1]
+    assert rows.shape == (g.num_nodes(), 6) and mapped_in(rows) is mapped
+    assert rows.written == lazy_features(mapped, "feat").written is not None
+    assert np.array_equal(packed.inference(g, mapped, batch_size=7), packed(g, g.ndata["feat"]))
+
+
+def arguments_of(g):
+    indptr, indices, _ = (part.numpy() for part in g.adj_tensors("csc"))
+    return indptr, indices
 
 
 def test_only_files_that_need_it_are_of_the_new_version(made):
