@@ -145,3 +145,11 @@ def test_where_silent_rows_cannot_be_they_are_refused_before_any_work(tmp_path):
     with pytest.raises(GraphError, match="silent rows unsent, and workers do not tell each other"):
         model.inference(graph, feat, exchange=print)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_node_is_awake_as_long_as_it_sends_though_none_of_its_neighbours_does():
+    rng = np.random.default_rng(0)
+    graph, feat = Graph(np.zeros(31, np.int64), []), normal(rng, 30, 7) * 5  # more than a message says at once
+    model, (_, *changes) = propagating(7, HALF, thresholds(0.3, "rows"))
+    assert reference.run(model.plan, {0: graph, 1: feat})[changes[-1]].sent.any()
+    assert_equals_twin(model, graph, feat)
