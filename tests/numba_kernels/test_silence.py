@@ -149,7 +149,8 @@ def test_where_silent_rows_cannot_be_they_are_refused_before_any_work(tmp_path):
 
 def test_a_node_is_awake_as_long_as_it_sends_though_none_of_its_neighbours_does():
     rng = np.random.default_rng(0)
-    graph, feat = Graph(np.zeros(31, np.int64), []), normal(rng, 30, 7) * 5  # more than a message says at once
+    graph = Graph([*[0] * 15, *range(16)], np.arange(15))  # from 15 nodes that hear of nobody to as many others
+    feat = normal(rng, 30, 7) * 5  # more than a message says at once
     model, (_, *changes) = propagating(7, HALF, thresholds(0.3, "rows"))
     assert reference.run(model.plan, {0: graph, 1: feat})[changes[-1]].sent.any()
     assert_equals_twin(model, graph, feat)
