@@ -142,6 +142,27 @@ def codes_and_gradients(
     return _sums(sums, scale)
 
 
+def whole_weight(weight: torch.Tensor, params: QParams, qmax: int) -> Any:
+    """``weight``, (in, columns), for :func:`multiply_whole` of codes up to ``qmax``; None where it is not served."""
+    reach = qmax + float(params.zero_point.detach().abs().max())
+    return kernels().whole_weight(weight.detach().numpy(), qmax.bit_length(), reach)
+
+
+def multiply_whole(weight: Any, x, params: QParams, qmax: int, out: torch.Tensor) -> bool:
+    """out ← centred codes · ``weight``, of :func:`whole_weight`; by integers, and rounded once.
+
+    ``x``, (rows, in), has one scale or one a row. Returns whether it could be done: not where a value is not a number,
+    or a zero point no multiple of ½.
+    """
+    values, results, scale = x.detach().numpy(), out.numpy(), params.scale
+    inverse, offset, zero = (_numbers(part, scale) for part in (scale.reciprocal(), params.offset, params.zero_point))
+    twice = np.rint(2 * zero)
+    if not np.array_equal(twice, 2 * zero):
+        return False
+    numbers = inverse, offset, twice.astype(np.int32), int(scale.numel() > 1), np.float32(qmax)
+    return not any(_in_parts(values, 1, lambda a, b: kernels().multiply_codes(weight, values, a, b, *numbers, results)))
+
+
 def multiply_few(x, params: QParams, nothing, qmax: int, weight, out: torch.Tensor) -> None:
     """out ← out + (centred codes − ``nothing``) · weight, (in, columns), read only where ``x``, (rows, in), is not 0.
 

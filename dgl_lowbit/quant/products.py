@@ -14,8 +14,8 @@ from .remade import Origin, origin_of, remade
 from .scaled import scale_rows, scaled
 from .ste import centered_codes, differentiable, range_ends
 
-# Bytes of a block of codes as floats, and values from which blocks pay.
-_BLOCK_BYTES, _LEAST = 1 << 21, 1 << 17
+# Bytes of a block of codes as floats, values from which blocks pay, and multiplications from which integers do.
+_BLOCK_BYTES, _LEAST, _LEAST_WHOLE = 1 << 21, 1 << 17, 1 << 26
 
 
 def product(
@@ -114,11 +114,11 @@ class _Product(torch.autograd.Function):
         outs = [onto] if is_over else [torch.empty(len(x), count) for count in how.columns]
         blocks, weights = _Blocks(how.x, params, how.qmax), weight.split(how.columns, 1)
         rooms = [blocks.empty(count) for count in how.columns]
+        pays = len(weights) == 1 and len(how.x) * weight.numel() >= _LEAST_WHOLE
+        whole = fused.whole_weight(weight, params, how.qmax) if pays else None
         for rows in blocks:
-            centered = blocks.centered(rows, how.x[rows])
-            for room, part, scales, out in zip(rooms, weights, weight_scales, outs):
-                of_block = torch.mm(centered, part, out=room[: len(centered)])
-                _finish(of_block, params, scales, bias, onto, after, rows, out)
+            for part, scales, out in zip(blocks.products(rows, weights, whole, rooms), weight_scales, outs):
+                _finish(part, params, scales, bias, onto, after, rows, out)
         return tuple(outs)
 
     @staticmethod
@@ -236,6 +236,15 @@ class _Blocks:
     def centered(self, rows, values):
         out = self._codes[: len(values)]
         return fused.centered(values, *self._numbers(rows), self.qmax, self.layout, out)
+
+    def products(self, rows, weights, whole, rooms):
+        """Centred codes times each of the weights, in ``rooms``; by integers with a single one that is ``whole``."""
+        values, outs = self.x[rows], [room[: rows.stop - rows.start] for room in rooms]
+        if whole is None or not fused.multiply_whole(whole, values, self._numbers(rows), self.qmax, *outs):
+            centered = self.centered(rows, values)
+            for weight, out in zip(weights, outs):
+                torch.mm(centered, weight, out=out)
+        return outs
 
     def differentiated(self, rows, values, grad, ends, grad_x, clips):
         """Centred codes, and for their gradient that of each scale's logarithm; ``grad_x`` ← that of the values."""

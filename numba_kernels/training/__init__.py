@@ -7,4 +7,5 @@ lock: who calls shares rows among threads.
 from .coding import *  # noqa: F403
 from .few import *  # noqa: F403
 from .gradients import *  # noqa: F403
+from .products import *  # noqa: F403
 from .sums import *  # noqa: F403

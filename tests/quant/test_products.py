@@ -14,6 +14,7 @@ from dgl_lowbit.quant.remade import Origin
 def small_blocks(monkeypatch):
     monkeypatch.setattr(fused, "_LEAST", 1)
     monkeypatch.setattr(products, "_LEAST", 1)
+    monkeypatch.setattr(products, "_LEAST_WHOLE", 1)
     monkeypatch.setattr(products, "_BLOCK_BYTES", 4 * 30 * 16)  # of 16 rows
 
 
