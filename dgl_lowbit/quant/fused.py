@@ -4,16 +4,14 @@ They give what the plain functions of :mod:`~dgl_lowbit.quant.ste` give: the sam
 values to the bit, and gradients of scales that are summed in float64, in an order that depends on the shape alone. What
 they do not serve (other devices and dtypes, other layouts of scales, few values) is left to those.
 
-Parts of a pass run in threads of Python, as many as torch has: the functions hold no lock and start no threads of their
-own, so that workers can be forked, and torch's and Numba's numbers of threads stay as they are.
+Parts of a pass run on torch's threads (:mod:`~dgl_lowbit.quant.threads`): the functions hold no lock and start no
+threads of their own, so that workers can be forked, and torch's and Numba's numbers of threads stay as they are.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +19,7 @@ import torch
 
 from .format import QParams
 from .stochastic import grid_of
+from .threads import shared
 
 # Values from which a compiled pass is faster than torch's operations, and values that are worth a thread.
 _LEAST, _LEAST_A_THREAD = 1 << 14, 1 << 17
@@ -347,12 +346,5 @@ def _in_parts(values: np.ndarray, block: int, function: Callable[[int, int], Any
     rows = len(values)
     parts = min(torch.get_num_threads(), -(-rows // block), values.size // _LEAST_A_THREAD)
     share = -(-rows // (block * max(parts, 1))) * block
-    starts = range(share, rows, share)
-    others = [_pool(os.getpid(), parts - 1).submit(function, start, min(start + share, rows)) for start in starts]
-    return [function(0, min(share, rows)), *(other.result() for other in others)]
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(process: int, threads: int) -> ThreadPoolExecutor:
-    """Threads of this process: forked ones have none of their parent's."""
-    return ThreadPoolExecutor(threads, "dgl_lowbit")
+    bounds = [*range(0, rows, max(share, 1)), rows] if rows else [0, 0]
+    return shared(len(bounds) - 1, lambda n: function(bounds[n], bounds[n + 1]))

@@ -1,7 +1,12 @@
-"""Products of codes, block of rows by block of rows: codes as floats, and their gradients, never leave the cache."""
+"""Products of codes, block of rows by block of rows: codes as floats, and their gradients, never leave the cache.
+
+Blocks that follow each other make a lane. Lanes are shared among threads; what is summed over rows is summed by lane,
+and then over the lanes, so that it does not depend on the number of threads.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,9 +18,12 @@ from .quantized import Quantized
 from .remade import Origin, origin_of, remade
 from .scaled import scale_rows, scaled
 from .ste import centered_codes, differentiable, range_ends
+from .threads import shared
 
 # Bytes of a block of codes as floats, values from which blocks pay, and multiplications from which integers do.
 _BLOCK_BYTES, _LEAST, _LEAST_WHOLE = 1 << 21, 1 << 17, 1 << 26
+# Lanes at most: sums over rows take as many times their memory.
+_LANES = 8
 
 
 def product(
@@ -112,13 +120,17 @@ class _Product(torch.autograd.Function):
                 _finish(part, params, scales, bias, onto, after, slice(None), out)
             return tuple(outs)
         outs = [onto] if is_over else [torch.empty(len(x), count) for count in how.columns]
-        blocks, weights = _Blocks(how.x, params, how.qmax), weight.split(how.columns, 1)
-        rooms = [blocks.empty(count) for count in how.columns]
+        weights = weight.split(how.columns, 1)
         pays = len(weights) == 1 and len(how.x) * weight.numel() >= _LEAST_WHOLE
         whole = fused.whole_weight(weight, params, how.qmax) if pays else None
-        for rows in blocks:
-            for part, scales, out in zip(blocks.products(rows, weights, whole, rooms), weight_scales, outs):
-                _finish(part, params, scales, bias, onto, after, rows, out)
+
+        def multiply(lane):
+            rooms = [lane.empty(count) for count in how.columns]
+            for rows in lane:
+                for part, scales, out in zip(lane.products(rows, weights, whole, rooms), weight_scales, outs):
+                    _finish(part, params, scales, bias, onto, after, rows, out)
+
+        _in_lanes(how.x, params, how.qmax, multiply)
         return tuple(outs)
 
     @staticmethod
@@ -171,30 +183,40 @@ def _of_sums(grads, params, weight_scale, after, rows, rooms):
 
 def _gradients(ctx, grads, x, kept, params, weight, weight_scale, after):
     needs_x, needs_scale, _, _, needs_weight, needs_weight_scale = ctx.needs_input_grad[:6]
-    how, blocks = ctx.how, _Blocks(x, params, ctx.how.qmax)
-    ends = range_ends(how.qmax, how.margin)
+    how, ends = ctx.how, range_ends(ctx.how.qmax, ctx.how.margin)
     grad_x = torch.empty(x.shape) if needs_x else None
-    grad_weight = torch.zeros_like(weight) if needs_weight or needs_weight_scale else None
-    by_scale = torch.zeros_like(params.scale, dtype=torch.float64)
-    rooms, of_codes = [blocks.empty(grad.shape[1]) for grad in grads], blocks.empty(x.shape[1])
-    values = None if ctx.rows is None else blocks.empty(x.shape[1])
-    for rows in blocks:
-        of_sums = _of_sums(grads, params, weight_scale, after, rows, rooms)
-        if values is None:
-            of_block = x[rows]
-        else:
-            of_block = values[: len(of_sums)]
-            ctx.rows(kept, rows.start, of_block)
-        if needs_x or needs_scale:
-            of_centered = torch.mm(of_sums, weight.t(), out=of_codes[: len(of_sums)])
-            passed = None if grad_x is None else grad_x[rows]
-            centered, by_rows = blocks.differentiated(rows, of_block, of_centered, ends, passed, how.clip_gradient)
-            _of(by_scale, rows).add_(by_rows)
-        else:
-            centered = blocks.centered(rows, of_block)
-        if grad_weight is not None:
-            grad_weight.addmm_(centered.t(), of_sums)
+    by_row = torch.zeros(params.scale.shape, dtype=torch.float64) if params.scale.numel() > 1 else None
+
+    def differentiate(lane):
+        rooms, of_codes = [lane.empty(grad.shape[1]) for grad in grads], lane.empty(x.shape[1])
+        values = None if ctx.rows is None else lane.empty(x.shape[1])
+        of_weight = torch.zeros_like(weight) if needs_weight or needs_weight_scale else None
+        of_scale = torch.zeros((), dtype=torch.float64)
+        for rows in lane:
+            of_sums = _of_sums(grads, params, weight_scale, after, rows, rooms)
+            if values is None:
+                of_block = x[rows]
+            else:
+                of_block = values[: len(of_sums)]
+                ctx.rows(kept, rows.start, of_block)
+            if needs_x or needs_scale:
+                of_centered = torch.mm(of_sums, weight.t(), out=of_codes[: len(of_sums)])
+                passed = None if grad_x is None else grad_x[rows]
+                centered, of_scales = lane.differentiated(rows, of_block, of_centered, ends, passed, how.clip_gradient)
+                if by_row is None:
+                    of_scale += of_scales.view(())
+                else:
+                    by_row[rows] = of_scales.double()
+            else:
+                centered = lane.centered(rows, of_block)
+            if of_weight is not None:
+                of_weight.addmm_(centered.t(), of_sums)
+        return of_weight, of_scale
+
+    of_weights, of_scales = zip(*_in_lanes(x, params, how.qmax, differentiate))
+    grad_weight = None if of_weights[0] is None else functools.reduce(torch.add, of_weights)
     by_weight_scale = _of_weight_scale(grad_weight, weight, weight_scale) if needs_weight_scale else None
+    by_scale = sum(of_scales).view_as(params.scale) if by_row is None else by_row
     by_scale = (by_scale / params.scale).float()
     return grad_x, by_scale, None, None, grad_weight if needs_weight else None, by_weight_scale
 
@@ -218,17 +240,25 @@ def _of_weight_scale(grad_weight, weight, weight_scale):
     return (by_scale / weight_scale).float()
 
 
-class _Blocks:
+def _in_lanes(x, params, qmax, work) -> list:
+    """``work(lane)`` of all lanes of the rows of ``x``, on torch's threads."""
+    size = min(max(_BLOCK_BYTES // (4 * x.shape[1]), 1), len(x))
+    blocks = [slice(start, min(start + size, len(x))) for start in range(0, len(x), size)]
+    lanes = min(_LANES, len(blocks))
+    bounds = [len(blocks) * n // lanes for n in range(lanes + 1)]
+    return shared(lanes, lambda n: work(_Lane(x, params, qmax, size, blocks[bounds[n] : bounds[n + 1]])))
+
+
+class _Lane:
     """Slices of the rows of ``x``, whose codes find room where those of the slice before stood."""
 
-    def __init__(self, x, params, qmax):
-        self.x, self.params, self.qmax = x, params, qmax
+    def __init__(self, x, params, qmax, size, blocks):
+        self.x, self.params, self.qmax, self.size, self.blocks = x, params, qmax, size, blocks
         self.layout = fused.layout_of(x, params.scale)
-        self.size = min(max(_BLOCK_BYTES // (4 * x.shape[1]), 1), len(x))
         self._codes = self.empty(x.shape[1])
 
     def __iter__(self):
-        return (slice(start, min(start + self.size, len(self.x))) for start in range(0, len(self.x), self.size))
+        return iter(self.blocks)
 
     def empty(self, columns):
         return torch.empty(self.size, columns)

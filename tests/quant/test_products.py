@@ -186,3 +186,15 @@ def test_rows_that_can_be_made_again_are_not_kept(is_changed):
     else:
         assert asked == [(0, 16), (16, 16), (32, 16), (48, 16), (64, 6)]
         torch.testing.assert_close(found, plain.sum(1, keepdim=True).expand(-1, 30))
+
+
+@pytest.mark.parametrize("inputs", ["row", "tensor"])
+def test_threads_change_nothing(inputs):
+    pair, before, results = quantisers(inputs=inputs), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(multiplied(*pair))
+    finally:
+        torch.set_num_threads(before)
+    assert all(all(map(torch.equal, results[0], result)) for result in results[1:])
