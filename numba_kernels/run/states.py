@@ -63,7 +63,8 @@ class States(Arena):
     def after_stage(self, run, number: int) -> None:
         """Record that the first stages up to ``number`` are complete."""
         if self.is_kept:
-            record = {"run": self._identity, "boot": _boot(), "stages": number + 1}
+            stages = {"stages": number + 1, "of": len(run.assembled.costs)}
+            record = {"run": self._identity, "boot": _boot(), "files": self._files(), **stages}
             replace_file(self.folder / _RECORD, json.dumps(record).encode())
 
     def remove(self) -> None:
@@ -75,15 +76,24 @@ class States(Arena):
     def _read_record(self):
         try:
             record = json.loads((self.folder / _RECORD).read_text())
-            identity, boot, stages = record["run"], record["boot"], int(record["stages"])
+            identity, boot, files = record["run"], record["boot"], record["files"]
+            stages, total = record["stages"], record["of"]
+            if type(stages) is not int or type(total) is not int or not 1 <= stages <= total:
+                raise ValueError(f"{stages} stages of {total}")
         except (ValueError, KeyError, TypeError) as error:
             raise StatesError(f"{self.folder / _RECORD} is damaged ({error}); {self._advice()}") from error
         if identity != self._identity:
             raise StatesError(
                 f"{self.folder} holds the states of a run of another model, graph or features; {self._advice()}"
             )
-        if boot == _boot() and boot:  # else what was written last may not have come to disk
+        # Of another start of the machine, what was written last may not have come to disk.
+        if boot == _boot() and boot and files == self._files():
             self._done = stages
+
+    def _files(self):
+        """Which files the states and the result stand in, so that others in their place are not taken for them."""
+        found = (os.stat(self.folder / name) for name in (_STATES, _RESULT) if (self.folder / name).exists())
+        return [[status.st_ino, status.st_size] for status in found]
 
     def _advice(self):
         return f"name another folder, or remove {_RECORD}, {_STATES} and {_RESULT} from it."

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import threading
 
 import numpy as np
@@ -212,6 +213,34 @@ def test_states_of_a_machine_that_was_started_again_are_not_trusted(model, files
     (states / "run.states").write_bytes(bytes((states / "run.states").stat().st_size))
     (got,) = model.inference(graph, feat, out=files / "out.npy", folder=states)
     np.testing.assert_array_equal(got, model(GRAPH, FEAT)[0])
+
+
+@pytest.mark.parametrize("name", ["run.states", "run.result"])
+@pytest.mark.parametrize("change", ["removed", "cut", "another"])
+def test_files_that_are_not_those_of_the_run_are_not_trusted(model, files, name, change):
+    (graph, feat), states = mapped_arguments(files), files / "states"
+    with pytest.raises(KeyboardInterrupt):
+        model.inference(graph, feat, out=files / "out.npy", folder=states, progress=stop_at(1.0))
+    size = (states / name).stat().st_size
+    if change == "cut":
+        os.truncate(states / name, size // 2)
+    else:
+        (states / name).rename(files / "moved")
+    if change == "another":
+        (states / name).write_bytes(bytes(size))
+    (got,) = model.inference(graph, feat, out=files / "out.npy", folder=states)
+    np.testing.assert_array_equal(got, model(GRAPH, FEAT)[0])
+
+
+@pytest.mark.parametrize("stages", [0, -1, 9, "1", 1.0, None])
+def test_records_of_stages_that_there_are_not_are_refused(model, files, stages):
+    (graph, feat), states = mapped_arguments(files), files / "states"
+    with pytest.raises(KeyboardInterrupt):
+        model.inference(graph, feat, out=files / "out.npy", folder=states, progress=stop_at(0.5))
+    record = json.loads((states / "run.json").read_text())
+    (states / "run.json").write_text(json.dumps({**record, "stages": stages}))
+    with pytest.raises(StatesError, match="is damaged"):
+        model.inference(graph, feat, out=files / "out.npy", folder=states)
 
 
 def test_a_folder_serves_one_run_at_a_time_and_no_other(model, files):
