@@ -135,6 +135,7 @@ def test_methods_of_relatives_run(method):
         errors = {entry["label"]: entry.get("sum_error") for entry in low_bit}
         assert errors[f"INT2, {method}"] < 3 * errors["INT2, sampled"] and errors.get("INT2, whole") is None
         assert method == "bandit" or 0 < low_bit[-1]["memory"] < 0.1
+        assert all(entry["inputs"] > 0 for entry in low_bit if "sum_error" in entry)
     if method == "integer":
         assert all(entry["identical"] == 1 for entry in low_bit if entry["beside"]) and low_bit[0]["ms"] > 0
 

@@ -31,6 +31,7 @@ WAYS = {
     "sampled": Way(dgl.dataloading.NeighborSampler),
     "history": Way(dgl.dataloading.NeighborSampler, history=True),
     "bandit": Way(BanditSampler),
+    "labor": Way(dgl.dataloading.LaborSampler),
 }
 
 
@@ -52,14 +53,17 @@ def fit_on_blocks(model, graph, config, blocks: dict, options: dict) -> tuple[Fi
     -------
     Fitted
     dict
-        ``memory``, bytes of the history as a part of those of float32, and ``sum_error``, see :func:`error_of_sums`.
+        ``memory``, bytes of the history as a part of those of float32, and those of :func:`sums_on_blocks`.
     """
     way = WAYS[blocks["way"]]
     if way.sampler is None:
         return fit(model, graph, config, **options), {}
     sampler = way.sampler(blocks["fanouts"])
+    for layer in model.modules():
+        if hasattr(layer, "set_allow_zero_in_degree"):  # LABOR may draw none of a node's neighbours
+            layer.set_allow_zero_in_degree(True)
     fitted = fit(model, graph, config, sampler=sampler, batch_size=BATCH, history=way.history, **options)
-    figures = {"sum_error": error_of_sums(fitted.model, graph, sampler, way.history, options["seed"])}
+    figures = sums_on_blocks(fitted.model, graph, sampler, way.history, options["seed"])
     if way.history:
         rows = fitted.history.messages
         figures["memory"] = sum(row["bytes"] for row in rows) / sum(row["float_bytes"] for row in rows)
@@ -67,10 +71,11 @@ def fit_on_blocks(model, graph, config, blocks: dict, options: dict) -> tuple[Fi
     return fitted, figures
 
 
-def error_of_sums(model, graph, sampler, with_history: bool, seed: int) -> float:
-    """Mean ‖ẑ − z‖² of sums over neighbours on sampled blocks, as a part of mean ‖z‖², over nodes and layers.
+def sums_on_blocks(model, graph, sampler, with_history: bool, seed: int) -> dict[str, float]:
+    """What sums over neighbours on sampled blocks are like.
 
-    ẑ is the mean of the sampled messages times the degree; with a history the sum of the messages that the block has
+    ``sum_error`` is the mean ‖ẑ − z‖² as a part of the mean ‖z‖², over nodes and layers, and ``inputs`` how many nodes a
+    batch reads features of. ẑ is the mean of the sampled messages times the degree; with a history the sum of the messages that the block has
     and of those, of all other neighbours, that were sent before the last step of Adam. Blocks are of all nodes.
     """
     torch.manual_seed(seed)
@@ -79,9 +84,10 @@ def error_of_sums(model, graph, sampler, with_history: bool, seed: int) -> float
     before = _sent(model, graph, len(sampler.fanouts))
     _step(model, graph, len(sampler.fanouts))
     now, neighbours = _sent(model, graph, len(sampler.fanouts)), Neighbours(graph)
-    error = norm = 0.0
+    error = norm = inputs = 0.0
     for nodes in torch.randperm(graph.num_nodes()).split(BATCH)[:_BATCHES]:
-        _, _, blocks = sampler.sample_blocks(graph, nodes)
+        read, _, blocks = sampler.sample_blocks(graph, nodes)
+        inputs += len(read) / _BATCHES
         for block, sent, sent_before in zip(blocks, now, before):
             sources, targets = block.srcdata[dgl.NID], block.dstdata[dgl.NID]
             edges, count = neighbours.of(targets), len(targets)
@@ -95,7 +101,7 @@ def error_of_sums(model, graph, sampler, with_history: bool, seed: int) -> float
                 guess = mean * graph.in_degrees(targets).unsqueeze(1)
             error += (guess - whole).square().sum().item()
             norm += whole.square().sum().item()
-    return error / norm
+    return {"sum_error": error / norm, "inputs": inputs}
 
 
 def _sent(model, graph, layers):

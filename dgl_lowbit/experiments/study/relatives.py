@@ -285,7 +285,7 @@ METHODS = {
     ),
     "bandit": Relative(
         "2103.01089", "GCN and GAT sampled with 3 neighbours a layer, with less variance",
-        partial(blocks_tasks, ways=("sampled", "bandit"), fanout=3), ("amazon-computer",),
+        partial(blocks_tasks, ways=("sampled", "bandit", "labor"), fanout=3), ("amazon-computer",),
     ),
     "silent": Relative(
         "2403.13268", "thresholds on single entries of decoupled propagation; speed on graphs of billions of edges",

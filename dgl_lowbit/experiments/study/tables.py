@@ -26,6 +26,7 @@ _FIGURES = {
     "identical": ("equal to the bit", "{:.2%}"),
     "seconds": ("calibration, s", "{:.0f}"),
     "sum_error": ("error of sums", "{:.4f}"),
+    "inputs": ("nodes a batch", "{:,.0f}"),
     "memory": ("history, part of float32", "{:.4f}"),
     "silent": ("silent rows by step, %", "{:.0f}"),
 }
