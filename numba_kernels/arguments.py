@@ -59,11 +59,10 @@ def coded_features(value, name: str):
     return _matrix(value, name)
 
 
-def columns_read(value, selected, name: str):
-    """The columns of features that a model reads; codes are decoded where there are others."""
-    if isinstance(value, Codes) and selected.check(value.shape, name):
-        value = values_of(value)
-    return selected.of(value, name)
+def checked_columns(value, selected, name: str):
+    """Features of which a model reads the columns ``selected``, whole or these alone; whole codes are decoded."""
+    is_whole = selected.check(value.shape, name)
+    return values_of(value) if is_whole and isinstance(value, Codes) else value
 
 
 def float_features(value, name: str):

@@ -63,7 +63,7 @@ def test_columns_of_a_file_are_read_ahead_and_known_by_the_file(made, tmp_path):
     np.save(tmp_path / "feat.npy", g.ndata["feat"].numpy())
     mapped = np.load(tmp_path / "feat.npy", mmap_mode="r")
     rows = packed._inputs((arguments_of(g), mapped), {}, features=lazy_features)[1]
-    assert rows.shape == (g.num_nodes(), 6) and mapped_in(rows) is mapped
+    assert rows.shape == (g.num_nodes(), FEATS) and mapped_in(rows) is mapped
     assert rows.written == lazy_features(mapped, "feat").written is not None
     assert np.array_equal(packed.inference(g, mapped, batch_size=7), packed(g, g.ndata["feat"]))
 
