@@ -73,7 +73,7 @@ def test_whole_features_give_what_their_columns_alone_do(columns, quantizer, den
 
 
 @pytest.mark.parametrize("density", [1.0, 0.05])
-def test_whole_features_that_come_in_batches_from_files_or_as_codes(density, tmp_path):
+def test_batches_files_and_codes_of_whole_features(density, tmp_path):
     rng, (total, index) = np.random.default_rng(2), COLUMNS["half of them"]
     model = convolution(index, total, per_row(8, rng), rng)
     graph, (whole, alone) = draw_graph(rng, ROWS, ROWS, 100), features(rng, ROWS, index, total, density)
