@@ -59,12 +59,6 @@ def coded_features(value, name: str):
     return _matrix(value, name)
 
 
-def checked_columns(value, selected, name: str):
-    """Features of which a model reads the columns ``selected``, whole or these alone; whole codes are decoded."""
-    is_whole = selected.check(value.shape, name)
-    return values_of(value) if is_whole and isinstance(value, Codes) else value
-
-
 def float_features(value, name: str):
     """The same, codes decoded."""
     return of_each(lambda part: values_of(part) if isinstance(part, Codes) else part, coded_features(value, name))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arguments import READ, bound, checked_columns, coded_features, float_features, whole_floats
+from .arguments import READ, bound, coded_features, float_features, whole_floats
 from .errors import GraphError, ModelFileError
 from .files import replace_file
 from .fitting import fitted_grid
@@ -198,7 +198,7 @@ class PackedModel(LayerByLayer):
             number, name = entry["value"], entry["name"]
             inputs[number] = read_as[entry["kind"]](value, name)
             if number in self._executor.selected:
-                inputs[number] = of_each(checked_columns, inputs[number], self._executor.selected[number], name)
+                of_each(self._executor.selected[number].check, inputs[number], name)
         return inputs
 
     def _takes(self, name):

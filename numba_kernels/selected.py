@@ -30,20 +30,13 @@ class Selected:
     def __init__(self, index: np.ndarray, total: int):
         self.index, self.total = index, total
 
-    def check(self, shape: tuple, name: str) -> bool:
-        """Whether features of a shape are whole.
-
-        Raises
-        ------
-        GraphError
-            When they have neither all columns nor these alone.
-        """
-        if shape[1] not in (self.total, len(self.index)):
+    def check(self, features, name: str) -> None:
+        """Raise GraphError for features that have neither all columns nor these alone."""
+        if features.shape[1] not in (self.total, len(self.index)):
             raise GraphError(
                 f"{name} must have {self.total} columns, or the {len(self.index)} of them that the model reads, "
-                f"got {shape[1]}."
+                f"got {features.shape[1]}."
             )
-        return shape[1] == self.total
 
     def of(self, rows: np.ndarray) -> np.ndarray:
         """These columns of whole rows, copied."""

@@ -74,7 +74,7 @@ def test_whole_features_give_what_their_columns_alone_do(columns, quantizer, den
 
 
 @pytest.mark.parametrize("density", [1.0, 0.05])
-def test_batches_files_and_codes_of_whole_features(density, tmp_path):
+def test_batches_and_files_of_whole_features(density, tmp_path):
     rng, (total, index) = np.random.default_rng(2), COLUMNS["half of them"]
     model = convolution(index, total, per_row(8, rng), rng)
     graph, (whole, alone) = draw_graph(rng, ROWS, ROWS, 100), features(rng, ROWS, index, total, density)
@@ -83,9 +83,21 @@ def test_batches_files_and_codes_of_whole_features(density, tmp_path):
     assert_equal(model(graph, mapped), expected)
     for feat in (alone, whole, whole.astype(np.float64), mapped):
         assert_equal(model.inference(graph, feat, batch_size=7), expected)
-    codes = quantize(np.nan_to_num(whole), Grid(total, 8, scale=0.03, zero_point=100))
-    for feat in (codes, values_of(codes)):
-        assert_equal(model(graph, feat), model(graph, values_of(codes)[:, index]))
+
+
+def test_codes_of_whole_features_on_the_grid_of_their_columns():
+    rng, (total, index) = np.random.default_rng(7), COLUMNS["half of them"]
+    quantizer = static(8, 1, rng, False)
+    quantizer["offset"] = quantizer["zero_point"]  # so that values of codes have these codes
+    model, graph = convolution(index, total, quantizer, rng), draw_graph(rng, ROWS, ROWS, 100)
+    whole, alone = features(rng, ROWS, index, total)
+    spec = model.feature_grids()["features"]
+    codes, of_columns = (quantize(np.nan_to_num(part), Grid.of(spec, part.shape[1])) for part in (whole, alone))
+    expected = model(graph, of_columns)
+    for feat in (codes, values_of(codes), values_of(of_columns)):
+        assert_equal(model(graph, feat), expected)
+    assert_equal(model(graph, codes, nodes=[4, 1]), [output[[4, 1]] for output in expected])
+    assert_equal(model.inference(graph, codes, batch_size=9), expected)
 
 
 @pytest.mark.skipif(JIT_OFF, reason="threads are the compiler's")
