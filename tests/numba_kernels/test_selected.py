@@ -11,7 +11,7 @@ from numba_kernels.selected import Selected, packed_mask
 
 from .plans import JIT_OFF, PlanBuilder, draw_graph, normal, operations, per_row, static
 
-M, ROWS = 9, 40
+M, ROWS = 9, 20 if JIT_OFF else 40
 COLUMNS = {
     "half of them": (150, np.flatnonzero(np.random.default_rng(0).random(150) < 0.5)),
     "the first and the last": (129, np.array([0, 128])),
@@ -136,7 +136,7 @@ def test_what_is_read_says_whether_it_is_looked_up():
 def test_whatever_reads_features_reads_their_columns():
     """Readouts, both parts of a pair, array functions, and what is returned as it came."""
     rng, (total, index) = np.random.default_rng(6), COLUMNS["few, in rows of whole blocks"]
-    graph, K = draw_graph(rng, ROWS, ROWS, 100, batch_sizes=[15, 0, 25]), len(index)
+    graph, K = draw_graph(rng, ROWS, ROWS, 100, batch_sizes=[15, 0, ROWS - 15]), len(index)
     whole, alone = features(rng, ROWS, index, total)
     b = PlanBuilder()
     scaled = b.add("degree", 1, 0, side="in", power=-0.5, plus=1)
