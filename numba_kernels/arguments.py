@@ -59,13 +59,6 @@ def coded_features(value, name: str):
     return _matrix(value, name)
 
 
-def columns_read(value, selected, name: str):
-    """The columns of features that a model reads; codes are decoded where there are others."""
-    if isinstance(value, Codes) and selected.check(value.shape, name):
-        value = values_of(value)
-    return selected.of(value, name)
-
-
 def float_features(value, name: str):
     """The same, codes decoded."""
     return of_each(lambda part: values_of(part) if isinstance(part, Codes) else part, coded_features(value, name))

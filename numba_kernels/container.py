@@ -33,15 +33,29 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
 
 
+def sha256_of_each(arrays: dict[str, np.ndarray]) -> dict[str, str]:
+    """The digests of arrays by name."""
+    return {name: sha256(array) for name, array in arrays.items()}
+
+
+def sha256_of_all(arrays: dict[str, np.ndarray]) -> str:
+    """The digest of the digests of arrays, one after another in the order of their names."""
+    return hashlib.sha256("".join(digest for _, digest in sorted(sha256_of_each(arrays).items())).encode()).hexdigest()
+
+
 def check_whole(header: Header, arrays: dict[str, np.ndarray], digests) -> None:
-    """Raise ValueError unless the header is sealed and holds the digest of each array."""
+    """Raise ValueError unless the header is sealed and holds the digest of each array, or that of all."""
     if not header.is_sealed:
         raise ValueError("the header has no SHA-256")
     check_digests(arrays, digests)
 
 
 def check_digests(arrays: dict[str, np.ndarray], digests) -> None:
-    """Raise ValueError unless ``digests`` holds that of each array."""
+    """Raise ValueError unless ``digests`` holds that of each array, or is that of all."""
+    if isinstance(digests, str):
+        if digests != sha256_of_all(arrays):
+            raise ValueError("an array is damaged, the SHA-256 of all differs")
+        return
     if not isinstance(digests, dict) or set(digests) != set(arrays):
         raise ValueError("there must be a SHA-256 of each array")
     for name, array in arrays.items():

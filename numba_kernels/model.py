@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .arguments import READ, bound, coded_features, columns_read, float_features, whole_floats
+from .arguments import READ, bound, coded_features, float_features, whole_floats
 from .errors import GraphError, ModelFileError
 from .files import replace_file
 from .fitting import fitted_grid
@@ -23,7 +23,6 @@ from .run.part import node_count, of_each
 from .run.room import refuse_beyond
 from .run.runtime import checked, running
 from .run.update import Kept
-from .selected import selections
 
 __all__ = ["ModelFileError", "PackedModel", "load"]
 
@@ -53,7 +52,6 @@ class PackedModel(LayerByLayer):
         self.plan, self.info, self.threads = plan, dict(info or {}), threads
         self._executor = Executor(plan)
         self._kept = Kept(self._executor)
-        self._selected = selections(plan)
 
     def __call__(self, *args, **kwargs):
         """Run the model.
@@ -199,8 +197,8 @@ class PackedModel(LayerByLayer):
         for entry, value in self._bind(args, kwargs):
             number, name = entry["value"], entry["name"]
             inputs[number] = read_as[entry["kind"]](value, name)
-            if number in self._selected:
-                inputs[number] = of_each(columns_read, inputs[number], self._selected[number], name)
+            if number in self._executor.selected:
+                of_each(self._executor.selected[number].check, inputs[number], name)
         return inputs
 
     def _takes(self, name):

@@ -11,7 +11,7 @@ from .errors import ModelFileError
 from .plan import Plan, PlanError
 
 FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 5, 2
-_SEALED_SINCE = 4
+_SEALED_SINCE, _ONE_DIGEST_SINCE = 4, 5
 _PLAN = ("inputs", "ops", "outputs", "returns", "heads")
 
 
@@ -23,12 +23,14 @@ def version_of(plan: Plan) -> int:
 
 def encode(plan: Plan, info: dict) -> bytes:
     """The file's content; the same model always gives the same bytes."""
+    version, arrays = version_of(plan), plan.arrays
+    is_of_all = version >= _ONE_DIGEST_SINCE
     content = {
         "format": FORMAT,
-        "version": version_of(plan),
+        "version": version,
         **{part: getattr(plan, part) for part in _PLAN},
         "info": info,
-        "sha256": {name: container.sha256(array) for name, array in plan.arrays.items()},
+        "sha256": container.sha256_of_all(arrays) if is_of_all else container.sha256_of_each(arrays),
     }
     return container.write(plan.arrays, {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .errors import GraphError
+from .once import once
 
 
 def packed_mask(index: np.ndarray, total: int) -> np.ndarray:
@@ -20,33 +21,44 @@ def unpacked_index(mask: np.ndarray, total: int) -> np.ndarray:
 
 
 class Selected:
-    """Columns ``index``, ascending, of features that have ``total``."""
+    """Columns ``index``, ascending, of features that have ``total``; and what kernels find them by.
+
+    Whole features stay as they are: kernels read these columns of their rows. Features may also come with these columns
+    alone, which are then all there are.
+    """
 
     def __init__(self, index: np.ndarray, total: int):
         self.index, self.total = index, total
 
-    def check(self, shape: tuple, name: str) -> bool:
-        """Whether features of a shape are whole; with these columns alone they are taken as they are.
-
-        Raises
-        ------
-        GraphError
-            When they have other columns.
-        """
-        if shape[1] not in (self.total, len(self.index)):
+    def check(self, features, name: str) -> None:
+        """Raise GraphError for features that have neither all columns nor these alone."""
+        if features.shape[1] not in (self.total, len(self.index)):
             raise GraphError(
                 f"{name} must have {self.total} columns, or the {len(self.index)} of them that the model reads, "
-                f"got {shape[1]}."
+                f"got {features.shape[1]}."
             )
-        return shape[1] == self.total
 
-    def of(self, features, name: str):
-        """The columns of an array, or of what gives rows for slices."""
-        if not self.check(features.shape, name):
-            return features
-        if isinstance(features, np.ndarray):
-            return np.take(features, self.index, axis=1)
-        return _SelectedRows(features, self.index)
+    def of(self, rows: np.ndarray) -> np.ndarray:
+        """These columns of whole rows, copied."""
+        return np.take(rows, self.index, axis=1)
+
+    @once
+    def places(self) -> np.ndarray:
+        """Where they stand in a row, (columns,) int32."""
+        return self.index.astype(np.int32)
+
+    @once
+    def bits(self) -> np.ndarray:
+        """A bit for each column of a row, low bits first, whether it is one of them, (⌈total / 64⌉,) int64."""
+        mask = np.zeros(-(-self.total // 64) * 8, np.uint8)
+        packed = packed_mask(self.index, self.total)
+        mask[: len(packed)] = packed
+        return mask.view("<i8").astype(np.int64)
+
+    @once
+    def ranks(self) -> np.ndarray:
+        """How many of them stand before each column of a row, (total,) int32."""
+        return np.searchsorted(self.index, np.arange(self.total)).astype(np.int32)
 
 
 def selections(plan) -> dict[int, Selected]:
@@ -55,21 +67,13 @@ def selections(plan) -> dict[int, Selected]:
     return {entry["value"]: Selected(plan.columns_read(entry), entry["columns"]["total"]) for entry in chosen}
 
 
-class _SelectedRows:
-    """What gives rows for slices, with some columns; ``given`` and ``written`` tell of all, as of what has all."""
+def read_of(features, selected: Selected | None) -> Selected | None:
+    """Which columns of features are read where ``selected`` are; None for all that they have."""
+    is_whole = selected is not None and features.shape[1:] == (selected.total,)
+    return selected if is_whole else None
 
-    def __init__(self, rows, index):
-        self._rows, self._index, self.shape = rows, index, (rows.shape[0], len(index))
-        self.given = getattr(rows, "given", rows)
-        self.nbytes = 4 * self.shape[0] * self.shape[1]
 
-    @property
-    def written(self):
-        return getattr(self._rows, "written", None)
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, rows):
-        part = np.asarray(self._rows[rows])
-        return np.take(part, self._index, axis=1) if part.ndim == 2 else part
+def shape_read(features, selected: Selected | None) -> tuple:
+    """The shape of what is read of features."""
+    read = read_of(features, selected)
+    return features.shape if read is None else (features.shape[0], len(read.index))

@@ -91,7 +91,7 @@ class PartlyPacked(nn.Module):
             "packed": self.packed_parts,
             "reasons": self.float_parts,
             "state": {name: [str(value.dtype).removeprefix("torch."), [*value.shape]] for name, value in state.items()},
-            "sha256": {name: container.sha256(array) for name, array in arrays.items()},
+            "sha256": container.sha256_of_each(arrays),
         }
         return replace_file(path, container.write(arrays, {FORMAT: json.dumps(content, sort_keys=True)}))
 

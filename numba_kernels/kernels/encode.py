@@ -210,7 +210,7 @@ def encode(mode, lanes):
             factor = factor_at(target, start + r)
             if f.source.address != 0:
                 next_row = simd.f32_at(f.source.address + 4 * (start + count + r) * f.source.stride)
-                for c in range(0, f.columns, 16):
+                for c in range(0, f.source.stride, 16):
                     simd.prefetch(next_row, c)
             top = simd.f32_at(inverse + 8 * count)[r] if is_grouped else np.float32(target.top)
             if is_shift:

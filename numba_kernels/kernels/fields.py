@@ -21,6 +21,14 @@ class Matrix(NamedTuple):
     address: int
     stride: int
     flag: int  # read: address of an int32 that becomes 1 when a number is not finite, or 0; written: past the caches?
+    places: int = 0  # read: where in a row the columns stand that are read, (columns,) int32, ascending, or 0 for all
+
+
+class Chosen(NamedTuple):
+    """The columns of K that are read; 0 each where all are."""
+
+    bits: int  # (⌈K / 64⌉,) int64: a bit each, low bits first, that says whether it is read
+    ranks: int  # (K,) int32: of those that are read, how many stand before
 
 
 class Target(NamedTuple):

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import simd
+from ..jit import kernel
 from .fields import Matrix
 from .instruction import instruction, reader
 
 
 class Load(NamedTuple):
-    """dst ← rows, padded with zeros to sixteen columns."""
+    """dst ← rows, or the columns of them that are read, padded with zeros to sixteen columns."""
 
     dst: int  # in the scratch
     columns: int
@@ -33,33 +34,58 @@ class Store(NamedTuple):
 read_load, read_store = reader(Load), reader(Store)
 
 
+@kernel
+def copy_row(row, columns, to, worst, asks, next_row):
+    """to ← row, that of the next tile asked for; the larger of its magnitudes and ``worst``, as bits."""
+    lanes, whole = simd.zeros_f32(), columns // 16 * 16
+    for c in range(0, whole, 16):
+        if asks != 0:
+            simd.prefetch(row, c + next_row)
+        x = simd.load(lanes, row, c)
+        worst = simd.maximum(worst, simd.magnitude_bits(x))
+        simd.store(x, to, c)
+    if whole < columns:
+        simd.store(lanes, to, whole)
+        if whole > 0:  # the last sixteen, some of them once more
+            simd.store(simd.load(lanes, row, columns - 16), to, columns - 16)
+        else:
+            for c in range(columns):
+                to[c] = row[c]
+        worst = simd.maximum(worst, simd.magnitude_bits(simd.load(lanes, to, whole)))
+    return worst
+
+
+@kernel
+def pick_columns(row, places, columns, to, worst):
+    """to ← the columns of a row that stand at ``places``; the larger of their magnitudes and ``worst``, as bits."""
+    lanes = simd.zeros_f32()
+    simd.store(lanes, to, (columns - 1) // 16 * 16)
+    for c in range(columns):
+        to[c] = row[places[c]]
+    for c in range(0, columns, 16):  # not before: what was just written in parts is slow to be read whole
+        worst = simd.maximum(worst, simd.magnitude_bits(simd.load(lanes, to, c)))
+    return worst
+
+
 @instruction(Load)
 def load():
     def run(at, start, count, base, stride):
         f = read_load(at)
         dst, matrix, columns = base + f.dst, f.matrix, f.columns
-        lanes, worst = simd.zeros_f32(), simd.zeros_i32()
+        worst = simd.zeros_i32()
         first, next_tile = matrix.address + 4 * start * matrix.stride, count * matrix.stride
         rows = count
         if matrix.stride == stride and columns == stride:  # rows of the same layout are one long row
             rows, columns = 1, count * columns
-        whole = columns // 16 * 16
         for r in range(rows):
             row, to = simd.f32_at(first + 4 * r * matrix.stride), simd.f32_at(dst + 4 * r * stride)
-            for c in range(0, whole, 16):
+            if matrix.places == 0:
+                worst = copy_row(row, columns, to, worst, f.asks, next_tile)
+            else:
                 if f.asks != 0:
-                    simd.prefetch(row, c + next_tile)
-                x = simd.load(lanes, row, c)
-                worst = simd.maximum(worst, simd.magnitude_bits(x))
-                simd.store(x, to, c)
-            if whole < columns:
-                simd.store(lanes, to, whole)
-                if whole > 0:  # the last sixteen, some of them once more
-                    simd.store(simd.load(lanes, row, columns - 16), to, columns - 16)
-                else:
-                    for c in range(columns):
-                        to[c] = row[c]
-                worst = simd.maximum(worst, simd.magnitude_bits(simd.load(lanes, to, whole)))
+                    for c in range(0, matrix.stride, 16):
+                        simd.prefetch(row, c + next_tile)
+                worst = pick_columns(row, simd.i32_at(matrix.places), columns, to, worst)
         if matrix.flag != 0 and simd.largest(worst) >= 0x7F800000:
             simd.i32_at(matrix.flag)[0] = np.int32(1)
 

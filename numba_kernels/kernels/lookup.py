@@ -10,7 +10,7 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from .encode import check_scale, row_grid
-from .fields import ROW_AFFINE, ROW_HALF, STATIC, Finishing, Matrix, ProductWeight, Target
+from .fields import ROW_AFFINE, ROW_HALF, STATIC, Chosen, Finishing, Matrix, ProductWeight, Target
 from .instruction import instruction, reader
 from .product import finish_row
 from .rows import factor_of
@@ -24,6 +24,7 @@ class Lookup(NamedTuple):
     codes: int  # in the scratch: 8 · (K + 64) bytes
     totals: int  # in the scratch: (columns,) int32
     matrix: Matrix
+    chosen: Chosen
     target: Target
     weight: ProductWeight
     finishing: Finishing
@@ -37,10 +38,10 @@ FETCHED = 2048
 
 
 @kernel
-def collect(x, K, positions, values):
-    """Positions and values of what is not 0 in a row of K float32; returns how many there are."""
-    lanes = simd.zeros_f32()
-    found, whole = 0, K // 64 * 64
+def collect(x, columns, chosen, positions, values):
+    """Of what is not 0 in a float32 row, and read, positions among all that is read, and values; how many there are."""
+    lanes, bits, ranks = simd.zeros_f32(), simd.i64_at(chosen.bits), simd.i32_at(chosen.ranks)
+    found, whole = 0, columns // 64 * 64
     for k in range(0, whole, 64):
         for ahead in range(k + FETCHED, k + FETCHED + 64, 16):
             simd.prefetch(x, ahead)
@@ -48,21 +49,27 @@ def collect(x, K, positions, values):
         b = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 16)))
         c = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 32)))
         d = simd.nonzero_lanes(simd.magnitude_bits(simd.load(lanes, x, k + 48)))
-        chosen = a | b << 16 | c << 32 | d << 48
+        met = a | b << 16 | c << 32 | d << 48
+        if chosen.bits != 0:
+            met &= int(bits[k >> 6])
         # Most blocks have none, one or two: written without a branch, that a processor would often guess wrong.
         for _ in range(2):
-            positions[found] = np.int32(k + simd.trailing_zeros(chosen))
-            found += np.int64(chosen != 0)
-            chosen &= chosen - 1
-        while chosen != 0:
-            positions[found] = np.int32(k + simd.trailing_zeros(chosen))
+            positions[found] = np.int32(k + simd.trailing_zeros(met))
+            found += np.int64(met != 0)
+            met &= met - 1
+        while met != 0:
+            positions[found] = np.int32(k + simd.trailing_zeros(met))
             found += 1
-            chosen &= chosen - 1
-    for k in range(whole, K):
+            met &= met - 1
+    for k in range(whole, columns):
         positions[found] = np.int32(k)
-        found += np.int64(x[k] != 0)
+        is_read = 1 if chosen.bits == 0 else bits[k >> 6] >> (k & 63) & 1
+        found += np.int64(x[k] != 0) & is_read
     for n in range(found):
         values[n] = x[positions[n]]
+    if chosen.ranks != 0:
+        for n in range(found):
+            positions[n] = ranks[positions[n]]
     return found
 
 
@@ -78,17 +85,19 @@ def add_weights(positions, steps, found, rows, stride, column, none, totals):
 
 @kernel
 def lookup(
-    i, x, flag, target, is_static, is_half, weight, columns, stride, width, block, codes, totals, finishing, out
-):
+    i, x, matrix, chosen, target, is_static, is_half, weight, columns, stride, width, block, codes, totals, finishing,
+    out,
+):  # fmt: skip
     """Row i of the product where most of a float32 row is 0: the codes of ``x`` times the weight, as :func:`product`.
 
     With q₀ the code of 0, Σ_k q_k w_k = q₀ Σ_k w_k + Σ (q_k − q₀) w_k over the k where x is not 0.
 
     Parameters
     ----------
-    x : (K,) float32
-    flag : int
-        Address of an int32 that becomes 1 when a number in ``x`` is not finite.
+    x : (matrix.stride,) float32
+        A row of the ``matrix``, whose flag becomes 1 when a number that is read is not finite.
+    chosen : Chosen
+        Which K of its columns are read.
     target : Target
         How the row is quantised, per row or with one scale.
     weight : ProductWeight
@@ -103,7 +112,7 @@ def lookup(
     K, lanes = weight.inputs, simd.zeros_f32()
     positions, values = simd.i32_at(codes), simd.f32_at(codes + 4 * (K + 64))
     steps = simd.i32_at(codes + 4 * (K + 64))
-    found = collect(x, K, positions, values)
+    found = collect(x, matrix.stride, chosen, positions, values)
     for n in range(found, (found + 15) // 16 * 16):
         values[n] = np.float32(0.0)
     low, high, worst = lanes, lanes, simd.zeros_i32()
@@ -112,7 +121,7 @@ def lookup(
         low, high = simd.minimum(low, value), simd.maximum(high, value)
         worst = simd.maximum(worst, simd.magnitude_bits(value))
     if simd.largest(worst) >= 0x7F800000:
-        simd.i32_at(flag)[0] = np.int32(1)
+        simd.i32_at(matrix.flag)[0] = np.int32(1)
     factor = simd.f32_at(target.factor)[i] if target.factor != 0 else np.float32(1.0)
     if is_static:
         scale, zero = simd.f32_at(target.scale)[0], simd.f32_at(target.zero)[0]
@@ -153,6 +162,6 @@ def look_up(mode, width):
             x = simd.f32_at(f.matrix.address + 4 * i * f.matrix.stride)
             columns = f.columns, padded, width, none()
             rest = codes, totals, f.finishing, row
-            lookup(i, x, f.matrix.flag, f.target, is_static, is_half, f.weight, *columns, *rest)
+            lookup(i, x, f.matrix, f.chosen, f.target, is_static, is_half, f.weight, *columns, *rest)
 
     return run

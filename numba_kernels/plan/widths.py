@@ -9,14 +9,15 @@ _ALIKE = (
 
 
 def widths_of(plan) -> dict:
-    """The width of each array of features, by value, from the first quantizer that reads it.
+    """The width of each array of features, whole, by value; from the first quantizer that reads it, if not given.
 
     Raises
     ------
     ValueError
         Where the plan does not tell one.
     """
-    widths = {entry["value"]: None for entry in plan.inputs if entry["kind"] == "features"}
+    features = [entry for entry in plan.inputs if entry["kind"] == "features"]
+    widths = {entry["value"]: entry["columns"]["total"] if "columns" in entry else None for entry in features}
     alias = {value: value for value in widths}
     for op in plan.ops:
         first = op["in"][0] if op["in"] else None

@@ -62,7 +62,7 @@ def assemble(schedule: Schedule, plan, kept: dict, run, needs: dict | None = Non
     for n, value in enumerate(checked):
         columns = run.arrays[value].shape[1] if value in features else schedule.columns[value]
         address = assembly.reference(("in", value), lambda run, value=value: run.address(value))
-        values[value] = Floats(address, columns, assembly.fault_of(n))
+        values[value] = Floats(address, columns, assembly.fault_of(n), run.read.get(value))
     asleep = sleeping(schedule)
     for number, stage in enumerate(schedule.stages):
         if stage.rows is None:

@@ -120,7 +120,7 @@ class _Reader:
         name = self._names[value]
         for arrays in (self._arrays.made, run.arrays, run.outputs):
             if whole(name) in arrays:
-                array = arrays[whole(name)]
+                array = run.columns_of(whole(name), arrays[whole(name)])
                 return array if name == whole(name) else array[: self.shape(value)[0]]
         floats, (rows, columns) = self._step.floats[whole(name)], self.shape(value)
         address = run.assembled.program.references[floats.address.place](run)

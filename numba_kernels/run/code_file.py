@@ -43,7 +43,7 @@ def save_codes(codes: Codes | Codewords, path):
         "version": VERSION,
         "columns": columns,
         "grid": grid,
-        "sha256": {name: container.sha256(array) for name, array in arrays.items()},
+        "sha256": container.sha256_of_each(arrays),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return replace_file(path, container.write(arrays, {FORMAT: text}))

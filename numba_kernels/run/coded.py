@@ -77,7 +77,8 @@ def kept_codes(ops: list[Op], given: dict, grids: dict) -> dict:
     found = {}
     for value, op in coded_features(ops, given, set()).items():
         codes = given.get(op.reads[0])
-        if isinstance(codes, Codes) and grids[op.spec["out"]] == codes.grid.spec:
+        is_coded = isinstance(codes, Codes) and codes.shape[1] == op.columns  # not whole where some columns are read
+        if is_coded and grids[op.spec["out"]] == codes.grid.spec:
             found[value] = op.reads[0], codes
     return found
 

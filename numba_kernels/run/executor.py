@@ -18,6 +18,7 @@ from ..plan.reach import reach_of
 from ..plan.resolve import resolve
 from ..plan.schedule import schedule
 from ..result_file import ResultFile
+from ..selected import selections
 from .ahead import split
 from .assemble import Assembled, assemble
 from .calls import Arrays
@@ -50,7 +51,7 @@ class Executor:
         self._kept, self._arenas = {}, Arenas()
         self._programs: OrderedDict = OrderedDict()
         self._before = [op for op in self.plan.ops if OPERATIONS[op["op"]].is_before]
-        self._names = names_of(self.plan)
+        self._names, self.selected = names_of(self.plan), selections(self.plan)
         self._multiplied = multiplied(self.plan)
         self._matrices = [op["rows"] for op in self.plan.ops if op["op"] == "matrix"]
         self._nbytes = sum(array.nbytes for array in plan.arrays.values())
@@ -217,8 +218,8 @@ class Executor:
     def _run_of(self, inputs, room, part=None):
         """The run of arguments by value, with the graphs and weights that the plan makes of others."""
         features = {entry["value"]: inputs[entry["value"]] for entry in self.plan.inputs if entry["kind"] == "features"}
-        multiplied = {value: features[value] for value in self._multiplied.intersection(features)}
-        sparse = {value for value, array in by_part(multiplied).items() if is_sparse(array)}
+        multiplied = [(self.selected.get(value), by_part({value: features[value]})) for value in self._multiplied]
+        sparse = {name for read, parts in multiplied for name, array in parts.items() if is_sparse(array, read)}
         inputs, given = inputs if part is None else part.inputs, {kind: {} for kind in INPUT_KINDS}
         for entry in self.plan.inputs:
             given[entry["kind"]][entry["value"]] = inputs[entry["value"]]
@@ -228,7 +229,8 @@ class Executor:
             OPERATIONS[op["op"]].prepare(op, graphs, edge_weights, types)
             refuse_beyond(room, 8 * getattr(graphs.get(op.get("out")), "num_src", 0))
         arrays = Arrays(given["array"], self.plan.arrays)
-        run = Run(given["features"], graphs, edge_weights, self._times, sparse, arrays, self._matrices, room)
+        more = self._times, sparse, arrays, self._matrices, room, self.selected
+        run = Run(given["features"], graphs, edge_weights, *more)
         run.edge_types, run.part, run.names = types, part, self._names
         return run
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import GraphError
 from ..given import REAL, given_array
+from ..selected import Selected, read_of
 
 # Share of numbers that are not 0 up to which looking them up is faster than the dense product.
 SPARSE_BELOW = 0.1
@@ -89,7 +90,12 @@ def as_floats(array) -> np.ndarray:
         return np.ascontiguousarray(array, np.float32)
 
 
-def is_sparse(array) -> bool:
-    """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows."""
-    sample = as_floats(given_array(array[:: max(len(array) // _SAMPLED_ROWS, 1)], "rows of features", REAL))
+def is_sparse(array, selected: Selected | None = None) -> bool:
+    """Whether so much of a matrix is 0 that its products are faster looked up; judged by some of its rows.
+
+    Where it is whole and some of its columns are read, ``selected``, by these.
+    """
+    sample = given_array(array[:: max(len(array) // _SAMPLED_ROWS, 1)], "rows of features", REAL)
+    read = read_of(sample, selected)
+    sample = as_floats(sample if read is None else read.of(sample))
     return bool(np.count_nonzero(sample) < SPARSE_BELOW * sample.size)

@@ -10,6 +10,7 @@ import numpy as np
 from ..graph import Graph, GraphError, row_bounds
 from ..plan.sizes import all_sizes
 from ..result_file import ResultFile
+from ..selected import read_of, shape_read
 from .calls import Arrays
 from .features import read_ahead, rows_of
 from .launch import run_parallel, run_serial
@@ -45,9 +46,13 @@ class Run:
         Rows, as sizes of the plan, of matrices made of arrays.
     room : float
         Bytes that it may take.
+    selected : dict
+        Columns of features that are read, by value; features that have others are whole.
 
     Attributes
     ----------
+    read : dict
+        Of whole features the columns that are read, as of ``selected``, by value, or value and place in a pair.
     codes : dict
         Codes by value that the caller holds: given, or room for what is made.
     made : frozenset
@@ -60,13 +65,18 @@ class Run:
         Called with the share of the work that is done, in batches.
     """
 
-    def __init__(self, features, graphs, edge_weights, times=(), sparse=(), arrays=None, matrices=(), room=math.inf):
-        self.room = room
+    def __init__(
+        self, features, graphs, edge_weights, times=(), sparse=(), arrays=None, matrices=(), room=math.inf,
+        selected=None,
+    ):  # fmt: skip
+        self.room, selected = room, selected or {}
         self.graphs, self.edge_weights, self.arrays_made = graphs, edge_weights, arrays or Arrays({}, {})
         self.array_shapes = {value: array.shape for value, array in self.arrays_made.made.items()}
         self.single = {value: graph for value, graph in self.graphs.items() if isinstance(graph, Graph)}
-        self.shapes = {value: of_each(lambda part: part.shape, given) for value, given in features.items()}
+        self.shapes = {value: of_each(shape_read, given, selected.get(value)) for value, given in features.items()}
         self.arrays, self.sparse, self.part = by_part(features), set(sparse), None
+        read = by_part({value: of_each(read_of, given, selected.get(value)) for value, given in features.items()})
+        self.read = {name: columns for name, columns in read.items() if columns is not None}
         sizes = [array.shape[0] for array in self.arrays.values()]
         for graph in self.single.values():
             sizes += [graph.num_src, graph.num_dst, graph.num_edges, graph.batch_size]
@@ -156,6 +166,10 @@ class Run:
     def address(self, value) -> int:
         """Where features, or an array that a function made, stand; 0 where they do not yet."""
         return self.inputs[value] if value in self.inputs else self.arrays_made.address(value)
+
+    def columns_of(self, value, rows: np.ndarray) -> np.ndarray:
+        """Of rows of features, or of another value, the columns that are read."""
+        return self.read[value].of(rows) if value in self.read else rows
 
     def fault_address(self, number: int) -> int:
         """Where it is said whether what is checked holds a number that is not finite."""
@@ -269,7 +283,8 @@ class Run:
             out = self.out.array(array.shape, array.dtype) if isinstance(self.out, ResultFile) else self.out
             return np.array(array) if out is None else _written(out, array)
         if value in self.arrays:
-            return np.array(rows_of(self.arrays[value], 0, len(self.arrays[value]) if rows is None else rows))
+            features = self.arrays[value]
+            return np.array(self.columns_of(value, rows_of(features, 0, len(features) if rows is None else rows)))
         return self.outputs[value][:rows]
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.fields import GROUP, INTEGER, SHIFT, SIGN, Matrix, Operand, Target
+from ..kernels.fields import GROUP, INTEGER, SHIFT, SIGN, Chosen, Matrix, Operand, Target
 from ..plan.resolve import whole
+from ..selected import Selected
 from .codes import Codes
 from .matrices import Grid
 from .memory import address_of, aligned_empty
@@ -21,6 +22,7 @@ class Floats:
     address: Any
     stride: int
     flag: Any = 0
+    read: Selected | None = None  # which columns of arguments are
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,14 @@ class Places:
     def matrix(self, value) -> tuple[Matrix, int]:
         """Where floats stand in memory, and how many columns of them are read."""
         floats = self.values[whole(value)]
-        return Matrix(floats.address, floats.stride, floats.flag), floats.stride
+        places = None if floats.read is None else floats.read.places
+        columns = floats.stride if places is None else len(places)
+        return Matrix(floats.address, floats.stride, floats.flag, self.assembler.at(places)), columns
+
+    def chosen(self, value) -> Chosen:
+        """Which columns of floats in memory are read."""
+        read, at = self.values[whole(value)].read, self.assembler.at
+        return Chosen(0, 0) if read is None else Chosen(at(read.bits), at(read.ranks))
 
     def new_floats(self, value) -> tuple[Matrix, Any]:
         """Memory for floats needed beyond this stage, and for how many rows, as a field."""

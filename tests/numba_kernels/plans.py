@@ -155,8 +155,8 @@ def run_tests_of_kernels(chosen: str, *options: str, **environment: str) -> str:
     AssertionError if one fails.
     """
     names = (
-        "attention fixed_point functional graph grids instructions kernels operations packing products simd sums "
-        "arrays_edge_space arrays_edges"
+        "attention fixed_point functional graph grids instructions kernels operations packing products selected simd "
+        "sums arrays_edge_space arrays_edges"
     )
     files = [str(Path(__file__).with_name(f"test_{name}.py")) for name in names.split()]
     few = {key: value for key, value in os.environ.items() if key != "DRAW_FROM_ALL"}

@@ -34,9 +34,9 @@ def sum_fields(at):
 
 
 def test_fields_are_laid_out_and_read_by_their_types_whatever_numbers_come():
-    fields = Fields(1, Matrix(np.int32(2), True, 3), np.float64(4.0), np.float32(0.5))
+    fields = Fields(1, Matrix(np.int32(2), True, 3, 0), np.float64(4.0), np.float32(0.5))
     memory = np.array([to_bits(kind, number) for kind, number in zip(leaves(Fields), flatten(fields))], np.int64)
-    assert memory[[1, 2, 3, 4]].tolist() == [2, 1, 3, 4] and memory.view(np.float64)[[0, 5]].tolist() == [1, 0.5]
+    assert memory[1:6].tolist() == [2, 1, 3, 0, 4] and memory.view(np.float64)[[0, 6]].tolist() == [1, 0.5]
     assert sum_fields(memory.ctypes.data) == 1 + 2 + 10 + 300 + 4000 + 0.5
 
 

@@ -1,6 +1,7 @@
 """Packed models that read some columns of their features."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -9,9 +10,9 @@ import torch
 import dgl_lowbit as lowbit
 import numba_kernels
 from dgl_lowbit.pruning import Pruner
-from numba_kernels import GraphError, ModelFileError, Plan
+from numba_kernels import GraphError, ModelFileError, Plan, container
 from numba_kernels.arguments import lazy_features
-from numba_kernels.model_file import version_of
+from numba_kernels.model_file import FORMAT, version_of
 from numba_kernels.plan import PlanError
 from numba_kernels.reference import run
 from numba_kernels.run.features import mapped_in
@@ -63,7 +64,7 @@ def test_columns_of_a_file_are_read_ahead_and_known_by_the_file(made, tmp_path):
     np.save(tmp_path / "feat.npy", g.ndata["feat"].numpy())
     mapped = np.load(tmp_path / "feat.npy", mmap_mode="r")
     rows = packed._inputs((arguments_of(g), mapped), {}, features=lazy_features)[1]
-    assert rows.shape == (g.num_nodes(), 6) and mapped_in(rows) is mapped
+    assert rows.shape == (g.num_nodes(), FEATS) and mapped_in(rows) is mapped
     assert rows.written == lazy_features(mapped, "feat").written is not None
     assert np.array_equal(packed.inference(g, mapped, batch_size=7), packed(g, g.ndata["feat"]))
 
@@ -131,14 +132,16 @@ def test_masks_are_their_columns(total):
     assert mask.shape == (-(-total // 8),) and np.array_equal(unpacked_index(mask, total), index)
 
 
-def test_a_damaged_mask_is_a_damaged_file(made, tmp_path):
-    content = bytearray(made[2].to_bytes())
-    mask = packed_mask(made[1].columns.index.numpy(), FEATS).tobytes()
-    place = content.rindex(mask)
-    content[place] ^= 1
-    (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ModelFileError):
-        lowbit.load(tmp_path / "model.safetensors")
+def test_one_digest_tells_damage_of_every_array(made):
+    content = made[2].to_bytes()
+    header, arrays = container.read(content)
+    assert json.loads(header.metadata[FORMAT])["sha256"] == container.sha256_of_all(arrays)
+    mask = content.rindex(packed_mask(made[1].columns.index.numpy(), FEATS).tobytes())
+    for place in (mask, *range(header.size, len(content), 7)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        with pytest.raises(ModelFileError, match="an array is damaged"):
+            numba_kernels.PackedModel.from_bytes(damaged)
 
 
 def test_a_copy_selects_as_well(made):

@@ -88,7 +88,7 @@ class Linear(Operation):
             source, target = stage.looked_up[value]
             features, _ = stage.places.matrix(source)
             scratch = stage.area("codes", 8 * (weight.inputs + 64)), stage.area("totals", 4 * padded(weight.columns))
-            operands = features, target, stage.weight_fields(weight, weight.rows), finished
+            operands = features, stage.places.chosen(source), target, stage.weight_fields(weight, weight.rows), finished
             fields = Lookup(stage.at_slot(slot), op.columns, *scratch, *operands)
             stage.add(look_up, (target.mode, min(padded(op.columns), 64)), fields)
             return
