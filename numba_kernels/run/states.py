@@ -92,7 +92,8 @@ class States(Arena):
 
     def _files(self):
         """Which files the states and the result stand in, so that others in their place are not taken for them."""
-        found = (os.stat(self.folder / name) for name in (_STATES, _RESULT) if (self.folder / name).exists())
+        places = (self.folder / name for name in (_STATES, _RESULT))
+        found = (place.stat() for place in places if place.exists())
         return [[status.st_ino, status.st_size] for status in found]
 
     def _advice(self):

@@ -74,9 +74,10 @@ def fit_on_blocks(model, graph, config, blocks: dict, options: dict) -> tuple[Fi
 def sums_on_blocks(model, graph, sampler, with_history: bool, seed: int) -> dict[str, float]:
     """What sums over neighbours on sampled blocks are like.
 
-    ``sum_error`` is the mean ‖ẑ − z‖² as a part of the mean ‖z‖², over nodes and layers, and ``inputs`` how many nodes a
-    batch reads features of. ẑ is the mean of the sampled messages times the degree; with a history the sum of the messages that the block has
-    and of those, of all other neighbours, that were sent before the last step of Adam. Blocks are of all nodes.
+    ``sum_error`` is the mean ‖ẑ − z‖² as a part of the mean ‖z‖², over nodes and layers, and ``inputs`` how many nodes
+    a batch reads features of. ẑ is the mean of the sampled messages times the degree; with a history the sum of the
+    messages that the block has and of those, of all other neighbours, that were sent before the last step of Adam.
+    Blocks are of all nodes.
     """
     torch.manual_seed(seed)
     dgl.seed(seed)
