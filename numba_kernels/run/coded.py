@@ -77,8 +77,9 @@ def kept_codes(ops: list[Op], given: dict, grids: dict) -> dict:
     found = {}
     for value, op in coded_features(ops, given, set()).items():
         codes = given.get(op.reads[0])
-        is_coded = isinstance(codes, Codes) and codes.shape[1] == op.columns  # not whole where some columns are read
-        if is_coded and grids[op.spec["out"]] == codes.grid.spec:
+        grid = grids[op.spec["out"]]
+        # Those of all columns, where some are read, are others.
+        if isinstance(codes, Codes) and codes.shape[1] == op.columns and codes.grid.spec == grid:
             found[value] = op.reads[0], codes
     return found
 
