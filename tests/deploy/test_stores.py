@@ -13,7 +13,8 @@ from dgl import DGLError
 from torch import nn
 
 import dgl_lowbit as lowbit
-from numba_kernels import Codes, Graph, GraphError
+import numba_kernels
+from numba_kernels import Codes, Graph, GraphError, codebook, functional
 
 WIDTH = 24
 
@@ -119,6 +120,22 @@ def test_records_and_files_hold_all_of_it(way, graph, tmp_path):
     )
     with pytest.raises(DGLError, match="records are"):
         store.decode(records[:, 1:])
+
+
+@pytest.mark.parametrize("way", [{"bits": 4}, {"codebook": 5}])
+def test_a_file_is_written_as_rows_are_coded(way, tmp_path, monkeypatch):
+    """What is wrong in the last rows leaves no file; the others are those of a store that was whole before."""
+    monkeypatch.setattr(functional, "_ROWS", 50)
+    monkeypatch.setattr(codebook, "_ROWS", 50)
+    feat = np.random.default_rng(0).standard_normal((120, WIDTH), np.float32)
+    mapped = lowbit.compress(feat, **way, path=tmp_path / "mapped")
+    whole = lowbit.compress(feat, **way).save(tmp_path / "whole")
+    assert whole.read_bytes() == (tmp_path / "mapped").read_bytes()
+    assert torch.equal(mapped[:], mapped[torch.arange(120)])
+    feat[119] = np.nan
+    with pytest.raises(DGLError, match="NaN or infinity"):
+        lowbit.compress(feat, like=numba_kernels.fitted_grid(feat[:100], 4), path=tmp_path / "none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mapped", "whole"]
 
 
 def test_bytes_are_a_sixteenth_at_2_bits_and_a_codebook_of_4_columns():

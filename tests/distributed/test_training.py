@@ -1,10 +1,12 @@
 """Training over DGL's distributed engine: shares of a graph, replicas, and a run that loses a process."""
 
+import subprocess
 import sys
 import time
 from pathlib import Path
 
 import dgl
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,10 +18,12 @@ from dgl_lowbit.quant import QLRQuantizer
 from dgl_lowbit.smoothness import SmoothnessControl
 from dgl_lowbit.training import LostProcessError, synchronize
 from dgl_lowbit.training.processes import Processes
+from numba_kernels import Codewords
 from tests.test_processes import world
 from tests.training.models import build
 
 TRAINER = Path(__file__).with_name("trainer.py")
+WORDS = lowbit.FeatureStore(Codewords(np.zeros((3, 1), np.uint8), np.zeros((1, 1, 2), np.float32), 2))
 SECONDS = 240  # on a machine that others use too
 
 
@@ -56,6 +60,13 @@ def test_one_process_on_a_dist_graph_trains_as_on_the_graph(dist_graph, planted)
         assert shares.best["test_accuracy"] == pytest.approx(whole.best["test_accuracy"], abs=0.01)
 
 
+@pytest.mark.slow
+def test_a_dist_graph_is_trained_on_from_records_of_a_store(tmp_path):
+    command = [sys.executable, "-m", "tests.distributed.stored", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -66,6 +77,8 @@ def test_one_process_on_a_dist_graph_trains_as_on_the_graph(dist_graph, planted)
         ({"history": True}, "history= cannot be had"),
         ({"config": lowbit.QuantConfig(2, protect=(0.0, 0.2))}, "protect= cannot be had"),
         ({"sampler": lowbit.BanditSampler([2, 2])}, "BanditSampler keeps a number for each edge"),
+        ({"feat": torch.ones(3, 2)}, "feat of a DistGraph is the FeatureStore whose records.*got Tensor beside"),
+        ({"feat": WORDS}, r"must be records of the store, \(N, 1\) uint8, got torch.float32"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(dist_graph, options, message):
