@@ -9,8 +9,8 @@ import dgl
 import torch
 import torch.distributed as dist
 
+from ..nn.stored import is_store
 from .batches import Batch, check_label, check_names
-from .features import is_store
 from .identity import identity_of
 from .in_batches import InBatches
 from .processes import Processes, watch

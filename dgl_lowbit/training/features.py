@@ -6,15 +6,11 @@ from typing import Any
 
 import psutil
 import torch
-from dgl.storages import FeatureStorage
+
+from ..nn.stored import is_store
 
 # Bytes of float32 up to which all rows of a store are decoded to pass over a whole graph.
 MOST_DECODED = 1 << 30
-
-
-def is_store(feat: Any) -> bool:
-    """Whether features are in a :class:`dgl_lowbit.FeatureStore`, which this need not import, nor Numba with it."""
-    return isinstance(feat, FeatureStorage) and hasattr(feat, "decode")
 
 
 def decoded_bytes(store) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ..nn import LowBitLayer
-from .features import is_store
+from ..nn.stored import is_store
 
 
 def graph_identity(graph: dgl.DGLGraph) -> dict[str, Any]:

@@ -13,10 +13,11 @@ from ..allocation import LearnedBits, allocate_groups
 from ..allocation.groups import place_groups
 from ..config import QuantConfig
 from ..convert import quantize
+from ..nn.stored import is_store
 from ..nn.wrappers import check_model
 from ..pruning import Pruner
 from .distributed import processes_of
-from .features import all_rows, is_store
+from .features import all_rows
 from .history import History
 from .loop import train
 from .message_history import sending_codes

@@ -14,12 +14,13 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..calibration import calibrate
 from ..nn.protection import with_degree_ranks
+from ..nn.stored import is_store
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
 from ..quant.sparse import SparseFeatures, mostly_zero
 from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, whole_graph
-from .features import all_rows, given_features, is_store, rows_of
+from .features import all_rows, given_features, rows_of
 from .history import History
 from .identity import content_of, identity_of
 from .in_batches import InBatches

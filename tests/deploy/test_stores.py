@@ -78,6 +78,15 @@ def test_codes_on_the_models_own_grid_are_taken_without_decoding(kind, graph):
     assert torch.equal(packed.update(graph, store), packed(graph, decoded))
 
 
+def test_an_example_may_hold_a_store(graph):
+    store, packed = lowbit.compress(graph.ndata["feat"], 2), []
+    for feat in (store, store[:]):
+        torch.manual_seed(1)
+        model = lowbit.quantize(Net(dgl.nn.SAGEConv, "mean"), lowbit.QuantConfig(2), graph, feat).eval()
+        packed.append(lowbit.freeze(lowbit.calibrate(model, graph, feat), graph, feat))
+    assert packed[0].to_bytes() == packed[1].to_bytes()
+
+
 def test_what_else_reads_features_gets_them_decoded(graph):
     class Beside(Net):
         def forward(self, graph, feat):

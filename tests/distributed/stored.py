@@ -11,11 +11,12 @@ import pytest
 import torch
 
 import dgl_lowbit as lowbit
+from dgl_lowbit.experiments.data import load_graph
 from tests.training.models import build
 
 
 def main(folder):
-    graph = dgl.add_self_loop(lowbit.data.load_graph("planted"))
+    graph = dgl.add_self_loop(load_graph("planted"))
     store = lowbit.compress(graph.ndata["feat"], 2)
     options = {"sampler": dgl.dataloading.NeighborSampler([-1, -1]), "batch_size": 1000, "epochs": 3, "progress": False}
     graph.ndata["feat"] = store.records()
