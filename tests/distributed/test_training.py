@@ -1,6 +1,5 @@
 """Training over DGL's distributed engine: shares of a graph, replicas, and a run that loses a process."""
 
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -60,11 +59,20 @@ def test_one_process_on_a_dist_graph_trains_as_on_the_graph(dist_graph, planted)
         assert shares.best["test_accuracy"] == pytest.approx(whole.best["test_accuracy"], abs=0.01)
 
 
-@pytest.mark.slow
-def test_a_dist_graph_is_trained_on_from_records_of_a_store(tmp_path):
-    command = [sys.executable, "-m", "tests.distributed.stored", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_a_dist_graph_is_trained_on_from_records_of_a_store(dist_graph, planted, monkeypatch):
+    """As the graph is from what the store holds: with all neighbours nothing is drawn."""
+    draw, histories = np.random.default_rng(0), []
+    packed, book = draw.integers(4, size=(560, 359), dtype=np.uint8), draw.standard_normal((359, 4, 4), np.float32)
+    store = lowbit.FeatureStore(Codewords(packed, book, 1433))
+    held = dgl.distributed.DistTensor((len(store), store.row_bytes), torch.uint8, "kept", lambda *_: store.records())
+    monkeypatch.setitem(dist_graph.ndata, "feat", held)
+    options = {"sampler": dgl.dataloading.NeighborSampler([-1, -1]), "batch_size": 1000, "epochs": 2}
+    for graph, feat in ((planted, store[:]), (dist_graph, store)):
+        history = lowbit.train(build("sage", dropout=0.0), graph, feat=feat, progress=False, **options)
+        histories.append(history.epochs)
+    for whole, shares in zip(*histories):
+        for key in ("loss", "val_loss", "val_accuracy"):
+            assert shares[key] == pytest.approx(whole[key], rel=1e-3), key
 
 
 @pytest.mark.parametrize(
