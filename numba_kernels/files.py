@@ -70,10 +70,10 @@ def replacing(path) -> Iterator[BinaryIO]:
         As :func:`replace_file`; before the block begins.
     """
     if _is_special(Path(path)):
-        with tempfile.TemporaryFile() as file, Path(path).open("wb") as place:
+        with tempfile.TemporaryFile() as file, Path(path).open("wb") as special:
             yield file
             file.seek(0)
-            shutil.copyfileobj(file, place, _COPIED)
+            shutil.copyfileobj(file, special, _COPIED)
         return
     place, before = checked_place(path)
     _remove_leftovers(place.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from ..plan.resolve import Op
 from ..spec import CodedRows
 from .codes import Codes
 from .places import empty_codes
+
+Kind = TypeVar("Kind", Codes, Codewords)
 
 
 @dataclass
@@ -100,7 +103,7 @@ def of_rows(codes: Codes | Codewords) -> dict[str, np.ndarray]:
     return {name: getattr(codes, name) for name in ("packed", *own, *powers)}
 
 
-def joined(parts: list[Codes] | list[Codewords]) -> Codes | Codewords:
+def joined(parts: list[Kind]) -> Kind:
     """The rows of codes of one grid or book, one after another."""
     first = parts[0]
     if len(parts) == 1:
@@ -113,9 +116,9 @@ def joined(parts: list[Codes] | list[Codewords]) -> Codes | Codewords:
     return result
 
 
-def slice_of(codes: Codes | Codewords, rows: slice) -> Codes | Codewords:
+def slice_of(codes: Kind, rows: slice) -> Kind:
     """The rows of a slice, which are not copied but where they do not follow one another."""
-    own = {name: np.ascontiguousarray(array[rows]) for name, array in of_rows(codes).items()}
+    own: dict[str, Any] = {name: np.ascontiguousarray(array[rows]) for name, array in of_rows(codes).items()}
     return replace(codes, **own)
 
 
