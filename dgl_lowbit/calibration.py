@@ -12,6 +12,7 @@ from torch import nn
 from .convert import warn_of_float
 from .nn.message_passing import Hooked, discover
 from .nn.message_passing.last_call import remember, with_own_frames
+from .nn.stored import decoded
 from .nn.wrappers import check_model
 from .progress import progress_bar
 from .quant import Observer, QFormat, Quantizer
@@ -51,7 +52,7 @@ def calibrate(
     model : torch.nn.Module
         Low-bit model; its ranges are overwritten, its training mode is kept.
     *args, **kwargs
-        What the model is called with: ``graph, feat``.
+        What the model is called with: ``graph, feat``. All rows of a :class:`FeatureStore` are decoded.
     observer : {"error", "minmax", "percentile"}
         What a range is: that which minimises the error of representation (arXiv:2308.14949), the extremes, or a
         percentile of the magnitudes (as arXiv:2008.05000). Default: what the config says, ``"error"`` unless told.
@@ -96,6 +97,7 @@ def calibrate(
         ``RelGraphConv`` from bases, or are coded by several quantisers.
     """
     check_model(model, "calibrate")
+    args, kwargs = decoded((args, kwargs))
     given = {"kind": observer, "percentile": percentile, "process_group": process_group}
     given = {name: value for name, value in given.items() if value is not None}
     Observer(**given)

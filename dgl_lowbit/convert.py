@@ -12,6 +12,7 @@ from . import nn as lowbit_nn
 from .config import QuantConfig
 from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
+from .nn.stored import decoded
 from .nn.teacher import keep_float
 from .nn.wrappers import check_model
 from .quant.evaluation import evaluating
@@ -79,6 +80,7 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     """
     config = QuantConfig() if config is None else config
     check_model(model, "quantize")
+    example, kwargs = decoded((example, kwargs))
     if not isinstance(config, QuantConfig):
         raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
     for name, module in model.named_modules():

@@ -136,9 +136,7 @@ class _Decoded:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        if isinstance(self._codes, Codes):
-            return values_of(slice_of(self._codes, rows))
-        return Codewords(self._codes.packed[rows], self._codes.book, self._codes.columns).values()
+        return slice_of(self._codes, rows).values()
 
 
 def any_array(value, name: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,18 +93,30 @@ def learned_codewords(values, wide: int, words: int = MOST_WORDS, seed: int = 0)
     GraphError
         For other numbers, and values that are not finite.
     """
+    book = learned_book(values, wide, words, seed)
+    packed = np.concatenate([part.packed for part in coded_parts(values, book)])
+    return Codewords(packed, book, values.shape[1])
+
+
+def learned_book(values, wide: int, words: int = MOST_WORDS, seed: int = 0) -> np.ndarray:
+    """The book of :func:`learned_codewords` alone, (pieces, words, wide) float32."""
     rows, columns = values.shape
     wide, words = whole_number(wide, "columns of a piece", 1, columns), whole_number(words, "words", 1, MOST_WORDS)
     draw = np.random.default_rng(seed)
     chosen = np.sort(draw.permutation(rows)[:_SAMPLE])
     sample = _pieces(values[chosen], wide)
     starts = draw.permutation(len(chosen))[: min(words, len(chosen))]
-    book = np.stack([_means(part, np.array(part[starts])) for part in sample])
-    packed = np.empty((rows, len(book)), np.uint8)
-    for start in range(0, rows, _ROWS):
-        for number, part in enumerate(_pieces(values[start : start + _ROWS], wide)):
-            packed[start : start + _ROWS, number] = _nearest(part, book[number])
-    return Codewords(packed, book, columns)
+    return np.stack([_means(part, np.array(part[starts])) for part in sample])
+
+
+def coded_parts(values, book: np.ndarray) -> Iterator[Codewords]:
+    """The words of ``book`` that are nearest to rows of ``values``, a part of so many rows after another."""
+    for start in range(0, len(values), _ROWS):
+        pieces = _pieces(values[start : start + _ROWS], book.shape[2])
+        packed = np.empty((pieces.shape[1], len(book)), np.uint8)
+        for number, part in enumerate(pieces):
+            packed[:, number] = _nearest(part, book[number])
+        yield Codewords(packed, book, values.shape[1])
 
 
 def _pieces(values, wide):

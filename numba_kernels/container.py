@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -65,18 +66,28 @@ def check_digests(arrays: dict[str, np.ndarray], digests) -> None:
 
 def write(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     """The file of ``arrays``, of the widest dtype first and then by name, and of ``metadata``, sealed."""
+    start, places = begin(arrays, metadata)
+    return b"".join([start, *(np.ascontiguousarray(arrays[name]).tobytes() for name in places)])
+
+
+def begin(arrays: Mapping, metadata: dict[str, str]) -> tuple[bytes, dict[str, int]]:
+    """The bytes of a file before its arrays, and at which byte of it each of them begins, in their order.
+
+    ``arrays`` may be anything with a ``dtype`` and a ``shape``. The length does not depend on what metadata say, but on
+    how long they are.
+    """
     names = {dtype: name for name, dtype in DTYPES.items()}
     header: dict[str, dict] = {_METADATA: {**metadata, _SEAL: _UNSEALED}}
-    parts, end = [], 0
-    for name, array in sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0])):
-        parts.append(np.ascontiguousarray(array).tobytes())
-        offsets = [end, end + len(parts[-1])]
-        header[name] = {"dtype": names[array.dtype], "shape": [*array.shape], "data_offsets": offsets}
-        end = offsets[1]
+    places, end = {}, 0
+    for name, array in sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
+        places[name], shape = end, [*array.shape]
+        end += math.prod(shape) * array.dtype.itemsize
+        header[name] = {"dtype": names[array.dtype], "shape": shape, "data_offsets": [places[name], end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     text = text.replace(_seal(_UNSEALED), _seal(hashlib.sha256(text).hexdigest()))
-    return b"".join([len(text).to_bytes(8, "little"), text, *parts])
+    start = len(text).to_bytes(8, "little") + text
+    return start, {name: len(start) + place for name, place in places.items()}
 
 
 def read(buffer) -> tuple[Header, dict[str, np.ndarray]]:

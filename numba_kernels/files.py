@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +21,7 @@ except ImportError:  # no POSIX: what a killed process leaves stays
 HAS_LOCKS = fcntl is not None
 # Short, so that a name may be as long as the system lets it be.
 _PREFIX, _SUFFIX = ".lowbit-", ".tmp"
+_COPIED = 1 << 22  # bytes at a time
 
 
 def replace_file(path, data: bytes) -> Path:
@@ -59,13 +61,20 @@ def replace_file(path, data: bytes) -> Path:
 def replacing(path) -> Iterator[BinaryIO]:
     """A new file, to be written and read, that takes the place of ``path`` as :func:`replace_file` says.
 
-    It does where the ``with`` block ends; where it fails the new file is removed.
+    It does where the ``with`` block ends; where it fails the new file is removed. Where ``path`` is no regular file,
+    as a pipe, the file is a temporary one, copied there.
 
     Raises
     ------
     FileNotFoundError, OSError
         As :func:`replace_file`; before the block begins.
     """
+    if _is_special(Path(path)):
+        with tempfile.TemporaryFile() as file, Path(path).open("wb") as special:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file, special, _COPIED)
+        return
     place, before = checked_place(path)
     _remove_leftovers(place.parent)
     beside, handle = _new_file(place.parent)
@@ -97,7 +106,7 @@ def move_into_place(kept: Path, path) -> None:
             sync_folder(place.parent)
             return
         with replacing(path) as copy:
-            shutil.copyfileobj(file, copy, 1 << 22)
+            shutil.copyfileobj(file, copy, _COPIED)
     kept.unlink()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .given import REAL, given_array
@@ -55,9 +57,14 @@ def quantize(values: np.ndarray, grid: Grid) -> Codes:
 
 def encoded(values, spec: GridSpec) -> Codes:
     """Codes, on the grid ``spec``, of anything that gives float rows for slices, some thousand rows at a time."""
+    return joined(list(encoded_parts(values, spec)))
+
+
+def encoded_parts(values, spec: GridSpec) -> Iterator[Codes]:
+    """The same, a part of so many rows after another."""
     grid = Grid.of(spec, values.shape[1])
-    starts = range(0, max(len(values), 1), _ROWS)
-    return joined([quantize(values[start : start + _ROWS], grid) for start in starts])
+    for start in range(0, max(len(values), 1), _ROWS):
+        yield quantize(values[start : start + _ROWS], grid)
 
 
 def dequantize(codes: Codes) -> np.ndarray:

@@ -60,11 +60,11 @@ def result_file(path, kept: Path | None = None) -> Iterator[ResultFile]:
     path = Path(path)
     if path.suffix != ".npy":
         raise ArrayFileError(f"the result must go to a file named .npy, got {path}.")
+    checked_place(path)
     if kept is None:
         with replacing(path) as file:
             yield ResultFile(file)
         return
-    checked_place(path)
     with opened(kept) as file:
         yield ResultFile(file)
     move_into_place(kept, path)

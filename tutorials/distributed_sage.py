@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import dgl_lowbit as lowbit
-from dgl_lowbit.distributed import OneHost, initialize
+from dgl_lowbit.distributed import OneHost, inference, initialize
 from dgl_lowbit.experiments.data import load_graph
 from dgl_lowbit.experiments.settings import settings
 from dgl_lowbit.report import mean_std, table
@@ -103,7 +103,9 @@ def train(graph, classes, seed, batch):
 # A trainer
 # ---------
 # This script is also what runs on each machine: once as its server, which does not return from ``initialize``, and once
-# as a trainer. The models of all trainers are the same to the last bit; the first writes them down.
+# as a trainer. The models of all trainers are the same to the last bit; the first writes them down. Packed, they run on
+# the parts as well: trainers send each other codes of nodes at the cut, and write the rows of their own nodes into one
+# tensor, which is served in parts, as features are.
 
 
 def trainer(folder):
@@ -111,9 +113,16 @@ def trainer(folder):
     graph = dgl.distributed.DistGraph("graph", part_config=os.environ["DGL_CONF_PATH"])
     about = json.loads(Path(folder, "about.json").read_text())
     accuracy, models = train(graph, about["classes"], about["seed"], options.batch)
-    if torch.distributed.get_rank() == 0:
-        for name, model in models.items():
-            lowbit.freeze(model).save(Path(folder, f"{name}.safetensors"))
+    is_first = torch.distributed.get_rank() == 0
+    for name, model in models.items():
+        packed = lowbit.freeze(model)
+        logits = dgl.distributed.DistTensor((graph.num_nodes(), about["classes"]), torch.float32, name)
+        inference(packed, graph, graph.ndata["feat"], out=logits)
+        torch.distributed.barrier()
+        if is_first:
+            packed.save(Path(folder, f"{name}.safetensors"))
+            torch.save(logits[torch.arange(graph.num_nodes())], Path(folder, f"{name}.pt"))
+    if is_first:
         Path(folder, "accuracy.json").write_text(json.dumps(accuracy))
     torch.distributed.barrier()
 
@@ -126,16 +135,18 @@ if "DGL_ROLE" in os.environ:
 # Parts
 # -----
 # METIS cuts the graph into parts of the same size with few edges between them, and each part is written to files, with
-# the features and labels of its nodes. Shuffled ids are the rule there; the originals are kept beside.
+# the features and labels of its nodes. Nodes get ids of their own there, those of a part one after another; ``ids`` are
+# the original ones.
 
 
 def partition(graph, folder, seed):
-    dgl.distributed.partition_graph(
+    ids, _ = dgl.distributed.partition_graph(
         graph, "graph", options.parts, folder, balance_ntypes=graph.ndata["train_mask"], balance_edges=True,
+        return_mapping=True,
     )  # fmt: skip
     about = {"classes": int(graph.ndata["label"].max()) + 1, "seed": seed}
     Path(folder, "about.json").write_text(json.dumps(about))
-    return about["classes"]
+    return about["classes"], ids
 
 
 def loaded(seed):
@@ -157,31 +168,36 @@ for seed in range(options.seeds):
     graph = loaded(seed)
     label, test_mask = graph.ndata["label"], graph.ndata["test_mask"]
     with tempfile.TemporaryDirectory() as folder:
-        classes = partition(graph, folder, seed)
+        classes, ids = partition(graph, folder, seed)
         settings = "--folder", folder, "--epochs", options.epochs, "--batch", options.batch
         command = [sys.executable, sys.argv[0], *settings]
         with OneHost([*command, "--bits", *options.bits], f"{folder}/graph.json", folder, options.parts) as host:
             if any(host.wait()):
                 raise SystemExit("\n".join(host.printed("trainer", rank)[-3000:] for rank in range(options.parts)))
         on_parts = json.loads(Path(folder, "accuracy.json").read_text())
-        packed = {name: lowbit.load(Path(folder, f"{name}.safetensors")) for name in on_parts if name != "float32"}
+        names = [name for name in on_parts if name != "float32"]
+        packed = {name: lowbit.load(Path(folder, f"{name}.safetensors")) for name in names}
+        computed = {name: torch.load(Path(folder, f"{name}.pt")) for name in names}
     on_one, _ = train(graph, classes, seed, options.parts * options.batch)
     for name in on_parts:
-        runs = rows.setdefault(name, ([], [], []))
+        runs = rows.setdefault(name, ([], [], [], []))
         runs[0].append(on_one[name])
         runs[1].append(on_parts[name])
         if name in packed:
-            hits = packed[name].inference(graph, graph.ndata["feat"], batch_size=1000).argmax(1) == label
-            runs[2].append(hits[test_mask].float().mean().item())
+            logits = packed[name].inference(graph, graph.ndata["feat"], batch_size=1000)
+            runs[2].append((logits.argmax(1) == label)[test_mask].float().mean().item())
+            runs[3].append((logits[ids] == computed[name]).all(1).float().mean().item())
 
 described = [
-    [name, mean_std(one), mean_std(parts), mean_std(ran) if ran else "-"] for name, (one, parts, ran) in rows.items()
+    [name, mean_std(one), mean_std(parts), *((mean_std(ran), f"{100 * min(equal):.2f} %") if ran else ("-", "-"))]
+    for name, (one, parts, ran, equal) in rows.items()
 ]
 print(f"{options.graph}, {graph.num_nodes():,} nodes, {options.parts} parts, seeds: {options.seeds}\n")
-print(table(["GraphSAGE", "one process", f"{options.parts} machines", "packed"], described))
+print(table(["GraphSAGE", "one process", f"{options.parts} machines", "packed", "the same on parts"], described))
 
 # %%
-# The packed model is one of any other run: it was loaded here, and has seen the graph whole.
+# The packed model is one of any other run: it was loaded here, and has seen the graph whole. The last column is the
+# share of nodes whose numbers have the same bits as those that the machines computed, each on its part.
 
 figure, ax = plt.subplots(figsize=(5, 2.4), layout="constrained")
 places = np.arange(len(rows))

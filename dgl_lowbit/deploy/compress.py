@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from numba_kernels.codebook import learned_codewords
+from numba_kernels.codebook import coded_parts, learned_book
 from numba_kernels.fitting import fitted_grid
-from numba_kernels.functional import encoded
+from numba_kernels.functional import encoded_parts
+from numba_kernels.run.code_file import save_parts
+from numba_kernels.run.coded import joined
 from numba_kernels.spec import GridSpec
 
 from .errors import ArgumentsError
@@ -24,7 +26,8 @@ def compress(
 ) -> FeatureStore:
     """Features as codes of some bits, or as words of a codebook.
 
-    Exactly one of ``bits``, ``codebook`` and ``like`` says how. Features are read some thousand rows at a time.
+    Exactly one of ``bits``, ``codebook`` and ``like`` says how. Features are read some thousand rows at a time, and
+    codes that go to a ``path`` are written as they are made: neither is in memory as a whole.
 
     Parameters
     ----------
@@ -60,25 +63,30 @@ def compress(
     feat = _plain(feat, "feat")
     if getattr(getattr(feat, "dtype", None), "kind", None) != "f" or feat.ndim != 2 or not feat.size:
         raise ArgumentsError("feat must be a matrix of floats, (nodes, width), with at least a row and a column.")
-    store = FeatureStore(_run_plain(_coded, (feat, bits, codebook, granularity, like, seed), {}))
-    return store if path is None else FeatureStore.load(store.save(path))
+    return _run_plain(_stored, (feat, bits, codebook, granularity, like, seed, path), {})
 
 
-def _coded(feat, bits, codebook, granularity, like, seed):
+def _stored(feat, bits, codebook, granularity, like, seed, path):
     if codebook is not None:
-        return learned_codewords(feat, codebook, seed=seed)
-    if like is None:
-        return encoded(feat, fitted_grid(feat, bits, granularity))
-    spec, width = _grid_of(like), feat.shape[1]
+        parts = coded_parts(feat, learned_book(feat, codebook, seed=seed))
+    else:
+        grid = fitted_grid(feat, bits, granularity) if like is None else _grid_of(like, feat.shape[1])
+        parts = encoded_parts(feat, grid)
+    if path is None:
+        return FeatureStore(joined(list(parts)))
+    return FeatureStore.load(save_parts(parts, len(feat), path))
+
+
+def _grid_of(like, width):
+    """The grid of a model, or that is given, which must fit features of a ``width``."""
+    spec = like if isinstance(like, GridSpec) else _first_grid(like)
     columns = getattr(spec, "columns", 1)
     if columns not in (1, width):
         raise ValueError(f"the grid has {columns} columns, features have {width}.")
-    return encoded(feat, spec)
+    return spec
 
 
-def _grid_of(like):
-    if isinstance(like, GridSpec):
-        return like
+def _first_grid(like):
     if not isinstance(like, PackedModel):
         raise ValueError(f"like must be a packed model or a grid, got {type(like).__name__}.")
     grids = like.feature_grids()

@@ -14,6 +14,7 @@ from .._version import __version__
 from ..config import ARITHMETICS
 from ..nn.message_passing import Site
 from ..nn.message_passing.last_call import recall
+from ..nn.stored import decoded
 from ..nn.wrappers import check_model
 from ..quant import NotCalibratedError, Quantizer
 from ..quant.evaluation import evaluating
@@ -81,7 +82,7 @@ def freeze(
     _refuse_hooks(model)
     if arithmetic not in (None, *ARITHMETICS):
         raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {arithmetic!r}.")
-    model, args, kwargs = on_cpu(model, *_example(model, example, kwargs))
+    model, args, kwargs = on_cpu(model, *decoded(_example(model, example, kwargs)))
     layers = _low_bit_layers(model)
     with computing_in(arithmetic, layers):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,19 @@ from dgl.storages import FeatureStorage
 from numba_kernels import Codes, GraphError
 from numba_kernels.codebook import Codewords
 from numba_kernels.run.code_file import load_codes, save_codes
+from numba_kernels.run.coded import of_rows, slice_of
 
 from .errors import ArgumentsError
+
+_ROWS = 1 << 14  # that are decoded at a time
 
 
 class FeatureStore(FeatureStorage):
     """Rows of features, kept as codes; made by :func:`dgl_lowbit.compress` or :meth:`load`.
 
-    ``store[rows]`` is a float32 tensor. As a ``dgl.storages.FeatureStorage`` it serves DGL's loaders, see
-    :meth:`attach`; a packed model takes it, or :meth:`codes`, in the place of features, and where its first quantiser's
-    grid is the store's nothing is decoded.
+    ``store[rows]`` is a float32 tensor. :func:`dgl_lowbit.fit` and :func:`dgl_lowbit.train` take it as ``feat=``. As a
+    ``dgl.storages.FeatureStorage`` it serves DGL's loaders, see :meth:`attach`. A packed model takes it, or
+    :meth:`codes`, in the place of features, and where its first quantiser's grid is the store's nothing is decoded.
 
     Parameters
     ----------
@@ -67,7 +71,7 @@ class FeatureStore(FeatureStorage):
         return len(self) * self.row_bytes
 
     def codes(self, rows=None):
-        """Codes of some rows, by number or as a mask; default: all, which are not copied.
+        """Codes of some rows, by number, as a mask or a slice; default: all. Slices are not copied, nor are all.
 
         Returns
         -------
@@ -81,7 +85,7 @@ class FeatureStore(FeatureStorage):
         if rows is None:
             return self.coded
         try:
-            taken = self.coded.rows(np.asarray(rows))
+            taken = slice_of(self.coded, rows) if isinstance(rows, slice) else self.coded.rows(np.asarray(rows))
         except GraphError as error:
             raise ArgumentsError(str(error)) from error
         self.bytes_fetched += taken.shape[0] * self.row_bytes
@@ -89,9 +93,12 @@ class FeatureStore(FeatureStorage):
 
     def __getitem__(self, rows) -> torch.Tensor:
         """(n, D) float32 features of rows: numbers, a mask, or a slice."""
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        return torch.from_numpy(self.codes(rows).values())
+        taken = self.codes(rows)
+        values = np.empty(taken.shape, np.float32)
+        for start in range(0, len(values), _ROWS):  # what is between codes and values takes little
+            part = slice(start, start + _ROWS)
+            values[part] = slice_of(taken, part).values()
+        return torch.from_numpy(values)
 
     def fetch(self, indices, device, pin_memory=False, **kwargs) -> torch.Tensor:
         """What DGL's loaders call: rows of features, on ``device``."""
@@ -121,6 +128,15 @@ class FeatureStore(FeatureStorage):
         attached.get_node_storage = storage
         return attached
 
+    def digest(self) -> str:
+        """A digest of all rows and of what they share, in hexadecimal digits: what tells a store from others."""
+        coded = self.coded
+        of_all = [coded.book] if isinstance(coded, Codewords) else [coded.scale, coded.zero]
+        digest = hashlib.blake2b(repr(self).encode(), digest_size=6)
+        for part in (*of_rows(coded).values(), *of_all):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
+
     # -- records ----------------------------------------------------------------------------------------
     def records(self, rows=None) -> torch.Tensor:
         """Codes of rows with what each has of its own behind them, (n, :attr:`row_bytes`) uint8.
@@ -129,7 +145,7 @@ class FeatureStore(FeatureStorage):
         :meth:`decode`.
         """
         taken = self.codes(rows)
-        return torch.from_numpy(np.concatenate([_bytes_of(part) for part in _own_parts(taken)], axis=1))
+        return torch.from_numpy(np.concatenate([_bytes_of(part) for part in of_rows(taken).values()], axis=1))
 
     def decode(self, records: torch.Tensor) -> torch.Tensor:
         """(n, D) float32 features of :meth:`records`, wherever they were kept.
@@ -142,7 +158,7 @@ class FeatureStore(FeatureStorage):
         if records.dtype != torch.uint8 or records.dim() != 2 or records.shape[1] != self.row_bytes:
             raise ArgumentsError(f"records are (n, {self.row_bytes}) uint8, got {records.dtype} {(*records.shape,)}.")
         given, coded, start, parts = records.numpy(), self.coded, 0, []
-        for part in _own_parts(coded):
+        for part in of_rows(coded).values():
             width = part.itemsize * (part.shape[1] if part.ndim == 2 else 1)
             taken = np.ascontiguousarray(given[:, start : start + width]).view(part.dtype)
             parts.append(taken if part.ndim == 2 else taken[:, 0])
@@ -178,13 +194,6 @@ class FeatureStore(FeatureStorage):
     def __repr__(self):
         kind = "words" if isinstance(self.coded, Codewords) else f"{self.coded.grid.spec.bits} bits"
         return f"FeatureStore({len(self):,} × {self.shape[1]} of {kind}, {self.nbytes:,} bytes)"
-
-
-def _own_parts(coded):
-    """What each row has of its own."""
-    if isinstance(coded, Codewords) or not coded.grid.per_row:
-        return [coded.packed]
-    return [coded.packed, coded.scale, coded.zero, *([] if coded.powers is None else [coded.powers])]
 
 
 def _bytes_of(array):

@@ -9,6 +9,7 @@ import dgl
 import torch
 
 from ..nn.checks import check_is_graph
+from .features import check_features, rows_of
 from .sampling import fetched_ahead, sampled
 
 _MASKS = ("train_mask", "val_mask", "test_mask")
@@ -24,12 +25,17 @@ class Batch(NamedTuple):
     labelled: torch.Tensor
 
 
-def check_graph(graph: dgl.DGLGraph) -> None:
-    """Raise ValueError unless ``graph`` is a DGLGraph of one node type whose ``ndata`` has what training reads."""
+def check_graph(graph: dgl.DGLGraph, feat=None) -> None:
+    """Raise ValueError unless ``graph`` is a DGLGraph of one node type whose ``ndata`` has what training reads.
+
+    Features may be given as ``feat`` in the place of the graph's.
+    """
     check_is_graph(graph, "training", ValueError)
     if len(graph.ntypes) > 1:
         raise ValueError(f"training reads graphs of one node type, got {graph.ntypes}; train with a loop of your own.")
-    check_names(graph.ndata, "graph.ndata")
+    if feat is not None:
+        check_features(feat, graph.num_nodes())
+    check_names(graph.ndata, "graph.ndata", feat is None)
     for key in _MASKS:
         mask = graph.ndata[key]
         if mask.dtype != torch.bool:
@@ -43,17 +49,17 @@ def check_graph(graph: dgl.DGLGraph) -> None:
     check_label(int(label[is_used].min()), "graph.ndata['label']")
 
 
-def check_names(ndata, where: str) -> None:
+def check_names(ndata, where: str, with_features: bool = True) -> None:
     """Raise ValueError unless ``ndata``, ``where`` it stands, has what training reads, in its dtypes and shapes."""
-    missing = [key for key in _NEEDED if key not in ndata]
+    missing = [key for key in _NEEDED if key not in ndata and (with_features or key != "feat")]
     if missing:
         raise ValueError(
             f"{where} lacks {', '.join(missing)}; it is to hold features 'feat' (N, D), classes 'label' (N,), and "
             "bool masks (N,) of the nodes to train, validate and test on."
         )
-    feat, label = ndata["feat"], ndata["label"]
-    if not feat.dtype.is_floating_point:
-        raise unfit(f"{where}['feat']", "in floating point", feat.dtype, ".float()")
+    label = ndata["label"]
+    if with_features and not ndata["feat"].dtype.is_floating_point:
+        raise unfit(f"{where}['feat']", "in floating point", ndata["feat"].dtype, ".float()")
     for key in _MASKS:
         shape = tuple(ndata[key].shape)
         if len(shape) != 1:
@@ -116,8 +122,8 @@ def batches(
     def fetch(drawn):
         sources, nodes, blocks = drawn
         nodes = nodes.long()
-        return Batch(blocks, feat[sources.long()], nodes, train_mask[nodes])
+        return Batch(blocks, rows_of(feat, sources.long()), nodes, train_mask[nodes])
 
-    ahead = fetched_ahead if feat.device.type == "cpu" else map  # a GPU's streams belong to threads
+    ahead = fetched_ahead if graph.device.type == "cpu" else map  # a GPU's streams belong to threads
     with sampled(graph, sampler, chosen, num_workers) as blocks:
         yield from ahead(fetch, blocks)

@@ -8,17 +8,13 @@ from typing import Any
 import dgl
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
-from torch import nn
 
-from ..quant.evaluation import evaluating
+from ..nn.stored import is_store
 from .batches import Batch, check_label, check_names
 from .identity import identity_of
+from .in_batches import InBatches
 from .processes import Processes, watch
 from .sampling import learns
-
-# Nodes whose surroundings ranges are taken from, and nodes that are evaluated at a time, in each process.
-_SHOWN, _EVALUATED = 2048, 1024
 
 
 def is_distributed(graph: Any) -> bool:
@@ -26,14 +22,16 @@ def is_distributed(graph: Any) -> bool:
     return isinstance(graph, dgl.distributed.DistGraph)
 
 
-def check_dist_graph(graph, sampler, **options) -> None:
+def check_dist_graph(graph, sampler, feat, **options) -> None:
     """Raise ValueError unless ``graph`` has what training reads, and options are such as it can be trained with."""
     if len(graph.ntypes) > 1 or len(graph.etypes) > 1:
         raise ValueError(
             f"training reads a DistGraph of one type of nodes and edges, got {graph.ntypes} and {graph.etypes}; train "
             "with a loop of your own, and dgl_lowbit.training.synchronize."
         )
-    check_names(graph.ndata, "a DistGraph's ndata")
+    check_names(graph.ndata, "a DistGraph's ndata", feat is None)
+    if feat is not None:
+        _check_records(graph.ndata, feat)
     if not isinstance(sampler, dgl.dataloading.BlockSampler):
         raise ValueError(
             "a DistGraph is trained on by blocks; pass sampler=, as dgl.dataloading.NeighborSampler([10, 10]), got "
@@ -58,6 +56,22 @@ def check_dist_graph(graph, sampler, **options) -> None:
         )
 
 
+def _check_records(ndata, feat):
+    """Raise ValueError unless ``feat`` is the store whose records the graph has."""
+    if not is_store(feat):
+        raise ValueError(
+            "feat of a DistGraph is the FeatureStore whose records are its ndata['feat']; features themselves stand in "
+            f"ndata['feat'], got {type(feat).__name__} beside."
+        )
+    held = ndata.get("feat")
+    if held is None or held.dtype != torch.uint8 or tuple(held.shape[1:]) != (feat.row_bytes,):
+        got = "nothing" if held is None else f"{held.dtype} {(*held.shape,)}"
+        raise ValueError(
+            f"a DistGraph's ndata['feat'] must be records of the store, (N, {feat.row_bytes}) uint8, got {got}; "
+            "partition the graph with store.records() as its 'feat'."
+        )
+
+
 def _world():
     return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
 
@@ -67,7 +81,7 @@ def processes_of(graph: Any) -> Processes:
     return Processes(_world()) if is_distributed(graph) else Processes()
 
 
-class Shares:
+class Shares(InBatches):
     """A DistGraph that several processes train on, each on its share of the nodes.
 
     Shares of each mask are DGL's (``node_split``): as large as each other, and mostly of the process's own part.
@@ -78,6 +92,8 @@ class Shares:
     sampler : dgl.dataloading.BlockSampler
     batch_size : int
         Labelled nodes of a step of one process.
+    store : FeatureStore, optional
+        Decodes the features, which are then its records.
 
     Raises
     ------
@@ -87,18 +103,19 @@ class Shares:
 
     messages = None
 
-    def __init__(self, graph, sampler, batch_size):
-        self.graph, self.sampler, self.processes = graph, sampler, processes_of(graph)
+    def __init__(self, graph, sampler, batch_size, store=None):
+        self.graph, self.sampler, self.processes, self.store = graph, sampler, processes_of(graph), store
         with watch("masks and labels"):
             masks = {name: graph.ndata[f"{name}_mask"] for name in ("train", "val", "test")}
-            self._nodes = {name: self._share(mask) for name, mask in masks.items()}
+            self.nodes = {name: self._share(mask) for name, mask in masks.items()}
             self._others = self._share_of_others(masks["train"])
-            self._own = torch.cat([self._nodes["train"], self._others])
-            self._labels = {name: self._fetch("label", nodes).long() for name, nodes in self._nodes.items()}
-        self.labels = torch.cat([self._labels["train"], torch.full_like(self._others, -1)])  # whose labels nobody asks
-        labelled = torch.cat(list(self._labels.values()))
+            self.own = torch.cat([self.nodes["train"], self._others])
+            self.node_labels = {name: graph.ndata["label"][nodes].long() for name, nodes in self.nodes.items()}
+        # Nobody asks for labels of others.
+        self.labels = torch.cat([self.node_labels["train"], torch.full_like(self._others, -1)])
+        labelled = torch.cat(list(self.node_labels.values()))
         check_label(self.processes.least(int(labelled.min()) if len(labelled) else 0), "a DistGraph's ndata['label']")
-        count = len(self._nodes["train"])
+        count = len(self.nodes["train"])
         self._steps = self.processes.most(-(-count // batch_size))
         if self.processes.least(count) < max(self._steps, 1):
             raise ValueError(
@@ -115,36 +132,27 @@ class Shares:
         own = dgl.distributed.node_split(every, self.graph.get_partition_book(), force_even=True)
         return own[train_mask[own] == 0]
 
-    def _fetch(self, name, nodes):
-        return self.graph.ndata[name][nodes]
+    def _features(self, nodes):
+        rows = self.graph.ndata["feat"][nodes]
+        return rows if self.store is None else self.store.decode(rows)
 
     def keep_messages(self, model) -> None:
         """Histories are of graphs in one process."""
 
-    def show(self, look):
-        """Call ``look`` with blocks around some of this process's nodes, and their features."""
-        look(*self.example())
-
-    def example(self) -> tuple[list, torch.Tensor]:
-        chosen = self._own[torch.linspace(0, len(self._own) - 1, min(_SHOWN, len(self._own))).long()]
-        with watch("blocks to take ranges from"):
-            sources, _, blocks = self.sampler.sample_blocks(self.graph, chosen)
-            return blocks, self._fetch("feat", sources)
-
     def batches(self, with_others: bool) -> Iterator[Batch]:
         """As many steps in each process, with as many nodes, but for one."""
-        count = len(self._nodes["train"])
+        count = len(self.nodes["train"])
         labelled = torch.randperm(count).tensor_split(self._steps)
         others = (count + torch.randperm(len(self._others))).split(max(map(len, labelled)))
         places = [
             torch.cat([some, *(part[: len(some)] for part in others[step : step + 1] if with_others)])
             for step, some in enumerate(labelled)
         ]
-        for step, blocks, feat in self._loaded([self._own[chosen] for chosen in places], self.sampler):
+        for step, blocks, feat in self.loaded([self.own[chosen] for chosen in places], self.sampler):
             is_labelled = torch.arange(len(places[step])) < len(labelled[step])
             yield Batch(blocks, feat, places[step], is_labelled)
 
-    def _loaded(self, batches, sampler):
+    def loaded(self, batches, sampler):
         """Of each of ``batches`` of nodes its number, blocks and features, in any order; sampled by DGL's samplers."""
         loader = dgl.distributed.DistDataLoader(
             torch.arange(len(batches)), batch_size=1, collate_fn=_Sampling(self.graph, sampler, batches)
@@ -153,51 +161,8 @@ class Shares:
         for _ in batches:
             with watch("blocks and features of a batch"):
                 number, sources, blocks = next(rest)
-                feat = self._fetch("feat", sources)
+                feat = self._features(sources)
             yield number, blocks, feat
-
-    @torch.no_grad()
-    def _evaluated(self, model, nodes):
-        """Logits of ``nodes``, some at a time, from all of their neighbours: pairs of their places and logits."""
-        batches = torch.arange(len(nodes)).split(_EVALUATED)
-        if not len(nodes):
-            return
-        whole = dgl.dataloading.MultiLayerFullNeighborSampler(self._depth)
-        with evaluating(model):
-            for number, blocks, feat in self._loaded([nodes[places] for places in batches], whole):
-                yield batches[number], model(blocks, feat)
-
-    @property
-    def _depth(self):
-        """The number of blocks that the model is called with."""
-        if not hasattr(self, "_blocks"):
-            self._blocks = len(self.example()[0])
-        return self._blocks
-
-    def logits(self, model: nn.Module) -> torch.Tensor:
-        """Evaluation logits of this process's nodes, in the order of ``labels``."""
-        parts = list(self._evaluated(model, self._own))
-        logits = parts[0][1].new_empty(len(self._own), parts[0][1].shape[-1])
-        for places, part in parts:
-            logits[places] = part
-        return logits
-
-    def scores(self, model, is_better) -> dict[str, float]:
-        """Loss and accuracy in validation; accuracy in the test where that is better than before, else NaN."""
-        loss, hits, count = self._score(model, "val")
-        record = {"val_loss": loss / count, "val_accuracy": hits / count, "test_accuracy": float("nan")}
-        if is_better(record):
-            _, hits, count = self._score(model, "test")
-            record["test_accuracy"] = hits / count
-        return record
-
-    def _score(self, model, name):
-        nodes, labels = self._nodes[name], self._labels[name]
-        loss = hits = 0.0
-        for places, logits in self._evaluated(model, nodes):
-            loss += F.cross_entropy(logits, labels[places], reduction="sum").item()
-            hits += float((logits.argmax(-1) == labels[places]).sum())
-        return self.processes.sums(loss, hits, len(nodes))
 
     def identity(self, model, teacher):
         book = self.graph.get_partition_book()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..nn import LowBitLayer
+from ..nn.stored import is_store
 
 
 def graph_identity(graph: dgl.DGLGraph) -> dict[str, Any]:
@@ -20,10 +21,12 @@ def graph_identity(graph: dgl.DGLGraph) -> dict[str, Any]:
     return {"nodes": graph.num_nodes(), "edges": graph.num_edges(), "digest": _digest([*_edges(graph), *data])}
 
 
-def content_of(graph: dgl.DGLGraph) -> str:
-    """What tells a graph that is trained on from others: its size, and a digest of its edges and data."""
-    data = [graph.ndata[name] for name in ("feat", "label", "train_mask", "val_mask", "test_mask")]
-    return f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {_digest([*_edges(graph), *data])}"
+def content_of(graph: dgl.DGLGraph, feat) -> str:
+    """What tells a graph that is trained on from others: its size, and a digest of its edges and data with ``feat``."""
+    data = [graph.ndata[name] for name in ("label", "train_mask", "val_mask", "test_mask")]
+    known, stored = ([], f", features {feat.digest()}") if is_store(feat) else ([feat], "")
+    content = _digest([*_edges(graph), *known, *data])
+    return f"{graph.num_nodes()} nodes, {graph.num_edges()} edges, content {content}{stored}"
 
 
 def identity_of(model: nn.Module, content: str, teacher: nn.Module | None, **others: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def train(
     model: nn.Module,
     graph: dgl.DGLGraph,
     *,
+    feat=None,
     teacher: nn.Module | None = None,
     distillation: float = 0.5,
     epochs: int = 200,
@@ -66,6 +67,12 @@ def train(
         of all (:func:`dgl_lowbit.training.synchronize`), and start from the first one's weights. Scores are of all
         neighbours; ``test_accuracy`` is NaN in epochs that are not the best so far. There are no ``transform``,
         ``num_workers``, ``sparse`` and ``bits`` then.
+    feat : FeatureStore or torch.Tensor, optional
+        (N, D) features in the place of the graph's ``feat``, which it then need not have. Of a store, see
+        :func:`dgl_lowbit.compress`, a ``sampler``'s batches fetch and decode their rows. Ranges, a teacher's logits and
+        validation are of all nodes, and decode all rows for the while, up to 1 GiB of float32; of more they are taken
+        from some nodes at a time with all of their neighbours, as on a DistGraph. Without a ``sampler`` a store is
+        decoded once. Of a DistGraph it is the store whose records are ``ndata["feat"]``. Default: the graph's.
     teacher : torch.nn.Module, optional
         Its evaluation logits are learned from.
     distillation : float
@@ -121,15 +128,17 @@ def train(
     Raises
     ------
     ValueError
-        When the graph lacks features, labels or masks, ``epochs`` is not positive, ``schedule`` is unknown,
-        ``num_workers`` cannot sample, the loss is not finite, or ``checkpoint`` belongs to another run.
+        When the graph lacks features, labels or masks, ``feat`` does not fit it or memory, ``epochs`` is not positive,
+        ``schedule`` is unknown, ``num_workers`` cannot sample, the loss is not finite, or ``checkpoint`` belongs to
+        another run.
     LostProcessError
         When another process is gone or ends, or the models of processes come apart. A process whose servers do not
         answer ends with its message.
     """
     check_model(model, "train")
     of_data = {
-        "sampler": sampler, "transform": transform, "num_workers": num_workers, "history": history, "sparse": sparse
+        "sampler": sampler, "transform": transform, "num_workers": num_workers, "history": history, "sparse": sparse,
+        "feat": feat,
     }  # fmt: skip
     check_data(graph, budget=bits, pruner=pruner, protect=protects(model), **of_data)
     check_counts(epochs=epochs, patience=patience, batch_size=batch_size)

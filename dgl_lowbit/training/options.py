@@ -10,9 +10,10 @@ from ..quant import LearnedBitsQuantizer
 from ..quant.base import range_rates
 from .batches import check_graph
 from .distributed import Shares, check_dist_graph, is_distributed
+from .features import check_store, is_large
 from .message_history import check_history
 from .sampling import check_workers
-from .stage import WholeGraph
+from .stage import PartlyDecoded, WholeGraph
 
 BATCH_SIZE = 512
 # Epochs in which bits are learned, and their rate.
@@ -69,23 +70,25 @@ def parameter_groups(
 
 
 # Options that say what steps are made of, as they are unless told.
-OF_DATA = {"sampler": None, "transform": None, "num_workers": 0, "history": False, "sparse": None}
+OF_DATA = {"sampler": None, "transform": None, "num_workers": 0, "history": False, "sparse": None, "feat": None}
 
 
-def check_data(graph, sampler, transform, num_workers, history, **others):
+def check_data(graph, sampler, transform, num_workers, history, sparse, feat, protect, **others):
     if is_distributed(graph):
-        others = {"transform": transform, "num_workers": num_workers, "history": history, **others}
-        check_dist_graph(graph, sampler, **others)
+        others = {"transform": transform, "num_workers": num_workers, "history": history, "sparse": sparse, **others}
+        check_dist_graph(graph, sampler, feat, protect=protect, **others)
     else:
-        check_graph(graph)
+        check_graph(graph, feat)
         check_workers(num_workers, sampler, graph)
         check_history(history, sampler, transform)
+        check_store(feat, sampler, sparse, history=history, **others)
 
 
-def data_of(graph, model, sampler, batch_size, **options):
+def data_of(graph, model, sampler, batch_size, feat=None, **options):
     if is_distributed(graph):
-        return Shares(graph, sampler, batch_size)
-    return WholeGraph(graph, sampler=sampler, batch_size=batch_size, ranks=protects(model), **options)
+        return Shares(graph, sampler, batch_size, feat)
+    kind = PartlyDecoded if is_large(feat) and sampler is not None else WholeGraph
+    return kind(graph, sampler=sampler, batch_size=batch_size, feat=feat, ranks=protects(model), **options)
 
 
 def check_counts(**counts):

@@ -13,9 +13,11 @@ from ..allocation import LearnedBits, allocate_groups
 from ..allocation.groups import place_groups
 from ..config import QuantConfig
 from ..convert import quantize
+from ..nn.stored import is_store
 from ..nn.wrappers import check_model
 from ..pruning import Pruner
 from .distributed import processes_of
+from .features import all_rows
 from .history import History
 from .loop import train
 from .message_history import sending_codes
@@ -111,7 +113,7 @@ def fit(
     progress : bool or str
         Whether to show a progress bar, and its label.
     **options
-        As for :func:`train`: rates, seed, schedule, mini-batches.
+        As for :func:`train`: features, rates, seed, schedule, mini-batches.
 
     Returns
     -------
@@ -138,15 +140,16 @@ def fit(
     if budget is None and config is not None and config.quantizer == "hgq":
         raise ValueError(WITHOUT_PRICE)
     with processes_of(graph).together():
+        if is_store(of_data["feat"]) and of_data["sampler"] is None:  # once for all stages
+            options["feat"] = of_data["feat"] = all_rows(of_data["feat"], graph.device)
         data = data_of(graph, model, batch_size=options.get("batch_size", BATCH_SIZE), **of_data)
-        example = data.example()
         check_pruner(pruner, model, epochs, **of_data)
         if float_epochs:  # what the config asks for may not be: said before any work
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                quantize(model if pruner is None else pruner.squeeze(), config, *example)
+                quantize(model if pruner is None else pruner.squeeze(), config, *data.example())
                 if budget is not None:
-                    _under_budget(model, example, budget, config)
+                    _under_budget(model, data.example(), budget, config)
         label = progress if isinstance(progress, str) else "training"
         saved = Checkpoint(checkpoint, resume, data.processes)
         bits = "low-bit" if config is None else f"INT{config.bits}"
@@ -159,7 +162,7 @@ def fit(
 
         teacher_history, sends_codes = History(), of_data["history"] or learns(of_data["sampler"])
         if float_epochs:
-            trained = sending_codes(model, config, example) if sends_codes else model
+            trained = sending_codes(model, config, data.example()) if sends_codes else model
             teacher_history = stage("float32", trained, teacher, float_epochs, float_patience)
             if sends_codes:
                 model.load_state_dict({name: trained.state_dict()[name] for name in model.state_dict()})
@@ -170,17 +173,16 @@ def fit(
             stage("pruned", model, teacher, epochs, None, pruner=pruner)
             model, graph = pruner.squeeze(), pruner.graph
             data = data_of(graph, model, batch_size=options.get("batch_size", BATCH_SIZE), **of_data)
-            example = data.example()
-        learned = None if budget is None else _under_budget(model, example, budget, config)
+        learned = None if budget is None else _under_budget(model, data.example(), budget, config)
         if not isinstance(learned, LearnedBits):
-            low_bit = quantize(model, config, *example) if learned is None else learned
+            low_bit = quantize(model, config, *data.example()) if learned is None else learned
         else:
             bits = "low-bit"
             stage("learned bits", learned.model, teacher, bits_epochs, None, bits=learned, schedule="cosine")
             low_bit, config = learned.settled(), learned.config()
         record = stage(bits if bits != "INT32" else "float32 again", low_bit, teacher, epochs, patience)
         if learned is not None and learned is low_bit:
-            place_groups(learned, example, {})
+            place_groups(learned, data.example(), {})
         return Fitted(low_bit, teacher, record, teacher_history, config or QuantConfig())
 
 

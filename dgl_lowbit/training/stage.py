@@ -14,16 +14,19 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..calibration import calibrate
 from ..nn.protection import with_degree_ranks
+from ..nn.stored import is_store
 from ..quant import Quantizer
 from ..quant.evaluation import evaluating
 from ..quant.sparse import SparseFeatures, mostly_zero
 from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, whole_graph
+from .features import all_rows, given_features, rows_of
 from .history import History
 from .identity import content_of, identity_of
+from .in_batches import InBatches
 from .message_history import MessageHistory
 from .processes import Processes
-from .sampling import learns, seed_samplers
+from .sampling import learns, sampled, seed_samplers
 
 
 class Run:
@@ -72,7 +75,7 @@ class Run:
         torch.manual_seed(state)
         seed_samplers(self.data.sampler, state)
         if self.pruner is not None:
-            self.pruner.advance(number, self.data.whole, self.data.feat)
+            self.pruner.advance(number, self.data.whole, self.data.all_features())
         self.model.train()
         with closing(self.data.batches(self.teacher_logits is not None)) as steps:
             losses = [self._step(batch, number) for batch in steps]
@@ -127,6 +130,7 @@ class WholeGraph:
         num_workers=0,
         history=False,
         sparse=None,
+        feat=None,
         ranks=False,
     ):
         self.given, self.graph = graph, as_sampled(graph, sampler)
@@ -134,15 +138,16 @@ class WholeGraph:
             self.graph = with_degree_ranks(self.graph)
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
         self.whole, self.keeps_messages = whole_graph(self.graph, sampler), history
-        self.labels, self.feat, self.sparse = graph.ndata["label"], graph.ndata["feat"], sparse
+        self.labels, self.sparse = graph.ndata["label"], sparse
+        self.feat = self.given_feat = given_features(graph, feat, sampler)
 
     def show(self, look):
         """Call ``look`` with the whole graph and its features; which form of these it takes is kept."""
         dense = self.feat
-        if self.sparse or (self.sparse is None and mostly_zero(dense)):
+        if not is_store(dense) and (self.sparse or (self.sparse is None and mostly_zero(dense))):
             self.feat = SparseFeatures.from_dense(dense)
         try:
-            look(self.whole, self.feat)
+            look(self.whole, self.all_features())
         except (TypeError, AttributeError, dgl.DGLError):
             if self.sparse or self.feat is dense:
                 raise
@@ -156,16 +161,20 @@ class WholeGraph:
         self.messages = MessageHistory(model, self.graph)
         self.graph = self.messages.graph
         self.whole = [self.graph] * len(self.whole)
-        self.messages.fill(self.whole, self.feat)
+        self.messages.fill(self.whole, self.all_features())
         return self.messages.report()
+
+    def all_features(self):
+        """Those of all nodes, as the model takes them."""
+        return all_rows(self.feat, self.graph.device)
 
     def example(self):
         """What a model is called with."""
-        return self.whole, self.given.ndata["feat"]
+        return self.whole, all_rows(self.given_feat, self.graph.device)
 
     def logits(self, model):
         """Evaluation logits of all nodes, in the order of ``labels``."""
-        return evaluation_logits(model, self.whole, self.graph.ndata["feat"])
+        return evaluation_logits(model, *self.example())
 
     def batches(self, with_others):
         graph = self.graph if self.transform is None else self.transform(self.graph)
@@ -173,7 +182,7 @@ class WholeGraph:
 
     def scores(self, model, is_better):
         """Loss and accuracy in validation, and accuracy in the test."""
-        logits = evaluation_logits(model, self.whole, self.feat)
+        logits = evaluation_logits(model, self.whole, self.all_features())
         val = self.graph.ndata["val_mask"]
         return {
             "val_loss": F.cross_entropy(logits[val], self.labels[val]).item(),
@@ -182,7 +191,25 @@ class WholeGraph:
         }
 
     def identity(self, model, teacher):
-        return identity_of(model, content_of(self.given), teacher, transform=self.transform, blocks=self.sampler)
+        content = content_of(self.given, self.given_feat)
+        return identity_of(model, content, teacher, transform=self.transform, blocks=self.sampler)
+
+
+class PartlyDecoded(InBatches, WholeGraph):
+    """The same, of a store of whose features the rows of some nodes are decoded at a time."""
+
+    def __init__(self, graph, **options):
+        WholeGraph.__init__(self, graph, **options)
+        self.own = torch.arange(graph.num_nodes(), device=graph.device)
+        self.nodes = {name: graph.ndata[f"{name}_mask"].nonzero().flatten() for name in ("val", "test")}
+        self.node_labels = {name: self.labels[nodes] for name, nodes in self.nodes.items()}
+
+    def loaded(self, batches, sampler):
+        """Of each of ``batches`` of nodes its number, blocks and features."""
+        batches = [nodes.to(self.graph.idtype) for nodes in batches]
+        with sampled(self.graph, sampler, batches, 0) as drawn:
+            for number, (sources, _, blocks) in enumerate(drawn):
+                yield number, blocks, rows_of(self.feat, sources.long())
 
 
 def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
@@ -215,7 +242,7 @@ def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:
     model : torch.nn.Module
         Called as ``model(graph, feat)``.
     graph : DGLGraph
-    feat : torch.Tensor, optional
+    feat : torch.Tensor or FeatureStore, optional
         (N, D). Default: ``graph.ndata["feat"]``.
 
     Returns
@@ -223,7 +250,7 @@ def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:
     torch.Tensor
         (N, classes), without gradients.
     """
-    return evaluation_logits(model, graph, graph.ndata["feat"] if feat is None else feat)
+    return evaluation_logits(model, graph, given_features(graph, feat, None))
 
 
 def accuracy(logits: torch.Tensor, graph: dgl.DGLGraph, mask: str = "test_mask") -> float:

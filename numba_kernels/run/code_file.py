@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import container
 from ..codebook import Codewords
 from ..errors import ModelFileError
-from ..files import replace_file
+from ..files import replacing
 from ..model_file import contents
 from ..spec import from_json
+from .coded import of_rows
 from .codes import Codes
 from .matrices import Grid
 
@@ -19,34 +26,75 @@ FORMAT, VERSION = "dgl-lowbit-codes", 1
 _KEYS = {"format", "version", "columns", "grid", "sha256"}
 
 
-def save_codes(codes: Codes | Codewords, path):
+def save_codes(codes: Codes | Codewords, path) -> Path:
     """Write codes to a file, whole or not at all; returns ``path``."""
-    arrays = {"packed": codes.packed}
+    return save_parts([codes], len(codes.packed), path)
+
+
+def save_parts(parts: Iterable[Codes | Codewords], rows: int, path) -> Path:
+    """Write ``rows`` rows of codes, of one grid or book, that come in parts, of which one is in memory at a time.
+
+    The file is the same, to the byte, whatever the parts are; it is written whole or not at all.
+    """
+    parts = iter(parts)
+    first = next(parts)
+    grid, shared = _of_all(first)
+    arrays = {**shared, **{name: _Rows(part.dtype, (rows, *part.shape[1:])) for name, part in _in_file(first).items()}}
+    digests = {name: hashlib.sha256() for name in arrays}
+
+    def beginning():
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            "columns": first.shape[1],
+            "grid": grid,
+            "sha256": {name: digest.hexdigest() for name, digest in digests.items()},
+        }
+        return container.begin(arrays, {FORMAT: json.dumps(content, sort_keys=True, separators=(",", ":"))})
+
+    with replacing(path) as file:
+        _, places = beginning()  # as long as the one that has the digests of all rows
+        sizes = {name: math.prod(array.shape) * array.dtype.itemsize for name, array in arrays.items()}
+        ends = {name: place + sizes[name] for name, place in places.items()}
+        for written in itertools.chain([shared], map(_in_file, itertools.chain([first], parts))):
+            for name, array in written.items():
+                data = np.ascontiguousarray(array).data
+                digests[name].update(data)
+                file.seek(places[name])
+                file.write(data)
+                places[name] += data.nbytes
+        if places != ends:
+            raise ValueError(f"the parts have not {rows} rows of one width.")
+        file.seek(0)
+        file.write(beginning()[0])
+    return Path(path)
+
+
+class _Rows(NamedTuple):
+    """An array of all rows, which is never in memory."""
+
+    dtype: np.dtype
+    shape: tuple
+
+
+def _in_file(part):
+    """What rows have of their own, by name, in dtypes that files have."""
+    return {name: array.view(np.uint8) if array.dtype == np.int8 else array for name, array in of_rows(part).items()}
+
+
+def _of_all(codes):
+    """The grid of codes, in JSON, and the arrays that all rows share, by name."""
     if isinstance(codes, Codewords):
-        grid, columns, arrays["book"] = None, codes.columns, codes.book
-    else:
-        columns, per_row = codes.grid.columns, codes.grid.per_row
-        arrays.update({"scale": codes.scale, "zero": codes.zero} if per_row else {})
-        arrays.update({} if codes.powers is None else {"powers": codes.powers.view(np.uint8)})
-        named = {}
+        return None, {"book": codes.book}
+    named: dict[str, np.ndarray] = {}
 
-        def numbers(array):
-            if len(array) == 1:
-                return float(array[0])
-            named[name := f"grid.{len(named)}"] = np.ascontiguousarray(array, np.float32)
-            return name
+    def numbers(array):
+        if len(array) == 1:
+            return float(array[0])
+        named[name := f"grid.{len(named)}"] = np.ascontiguousarray(array, np.float32)
+        return name
 
-        grid = codes.grid.spec.to_json(numbers)
-        arrays.update(named)
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "columns": columns,
-        "grid": grid,
-        "sha256": container.sha256_of_each(arrays),
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return replace_file(path, container.write(arrays, {FORMAT: text}))
+    return codes.grid.spec.to_json(numbers), named
 
 
 def load_codes(path, check: bool = False) -> Codes | Codewords:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
+from ..codebook import Codewords
 from ..plan.resolve import Op
 from ..spec import CodedRows
 from .codes import Codes
 from .places import empty_codes
+
+Kind = TypeVar("Kind", Codes, Codewords)
 
 
 @dataclass
@@ -94,25 +98,30 @@ def stand_in(given):
     return np.broadcast_to(np.float32(0), given.shape) if isinstance(given, Codes) else given
 
 
-def joined(parts: list[Codes]) -> Codes:
-    """The rows of codes of one grid, one after another."""
-    if len(parts) == 1:
-        return parts[0]
+def of_rows(codes: Codes | Codewords) -> dict[str, np.ndarray]:
+    """What each row of codes has of its own, by name: packed codes, and scale and zero point of a grid of its own."""
+    own = ["scale", "zero"] if isinstance(codes, Codes) and codes.grid.per_row else []
+    powers = ["powers"] if isinstance(codes, Codes) and codes.powers is not None else []
+    return {name: getattr(codes, name) for name in ("packed", *own, *powers)}
+
+
+def joined(parts: list[Kind]) -> Kind:
+    """The rows of codes of one grid or book, one after another."""
     first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, Codewords):
+        return Codewords(np.concatenate([part.packed for part in parts]), first.book, first.columns)
     result = empty_codes(sum(part.shape[0] for part in parts), first.grid)
-    for name in ("packed", "scale", "zero", "powers") if first.grid.per_row else ("packed",):
-        if getattr(first, name) is not None:
-            np.concatenate([getattr(part, name) for part in parts], out=getattr(result, name))
+    for name, array in of_rows(result).items():
+        np.concatenate([getattr(part, name) for part in parts], out=array)
     return result
 
 
-def slice_of(codes: Codes, rows: slice) -> Codes:
+def slice_of(codes: Kind, rows: slice) -> Kind:
     """The rows of a slice, which are not copied but where they do not follow one another."""
-    own = [codes.scale, codes.zero] if codes.grid.per_row else []
-    packed, *own = (np.ascontiguousarray(part[rows]) for part in (codes.packed, *own))
-    scale, zero = own or (codes.scale, codes.zero)
-    powers = None if codes.powers is None else np.ascontiguousarray(codes.powers[rows])
-    return Codes(packed, codes.grid, scale, zero, powers)
+    own: dict[str, Any] = {name: np.ascontiguousarray(array[rows]) for name, array in of_rows(codes).items()}
+    return replace(codes, **own)
 
 
 def values_of(codes: Codes) -> np.ndarray:
@@ -125,7 +134,6 @@ def values_of(codes: Codes) -> np.ndarray:
 def rows_of_codes(codes: Codes, rows: np.ndarray) -> Codes:
     """Some rows of codes."""
     taken = empty_codes(len(rows), codes.grid)
-    of_rows = ["scale", "zero"] if codes.grid.per_row else []
-    for name in ("packed", *of_rows, *([] if codes.powers is None else ["powers"])):
-        np.take(getattr(codes, name), rows, axis=0, out=getattr(taken, name), mode="clip")  # rows are checked
+    for name, array in of_rows(taken).items():
+        np.take(getattr(codes, name), rows, axis=0, out=array, mode="clip")  # rows are checked
     return taken

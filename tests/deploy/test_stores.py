@@ -13,7 +13,8 @@ from dgl import DGLError
 from torch import nn
 
 import dgl_lowbit as lowbit
-from numba_kernels import Codes, Graph, GraphError
+import numba_kernels
+from numba_kernels import Codes, Graph, GraphError, codebook, functional
 
 WIDTH = 24
 
@@ -77,6 +78,15 @@ def test_codes_on_the_models_own_grid_are_taken_without_decoding(kind, graph):
     assert torch.equal(packed.update(graph, store), packed(graph, decoded))
 
 
+def test_an_example_may_hold_a_store(graph):
+    store, packed = lowbit.compress(graph.ndata["feat"], 2), []
+    for feat in (store, store[:]):
+        torch.manual_seed(1)
+        model = lowbit.quantize(Net(dgl.nn.SAGEConv, "mean"), lowbit.QuantConfig(2), graph, feat).eval()
+        packed.append(lowbit.freeze(lowbit.calibrate(model, graph, feat), graph, feat))
+    assert packed[0].to_bytes() == packed[1].to_bytes()
+
+
 def test_what_else_reads_features_gets_them_decoded(graph):
     class Beside(Net):
         def forward(self, graph, feat):
@@ -119,6 +129,22 @@ def test_records_and_files_hold_all_of_it(way, graph, tmp_path):
     )
     with pytest.raises(DGLError, match="records are"):
         store.decode(records[:, 1:])
+
+
+@pytest.mark.parametrize("way", [{"bits": 4}, {"codebook": 5}])
+def test_a_file_is_written_as_rows_are_coded(way, tmp_path, monkeypatch):
+    """What is wrong in the last rows leaves no file; the others are those of a store that was whole before."""
+    monkeypatch.setattr(functional, "_ROWS", 50)
+    monkeypatch.setattr(codebook, "_ROWS", 50)
+    feat = np.random.default_rng(0).standard_normal((120, WIDTH), np.float32)
+    mapped = lowbit.compress(feat, **way, path=tmp_path / "mapped")
+    whole = lowbit.compress(feat, **way).save(tmp_path / "whole")
+    assert whole.read_bytes() == (tmp_path / "mapped").read_bytes()
+    assert torch.equal(mapped[:], mapped[torch.arange(120)])
+    feat[119] = np.nan
+    with pytest.raises(DGLError, match="NaN or infinity"):
+        lowbit.compress(feat, like=numba_kernels.fitted_grid(feat[:100], 4), path=tmp_path / "none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mapped", "whole"]
 
 
 def test_bytes_are_a_sixteenth_at_2_bits_and_a_codebook_of_4_columns():

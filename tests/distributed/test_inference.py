@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 
 import dgl_lowbit as lowbit
-from dgl_lowbit.distributed import Partition
+from dgl_lowbit.distributed import OneHost, Partition
 from dgl_lowbit.training import LostProcessError
 from tests.distributed import packed as models
 from tests.distributed import threads
@@ -152,9 +152,9 @@ def test_partitions_of_dgl_are_loaded(tmp_path, folder, monkeypatch):
         assert torch.equal(result, whole[mine])
 
 
-def statuses(module, *args):
-    """Exit statuses of the processes that a module of the tests starts."""
-    command = [sys.executable, "-m", f"tests.distributed.{module}", *map(str, args)]
+def statuses(*args):
+    """Exit statuses of the workers that ``tests.distributed.packed`` starts."""
+    command = [sys.executable, "-m", "tests.distributed.packed", *map(str, args)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stderr
@@ -164,7 +164,7 @@ def statuses(module, *args):
 @pytest.mark.slow
 def test_processes_give_the_rows_of_one_process(folder):
     wholes = {name: models.save(folder, name) for name in ("sage", "rgcn")}
-    assert statuses("packed", 2, folder, ",".join(wholes), "run") == [0, 0]
+    assert statuses(2, folder, ",".join(wholes), "run") == [0, 0]
     for name, whole in wholes.items():
         for rank in range(2):
             result, nodes = torch.load(folder / f"{name}-2-{rank}.pt")
@@ -181,7 +181,7 @@ def test_processes_give_the_rows_of_one_process(folder):
 )
 def test_when_a_worker_stops_the_others_end_with_one_error(way, folder):
     models.save(folder, "sage")
-    assert statuses("packed", 3, folder, "sage", way) == [-9 if way == "kill" else 0, 0, 0]
+    assert statuses(3, folder, "sage", way) == [-9 if way == "kill" else 0, 0, 0]
     for rank in (0, 2):
         name, message, seconds = json.loads((folder / f"{way}-{rank}.json").read_text())
         said = {"raise": "worker 1 of 3 stopped: MemoryError: no room left", "sleep": "did not answer within 4 s"}
@@ -190,11 +190,16 @@ def test_when_a_worker_stops_the_others_end_with_one_error(way, folder):
 
 
 @pytest.mark.slow
-def test_workers_of_dgl_share_a_partition_and_write_one_tensor(folder):
+@pytest.mark.parametrize(("machines", "trainers"), [(1, 2), (2, 1)])
+def test_workers_of_dgl_compute_the_rows_of_one_process_and_write_one_tensor(machines, trainers, folder, tmp_path):
+    """Of two machines each has a server, and a part of METIS's, with the ids that DGL gave its nodes."""
     whole, (graph, feat) = models.save(folder, "sage"), models.arguments("sage")
     graph.ndata["feat"] = feat
-    dgl.distributed.partition_graph(graph, "g", 1, str(folder))
-    assert statuses("served", folder) == [0, 0, 0]
+    ids, _ = dgl.distributed.partition_graph(graph, "g", machines, str(tmp_path), return_mapping=True)
+    command = [sys.executable, "-m", "tests.distributed.served", folder]
+    with OneHost(command, tmp_path / "g.json", tmp_path, machines, trainers) as host:
+        assert host.wait(240) == [0, 0], "\n".join(host.printed("trainer", rank)[-3000:] for rank in range(2))
     rows, written = zip(*(torch.load(folder / f"served{rank}.pt") for rank in range(2)))
-    assert torch.equal(torch.cat(rows), whole) and all(torch.equal(out, whole) for out in written)
+    assert torch.equal(torch.cat(rows), whole[ids]) and all(torch.equal(out, whole[ids]) for out in written)
     assert min(map(len, rows)) > 0
+    assert machines == 1 or not torch.equal(ids, torch.arange(len(ids)))

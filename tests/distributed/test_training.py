@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import dgl
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,10 +17,12 @@ from dgl_lowbit.quant import QLRQuantizer
 from dgl_lowbit.smoothness import SmoothnessControl
 from dgl_lowbit.training import LostProcessError, synchronize
 from dgl_lowbit.training.processes import Processes
+from numba_kernels import Codewords
 from tests.test_processes import world
 from tests.training.models import build
 
 TRAINER = Path(__file__).with_name("trainer.py")
+WORDS = lowbit.FeatureStore(Codewords(np.zeros((3, 1), np.uint8), np.zeros((1, 1, 2), np.float32), 2))
 SECONDS = 240  # on a machine that others use too
 
 
@@ -56,6 +59,22 @@ def test_one_process_on_a_dist_graph_trains_as_on_the_graph(dist_graph, planted)
         assert shares.best["test_accuracy"] == pytest.approx(whole.best["test_accuracy"], abs=0.01)
 
 
+def test_a_dist_graph_is_trained_on_from_records_of_a_store(dist_graph, planted, monkeypatch):
+    """As the graph is from what the store holds: with all neighbours nothing is drawn."""
+    draw, histories = np.random.default_rng(0), []
+    packed, book = draw.integers(4, size=(560, 359), dtype=np.uint8), draw.standard_normal((359, 4, 4), np.float32)
+    store = lowbit.FeatureStore(Codewords(packed, book, 1433))
+    held = dgl.distributed.DistTensor((len(store), store.row_bytes), torch.uint8, "kept", lambda *_: store.records())
+    monkeypatch.setitem(dist_graph.ndata, "feat", held)
+    options = {"sampler": dgl.dataloading.NeighborSampler([-1, -1]), "batch_size": 1000, "epochs": 2}
+    for graph, feat in ((planted, store[:]), (dist_graph, store)):
+        history = lowbit.train(build("sage", dropout=0.0), graph, feat=feat, progress=False, **options)
+        histories.append(history.epochs)
+    for whole, shares in zip(*histories):
+        for key in ("loss", "val_loss", "val_accuracy"):
+            assert shares[key] == pytest.approx(whole[key], rel=1e-3), key
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -66,6 +85,8 @@ def test_one_process_on_a_dist_graph_trains_as_on_the_graph(dist_graph, planted)
         ({"history": True}, "history= cannot be had"),
         ({"config": lowbit.QuantConfig(2, protect=(0.0, 0.2))}, "protect= cannot be had"),
         ({"sampler": lowbit.BanditSampler([2, 2])}, "BanditSampler keeps a number for each edge"),
+        ({"feat": torch.ones(3, 2)}, "feat of a DistGraph is the FeatureStore whose records.*got Tensor beside"),
+        ({"feat": WORDS}, r"must be records of the store, \(N, 1\) uint8, got torch.float32"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(dist_graph, options, message):

@@ -1,13 +1,18 @@
 """Codes in files: what is written is read, mapped; what is damaged or of another kind is refused."""
 
+import itertools
 import mmap
+import os
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from numba_kernels import Codes, Grid, ModelFileError, load, quantize
+from numba_kernels import Codes, Grid, ModelFileError, container, load, quantize
 from numba_kernels.codebook import Codewords, learned_codewords
-from numba_kernels.run.code_file import load_codes, save_codes
+from numba_kernels.run.code_file import load_codes, save_codes, save_parts
 
 from .test_search import grids
 
@@ -31,6 +36,40 @@ def test_codes_come_back_mapped(bits, tmp_path):
         assert codes.save(tmp_path / "again").read_bytes() == (tmp_path / name).read_bytes()
         queries = VALUES[:2]
         assert np.array_equal(found.search(queries, 3)[1], codes.search(queries, 3)[1])
+
+
+def test_what_is_written_in_parts_is_the_same_file_and_none_where_parts_fail(tmp_path, monkeypatch):
+    for name, grid in grids(9, 2):
+        whole = quantize(VALUES, grid).save(tmp_path / name)
+        parts = [quantize(VALUES[rows], grid) for rows in (slice(0, 7), slice(7, 7), slice(7, 20))]
+        assert save_parts(iter(parts), 20, tmp_path / "parts").read_bytes() == whole.read_bytes(), name
+        header, arrays = container.read(whole.read_bytes())
+        assert container.write(arrays, header.metadata) == whole.read_bytes()  # in memory
+    words = learned_codewords(VALUES, 4, words=7)
+    some = [replace(words, packed=words.packed[rows]) for rows in (slice(0, 5), slice(5, 20))]
+    assert save_parts(some, 20, tmp_path / "parts").read_bytes() == save_codes(words, tmp_path / "words").read_bytes()
+    for rows in (19, 21):
+        with pytest.raises(ValueError, match=f"not {rows} rows"):
+            save_parts(parts, rows, tmp_path / "none")
+    assert not (tmp_path / "none").exists() and not list(tmp_path.glob(".lowbit*"))
+
+
+def test_of_what_is_written_one_part_is_in_memory(tmp_path):
+    part = quantize(np.zeros((1 << 14, 64), np.float32), Grid(64, 2))
+    tracemalloc.start()
+    save_parts(itertools.repeat(part, 64), 64 << 14, tmp_path / "codes")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "codes").stat().st_size > 64 * part.packed.nbytes and peak < 2 * part.packed.nbytes
+
+
+def test_codes_go_through_a_pipe(tmp_path):
+    reader, writer = os.pipe()
+    codes = quantize(VALUES, Grid(9, 2))
+    codes.save(f"/dev/fd/{writer}")
+    os.close(writer)
+    assert Path(f"/dev/fd/{reader}").read_bytes() == codes.save(tmp_path / "codes").read_bytes()
+    os.close(reader)
 
 
 def test_words_of_a_codebook_come_back(tmp_path):
