@@ -24,6 +24,7 @@ from ...deploy.freeze import freeze
 from ...deploy.packed import kernel_graph
 from ..data import GRAPH_NAMES, load_graph, num_classes
 from ..models import MODELS
+from .machine import has_bfloat16
 
 # Nodes and edges: as many as ogbn-arxiv's, and as half of Reddit's, of the latter two.
 SYNTHETIC = {
@@ -80,12 +81,11 @@ def spmm_works(name: str, bits: tuple, seed: int = 0) -> list[Work]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that CSR is in beta
         matrix = torch.sparse_csr_tensor(indptr, indices, torch.ones(edges), (nodes, nodes))
-    half = feat.bfloat16()
-    floats = {
-        "DGL float32": lambda: dgl.ops.copy_u_sum(graph, feat),
-        "DGL bfloat16": lambda: dgl.ops.copy_u_sum(graph, half),
-        "torch CSR": lambda: matrix @ feat,
-    }
+    half = feat.bfloat16() if has_bfloat16() else None
+    floats = {"DGL float32": lambda: dgl.ops.copy_u_sum(graph, feat)}
+    if has_bfloat16():
+        floats["DGL bfloat16"] = lambda: dgl.ops.copy_u_sum(graph, half)
+    floats["torch CSR"] = lambda: matrix @ feat
     packed = Work("SpMM → packed", name, nodes, edges, dict(floats))
     to_float = Work("SpMM → float32", name, nodes, edges, dict(floats))
     out = aligned_empty((nodes, WIDTH), np.float32)
@@ -166,9 +166,11 @@ def model_works(name: str, bits: tuple, kinds: tuple, seed: int = 0) -> list[Wor
 
 
 def _model_work(label, name, graph, feat, model, bits):
-    half, half_feat = copy.deepcopy(model).bfloat16(), feat.bfloat16()
     work = Work(label, name, graph.num_nodes(), graph.num_edges())
-    work.functions = {"DGL float32": lambda: model(graph, feat), "DGL bfloat16": lambda: half(graph, half_feat)}
+    work.functions = {"DGL float32": lambda: model(graph, feat)}
+    if has_bfloat16():
+        half, half_feat = copy.deepcopy(model).bfloat16(), feat.bfloat16()
+        work.functions["DGL bfloat16"] = lambda: half(graph, half_feat)
     for b in bits:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
