@@ -100,7 +100,12 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     found = Found()
     if example or kwargs:
         with evaluating(model):
-            found = discover(model, example, kwargs)
+            try:
+                found = discover(model, example, kwargs)
+            except Exception as error:
+                if hasattr(error, "add_note"):  # since Python 3.11
+                    error.add_note("The example that quantize was given does not run through the model.")
+                raise
     if not converted and not (found.sites if example or kwargs else _passes_messages(model)):
         raise ValueError(f"{type(model).__name__} holds no layer that can be made low-bit; these can: {convertible()}.")
     for module in converted.values():  # what a layer's operands are may hang on its config

@@ -58,10 +58,16 @@ def checked_copies(indptr, indices, edge_ids, num_src: int, folder=None) -> Copi
     rows[0] = 0
     rises = int(indptr[0]) == 0 and all(copy_rows(part, rows, at, facts) for at, part in chunks(indptr, overlap=1))
     if not rises or rows[-1] != edges:
-        raise GraphError("indptr must rise from 0 to the number of edges, one step a destination node.")
+        raise GraphError(
+            "indptr must rise from 0 to the number of edges, one step a destination node; indptr and indices are those "
+            "of graph.adj_tensors('csc'), not sources and destinations of edges."
+        )
     for at, part in chunks(indices):
         if not copy_indices(part, num_src, fetched, at):
-            raise GraphError(f"indices must name one of {num_src} source nodes, got {indices.min()} … {indices.max()}.")
+            raise GraphError(
+                f"indices must name one of {num_src} source nodes, got {indices.min()} … {indices.max()}; where "
+                "sources are others than the destinations, pass Graph(indptr, indices, num_src)."
+            )
     fetched[edges:] = 0
     ids = None if edge_ids is None else mapped_array(folder, edges, np.int64)
     if ids is not None:

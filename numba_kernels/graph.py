@@ -222,8 +222,8 @@ class Graph:
             indptr, indices = graph
             return cls(indptr, indices, folder=folder)
         raise GraphError(
-            "a graph is a numba_kernels.Graph, a scipy.sparse matrix or a pair (indptr, indices), "
-            f"got {type(graph).__name__}."
+            "a graph is a numba_kernels.Graph (beside DGL a DGLGraph), a scipy.sparse matrix or a pair (indptr, "
+            f"indices), got {type(graph).__name__}."
         )
 
     def bounds(self, edge_cost: int, row_cost: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from .plan import Plan, PlanError
 
 FORMAT, VERSION, OLDEST_VERSION = "dgl-lowbit", 5, 2
 _SEALED_SINCE, _ONE_DIGEST_SINCE = 4, 5
+_ZIP = b"PK\x03\x04"
 _PLAN = ("inputs", "ops", "outputs", "returns", "heads")
 
 
@@ -88,6 +89,8 @@ def decode(buffer, name="the file") -> tuple[Plan, dict]:
         raise ModelFileError(f"{name} holds no runnable model: {error}") from error
     except (ValueError, LookupError, RecursionError, MemoryError) as error:
         reason = f"{type(error).__name__}: {error}"
+        if bytes(buffer[:4]) == _ZIP:
+            reason = "a ZIP archive, as torch.save writes; freeze the model, and save what that gives"
         raise ModelFileError(f"{name} is not a whole dgl-lowbit model ({reason}); save it again.") from error
 
 

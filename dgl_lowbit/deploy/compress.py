@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
+
 from numba_kernels.codebook import coded_parts, learned_book
 from numba_kernels.fitting import fitted_grid
 from numba_kernels.functional import encoded_parts
 from numba_kernels.run.code_file import save_parts
-from numba_kernels.run.coded import joined
+from numba_kernels.run.coded import are_read_once, joined
 from numba_kernels.spec import GridSpec
 
 from .errors import ArgumentsError
@@ -92,4 +94,9 @@ def _first_grid(like):
     grids = like.feature_grids()
     if len(grids) != 1:
         raise ValueError(f"the model codes features on {len(grids)} grids; pass one of its feature_grids().")
+    if not are_read_once(like.plan):
+        warnings.warn(
+            "the model reads its features on several grids, or as they are; codes on one of them are decoded for the "
+            "others, so that results are not those of the features to the bit.", stacklevel=4,
+        )  # fmt: skip
     return next(iter(grids.values()))

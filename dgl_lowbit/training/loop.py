@@ -182,6 +182,8 @@ def train(
                 counts = pruner is None or pruner.is_done(epoch - 1)
                 if patience is not None and counts and epoch - run.history.best_epoch > patience:
                     slot.save(run, settings, last=True)
+                    bar.total = epoch
+                    bar.set_postfix_str(f"no better epoch for {patience}")
                     break
                 record = run.epoch(epoch)
                 slot.save(run, settings, last=epoch == epochs - 1)

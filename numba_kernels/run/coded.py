@@ -61,16 +61,33 @@ def coded_features(ops: list[Op], features: dict, sparse: set) -> dict:
 
 
 def grids_of_features(plan) -> dict:
-    """The grids on which a plan codes features as they are given, by the names of its inputs."""
+    """The first grid on which a plan codes features as they are given, by the names of its inputs."""
+    return {name: grids[0] for name, grids, _ in _readings(plan) if grids}
+
+
+def are_read_once(plan) -> bool:
+    """Whether features are read on one grid alone, so that codes on it stand for all that is read of them."""
+    return all(len(grids) == 1 and not others for _, grids, others in _readings(plan))
+
+
+def _readings(plan):
+    """Of each input of features its name, the different grids it is coded on, and how many operations read it else."""
     views = {entry["value"]: entry["name"] for entry in plan.inputs if entry["kind"] == "features"}
-    grids: dict = {}
+    grids: dict = {name: [] for name in views.values()}
+    others = dict.fromkeys(grids, 0)
     for op in plan.ops:
-        read = op["in"][0] if op["in"] else None
-        if op["op"] in ("source", "destination") and read in views:
-            views[op["out"]] = views[read]
-        elif op["op"] == "quantize" and read in views and "norm" not in op:
-            grids.setdefault(views[read], plan.grids[op["out"]])
-    return grids
+        for place, read in enumerate(op["in"]):
+            name = views.get(read) if isinstance(read, (int, str)) else None
+            if name is None:
+                continue
+            if op["op"] in ("source", "destination"):
+                views[op["out"]] = name
+            elif op["op"] == "quantize" and place == 0 and "norm" not in op:
+                grid = plan.grids[op["out"]]
+                grids[name] += [grid] if grid not in grids[name] else []
+            else:
+                others[name] += 1
+    return [(name, grids[name], others[name]) for name in grids]
 
 
 def kept_codes(ops: list[Op], given: dict, grids: dict) -> dict:

@@ -14,6 +14,6 @@ def serve(call, host: str, port: int, limits: Limits) -> None:
     except ModuleNotFoundError as error:
         raise ImportError(
             f"serve needs {error.name}, which is not installed: pip install starlette uvicorn, or the "
-            "package with its extra, as 'dgl-lowbit[serve]'."
+            "package with its extra, 'dgl-lowbit-runtime[serve]', or beside DGL 'dgl-lowbit[serve]'."
         ) from error
     run(call, host, port, limits)

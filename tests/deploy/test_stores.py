@@ -63,6 +63,25 @@ def test_a_model_computes_with_what_a_store_holds(way, graph, sage):
     assert torch.equal(packed(graph, store), packed(graph, store[:]))
 
 
+def test_codes_for_several_grids_are_told(graph):
+    class Residual(Net):
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.beside = torch.nn.Linear(20, 8)
+
+        def forward(self, graph, feat):
+            return super().forward(graph, feat) + self.beside(feat)
+
+    torch.manual_seed(2)
+    feat = graph.ndata["feat"]
+    config = lowbit.QuantConfig(4, inputs_granularity="tensor", overrides={"beside": 8})
+    model = lowbit.quantize(Residual(dgl.nn.SAGEConv, "mean"), config, graph, feat)
+    packed = lowbit.freeze(lowbit.calibrate(model, graph, feat).eval(), graph, feat)
+    with pytest.warns(UserWarning, match="on several grids"):
+        store = lowbit.compress(feat, like=packed)
+    assert not torch.equal(packed(graph, store), packed(graph, feat))
+
+
 @pytest.mark.parametrize("kind", [dgl.nn.SAGEConv, dgl.nn.GraphConv])
 def test_codes_on_the_models_own_grid_are_taken_without_decoding(kind, graph):
     packed, _ = frozen(graph, kind, *(["mean"] if kind is dgl.nn.SAGEConv else []))
@@ -96,7 +115,8 @@ def test_what_else_reads_features_gets_them_decoded(graph):
     feat = graph.ndata["feat"]
     model = lowbit.quantize(Beside(dgl.nn.SAGEConv, "mean"), lowbit.QuantConfig(2), graph, feat)
     packed = lowbit.freeze(lowbit.calibrate(model, graph, feat).eval(), graph, feat)
-    store = lowbit.compress(feat, like=next(iter(packed.feature_grids().values())))
+    with pytest.warns(UserWarning, match="reads its features on several grids, or as they are"):
+        store = lowbit.compress(feat, like=packed)
     assert not taken(packed, graph, store.coded)
     assert torch.equal(packed(graph, store), packed(graph, store[:]))
 
