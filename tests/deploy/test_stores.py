@@ -67,7 +67,7 @@ def test_codes_for_several_grids_are_told(graph):
     class Residual(Net):
         def __init__(self, *args):
             super().__init__(*args)
-            self.beside = torch.nn.Linear(20, 8)
+            self.beside = torch.nn.Linear(WIDTH, 8)
 
         def forward(self, graph, feat):
             return super().forward(graph, feat) + self.beside(feat)
