@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from dgl_lowbit.experiments.table_plots import plot_tables
-from dgl_lowbit.experiments.tables import first_rows, read_table, write_table
+from dgl_lowbit.experiments.tables import first_rows, first_table, read_table, write_table
 from dgl_lowbit.report import table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,15 +17,15 @@ PICTURES = {
     "accuracy.svg": ("accuracy-cora.md", "accuracy-coauthor-cs.md", "accuracy-amazon-computer.md"),
     "speed.svg": ("speed.md",),
 }
-_BLOCK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"(<!-- (first )?table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """A page with the tables that it names, as they stand in their files."""
+    """A page with the tables that it names, as they stand in their files: all of a file, or the first table."""
 
     def block(match):
-        _, _, text = (ROOT / match[2]).read_text(encoding="utf-8").partition("\n\n")
-        return f"{match[1]}\n{text}\n{match[3]}"
+        text = read_table(ROOT / match[3]).text
+        return f"{match[1]}\n{first_table(text) if match[2] else text}\n\n{match[4]}"
 
     return _BLOCK.sub(block, text)
 

@@ -87,13 +87,24 @@ def first_rows(text: str) -> list[dict[str, str]]:
     >>> first_rows("| bits | faster |\\n|---|---:|\\n| INT2 | 9.0x |\\n")
     [{'bits': 'INT2', 'faster': '9.0x'}]
     """
+    header, _, *rows = (
+        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in first_table(text).split("\n")
+    )
+    return [dict(zip(header, row)) for row in rows]
+
+
+def first_table(text: str) -> str:
+    """The first Markdown table of ``text``.
+
+    Raises
+    ------
+    ValueError
+        When there is none.
+    """
     table = re.search(r"^\|.*\n\|[-:| ]+\n(?:\|.*(?:\n|\Z))+", text, re.MULTILINE)
     if table is None:
         raise ValueError("there is no table.")
-    header, _, *rows = (
-        [cell.strip() for cell in line.strip().strip("|").split("|")] for line in table[0].strip().split("\n")
-    )
-    return [dict(zip(header, row)) for row in rows]
+    return table[0].strip()
 
 
 def digest(*texts: str) -> str:

@@ -13,7 +13,7 @@ from tests.docs.pages import DOCS, PAGES, ROOT, name
 
 TABLES = sorted((ROOT / "docs/tables").glob("*.md"))
 _TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
-_BLOCK = re.compile(r"<!-- table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
+_BLOCK = re.compile(r"<!-- (?:first )?table: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 
 _spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "docs/tables.py")
 docs_tables = importlib.util.module_from_spec(_spec)
