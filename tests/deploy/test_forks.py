@@ -32,6 +32,7 @@ def layer():
     dgl.utils.set_num_threads(before[1])
 
 
+@pytest.mark.slow
 def test_graphs_and_features_are_converted_in_a_forked_process(layer):
     graph, feat = workers.arguments(0)
     layer(graph, feat)
