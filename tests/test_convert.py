@@ -102,3 +102,10 @@ def test_the_first_training_step_sets_ranges(graph):
     model = lowbit.quantize(dgl.nn.GraphConv(12, 4), lowbit.QuantConfig(4)).train()
     model(graph, features(graph, 12))
     model.eval()(graph, features(graph, 12))
+
+
+@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="errors take notes since Python 3.11")
+def test_what_an_example_raises_says_whose_it_is(graph):
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as raised:
+        lowbit.quantize(dgl.nn.SAGEConv(12, 4, "mean"), lowbit.QuantConfig(2), graph, torch.ones(graph.num_nodes(), 7))
+    assert raised.value.__notes__ == ["The example that quantize was given does not run through the model."]
