@@ -16,7 +16,7 @@ from torch.utils.dlpack import from_dlpack
 import numba_kernels
 from numba_kernels.run.runtime import with_whole_openmp
 
-from ..nn.graphs import GraphCache
+from ..graphs.cache import GraphCache
 from ..quant.sparse import SparseFeatures
 from .errors import ArgumentsError
 from .store import FeatureStore

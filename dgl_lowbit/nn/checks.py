@@ -7,9 +7,9 @@ import torch
 from dgl import DGLError
 from torch import nn
 
+from ..graphs.degrees import leaves_out_nodes
 from ..quant.ranges import is_finite
 from ..quant.sparse import SparseFeatures
-from .degrees import leaves_out_nodes
 
 
 def check_features(

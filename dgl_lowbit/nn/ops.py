@@ -12,11 +12,11 @@ from dgl.core import is_builtin
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
+from ..graphs.degrees import most_messages, power_of_degrees
 from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from ..quant.stochastic import with_gradient_in
-from .degrees import most_messages, power_of_degrees
 from .protection import protected_messages, protected_rows
 from .sums import can_sum_packed, exactly_summed, sum_packed
 from .typed import TypedProducts, meet_by_type

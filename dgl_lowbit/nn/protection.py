@@ -18,10 +18,10 @@ import torch
 from dgl import DGLGraph
 from torch import nn
 
+from ..graphs.cache import GraphCache
 from ..quant.evaluation import is_aside
 from ..quant.recompute import is_recomputing
 from ..quant.stochastic import chances, new_seed
-from .graphs import GraphCache
 from .trees import leaves
 
 # Column of nodes with their F(d), as blocks have it of the graph that they are sampled from.

@@ -9,6 +9,7 @@ import torch
 
 from numba_kernels.spec import MOST_HALVINGS
 
+from ..graphs.cache import GraphCache
 from ..quant import fused
 from ..quant.format import QParams
 from ..quant.products import finished
@@ -17,7 +18,6 @@ from ..quant.remade import Origin
 from ..quant.scaled import made_of
 from ..quant.ste import centered_codes, differentiable, range_ends
 from ..quant.stochastic import new_seed
-from .graphs import GraphCache
 
 # Numbers that a sum reads, edges times columns, from which packing the codes first pays.
 _LEAST = 1 << 20

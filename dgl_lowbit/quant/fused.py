@@ -50,7 +50,7 @@ class Layout(NamedTuple):
 
 def layout_of(x: torch.Tensor, scale: torch.Tensor) -> Layout | None:
     """The layout of ``x``, (…, columns), and ``scale``, which broadcasts against it; None where torch is to do it."""
-    if x.numel() < _LEAST or not (_is_plain(x) and _is_plain(scale)) or is_traced() or kernels() is None:
+    if x.numel() < _LEAST or not (is_plain(x) and is_plain(scale)) or is_traced() or kernels() is None:
         return None
     is_transposed = x.dim() == 2 and not x.is_contiguous() and x.t().is_contiguous()
     if scale.dim() > x.dim():
@@ -64,7 +64,7 @@ def layout_of(x: torch.Tensor, scale: torch.Tensor) -> Layout | None:
     return None
 
 
-def _is_plain(x):
+def is_plain(x):
     return type(x) in (torch.Tensor, torch.nn.Parameter) and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
@@ -90,10 +90,10 @@ def centered(x, scale, zero_point, offset, qmax: int, layout: Layout, out: torch
     values, codes = layout.matrix(x), layout.matrix(out)
     numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point)]
     if layout.kind == "column":
-        _in_parts(values, 1, lambda a, b: kernels().code_columns(values, a, b, *numbers, np.float32(qmax), codes))
+        in_parts(values, 1, lambda a, b: kernels().code_columns(values, a, b, *numbers, np.float32(qmax), codes))
     else:
         step = int(layout.kind == "row")
-        _in_parts(values, 1, lambda a, b: kernels().code_rows(values, a, b, *numbers, step, np.float32(qmax), codes))
+        in_parts(values, 1, lambda a, b: kernels().code_rows(values, a, b, *numbers, step, np.float32(qmax), codes))
     return out
 
 
@@ -110,13 +110,13 @@ def gradients(
     if layout.kind == "column":
         block = kernels().BLOCK_ROWS
         sums = np.zeros((-(-len(values) // block), values.shape[1]))
-        _in_parts(values, block, lambda a, b: kernels().gradients_of_columns(
+        in_parts(values, block, lambda a, b: kernels().gradients_of_columns(
             upstream, values, a, b, *numbers, *ends, kind, passed, sums
         ))  # fmt: skip
         sums = sums.sum(0)
     else:
         step, sums = int(layout.kind == "row"), np.empty(len(values))
-        _in_parts(values, 1, lambda a, b: kernels().gradients_of_rows(
+        in_parts(values, 1, lambda a, b: kernels().gradients_of_rows(
             upstream, values, a, b, *numbers, step, *ends, kind, passed, sums
         ))  # fmt: skip
     return _sums(sums, inverse)
@@ -135,7 +135,7 @@ def codes_and_gradients(
     scale, zero_point, offset = params
     numbers = [_numbers(part, scale) for part in (scale.reciprocal(), offset, zero_point)]
     top, ends, sums = np.float32(qmax), (np.float32(low), np.float32(high)), np.empty(len(values))
-    _in_parts(values, 1, lambda a, b: kernels().codes_and_gradients(
+    in_parts(values, 1, lambda a, b: kernels().codes_and_gradients(
         upstream, values, a, b, *numbers, int(layout.kind == "row"), top, *ends, kind, codes, passed, sums
     ))  # fmt: skip
     return _sums(sums, scale)
@@ -159,7 +159,7 @@ def multiply_whole(weight: Any, x, params: QParams, qmax: int, out: torch.Tensor
     if not np.array_equal(twice, 2 * zero):
         return False
     numbers = inverse, offset, twice.astype(np.int32), int(scale.numel() > 1), np.float32(qmax)
-    return not any(_in_parts(values, 1, lambda a, b: kernels().multiply_codes(weight, values, a, b, *numbers, results)))
+    return not any(in_parts(values, 1, lambda a, b: kernels().multiply_codes(weight, values, a, b, *numbers, results)))
 
 
 def multiply_few(x, params: QParams, nothing, qmax: int, weight, out: torch.Tensor) -> None:
@@ -169,7 +169,7 @@ def multiply_few(x, params: QParams, nothing, qmax: int, weight, out: torch.Tens
     """
     values, numbers = _of_few(x, params, nothing, qmax)
     matrix, sums = weight.detach().numpy(), out.numpy()
-    _in_parts(values[0], 1, lambda a, b: kernels().multiply_few(*values, a, b, *numbers, matrix, sums))
+    in_parts(values[0], 1, lambda a, b: kernels().multiply_few(*values, a, b, *numbers, matrix, sums))
 
 
 def gradients_of_few(
@@ -182,7 +182,7 @@ def gradients_of_few(
     """
     (values, numbers), upstream = _of_few(x, params, nothing, qmax), grad.numpy()
     sums, products, matrix = np.empty(len(x)), np.empty(len(x)), weight.detach().numpy()
-    _in_parts(values[0], 1, lambda a, b: kernels().gradients_of_few(
+    in_parts(values[0], 1, lambda a, b: kernels().gradients_of_few(
         *values, a, b, *numbers, upstream, matrix, np.float32(low), np.float32(high), sums, products
     ))  # fmt: skip
     if grad_weight is not None:
@@ -206,7 +206,7 @@ def ranges_of_rows(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Smallest and largest of each row of ``x``, (…, columns), both (…, 1); NaN where one of its values is."""
     low, high = x.new_empty(*x.shape[:-1], 1), x.new_empty(*x.shape[:-1], 1)
     values, *extremes = x.detach().view(-1, x.shape[-1]).numpy(), low.view(-1).numpy(), high.view(-1).numpy()
-    _in_parts(values, 1, lambda a, b: kernels().ranges_of_rows(values, a, b, *extremes))
+    in_parts(values, 1, lambda a, b: kernels().ranges_of_rows(values, a, b, *extremes))
     return low, high
 
 
@@ -226,7 +226,7 @@ def packed(x: torch.Tensor, params: QParams, qmax: int) -> torch.Tensor | None:
     bits, top = kernels().storage_bits(qmax.bit_length()), np.float32(qmax)
     out = torch.zeros(len(x), kernels().row_bytes(x.shape[1], bits), dtype=torch.uint8)
     rows = out.numpy()
-    faults = _in_parts(values, 1, lambda a, b: kernels().pack_columns(values, a, b, inverse, offset, top, bits, rows))
+    faults = in_parts(values, 1, lambda a, b: kernels().pack_columns(values, a, b, inverse, offset, top, bits, rows))
     return None if any(faults) else out
 
 
@@ -239,7 +239,7 @@ def sum_of_codes(graph: Any, codes: torch.Tensor, params: QParams, qmax: int, ti
     rows, sums, bits = codes.numpy(), out.numpy(), kernels().storage_bits(qmax.bit_length())
     zero, scale = (_by_column(part, out.shape[1]) for part in (params.zero_point, params.scale))
     factors, step = _by_row(times)
-    _in_parts(sums, 1, lambda a, b: kernels().sum_codes(
+    in_parts(sums, 1, lambda a, b: kernels().sum_codes(
         graph, start + a, start + b, rows, bits, zero, scale, factors, step, sums[a:b]
     ))  # fmt: skip
 
@@ -264,7 +264,7 @@ def gradients_of_sum(
     if seed is not None:
         packed, zeros, step = packed_gradients(grad.contiguous(), after, seed)
         upstream = packed, zeros, step * of_scale
-    _in_parts(values, block, lambda a, b: kernels().gradients_of_sums(
+    in_parts(values, block, lambda a, b: kernels().gradients_of_sums(
         graph, a, b, upstream, values, *_by_row(times), *numbers, top, *ends, kind, passed, sums
     ))  # fmt: skip
     return _sums(sums.sum(0), scale) / scale
@@ -275,10 +275,10 @@ def packed_gradients(grad, after: torch.Tensor, seed: torch.Tensor) -> tuple[np.
     values, factors, block = grad.numpy(), _by_row(after), kernels().BLOCK_ROWS
     low = np.full((max(-(-len(values) // block), 1), values.shape[1]), np.inf, np.float32)
     high, out = -low, np.zeros((len(values), kernels().row_bytes(values.shape[1], 8)), np.uint8)
-    _in_parts(values, block, lambda a, b: kernels().ranges_of_gradients(values, a, b, *factors, low, high))
+    in_parts(values, block, lambda a, b: kernels().ranges_of_gradients(values, a, b, *factors, low, high))
     inverse, step, zero = (x.numpy() for x in grid_of(*(torch.from_numpy(x) for x in (low.min(0), high.max(0)))))
     bits = np.uint32(int(seed))
-    _in_parts(values, 1, lambda a, b: kernels().pack_gradients(values, a, b, *factors, inverse, zero, bits, out))
+    in_parts(values, 1, lambda a, b: kernels().pack_gradients(values, a, b, *factors, inverse, zero, bits, out))
     return out, zero, step
 
 
@@ -294,7 +294,7 @@ def scale_rows(x: torch.Tensor, before, columns, after, out: torch.Tensor) -> No
     """out ← x · before · columns · after, of (rows, columns): numbers, or one a row, one a column and one a row."""
     values, results, of_columns = x.detach().numpy(), out.detach().numpy(), _by_column(columns, x.shape[-1])
     first, last = _by_row(before), _by_row(after)
-    _in_parts(values, 1, lambda a, b: kernels().scale_rows(values, a, b, *first, of_columns, *last, results))
+    in_parts(values, 1, lambda a, b: kernels().scale_rows(values, a, b, *first, of_columns, *last, results))
 
 
 def scale_in_place(x: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> None:
@@ -310,7 +310,7 @@ def gradients_of_scaled(grad, out, first, second, grad_x: torch.Tensor) -> tuple
     upstream, block = grad.contiguous().view(values.shape).numpy(), kernels().BLOCK_ROWS
     rows, columns = np.empty(len(values)), np.zeros((-(-len(values) // block), values.shape[1]))
     passed = grad_x.view(values.shape).numpy()
-    _in_parts(values, block, lambda a, b: kernels().gradients_of_scaled(
+    in_parts(values, block, lambda a, b: kernels().gradients_of_scaled(
         upstream, values, a, b, *numbers, passed, rows, columns
     ))  # fmt: skip
     return _sums(rows, first), _sums(columns.sum(0), second)
@@ -341,7 +341,7 @@ def _by_row(part: torch.Tensor) -> tuple[np.ndarray, int]:
     return numbers, int(len(numbers) > 1)
 
 
-def _in_parts(values: np.ndarray, block: int, function: Callable[[int, int], Any]) -> list:
+def in_parts(values: np.ndarray, block: int, function: Callable[[int, int], Any]) -> list:
     """Call ``function(first, last)`` on all rows of ``values``, in whole blocks, on as many threads as torch has."""
     rows = len(values)
     parts = min(torch.get_num_threads(), -(-rows // block), values.size // _LEAST_A_THREAD)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dgl.function as fn
+import dgl
 import torch
 
+from ..graphs.degrees import isolated, power_of_degrees, span_of_degrees
 from ..quant.evaluation import aside
 from ..quant.precision import no_autocast, widened
 
@@ -38,19 +39,25 @@ def dirichlet_energy(graph, feat) -> torch.Tensor:
     4.0
     """
     source, target = map(widened, feat if isinstance(feat, tuple) else (feat, feat))
-    graph = graph.local_var()
     with no_autocast(source.device):
-        out_degrees, in_degrees = graph.out_degrees().to(source), graph.in_degrees().to(target)
-        source = source / out_degrees.clamp(min=1).sqrt_().unsqueeze(-1)
-        target = target / in_degrees.clamp(min=1).sqrt_().unsqueeze(-1)
-        graph.srcdata["s"], graph.dstdata["d"] = source, target
+        sent = source * power_of_degrees(source, graph, "out", -0.5, own=True).unsqueeze(-1)
+        root = power_of_degrees(target, graph, "in", -0.5, own=True).unsqueeze(-1)
         if torch.is_grad_enabled() and (source.requires_grad or target.requires_grad):
-            graph.apply_edges(fn.u_sub_v("s", "d", "diff"))
-            return 0.5 * graph.edata["diff"].square().sum()
-        # ‖s − d‖² = ‖s‖² + ‖d‖² − 2 s·d, summed over edges: one sum over neighbours, and no memory for edges
-        graph.update_all(fn.copy_u("s", "m"), fn.sum("m", "received"))
-        squares = (source.square().sum(-1) * out_degrees).sum() + (target.square().sum(-1) * in_degrees).sum()
-        return (0.5 * squares - (target * graph.dstdata["received"]).sum()).clamp_min(0)
+            return 0.5 * dgl.ops.u_sub_v(graph, sent, target * root).square().sum()
+        # ‖s − t‖² = ‖s‖² + ‖t‖² − 2 s·t, summed over edges: one sum over neighbours, and no memory for edges. Each
+        # node has as many edges as its part is divided by.
+        received = dgl.ops.copy_u_sum(graph, sent) * root
+        squares = _square(source, isolated(graph, "out")) + _square(target, isolated(graph, "in"))
+        return (0.5 * squares - _dot(target, received)).clamp_min(0)
+
+
+def _square(x, without):
+    x = x if without is None else x.masked_fill(without.unsqueeze(-1), 0)
+    return _dot(x, x)
+
+
+def _dot(x, y):
+    return x.reshape(-1).dot(y.reshape(-1))
 
 
 @torch.no_grad()
@@ -73,11 +80,7 @@ def collapse_gauge(graph, feat: torch.Tensor) -> torch.Tensor:
         Scalar in [0, 1]; 0 for F = 0.
     """
     feat = widened(feat)
-    roots = graph.in_degrees().to(feat.dtype).clamp_(min=1).sqrt_().unsqueeze(-1)
-    mean = feat.mean(0)
-    rest, bent = feat - mean, roots - roots.mean()
-    inside = len(feat) * mean.square().sum()
-    if bent.square().sum() > 1e-9 * len(feat):  # nodes are of more than one degree
-        inside = inside + (bent * rest).sum(0).square().sum() / bent.square().sum()
-    total = feat.square().sum()
+    with no_autocast(feat.device):
+        inside = (span_of_degrees(feat, graph).t() @ feat).square().sum()
+        total = _dot(feat, feat)
     return torch.where(total > 0, 1 - inside / total, torch.zeros_like(total)).clamp(0, 1)

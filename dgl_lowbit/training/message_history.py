@@ -10,9 +10,9 @@ from torch import nn
 
 from ..config import QuantConfig
 from ..convert import quantize
+from ..graphs.degrees import with_degrees
 from ..nn import LowBitLayer
 from ..nn.checks import check_is_graph
-from ..nn.degrees import with_degrees
 from ..nn.history import KeptMessages
 from ..nn.message_passing.site import Site
 from ..nn.neighbours import Neighbours

@@ -8,4 +8,5 @@ from .coding import *  # noqa: F403
 from .few import *  # noqa: F403
 from .gradients import *  # noqa: F403
 from .products import *  # noqa: F403
+from .sparse import *  # noqa: F403
 from .sums import *  # noqa: F403

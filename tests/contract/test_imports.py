@@ -17,10 +17,11 @@ PACKAGE, KERNELS = Path(dgl_lowbit.__file__).parent, Path(numba_kernels.__file__
 # What each part of dgl_lowbit may import of it; a folder is a part. What is not named may import all.
 ALLOWED = {
     "quant": {"quant"},
-    "smoothness": {"smoothness", "quant"},
+    "graphs": {"graphs", "quant"},
+    "smoothness": {"smoothness", "graphs", "quant"},
     "pruning": {"pruning", "quant"},
     "config": {"quant"},
-    "nn": {"nn", "quant", "config", "smoothness"},
+    "nn": {"nn", "graphs", "quant", "config", "smoothness"},
     "convert": {"nn", "quant", "config"},
     "calibration": {"convert", "nn", "progress", "quant"},
     "diagnose": {"calibration", "config", "convert", "figures", "nn", "quant", "report", "verdicts"},
@@ -29,9 +30,10 @@ ALLOWED = {
     "progress": set(),
     "figures": {"deploy", "verdicts"},
     "allocation": {"allocation", "calibration", "config", "convert", "nn", "progress", "quant"},
-    "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures", "nn", "quant"}
+    "training": {"training", "allocation", "calibration", "config", "convert", "deploy", "figures"}
+    | {"graphs", "nn", "quant"}
     | {"progress", "pruning", "smoothness"},
-    "deploy": {"deploy", "nn", "quant", "config", "convert", "_version"},
+    "deploy": {"deploy", "graphs", "nn", "quant", "config", "convert", "_version"},
     "distributed": {"distributed", "deploy", "training"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.

@@ -12,7 +12,7 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.deploy import kernel_graph
-from dgl_lowbit.nn.graphs import GraphCache
+from dgl_lowbit.graphs.cache import GraphCache
 from tests.conftest import features, homogeneous
 from tests.processes import in_threads
 

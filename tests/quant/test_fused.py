@@ -78,7 +78,7 @@ def test_results_do_not_depend_on_threads(kind):
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_threads_share_whole_blocks(monkeypatch, rows, threads):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    parts = sorted(fused._in_parts(np.empty((rows, 70), np.float32), 1024, lambda *part: part))
+    parts = sorted(fused.in_parts(np.empty((rows, 70), np.float32), 1024, lambda *part: part))
     assert len(parts) <= threads and parts[0][0] == 0 and parts[-1][1] == rows
     assert all(stop == start and start % 1024 == 0 for (_, stop), (start, _) in zip(parts, parts[1:]))
 

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import dgl
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.experiments.models import MODELS
-from dgl_lowbit.quant import QLRQuantizer, TruncationQuantizer
+from dgl_lowbit.quant import QLRQuantizer, TruncationQuantizer, sparse_products
 from dgl_lowbit.quant.sparse import SparseFeatures
 from tests.conftest import homogeneous
 
@@ -16,6 +18,16 @@ def bag_of_words(rows=12, columns=30, signed=False, seed=0):
     x = torch.rand(rows, columns, generator=generator) * (torch.rand(rows, columns, generator=generator) < 0.15)
     x[3] = 0
     return x - 2 * x * (torch.rand(rows, columns, generator=generator) < 0.3) if signed else x
+
+
+@contextmanager
+def torch_threads(count):
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -57,6 +69,43 @@ def test_products_and_their_gradients(dense, sparse):
     torch.testing.assert_close(grads[1], expected[1])
 
 
+@pytest.mark.parametrize("columns", [7, 16, 40, 64, 100])
+def test_compiled_products_are_the_dense_ones_on_any_number_of_threads(columns):
+    """Of whole numbers, whose sums are exact in any order."""
+    dense = (bag_of_words(1500, 300) * 100).round()
+    sparse, whole = SparseFeatures.from_dense(dense), torch.Generator().manual_seed(1)
+    weight = torch.randint(-9, 10, (300, columns), generator=whole).float()
+    upstream = torch.randint(-9, 10, (1500, columns), generator=whole).float()
+    assert sparse_products.are_compiled(sparse.values, weight)
+    expected = dense @ weight, (upstream @ weight.t())[dense != 0], dense.t() @ upstream
+    for threads in (1, 2, 3):
+        with torch_threads(threads):
+            values, learned = (x.clone().requires_grad_() for x in (sparse.values, weight))
+            product = sparse.with_values(values) @ learned
+            product.backward(upstream)
+        for got, wanted in zip((product, values.grad, learned.grad), expected):
+            assert torch.equal(got, wanted)
+
+
+def test_compiled_products_sum_floats_in_one_order_on_any_number_of_threads():
+    sparse, results = SparseFeatures.from_dense(bag_of_words(3000, 300)), []
+    for threads in (1, 2, 3):
+        weight = torch.rand(300, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        with torch_threads(threads):
+            (sparse @ weight).square().sum().backward()
+        results.append(weight.grad)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+
+
+def test_products_have_second_derivatives():
+    sparse = SparseFeatures.from_dense(bag_of_words(1500, 300))
+    weight = torch.rand(300, 64, dtype=torch.float32, requires_grad=True)
+    (grad,) = torch.autograd.grad((sparse @ weight).pow(3).sum(), weight, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), weight)
+    dense = sparse.to_dense()
+    torch.testing.assert_close(second, dense.t() @ (6 * (dense @ weight) * dense.sum(1, keepdim=True)).detach())
+
+
 def test_operands_by_keyword_are_those_by_place(dense, sparse):
     weight, bias, rows = torch.randn(30, 4), torch.randn(4), torch.rand(12, 1)
     calls = {
@@ -95,6 +144,26 @@ def test_dropout_acts_on_the_non_zeros(sparse):
     kept = dropped.values != 0
     assert 0 < kept.sum() < len(kept) and torch.equal(dropped.values[kept], 2 * sparse.values[kept])
     assert torch.equal(module.eval()(sparse).values, sparse.values)
+
+
+def test_dropout_draws_from_the_seed_of_torch():
+    sparse = SparseFeatures.from_dense(bag_of_words(3000, 300))
+    drawn = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        drawn += [F.dropout(sparse, 0.3).values, torch.dropout(sparse, 0.3, True).values]
+    assert torch.equal(drawn[0], drawn[2]) and torch.equal(drawn[1], drawn[3])
+    assert not torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[4])
+    kept = drawn[0] != 0
+    assert abs(kept.float().mean() - 0.7) < 0.01
+    torch.testing.assert_close(drawn[0][kept], sparse.values[kept] / 0.7)
+    for unchanged in (
+        F.dropout(sparse, 0.3, training=False),
+        torch.dropout(sparse, 0.3, False),
+        F.dropout(sparse, 0.0),
+    ):
+        assert torch.equal(unchanged.values, sparse.values)
+    assert not F.dropout(sparse, 1.0).values.any()
 
 
 def test_other_functions_get_the_dense_matrix(dense, sparse):

@@ -3,7 +3,7 @@
 import dgl
 import torch
 
-from dgl_lowbit.nn.degrees import leaves_out_nodes, most_messages, power_of_degrees
+from dgl_lowbit.graphs.degrees import leaves_out_nodes, most_messages, power_of_degrees
 
 ONE = torch.ones(())
 

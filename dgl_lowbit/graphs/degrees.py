@@ -5,7 +5,7 @@ from __future__ import annotations
 import dgl
 import torch
 
-from .graphs import GraphCache
+from .cache import GraphCache
 
 _kept = GraphCache()
 # Columns of nodes with their degrees, as blocks have them of the graph that they are sampled from.
@@ -29,10 +29,23 @@ def leaves_out_nodes(graph: dgl.DGLGraph) -> bool:
     return bool(_ends(graph)[0] == 0)
 
 
-def power_of_degrees(like: torch.Tensor, graph: dgl.DGLGraph, side: str, power: float, plus: int = 0) -> torch.Tensor:
+def isolated(graph: dgl.DGLGraph, side: str) -> torch.Tensor | None:
+    """Which nodes have no edge that leaves them, ``side`` "out", or enters them, "in", (N,) bool; None where all do."""
+
+    def made():
+        found = (graph.out_degrees() if side == "out" else graph.in_degrees()) == 0
+        return found if found.any() else found[:0]
+
+    found = _of(graph, ("isolated", side), made)
+    return found if len(found) else None
+
+
+def power_of_degrees(
+    like: torch.Tensor, graph: dgl.DGLGraph, side: str, power: float, plus: int = 0, own: bool = False
+) -> torch.Tensor:
     """(degree + plus)^power of each node, degrees of 0 counting as 1, in the dtype of ``like``; not to be written to.
 
-    Nodes of a block sampled from :func:`with_degrees` have the degrees of that graph.
+    Nodes of a block sampled from :func:`with_degrees` have the degrees of that graph, unless ``own``.
 
     Parameters
     ----------
@@ -44,11 +57,13 @@ def power_of_degrees(like: torch.Tensor, graph: dgl.DGLGraph, side: str, power: 
         −1, −½ or ½.
     plus : int
         Default: 0.
+    own : bool
+        Whether degrees are those that nodes have in the block. Default: False.
     """
 
     def made():
         nodes = graph.srcdata if side == "out" else graph.dstdata
-        degrees = nodes.get(_COLUMNS[side]) if graph.is_block else None
+        degrees = nodes.get(_COLUMNS[side]) if graph.is_block and not own else None
         if degrees is None:
             degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
         degrees = (degrees.to(like) + plus).clamp_(min=1)
@@ -56,7 +71,19 @@ def power_of_degrees(like: torch.Tensor, graph: dgl.DGLGraph, side: str, power: 
             return degrees.reciprocal_()
         return degrees.sqrt_() if power == 0.5 else degrees.sqrt_().reciprocal_()
 
-    return _of(graph, (side, power, plus, like.dtype, like.device), made)
+    return _of(graph, (side, power, plus, own, like.dtype, like.device), made)
+
+
+def span_of_degrees(like: torch.Tensor, graph: dgl.DGLGraph) -> torch.Tensor:
+    """Orthonormal columns that span {1, D^½ 1}, D the in-degrees, (N_dst, 2); (N_dst, 1) where all have one degree."""
+
+    def made():
+        roots = power_of_degrees(like, graph, "in", 0.5, own=True).double()
+        ones, bent = torch.ones_like(roots), roots - roots.mean()
+        columns = [ones] if bent.square().sum() <= 1e-9 * len(roots) else [ones, bent]
+        return torch.stack([column / column.norm() for column in columns], 1).to(like)
+
+    return _of(graph, ("span", like.dtype, like.device), made)
 
 
 def _ends(graph):
