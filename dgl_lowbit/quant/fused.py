@@ -260,7 +260,7 @@ def gradients_of_sum(
     kind, passed = _kind_of(grad_x, clips), _NOTHING if grad_x is None else grad_x.numpy()
     top, ends = np.float32(qmax), (np.float32(low), np.float32(high))
     sums = np.zeros((-(-len(values) // block), values.shape[1]))
-    upstream: tuple = grad.contiguous().numpy(), *_by_row(after), of_scale
+    upstream: tuple = in_lanes(grad), *_by_row(after), _padded(of_scale)
     if seed is not None:
         packed, zeros, step = packed_gradients(grad.contiguous(), after, seed)
         upstream = packed, zeros, step * of_scale
@@ -339,6 +339,16 @@ def _by_row(part: torch.Tensor) -> tuple[np.ndarray, int]:
     """One number for all rows, or one for each, and the step from one row's to the next."""
     numbers = part.detach().reshape(-1).numpy()
     return numbers, int(len(numbers) > 1)
+
+
+def in_lanes(x: torch.Tensor) -> np.ndarray:
+    """``x``, (rows, columns), as rows of memory, with zeros after each up to a multiple of ``LANES``."""
+    return _padded(x.detach().contiguous().numpy())
+
+
+def _padded(values):
+    missing = -values.shape[-1] % kernels().LANES
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)]) if missing else values
 
 
 def in_parts(values: np.ndarray, block: int, function: Callable[[int, int], Any]) -> list:

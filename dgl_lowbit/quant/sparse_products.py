@@ -26,7 +26,7 @@ def are_compiled(values: torch.Tensor, dense: torch.Tensor) -> bool:
 def product(pattern: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """X · ``weight``, (N, D), of X with ``values`` where ``pattern`` has its non-zeros."""
     starts, columns = _places(pattern)
-    rows, numbers = _in_lanes(weight), values.detach().numpy()
+    rows, numbers = fused.in_lanes(weight), values.detach().numpy()
     out = np.empty((pattern.shape[0], rows.shape[1]), np.float32)
     fused.in_parts(out, 1, lambda a, b: fused.kernels().multiply_sparse(starts, columns, numbers, a, b, rows, out))
     return _without_lanes(out, weight.shape[1])
@@ -35,7 +35,7 @@ def product(pattern: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.T
 def gradient_of_weight(pattern: Any, values: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """Xᵀ · ``grad``, (M, D)."""
     starts, columns = _places(pattern)
-    upstream, numbers, lanes = _in_lanes(grad), values.detach().numpy(), fused.kernels().LANES
+    upstream, numbers, lanes = fused.in_lanes(grad), values.detach().numpy(), fused.kernels().LANES
     out = np.zeros((pattern.shape[1], upstream.shape[1]), np.float32)
     blocks = out.shape[1] // lanes
     parts = max(min(torch.get_num_threads(), blocks), 1)
@@ -49,7 +49,7 @@ def gradient_of_weight(pattern: Any, values: torch.Tensor, grad: torch.Tensor) -
 def gradient_of_values(pattern: Any, grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(``grad`` · weightᵀ) where X has its non-zeros, (nnz,)."""
     starts, columns = _places(pattern)
-    upstream, rows, out = _in_lanes(grad), _in_lanes(weight), torch.empty(len(columns))
+    upstream, rows, out = fused.in_lanes(grad), fused.in_lanes(weight), torch.empty(len(columns))
     numbers = out.numpy()
     fused.in_parts(upstream, 1, lambda a, b: fused.kernels().gradients_of_sparse(
         starts, columns, upstream, rows, a, b, numbers
@@ -59,12 +59,6 @@ def gradient_of_values(pattern: Any, grad: torch.Tensor, weight: torch.Tensor) -
 
 def _places(pattern):
     return [part.numpy() for part in pattern.by_row]
-
-
-def _in_lanes(x):
-    values = np.ascontiguousarray(x.detach().numpy())
-    missing = -values.shape[1] % fused.kernels().LANES
-    return np.pad(values, ((0, 0), (0, missing))) if missing else values
 
 
 def _without_lanes(out, columns):

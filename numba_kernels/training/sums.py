@@ -12,6 +12,7 @@ from ..jit import kernel, launcher
 from ..kernels.sums import clear, summing
 from ..layout import row_bytes, storage_bits
 from .coding import BLOCK_ROWS, NO_GRADIENT, code_of, gradient_of_scale, gradient_of_value
+from .sparse import LANES
 
 __all__ = ["gradients_of_sums", "prepare", "row_bytes", "storage_bits", "sum_codes"]
 
@@ -67,7 +68,7 @@ def gradients_of_sums(graph: Graph, first: int, last: int, upstream: tuple, *arg
     :func:`.gradient_of_scale`: (blocks, columns) zeros, those of BLOCK_ROWS rows each.
 
     ``graph`` has the out-neighbours. ``upstream`` is the gradient of the sums: ``grad``, ``after``, the step that
-    follows it and ``scale``, to be multiplied, a number a row and a column; or ``packed``, bytes of
+    follows it and ``scale``, to be multiplied, a number a row and a column, both in LANES; or ``packed``, bytes of
     :func:`.pack_gradients`, their ``zero`` and ``step``, a number a column. The arguments are ``x``, ``times`` and the
     step that follows it; ``inverse`` scales, offsets, zeros, a number a column, the largest code, the ends of the
     range, ``kind``, ``grad_x``, ``sums``. The steps of ``after`` and ``times`` are 0 where there is one for all rows.
@@ -79,15 +80,14 @@ def gradients_of_sums(graph: Graph, first: int, last: int, upstream: tuple, *arg
 
 @functools.cache
 def _differentiating(lanes):
-    sum_rows = _sum_of_floats if lanes is None else _sum_of_bytes(lanes)
+    sum_rows, room_of = (_sum_of_floats, np.float32) if lanes is None else (_sum_of_bytes(lanes), np.int32)
 
     def differentiate_sums(
         indptr, indices, first, last, upstream, x, times, step, inverse, offset, zero, qmax, low, high, kind, grad_x,
         sums,
     ):  # fmt: skip
-        total, room = np.empty(x.shape[1], np.float32), np.empty(upstream[0].shape[1], np.int32)
+        total, room = np.zeros(x.shape[1], np.float32), np.empty(upstream[0].shape[1], room_of)
         for i in range(first, last):
-            total[:] = 0
             sum_rows(upstream, indices, indptr[i], indptr[i + 1], room, total)
             of_block, t = sums[i // BLOCK_ROWS], times[i * step]
             for j in range(len(total)):
@@ -105,17 +105,23 @@ def _differentiating(lanes):
 
 @kernel
 def _sum_of_floats(upstream, indices, start, stop, room, total):
-    """total += rows of grad · after · scale."""
+    """total ← Σ rows of grad · after · scale; ``room``, float32, has a place for each number of a row."""
     grad, after, after_step, scale = upstream
-    width, at = 4 * grad.shape[1], simd.u8_at(simd.address(grad))
-    for e in range(start, stop):
-        ahead = np.int64(indices[e + _AHEAD]) * width
-        for byte in range(0, width, 64):
-            simd.prefetch(at, ahead + byte)
-        node = np.uint32(indices[e])
-        row, a = grad[node], after[node * after_step]
-        for j in range(len(total)):
-            total[j] += row[j] * a * scale[j]
+    width, at, none = grad.shape[1], simd.f32_at(simd.address(grad)), simd.zeros_f32()
+    scales, sums, bytes_at = (
+        simd.f32_at(simd.address(scale)),
+        simd.f32_at(simd.address(room)),
+        simd.u8_at(simd.address(grad)),
+    )
+    for j in range(0, width, LANES):
+        part, of_columns = none, simd.load(none, scales, j)
+        for e in range(start, stop):
+            simd.prefetch(bytes_at, 4 * (np.int64(indices[e + _AHEAD]) * width + j))
+            row, a = simd.load(none, at, np.int64(indices[e]) * width + j), after[np.uint32(indices[e]) * after_step]
+            part = simd.add(part, simd.multiply(simd.multiply(row, simd.fill(none, a)), of_columns))
+        simd.store(part, sums, j)
+    for j in range(len(total)):
+        total[j] = room[j]
 
 
 def _sum_of_bytes(lanes):
@@ -123,10 +129,12 @@ def _sum_of_bytes(lanes):
 
     @kernel
     def sum_of_bytes(upstream, indices, start, stop, room, total):
-        """total += rows of (code − zero) · step; ``room``, int32, has a place for each byte of a row."""
+        """total ← Σ rows of (code − zero) · step; ``room``, int32, has a place for each byte of a row."""
         packed, zero, step = upstream
         rows, edges = simd.u8_at(simd.address(packed)), simd.i32_at(simd.address(indices))
         sums = simd.i32_at(simd.address(room))
+        for j in range(len(total)):
+            total[j] = 0
         for first in range(start, stop, _MOST_BYTES):
             last = min(first + _MOST_BYTES, stop)
             sum_rows(rows, packed.shape[1], edges, first, last, True, sums)
