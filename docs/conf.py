@@ -85,3 +85,4 @@ def link_pages(app, doctree):
 def setup(app):
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.connect("doctree-read", link_pages)
+    app.connect("builder-inited", gallery.write_notebooks, priority=900)  # after sphinx-gallery, whose is 500
