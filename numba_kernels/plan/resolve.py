@@ -81,6 +81,7 @@ class Resolver:
     def __init__(self, plan, shapes, graphs, edge_weights, arrays):
         self.plan, self.graphs, self.edge_weights, self.arrays = plan, graphs, set(edge_weights), arrays
         self.names, self.rows, self.columns, self.ops = {None: None}, {}, {}, []
+        self.alike: dict = {}  # the first value that others have the width of
         self.names.update({value: value for value in arrays})
         self.rows.update(dict.fromkeys(arrays))
         for value, shape in shapes.items():
@@ -144,10 +145,17 @@ class Resolver:
         weight = op["in"][place] if len(op["in"]) > place else None
         return [weight] if weight in self.names and weight is not None else []
 
+    def called(self, name) -> str:
+        """What an argument is called, or what was made of it without changing its width; nothing of other values."""
+        name = self.alike.get(name, name)
+        value, part = name if isinstance(name, tuple) and len(name) == 2 else (name, None)
+        given = next((entry["name"] for entry in self.plan.inputs if entry["value"] == value), None)
+        return "" if given is None else f"{given}: " if part is None else f"{given}[{part}]: "
+
     # -- what they expect -------------------------------------------------------------------------------
     def expect_width(self, name, columns: int) -> None:
         if self.columns[name] != columns:
-            raise GraphError(f"expected features of width {columns}, got {self.columns[name]}.")
+            raise GraphError(f"{self.called(name)}expected features of width {columns}, got {self.columns[name]}.")
 
     def expect_rows(self, name, rows: int) -> None:
         if self.rows[name] != rows:
@@ -156,12 +164,15 @@ class Resolver:
     def expect_nodes(self, count: int, what: str, *names) -> None:
         for name in names:
             if self.rows[name] != count:
-                raise GraphError(f"expected a row for each of {count} {what}, got {self.rows[name]} rows.")
+                rows = f"expected a row for each of {count} {what}, got {self.rows[name]} rows."
+                raise GraphError(self.called(name) + rows)
 
     # -- what they write --------------------------------------------------------------------------------
     def emit(self, op: dict, reads: list, writes: list, columns: int, rows: int | None = None) -> None:
         """Add an operation that writes ``writes``, of ``columns``, and as many rows as what it reads first."""
         rows = self.rows[reads[0]] if rows is None else rows
+        if reads and self.columns.get(reads[0]) == columns:
+            self.alike.update(dict.fromkeys(writes, self.alike.get(reads[0], reads[0])))
         for value in writes:
             self.rows[value], self.columns[value] = rows, columns
         self.ops.append(Op(op["op"], reads, writes, rows, columns, op))

@@ -244,7 +244,7 @@ def test_errors_have_one_root(packed, graph):
 
     for error in (ModelFileError, PlanError, numba_kernels.GraphError, lowbit.FreezeError, CheckpointError):
         assert issubclass(error, lowbit.LowBitError) and issubclass(error, ValueError)
-    with pytest.raises(lowbit.LowBitError, match="expected features of width 12") as caught:
+    with pytest.raises(lowbit.LowBitError, match="x: expected features of width 12, got 5") as caught:
         packed(graph, torch.zeros(graph.num_nodes(), 5))
     assert isinstance(caught.value, dgl.DGLError)
 

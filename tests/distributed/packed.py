@@ -68,6 +68,17 @@ def gat():
     return Layers(dgl.nn.GATConv(WIDTH, HIDDEN // 2, 2), dgl.nn.GATConv(HIDDEN, CLASSES, 1), norm)
 
 
+def pruned():
+    """It reads half of the columns, and sends half of the channels."""
+    graph, feat = homogeneous()
+    graph.ndata.update(feat=feat, label=feat.argmax(1) % CLASSES)
+    for name in ("train_mask", "val_mask", "test_mask"):
+        graph.ndata[name] = torch.ones(graph.num_nodes(), dtype=torch.bool)
+    pruner = lowbit.Pruner(GCN(WIDTH, CLASSES, HIDDEN), graph, features=0.5, channels=0.5, start=0, stop=1)
+    pruner.advance(1)
+    return pruner.squeeze()
+
+
 CONFIG, DELTA = {"bits": 2}, {"bits": 2, "states": 8}
 SHIFT = {**DELTA, "messages_granularity": "shift", "states_granularity": "shift"}
 MODELS = {
@@ -78,6 +89,7 @@ MODELS = {
     "appnp": (APPNP, CONFIG),
     "smp": (lambda: SMP(WIDTH, CLASSES, HIDDEN), DELTA),
     "smp-shift": (lambda: SMP(WIDTH, CLASSES, HIDDEN), SHIFT),
+    "pruned": (pruned, CONFIG),
     "rgcn": (lambda: RGCN(["r", "s", "t"]), CONFIG),
 }
 

@@ -17,7 +17,7 @@ from dgl_lowbit.training import LostProcessError
 from tests.distributed import packed as models
 from tests.distributed import threads
 
-FAST = ("gcn", 4), ("smp", 2), ("rgcn", 2)
+FAST = ("gcn", 4), ("smp", 2), ("pruned", 2), ("rgcn", 2)
 CASES = [(name, count) for name in models.MODELS for count in (2, 4)]
 
 
