@@ -2,6 +2,7 @@ import dgl
 import pytest
 import torch
 
+from dgl_lowbit.graphs.degrees import with_degrees
 from dgl_lowbit.smoothness import DifferentialMultiplier, dirichlet_energy
 from tests.conftest import homogeneous
 
@@ -24,6 +25,34 @@ def test_energy_is_the_trace_of_the_dense_laplacian():
     expected = torch.trace(feat.T @ dense_laplacian(graph) @ feat)
     torch.testing.assert_close(dirichlet_energy(graph, feat), expected)
     assert not graph.ndata and not graph.edata
+
+
+@pytest.mark.parametrize("kind", ["with nodes alone", "directed", "of two types", "a block of a graph", "empty"])
+def test_energy_is_the_sum_over_edges_on_any_graph(kind):
+    """Degrees are those of the graph that is given, with or without gradients."""
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.randint(0, 12, (2, 40), generator=generator)
+    graph = {
+        "with nodes alone": lambda: dgl.graph((*ends,), num_nodes=20),  # 12 and more have no edge, some one way only
+        "directed": lambda: dgl.add_self_loop(dgl.graph((*ends,))),
+        "of two types": lambda: dgl.heterograph({("a", "e", "b"): (*ends,)}, num_nodes_dict={"a": 15, "b": 13}),
+        "a block of a graph": lambda: dgl.to_block(with_degrees(dgl.graph((*ends,))).in_subgraph([0, 1, 2])),
+        "empty": lambda: dgl.graph(([], []), num_nodes=3),
+    }[kind]()
+    source, target = (
+        torch.randn(count, 5, dtype=torch.float64, generator=generator)
+        for count in (graph.num_src_nodes(), graph.num_dst_nodes())
+    )
+    if kind in ("with nodes alone", "directed", "empty"):
+        target = source
+    roots = [degrees.double().clamp(min=1).sqrt() for degrees in (graph.out_degrees(), graph.in_degrees())]
+    expected = torch.zeros((), dtype=torch.float64)
+    for u, v in zip(*graph.edges()):
+        expected += 0.5 * (source[u] / roots[0][u] - target[v] / roots[1][v]).square().sum()
+    feat = source if target is source else (source, target)
+    learned = source.clone().requires_grad_() if target is source else (source.clone().requires_grad_(), target)
+    torch.testing.assert_close(dirichlet_energy(graph, feat), expected)
+    torch.testing.assert_close(dirichlet_energy(graph, learned).detach(), expected)
 
 
 def test_energy_of_the_constant_eigenvector_is_zero():
