@@ -10,7 +10,7 @@ import torch
 from numba_kernels.spec import MOST_HALVINGS
 
 from ..graphs.cache import GraphCache
-from ..quant import fused
+from ..quant import fused_sums, passes
 from ..quant.format import QParams
 from ..quant.products import finished
 from ..quant.quantized import Quantized
@@ -33,11 +33,11 @@ class _SumOfCodes(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, times, product, scale, zero_point, offset, after, qmax, margin, clip_gradient, graph, bits):
         params = QParams(scale, zero_point, offset)
-        out, packed = torch.empty(graph.num_dst_nodes(), x.shape[1]), fused.packed(product, params, qmax)
+        out, packed = torch.empty(graph.num_dst_nodes(), x.shape[1]), fused_sums.packed(product, params, qmax)
         if packed is None:
             out.fill_(torch.nan)
         else:
-            fused.sum_of_codes(_in_neighbours.get(graph, _by_target), packed, params, qmax, after, out)
+            fused_sums.sum_of_codes(_in_neighbours.get(graph, _by_target), packed, params, qmax, after, out)
         ctx.save_for_backward(x, times, scale, zero_point, offset, after)
         ctx.qmax, ctx.margin, ctx.clip_gradient = qmax, margin, clip_gradient
         ctx.index, ctx.bits = graph._graph, bits
@@ -60,7 +60,7 @@ class _SumOfCodes(torch.autograd.Function):
 
             return *differentiable(ctx, summed, (x, times, None, *params), grad), *[None] * 6
         grad_x = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        grad_scale = fused.gradients_of_sum(
+        grad_scale = fused_sums.gradients_of_sum(
             ctx.out_neighbours, grad, after, x, times, QParams(*params), ctx.qmax, *range_ends(ctx.qmax, ctx.margin),
             grad_x, ctx.clip_gradient, new_seed() if ctx.bits == 8 else None,
         )  # fmt: skip
@@ -78,7 +78,7 @@ def can_sum_packed(graph: dgl.DGLGraph, codes: Quantized) -> bool:
     formats = graph.formats()  # those that a graph is restricted to have or can have
     if not {"csc", "csr"} <= {*formats["created"], *formats["not created"]}:
         return False
-    layout = fused.layout_of(x, params.scale)
+    layout = passes.layout_of(x, params.scale)
     if layout is None or layout.kind == "row" or not x.is_contiguous():
         return False
     return bool((2 * params.zero_point == (2 * params.zero_point).round()).all())  # what floats sum exactly
@@ -109,7 +109,7 @@ def sum_packed(
     sources, params = _in_neighbours.get(graph, _by_target), QParams(*(part.detach() for part in params))
 
     def rows(kept, start, out):
-        fused.sum_of_codes(sources, kept[0], QParams(*kept[1:4]), qmax, kept[4], out, start)
+        fused_sums.sum_of_codes(sources, kept[0], QParams(*kept[1:4]), qmax, kept[4], out, start)
 
     return Origin(stand_in, (packed, *params, after), rows).remember(out)
 
@@ -138,9 +138,9 @@ def float32_holds_sums(messages: torch.Tensor, weight: float) -> bool:
 
 def _by_target(graph):
     indptr, indices, _ = graph.adj_tensors("csc")
-    return fused.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_src_nodes())
+    return passes.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_src_nodes())
 
 
 def _by_source(graph):
     indptr, indices, _ = graph.adj_tensors("csr")
-    return fused.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_dst_nodes())
+    return passes.kernels().prepare(indptr.numpy(), indices.numpy(), graph.num_dst_nodes())

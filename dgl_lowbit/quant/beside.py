@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .fused import is_traced
+from .passes import is_traced
 
 
 class Beside:

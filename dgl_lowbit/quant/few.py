@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import fused
+from . import fused_products
 from .format import QParams
 from .ste import encode
 
@@ -25,7 +25,7 @@ def multiplied(x: torch.Tensor, params: QParams, qmax: int, weight: torch.Tensor
     """
     nothing = _code_of_zero(params, qmax)
     out = (nothing.view(-1, 1) * weight.sum(0)).expand(len(x), -1).contiguous()
-    fused.multiply_few(x, params, nothing, qmax, weight.contiguous(), out)
+    fused_products.multiply_few(x, params, nothing, qmax, weight.contiguous(), out)
     return out
 
 
@@ -39,7 +39,8 @@ def gradients(
     nothing = _code_of_zero(params, qmax)
     if grad_weight is not None:
         grad_weight += (nothing.view(-1, 1) * grad).sum(0)
-    within, by_row = fused.gradients_of_few(x, params, nothing, qmax, grad, weight.contiguous(), *ends, grad_weight)
+    numbers = x, params, nothing, qmax, grad, weight.contiguous()
+    within, by_row = fused_products.gradients_of_few(*numbers, *ends, grad_weight)
     of_zeros = grad.double() @ weight.sum(0, dtype=torch.float64)
     return within, by_row + nothing.view(-1) * of_zeros
 

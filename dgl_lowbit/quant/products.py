@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import few, fused
+from . import few, fused, fused_products, passes
 from .format import QParams
 from .quantized import Quantized
 from .remade import Origin, origin_of, remade
@@ -85,7 +85,7 @@ def _is_served(codes, weight):
     x, columns = codes.source[0], weight.centered.shape[-1]
     if x.dim() != 2 or x.numel() < _LEAST or not x.is_contiguous() or weight.scale.numel() not in (1, columns):
         return False
-    layout = fused.layout_of(x, codes.scale)
+    layout = passes.layout_of(x, codes.scale)
     return layout is not None and layout.kind != "column"
 
 
@@ -122,7 +122,7 @@ class _Product(torch.autograd.Function):
         outs = [onto] if is_over else [torch.empty(len(x), count) for count in how.columns]
         weights = weight.split(how.columns, 1)
         pays = len(weights) == 1 and len(how.x) * weight.numel() >= _LEAST_WHOLE
-        whole = fused.whole_weight(weight, params, how.qmax) if pays else None
+        whole = fused_products.whole_weight(weight, params, how.qmax) if pays else None
 
         def multiply(lane):
             rooms = [lane.empty(count) for count in how.columns]
@@ -254,7 +254,7 @@ class _Lane:
 
     def __init__(self, x, params, qmax, size, blocks):
         self.x, self.params, self.qmax, self.size, self.blocks = x, params, qmax, size, blocks
-        self.layout = fused.layout_of(x, params.scale)
+        self.layout = passes.layout_of(x, params.scale)
         self._codes = self.empty(x.shape[1])
 
     def __iter__(self):
@@ -270,7 +270,7 @@ class _Lane:
     def products(self, rows, weights, whole, rooms):
         """Centred codes times each of the weights, in ``rooms``; by integers with a single one that is ``whole``."""
         values, outs = self.x[rows], [room[: rows.stop - rows.start] for room in rooms]
-        if whole is None or not fused.multiply_whole(whole, values, self._numbers(rows), self.qmax, *outs):
+        if whole is None or not fused_products.multiply_whole(whole, values, self._numbers(rows), self.qmax, *outs):
             centered = self.centered(rows, values)
             for weight, out in zip(weights, outs):
                 torch.mm(centered, weight, out=out)

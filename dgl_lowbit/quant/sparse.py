@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from . import fused, sparse_products
+from . import passes, sparse_products
 
 # Share of non-zeros up to which a product over them is faster than a dense one.
 _SPARSE_UP_TO = 0.4
@@ -308,7 +308,7 @@ def _operands_first(func, args, kwargs):
 def _dropout(values, p=0.5, training=True, inplace=False, *, train=True):
     """What ``torch.dropout`` and ``torch.nn.functional.dropout`` do, of numbers that are drawn faster from a seed."""
     is_on = training and train
-    if not is_on or not 0 < p < 1 or values.is_cuda or fused.is_traced():
+    if not is_on or not 0 < p < 1 or values.is_cuda or passes.is_traced():
         return torch.dropout(values, p, is_on)
     seed = int(torch.randint(1 << 62, ()))
     drawn = np.random.Generator(np.random.SFC64(seed)).random(len(values), dtype=np.float32)

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import fused
+from . import passes
+from .threads import shared
 
 # Products of numbers from which a compiled pass is faster than torch's operations.
 _LEAST = 1 << 16
@@ -18,29 +19,29 @@ _LEAST = 1 << 16
 
 def are_compiled(values: torch.Tensor, dense: torch.Tensor) -> bool:
     """Whether these passes serve non-zeros ``values``, (nnz,), and rows ``dense``, (rows, columns)."""
-    if len(values) * dense.shape[1] < _LEAST or fused.is_traced() or torch.is_inference(values):
+    if len(values) * dense.shape[1] < _LEAST or passes.is_traced() or torch.is_inference(values):
         return False
-    return all(map(fused.is_plain, (values, dense))) and fused.kernels() is not None
+    return all(map(passes.is_plain, (values, dense))) and passes.kernels() is not None
 
 
 def product(pattern: Any, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """X · ``weight``, (N, D), of X with ``values`` where ``pattern`` has its non-zeros."""
     starts, columns = _places(pattern)
-    rows, numbers = fused.in_lanes(weight), values.detach().numpy()
+    rows, numbers = passes.in_lanes(weight), values.detach().numpy()
     out = np.empty((pattern.shape[0], rows.shape[1]), np.float32)
-    fused.in_parts(out, 1, lambda a, b: fused.kernels().multiply_sparse(starts, columns, numbers, a, b, rows, out))
+    passes.in_parts(out, 1, lambda a, b: passes.kernels().multiply_sparse(starts, columns, numbers, a, b, rows, out))
     return _without_lanes(out, weight.shape[1])
 
 
 def gradient_of_weight(pattern: Any, values: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
     """Xᵀ · ``grad``, (M, D)."""
     starts, columns = _places(pattern)
-    upstream, numbers, lanes = fused.in_lanes(grad), values.detach().numpy(), fused.kernels().LANES
+    upstream, numbers, lanes = passes.in_lanes(grad), values.detach().numpy(), passes.kernels().LANES
     out = np.zeros((pattern.shape[1], upstream.shape[1]), np.float32)
     blocks = out.shape[1] // lanes
     parts = max(min(torch.get_num_threads(), blocks), 1)
     ends = [lanes * (blocks * part // parts) for part in range(parts + 1)]
-    fused.shared(parts, lambda n: fused.kernels().weight_gradients_of_sparse(
+    shared(parts, lambda n: passes.kernels().weight_gradients_of_sparse(
         starts, columns, numbers, upstream, ends[n], ends[n + 1], out
     ))  # fmt: skip
     return _without_lanes(out, grad.shape[1])
@@ -49,9 +50,9 @@ def gradient_of_weight(pattern: Any, values: torch.Tensor, grad: torch.Tensor) -
 def gradient_of_values(pattern: Any, grad: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """(``grad`` · weightᵀ) where X has its non-zeros, (nnz,)."""
     starts, columns = _places(pattern)
-    upstream, rows, out = fused.in_lanes(grad), fused.in_lanes(weight), torch.empty(len(columns))
+    upstream, rows, out = passes.in_lanes(grad), passes.in_lanes(weight), torch.empty(len(columns))
     numbers = out.numpy()
-    fused.in_parts(upstream, 1, lambda a, b: fused.kernels().gradients_of_sparse(
+    passes.in_parts(upstream, 1, lambda a, b: passes.kernels().gradients_of_sparse(
         starts, columns, upstream, rows, a, b, numbers
     ))  # fmt: skip
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from . import fused
+from . import fused, passes
 from .format import QParams
 
 # A value on the edge of the range counts as inside, however its division rounds.
@@ -27,7 +27,7 @@ class CenteredCodes(torch.autograd.Function):
     def forward(ctx, x, scale, zero_point, offset, qmax, margin, clip_gradient):
         ctx.save_for_backward(x, scale, offset, margin)
         ctx.qmax, ctx.clip_gradient = qmax, clip_gradient
-        layout = fused.layout_of(x, scale)
+        layout = passes.layout_of(x, scale)
         if layout is not None:
             return fused.centered(x, scale, zero_point, offset, qmax, layout)
         return encode(x, QParams(scale, zero_point, offset), qmax) - zero_point
@@ -58,7 +58,7 @@ def straight_through(ctx, grad, x, scale, offset, margin) -> tuple[torch.Tensor 
     needs_x, needs_scale = ctx.needs_input_grad[:2]
     inverse = scale.reciprocal()
     low, high = range_ends(ctx.qmax, margin)
-    layout = None if torch.is_grad_enabled() else fused.layout_of(x, scale)
+    layout = None if torch.is_grad_enabled() else passes.layout_of(x, scale)
     if layout is not None:
         grad_x = layout.empty(x.shape) if needs_x else None
         sums = fused.gradients(grad, x, inverse, offset, low, high, layout, grad_x, ctx.clip_gradient)

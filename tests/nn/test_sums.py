@@ -6,7 +6,7 @@ import torch
 
 from dgl_lowbit.nn import sums
 from dgl_lowbit.nn.ops import TorchOps
-from dgl_lowbit.quant import fused, make_quantizer, products
+from dgl_lowbit.quant import make_quantizer, passes, products
 from dgl_lowbit.quant.products import product
 from dgl_lowbit.quant.quantized import Quantized
 from dgl_lowbit.quant.scaled import made_of, scale_rows
@@ -15,7 +15,7 @@ from dgl_lowbit.quant.stochastic import grid_of, new_seed, rounded
 
 @pytest.fixture(autouse=True)
 def serve_few_values(monkeypatch):
-    monkeypatch.setattr(fused, "_LEAST", 1)
+    monkeypatch.setattr(passes, "_LEAST", 1)
     monkeypatch.setattr(sums, "_LEAST", 1)
 
 
@@ -69,7 +69,7 @@ def test_they_follow_the_graph():
 
 @pytest.mark.parametrize("gradients", [32, 8])
 def test_they_do_not_depend_on_threads(monkeypatch, gradients):
-    monkeypatch.setattr(fused, "_LEAST_A_THREAD", 64)
+    monkeypatch.setattr(passes, "_LEAST_A_THREAD", 64)
     graph, x, quantizer = random_graph(2500, 2200, 9000), torch.randn(2500, 20), make_quantizer("qlr", 2, channels=20)
     quantizer.observe(x)
     before, results = torch.get_num_threads(), []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgl_lowbit.quant import fused, make_quantizer, ste
+from dgl_lowbit.quant import fused, make_quantizer, passes, ste
 from dgl_lowbit.quant.format import QParams
 from dgl_lowbit.quant.scaled import scaled
 
@@ -15,8 +15,8 @@ SHAPES = {"tensor": (), "channel": (1, 0), "row": (0, 1)}
 
 @pytest.fixture(autouse=True)
 def serve_few_values(monkeypatch):
-    monkeypatch.setattr(fused, "_LEAST", 1)
-    monkeypatch.setattr(fused, "_LEAST_A_THREAD", 64)
+    monkeypatch.setattr(passes, "_LEAST", 1)
+    monkeypatch.setattr(passes, "_LEAST_A_THREAD", 64)
 
 
 def drawn(shape, seed=0, requires_grad=False, times=1.0):
@@ -26,7 +26,8 @@ def drawn(shape, seed=0, requires_grad=False, times=1.0):
 
 def plainly(monkeypatch, function):
     with monkeypatch.context() as patch:
-        patch.setattr(fused, "layout_of", lambda x, scale: None)
+        for module in (fused, passes):
+            patch.setattr(module, "layout_of", lambda x, scale: None)
         return function()
 
 
@@ -51,7 +52,7 @@ def run(x, kind, qmax=3, margin=0.5, skew=0.0, clip=True, needs_x=True):
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_codes_and_gradients_are_those_of_the_plain_functions(monkeypatch, kind, options, shape, is_transposed):
     x = drawn(shape[::-1], times=2.0).t() if is_transposed else drawn(shape, times=2.0)
-    assert fused.layout_of(x, torch.ones(())) is not None
+    assert passes.layout_of(x, torch.ones(())) is not None
     centered, grad_x, grad_scale = run(x, kind, **options)
     plain_centered, plain_grad_x, plain_grad_scale = plainly(monkeypatch, lambda: run(x, kind, **options))
     assert torch.equal(centered, plain_centered)
@@ -78,7 +79,7 @@ def test_results_do_not_depend_on_threads(kind):
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 def test_threads_share_whole_blocks(monkeypatch, rows, threads):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    parts = sorted(fused.in_parts(np.empty((rows, 70), np.float32), 1024, lambda *part: part))
+    parts = sorted(passes.in_parts(np.empty((rows, 70), np.float32), 1024, lambda *part: part))
     assert len(parts) <= threads and parts[0][0] == 0 and parts[-1][1] == rows
     assert all(stop == start and start % 1024 == 0 for (_, stop), (start, _) in zip(parts, parts[1:]))
 
@@ -127,7 +128,7 @@ def test_what_is_not_served_is_left_to_torch(other):
         x = x.double()
     else:
         scale = torch.ones(6, 1, 4) if other == "row_and_column" else torch.ones(1, 5, 1)
-    assert fused.layout_of(x, scale) is None
+    assert passes.layout_of(x, scale) is None
     zero = torch.zeros(())
     codes = ste.centered_codes(x, QParams(scale, zero, zero), 3, zero)
     assert torch.equal(codes, x.round().clamp(0, 3))
@@ -161,7 +162,7 @@ def test_gradients_can_be_differentiated_again(monkeypatch):
 
 def test_workers_can_be_forked_after_it():
     x, one, before = drawn((4100, 70)), torch.ones(()), torch.get_num_threads()
-    layout, context = fused.layout_of(x, one), multiprocessing.get_context("fork")
+    layout, context = passes.layout_of(x, one), multiprocessing.get_context("fork")
     results = context.SimpleQueue()
 
     def code():  # torch's own threads do not survive, those of the pass are started anew

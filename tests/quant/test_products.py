@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dgl_lowbit.quant import few, fused, make_quantizer, products
+from dgl_lowbit.quant import few, fused_products, make_quantizer, passes, products
 from dgl_lowbit.quant.products import product
 from dgl_lowbit.quant.products import products as together
 from dgl_lowbit.quant.quantized import Quantized
@@ -12,7 +12,7 @@ from dgl_lowbit.quant.remade import Origin
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(fused, "_LEAST", 1)
+    monkeypatch.setattr(passes, "_LEAST", 1)
     monkeypatch.setattr(products, "_LEAST", 1)
     monkeypatch.setattr(products, "_LEAST_WHOLE", 1)
     monkeypatch.setattr(products, "_BLOCK_BYTES", 4 * 30 * 16)  # of 16 rows
@@ -65,9 +65,11 @@ def test_zeros_are_left_out(monkeypatch, inputs):
     pair, words = quantisers(inputs=inputs), drawn(70, 30) * (drawn(70, 30, seed=4) > 1)
     pair[0].observe(words)
     dense = torch.where(words == 0, 1e-30, words)
-    calls, of_few = [], fused.gradients_of_few
+    calls, of_few = [], fused_products.gradients_of_few
     monkeypatch.setattr(few, "_FEW", 0.3)
-    monkeypatch.setattr(fused, "gradients_of_few", lambda *args, **named: calls.append(args) or of_few(*args, **named))
+    monkeypatch.setattr(
+        fused_products, "gradients_of_few", lambda *args, **named: calls.append(args) or of_few(*args, **named)
+    )
     found, expected = (multiplied(*pair, needs_x=False, x=x) for x in (words, dense))
     assert len(calls) == 1  # of the words alone
     assert torch.equal(found[0], expected[0])

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from dgl_lowbit.quant import fused, make_quantizer
+from dgl_lowbit.quant import fused, make_quantizer, passes
 from dgl_lowbit.quant.ranges import is_finite, ranges_of_rows
 from dgl_lowbit.quant.sparse import SparseFeatures
 
 
 @pytest.fixture(autouse=True)
 def serve_few_values(monkeypatch):
-    monkeypatch.setattr(fused, "_LEAST", 1)
+    monkeypatch.setattr(passes, "_LEAST", 1)
     monkeypatch.setattr(fused, "_LEAST_OF_ROW", 1)
 
 
@@ -32,15 +32,15 @@ def test_they_are_those_of_torch(shape, fault):
 
 
 def test_one_pass_serves_check_and_codes(monkeypatch):
-    x, quantizer, passes = torch.randn(70, 40), make_quantizer("qlr", 2, granularity="row"), []
+    x, quantizer, taken = torch.randn(70, 40), make_quantizer("qlr", 2, granularity="row"), []
     quantizer.observe(x)
     kernel = fused.ranges_of_rows
-    monkeypatch.setattr(fused, "ranges_of_rows", lambda x: passes.append(x) or kernel(x))
-    assert is_finite(x) and len(passes) == 1
+    monkeypatch.setattr(fused, "ranges_of_rows", lambda x: taken.append(x) or kernel(x))
+    assert is_finite(x) and len(taken) == 1
     quantizer.qparams(x)
-    assert len(passes) == 1
+    assert len(taken) == 1
     quantizer.qparams(x)  # known for once
-    assert len(passes) == 2
+    assert len(taken) == 2
 
 
 def test_what_is_known_holds_as_long_as_the_values():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dgl_lowbit.quant import fused
+from dgl_lowbit.quant import fused_sums, passes
 from dgl_lowbit.quant.format import QParams
 from dgl_lowbit.quant.stochastic import chances, grid_of, new_seed, rounded
 
@@ -70,7 +70,7 @@ def test_bytes_are_those_of_the_plain_function(columns):
     grad[5, columns // 2], grad[9, 0] = torch.nan, -torch.inf
     after, seed = torch.rand(2500) + 0.1, torch.tensor(3_000_000_000)
     expected = rounded(grad * after.view(-1, 1), seed)
-    packed, zero, step = fused.packed_gradients(grad.contiguous(), after, seed)
+    packed, zero, step = fused_sums.packed_gradients(grad.contiguous(), after, seed)
     assert packed.dtype == np.uint8
     found = (torch.from_numpy(packed[:, :columns]) - torch.from_numpy(zero)) * torch.from_numpy(step)
     assert expected[:, 0].isnan().all() and (columns < 2 or not expected.isnan().all())
@@ -81,10 +81,10 @@ def test_bytes_are_those_of_the_plain_function(columns):
 def test_a_sum_of_more_bytes_than_32_bits_hold_is_exact():
     """Of a node of so many out-neighbours that their codes, 254 each, sum to more than 2³¹."""
     edges = (1 << 23) + (1 << 18)
-    graph = fused.kernels().prepare(np.array([0, edges]), np.ones(edges, np.int32), 2)
+    graph = passes.kernels().prepare(np.array([0, edges]), np.ones(edges, np.int32), 2)
     grad, x, one = torch.tensor([[-1e-9], [1.0]]), torch.zeros(1, 1), torch.ones(())
     params, found = QParams(torch.ones(1), torch.zeros(1), torch.zeros(1)), torch.empty(1, 1)
-    fused.gradients_of_sum(graph, grad, one, x, one, params, 3, -1.0, 4.0, found, True, torch.tensor(0))
+    fused_sums.gradients_of_sum(graph, grad, one, x, one, params, 3, -1.0, 4.0, found, True, torch.tensor(0))
     step = grid_of(*grad.aminmax(dim=0)).step
     assert abs(found / edges - 1) <= step + 1e-6
 

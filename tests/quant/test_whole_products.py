@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dgl_lowbit.quant import fused, make_quantizer, products
+from dgl_lowbit.quant import fused_products, make_quantizer, passes, products
 from dgl_lowbit.quant.format import QParams
 from dgl_lowbit.quant.products import product
 from numba_kernels import simd
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.skipif(simd.DOT_PRODUCT == "generic", reason="multiplie
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(fused, "_LEAST", 1)
-    monkeypatch.setattr(fused, "_LEAST_A_THREAD", 1 << 10)
+    monkeypatch.setattr(passes, "_LEAST", 1)
+    monkeypatch.setattr(passes, "_LEAST_A_THREAD", 1 << 10)
     monkeypatch.setattr(products, "_LEAST", 1)
     monkeypatch.setattr(products, "_LEAST_WHOLE", 1)
     monkeypatch.setattr(products, "_BLOCK_BYTES", 4 * 60 * 100)
@@ -23,8 +23,8 @@ def small(monkeypatch):
 @pytest.fixture
 def answers(monkeypatch):
     """Whether integers served, a block at a time."""
-    told, multiply = [], fused.multiply_whole
-    monkeypatch.setattr(fused, "multiply_whole", lambda *args: told.append(multiply(*args)) or told[-1])
+    told, multiply = [], fused_products.multiply_whole
+    monkeypatch.setattr(fused_products, "multiply_whole", lambda *args: told.append(multiply(*args)) or told[-1])
     return told
 
 
@@ -83,7 +83,7 @@ def test_what_is_no_number_is_left_to_floats(answers):
     codes = quantised(x, 2, "tensor")
     x[120, 7] = torch.nan
     out = product(codes, weight)
-    assert answers == [True, False, True]
+    assert sorted(answers) == [False, True, True]  # lanes of blocks end in any order
     assert out[120].isnan().all() and out.isnan().sum() == 40
 
 
@@ -92,7 +92,7 @@ def test_zero_points_are_whole_or_halves(zero_point, served):
     x, weight = drawn(40, 60), torch.randint(0, 4, (60, 40)).float() - 1.5
     params = QParams(torch.tensor(0.5), torch.tensor(zero_point), torch.tensor(1.5))
     out = torch.empty(40, 40)
-    assert fused.multiply_whole(fused.whole_weight(weight, params, 3), x, params, 3, out) is served
+    assert fused_products.multiply_whole(fused_products.whole_weight(weight, params, 3), x, params, 3, out) is served
     if served:
         centered = (x / 0.5 + 1.5).round().clamp(0, 3) - zero_point
         assert torch.equal(out, centered @ weight)
@@ -108,9 +108,9 @@ def test_zero_points_are_whole_or_halves(zero_point, served):
 ])  # fmt: skip
 def test_weights_that_are_served(weight, served):
     params = QParams(torch.tensor(0.5), torch.tensor(127.5), torch.tensor(127.5))
-    whole = fused.whole_weight(weight, params, 255)
+    whole = fused_products.whole_weight(weight, params, 255)
     assert (whole is not None) is served
     if served:
         x, out = drawn(40, len(weight)), torch.empty(40, 2)
-        assert fused.multiply_whole(whole, x, params, 255, out)
+        assert fused_products.multiply_whole(whole, x, params, 255, out)
         assert torch.equal(out, ((x / 0.5 + 127.5).round().clamp(0, 255) - 127.5) @ weight)
