@@ -33,7 +33,7 @@ def test_the_readme_has_tables_as_they_stand_in_their_files():
 
 def test_a_changed_table_is_seen():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    changed = text.replace("85.1 ± 0.3", "95.1 ± 0.3")
+    changed = re.sub(r"\d\d\.\d ± ", "10.0 ± ", text, count=1)
     assert changed != text and docs_tables.filled(changed) == text
 
 
