@@ -1,1 +1,1 @@
-"""What is made of DGL's graphs, and kept while they live: degrees, and neighbours as compiled passes read them."""
+"""What is kept of DGL's graphs while they live: degrees, and what other parts of the package prepare."""

@@ -53,8 +53,10 @@ def gradients_of_sum(
     kind, passed = kind_of(grad_x, clips), NOTHING if grad_x is None else grad_x.numpy()
     top, ends = np.float32(qmax), (np.float32(low), np.float32(high))
     sums = np.zeros((-(-len(values) // block), values.shape[1]))
-    upstream: tuple = in_lanes(grad), *by_row(after), padded(of_scale)
-    if seed is not None:
+    upstream: tuple
+    if seed is None:
+        upstream = in_lanes(grad), *by_row(after), padded(of_scale)
+    else:
         packed, zeros, step = packed_gradients(grad.contiguous(), after, seed)
         upstream = packed, zeros, step * of_scale
     in_parts(values, block, lambda a, b: kernels().gradients_of_sums(

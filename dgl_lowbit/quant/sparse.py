@@ -98,7 +98,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx, values, weight, pattern):
         ctx.save_for_backward(values, weight)
         ctx.pattern = pattern
-        if sparse_products.are_compiled(values, weight):
+        if sparse_products.are_compiled(values, weight, pattern.shape[1]):
             return sparse_products.product(pattern, values, weight)
         return pattern.matrix(values) @ weight
 
@@ -107,7 +107,7 @@ class _Product(torch.autograd.Function):
         values, weight = ctx.saved_tensors
         pattern, grad = ctx.pattern, grad.contiguous()
         grad_values = grad_weight = None
-        if sparse_products.are_compiled(values, grad) and not torch.is_grad_enabled():
+        if sparse_products.are_compiled(values, grad, pattern.shape[0]) and not torch.is_grad_enabled():
             if ctx.needs_input_grad[0]:
                 grad_values = sparse_products.gradient_of_values(pattern, grad, weight)
             if ctx.needs_input_grad[1]:

@@ -17,8 +17,13 @@ from .threads import shared
 _LEAST = 1 << 16
 
 
-def are_compiled(values: torch.Tensor, dense: torch.Tensor) -> bool:
-    """Whether these passes serve non-zeros ``values``, (nnz,), and rows ``dense``, (rows, columns)."""
+def are_compiled(values: torch.Tensor, dense: torch.Tensor, rows: int) -> bool:
+    """Whether these passes serve non-zeros ``values``, (nnz,), and ``dense``; not unless that is (``rows``, columns).
+
+    What does not fit is left to torch, which says so: the passes have no bounds.
+    """
+    if dense.dim() != 2 or len(dense) != rows:
+        return False
     if len(values) * dense.shape[1] < _LEAST or passes.is_traced() or torch.is_inference(values):
         return False
     return all(map(passes.is_plain, (values, dense))) and passes.kernels() is not None

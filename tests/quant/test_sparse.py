@@ -76,7 +76,7 @@ def test_compiled_products_are_the_dense_ones_on_any_number_of_threads(columns):
     sparse, whole = SparseFeatures.from_dense(dense), torch.Generator().manual_seed(1)
     weight = torch.randint(-9, 10, (300, columns), generator=whole).float()
     upstream = torch.randint(-9, 10, (1500, columns), generator=whole).float()
-    assert sparse_products.are_compiled(sparse.values, weight)
+    assert sparse_products.are_compiled(sparse.values, weight, 300)
     expected = dense @ weight, (upstream @ weight.t())[dense != 0], dense.t() @ upstream
     for threads in (1, 2, 3):
         with torch_threads(threads):
@@ -85,6 +85,14 @@ def test_compiled_products_are_the_dense_ones_on_any_number_of_threads(columns):
             product.backward(upstream)
         for got, wanted in zip((product, values.grad, learned.grad), expected):
             assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("rows", [299, 301])
+def test_products_that_do_not_fit_are_refused_at_any_size(rows):
+    sparse = SparseFeatures.from_dense(bag_of_words(1500, 300))
+    with pytest.raises(RuntimeError):
+        sparse @ torch.rand(rows, 64)
+    assert not sparse_products.are_compiled(sparse.values, torch.rand(300), 300)
 
 
 def test_compiled_products_sum_floats_in_one_order_on_any_number_of_threads():
