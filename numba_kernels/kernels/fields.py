@@ -80,13 +80,6 @@ class Finishing(NamedTuple):
     floor: float
 
 
-class Edges(NamedTuple):
-    """In-neighbours of every row."""
-
-    indptr: int  # (rows + 1,) int64
-    indices: int  # int32, AHEAD more than edges
-
-
 class Multiplied(NamedTuple):
     """How accumulators become fixed-point numbers, see :class:`numba_kernels.fixed_point.Multiplier`."""
 
@@ -95,6 +88,32 @@ class Multiplied(NamedTuple):
     bits: int
     term: int
     power: float  # 2^-unit
+
+
+class FixedProduct(NamedTuple):
+    """How sums Σ q_x q_w become fixed-point numbers: those of 4 · Σ (q_x − z_x) (q_w − z_w)."""
+
+    twice_zero: int  # 2 z_x
+    twice_zeros: int  # (columns,) int32, 2 z_w
+    twice_sums: int  # (columns,) int32, 2 Σ q_w
+    multiplied: Multiplied
+
+
+class Edges(NamedTuple):
+    """In-neighbours of every row."""
+
+    indptr: int  # (rows + 1,) int64
+    indices: int  # int32, AHEAD more than edges
+
+
+class Coding(NamedTuple):
+    """How numbers become codes with integer arithmetic, see :class:`numba_kernels.fixed_point.Coding`."""
+
+    power: int  # (columns,) float32
+    multiplier: int  # (columns,) int32
+    whole: int  # (columns,) int32
+    shift: int
+    added: int
 
 
 class ProductWeight(NamedTuple):

@@ -1,4 +1,8 @@
-"""LOOKUP: float rows that are mostly 0, as codes, times an integer weight."""
+"""LOOKUP, LOOKUP_FIXED: float rows that are mostly 0, as codes, times an integer weight.
+
+With q₀ the code of 0, Σ_k q_k w_k = q₀ Σ_k w_k + Σ (q_k − q₀) w_k over the k where a row is not 0. The last sum is
+made, of *steps* q_k − q₀, whose zero point is z − q₀.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from .encode import check_scale, row_grid
-from .fields import ROW_AFFINE, ROW_HALF, STATIC, Chosen, Finishing, Matrix, ProductWeight, Target
+from .fields import ROW_AFFINE, ROW_HALF, STATIC, Chosen, Coding, Finishing, FixedProduct, Matrix, ProductWeight, Target
+from .fixed import dropped_bits, finish_fixed, fixed_codes, parts_of_norm
 from .instruction import instruction, reader
 from .product import finish_row
 from .rows import factor_of
@@ -30,7 +35,22 @@ class Lookup(NamedTuple):
     finishing: Finishing
 
 
-read_lookup = reader(Lookup)
+class LookupFixed(NamedTuple):
+    """dst ← the same as fixed-point numbers, coded with integer arithmetic."""
+
+    dst: int  # as those of Lookup
+    columns: int
+    codes: int
+    totals: int
+    matrix: Matrix
+    chosen: Chosen
+    target: Target
+    weight: ProductWeight
+    coding: Coding
+    fixed: FixedProduct
+
+
+read_lookup, read_fixed = reader(Lookup), reader(LookupFixed)
 _NONE = {16: simd.zeros16, 32: simd.zeros32, 64: simd.zeros64}
 
 # Floats between those that are read and those that are fetched.
@@ -74,66 +94,50 @@ def collect(x, columns, chosen, positions, values):
 
 
 @kernel
-def add_weights(positions, steps, found, rows, stride, column, none, totals):
-    """totals ← Σ steps · rows of the weight at ``positions``, for one block of columns."""
-    sums = simd.to_i32(none)
-    for n in range(found):
-        w = simd.signed_to_i32(simd.load(none, rows, np.int64(positions[n]) * stride + column))
-        sums = simd.add(sums, simd.multiply(w, simd.fill(sums, steps[n])))
-    simd.store(sums, totals, column)
+def add_weights(positions, steps, found, weight, columns, width, none, totals):
+    """totals ← Σ steps · rows of the weight at ``positions``, in blocks of ``width`` columns, as ``none`` has."""
+    rows, stride = simd.i8_at(weight.codes), (columns + width - 1) // width * width
+    for column in range(0, stride, width):
+        sums = simd.to_i32(none)
+        for n in range(found):
+            w = simd.signed_to_i32(simd.load(none, rows, np.int64(positions[n]) * stride + column))
+            sums = simd.add(sums, simd.multiply(w, simd.fill(sums, steps[n])))
+        simd.store(sums, totals, column)
 
 
 @kernel
-def lookup(
-    i, x, matrix, chosen, target, is_static, is_half, weight, columns, stride, width, block, codes, totals, finishing,
-    out,
-):  # fmt: skip
-    """Row i of the product where most of a float32 row is 0: the codes of ``x`` times the weight, as :func:`product`.
+def places(codes, inputs):
+    """Scratch for positions, values, and steps in the place of values."""
+    behind = codes + 4 * (inputs + 64)
+    return simd.i32_at(codes), simd.f32_at(behind), simd.i32_at(behind)
 
-    With q₀ the code of 0, Σ_k q_k w_k = q₀ Σ_k w_k + Σ (q_k − q₀) w_k over the k where x is not 0.
 
-    Parameters
-    ----------
-    x : (matrix.stride,) float32
-        A row of the ``matrix``, whose flag becomes 1 when a number that is read is not finite.
-    chosen : Chosen
-        Which K of its columns are read.
-    target : Target
-        How the row is quantised, per row or with one scale.
-    weight : ProductWeight
-        With rows of int8 codes, ``stride`` apart.
-    width, block
-        Columns at a time, and a zero vector of as many bytes.
-    codes : int
-        Address of scratch for 8 · (K + 64) bytes.
-    totals, out
-        (columns,) int32 scratch, float32.
+@kernel
+def read_row(f, i, positions, values):
+    """Positions and values of what is not 0 in row i, zeros behind them up to the next sixteen; how many there are.
+
+    And the smallest and largest of them and 0, as lanes. The matrix's flag becomes 1 when one is not finite.
     """
-    K, lanes = weight.inputs, simd.zeros_f32()
-    positions, values = simd.i32_at(codes), simd.f32_at(codes + 4 * (K + 64))
-    steps = simd.i32_at(codes + 4 * (K + 64))
-    found = collect(x, matrix.stride, chosen, positions, values)
+    low, high, worst = simd.zeros_f32(), simd.zeros_f32(), simd.zeros_i32()
+    x = simd.f32_at(f.matrix.address + 4 * i * f.matrix.stride)
+    found = collect(x, f.matrix.stride, f.chosen, positions, values)
     for n in range(found, (found + 15) // 16 * 16):
         values[n] = np.float32(0.0)
-    low, high, worst = lanes, lanes, simd.zeros_i32()
     for n in range(0, found, 16):
-        value = simd.load(lanes, values, n)
+        value = simd.load(low, values, n)
         low, high = simd.minimum(low, value), simd.maximum(high, value)
         worst = simd.maximum(worst, simd.magnitude_bits(value))
     if simd.largest(worst) >= 0x7F800000:
-        simd.i32_at(matrix.flag)[0] = np.int32(1)
-    factor = simd.f32_at(target.factor)[i] if target.factor != 0 else np.float32(1.0)
-    if is_static:
-        scale, zero = simd.f32_at(target.scale)[0], simd.f32_at(target.zero)[0]
-        inverse, offset = simd.f32_at(target.inverse)[0], simd.f32_at(target.offset)[0]
-    else:
-        scale, zero, offset = row_grid(simd.smallest(low) * factor, simd.largest(high) * factor, target, is_half)
-        check_scale(scale, target)
-        inverse = np.float32(1.0) / scale
-    top = simd.fill(lanes, np.float32(target.top))
-    none, start = simd.zeros_i32(), simd.fill(lanes, offset)
+        simd.i32_at(f.matrix.flag)[0] = np.int32(1)
+    return found, low, high
+
+
+@kernel
+def float_steps(values, found, target, factor, inverse, offset, steps):
+    """Steps of values times ``factor``, in their place; their sum, and the code of 0."""
+    lanes, sums = simd.zeros_f32(), simd.zeros_i32()
+    top, start = simd.fill(lanes, np.float32(target.top)), simd.fill(lanes, offset)
     zero_code = simd.bits_and(simd.rounded_bits(simd.minimum(simd.maximum(start, lanes), top)), 255)
-    sums = none
     for n in range(0, found, 16):
         y = simd.multiply(simd.load(lanes, values, n), simd.fill(lanes, factor))
         y = simd.add(simd.multiply(y, simd.fill(lanes, inverse)), start)
@@ -141,12 +145,24 @@ def lookup(
         step = simd.subtract(step, zero_code)
         simd.store(step, steps, n)
         sums = simd.add(sums, step)
-    rows = simd.i8_at(weight.codes)
-    for column in range(0, columns, width):
-        add_weights(positions, steps, found, rows, stride, column, block, totals)
-    q0 = np.float64(simd.largest(zero_code))
-    numbers = scale, np.float64(zero) - q0, np.int64(simd.total(sums))
-    finish_row(totals, columns, *numbers, weight, factor_of(finishing.factor, i), finishing, out)
+    return np.int64(simd.total(sums)), np.int64(simd.largest(zero_code))
+
+
+@kernel
+def fixed_steps(values, found, target, coding, has_norm, norm, mantissa, steps):
+    """The same with integer arithmetic, of values times ``norm`` · ``mantissa`` / 2^15 if ``has_norm``."""
+    lanes, sums = simd.zeros_f32(), simd.zeros_i32()
+    power = simd.fill(lanes, simd.f32_at(coding.power)[0])
+    multiplier = simd.fill(sums, np.int64(simd.i32_at(coding.multiplier)[0]))
+    whole = simd.fill(sums, np.int64(simd.i32_at(coding.whole)[0]))
+    zero_code = fixed_codes(lanes, power, multiplier, whole, coding, target.top, has_norm, norm, mantissa)
+    for n in range(0, found, 16):
+        x = simd.load(lanes, values, n)
+        step = fixed_codes(x, power, multiplier, whole, coding, target.top, has_norm, norm, mantissa)
+        step = simd.subtract(step, zero_code)
+        simd.store(step, steps, n)
+        sums = simd.add(sums, step)
+    return np.int64(simd.total(sums)), np.int64(simd.largest(zero_code))
 
 
 @instruction(Lookup, product((STATIC, ROW_AFFINE, ROW_HALF), _NONE))
@@ -156,12 +172,46 @@ def look_up(mode, width):
 
     def run(at, start, count, base, stride):
         f = read_lookup(at)
-        codes, totals, padded = base + f.codes, simd.i32_at(base + f.totals), (f.columns + width - 1) // width * width
+        target, totals = f.target, simd.i32_at(base + f.totals)
+        positions, values, steps = places(base + f.codes, f.weight.inputs)
         for r in range(count):
             i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
-            x = simd.f32_at(f.matrix.address + 4 * i * f.matrix.stride)
-            columns = f.columns, padded, width, none()
-            rest = codes, totals, f.finishing, row
-            lookup(i, x, f.matrix, f.chosen, f.target, is_static, is_half, f.weight, *columns, *rest)
+            found, low, high = read_row(f, i, positions, values)
+            factor = factor_of(target.factor, i)
+            if is_static:
+                scale, zero = simd.f32_at(target.scale)[0], simd.f32_at(target.zero)[0]
+                inverse, offset = simd.f32_at(target.inverse)[0], simd.f32_at(target.offset)[0]
+            else:
+                least, most = simd.smallest(low) * factor, simd.largest(high) * factor
+                scale, zero, offset = row_grid(least, most, target, is_half)
+                check_scale(scale, target)
+                inverse = np.float32(1.0) / scale
+            row_sum, q0 = float_steps(values, found, target, factor, inverse, offset, steps)
+            add_weights(positions, steps, found, f.weight, f.columns, width, none(), totals)
+            numbers = scale, np.float64(zero) - np.float64(q0), row_sum
+            finish_row(totals, f.columns, *numbers, f.weight, factor_of(f.finishing.factor, i), f.finishing, row)
+
+    return run
+
+
+@instruction(LookupFixed, product((False, True), _NONE))
+def look_up_fixed(has_norm, width):
+    """A variant a width, with degree norms of rows or without."""
+    none = _NONE[width]
+
+    def run(at, start, count, base, stride):
+        f = read_fixed(at)
+        totals, inputs, norm, mantissa = simd.i32_at(base + f.totals), f.weight.inputs, np.float32(1.0), np.int64(0)
+        positions, values, steps = places(base + f.codes, inputs)
+        dropped = dropped_bits(f.fixed.multiplied, inputs)
+        for r in range(count):
+            i, row = start + r, simd.f32_at(base + f.dst + 4 * r * stride)
+            found, _, _ = read_row(f, i, positions, values)
+            if has_norm:
+                norm, mantissa = parts_of_norm(f.target.factor, i)
+            row_sum, q0 = fixed_steps(values, found, f.target, f.coding, has_norm, norm, mantissa, steps)
+            add_weights(positions, steps, found, f.weight, f.columns, width, none(), totals)
+            zero = f.fixed.twice_zero - 2 * q0
+            finish_fixed(totals, f.columns, row_sum, inputs, zero, f.fixed, dropped, row)
 
     return run

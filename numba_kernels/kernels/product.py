@@ -9,9 +9,9 @@ import numpy as np
 from .. import simd
 from ..jit import kernel
 from ..layout import PACKED_BITS, row_bytes
-from .fields import Finishing, Multiplied, Operand, ProductWeight
+from .fields import Finishing, FixedProduct, Operand, ProductWeight
 from .finish import finished
-from .fixed import dropped_bits, fixed
+from .fixed import dropped_bits, finish_fixed
 from .instruction import instruction, reader
 from .rows import factor_of
 from .unpack import unpacking
@@ -111,7 +111,7 @@ class Product(NamedTuple):
 
 
 class ProductFixed(NamedTuple):
-    """dst ← the same as fixed-point numbers, of 4 · Σ (q_x − z_x) (q_w − z_w)."""
+    """dst ← the same as fixed-point numbers."""
 
     dst: int  # as those of Product
     columns: int
@@ -121,10 +121,7 @@ class ProductFixed(NamedTuple):
     steps: int
     operand: Operand
     weight: ProductWeight
-    twice_zero: int  # 2 z_x
-    twice_zeros: int  # (columns,) int32, 2 z_w
-    twice_sums: int  # (columns,) int32, 2 Σ q_w
-    multiplied: Multiplied
+    fixed: FixedProduct
 
 
 read_product, read_fixed = reader(Product), reader(ProductFixed)
@@ -193,16 +190,10 @@ def multiply_fixed(bits, form):
     def run(at, start, count, base, stride):
         f = read_fixed(at)
         local, first = (base, 0) if f.operand.local != 0 else (0, start)
-        sums, none = product(first, count, f, local, base + f.codes, base + f.dst, stride), simd.zeros_i32()
-        zeros, columns_sums, zero = simd.i32_at(f.twice_zeros), simd.i32_at(f.twice_sums), simd.fill(none, f.twice_zero)
-        dropped = dropped_bits(f.multiplied, f.weight.inputs)
+        sums = product(first, count, f, local, base + f.codes, base + f.dst, stride)
+        inputs, zero, dropped = f.weight.inputs, f.fixed.twice_zero, dropped_bits(f.fixed.multiplied, f.weight.inputs)
         for r in range(count):
             row = base + f.dst + 4 * r * stride
-            rest = simd.fill(none, 2 * sums[r] - f.weight.inputs * f.twice_zero)
-            for c in range(0, f.columns, 16):  # what overflows on the way comes back: the result is within int32
-                t = simd.shift_left(simd.load(none, simd.i32_at(row), c), 2)
-                t = simd.subtract(t, simd.multiply(zero, simd.load(none, columns_sums, c)))
-                t = simd.subtract(t, simd.multiply(rest, simd.load(none, zeros, c)))
-                simd.store(fixed(t, f.multiplied, dropped, c), simd.f32_at(row), c)
+            finish_fixed(simd.i32_at(row), f.columns, sums[r], inputs, zero, f.fixed, dropped, simd.f32_at(row))
 
     return run

@@ -172,10 +172,11 @@ class Places:
 
     def looks_up(self, value, out, grid: Grid) -> bool:
         """Whether a product reads ``value``, features, without their codes being made: most of them are 0."""
-        readers = self.schedule.readers[out]
-        is_served = grid.is_uniform and grid.mode not in (SHIFT, SIGN, INTEGER, GROUP)
+        is_served = grid.is_uniform and grid.mode not in (SHIFT, SIGN, GROUP)
         possible = is_served and value in self.sparse and self.schedule.stays(out)
-        return possible and all(op.name == "linear" for op in readers)
+        # Numbers and results are integers in both, or in neither.
+        is_integer, readers = grid.mode == INTEGER, self.schedule.readers[out]
+        return possible and all(op.name == "linear" and ("unit" in op.spec) == is_integer for op in readers)
 
     # -- fields -----------------------------------------------------------------------------------------
     def operand(self, value) -> Operand:

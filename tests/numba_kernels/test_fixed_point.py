@@ -19,6 +19,11 @@ def quantize(builder, value, quantizer, columns, graph=None, norm=None):
     return builder.add("quantize", value, *([] if norm is None else [graph]), quantizer=spec, columns=columns, **more)
 
 
+def halves(bits, rng):
+    """A scale that is coded in floats, with zero points that integers can have."""
+    return {name: part for name, part in integer(bits, 1, rng).items() if name != "arithmetic"}
+
+
 BOTH = {"side": "out", "power": -0.5, "plus": 0}
 
 
@@ -44,6 +49,36 @@ def test_a_convolution_equals_the_twin(bits, is_half):
         assert_equals_twin(model, normal(rng, rows, K), draw_graph(rng, rows, rows, edges, hub))
     assert {"encode_fixed", "multiply_fixed", "gather_fixed", "fixed_norm"} <= operations(model)
     assert not {"encode", "multiply", "gather"} & operations(model)
+
+
+@pytest.mark.parametrize("has_norm", [False, True])
+@pytest.mark.parametrize("M", [3, 40, 100])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_products_of_features_that_are_mostly_0_equal_the_twin(bits, M, has_norm):
+    """They are looked up where numbers and results are integers both, or neither."""
+    K, rows, rng = 150, 40, np.random.default_rng(bits + M)
+    norm = {"graph": 1, "norm": BOTH} if has_norm else {}
+    feat = normal(rng, rows, K) * (rng.random((rows, K)) < 0.05)
+    feat[3] = 0
+    for quantizer, instruction in ((integer(bits, K, rng), "look_up_fixed"), (halves(bits, rng), "multiply_fixed")):
+        if has_norm and instruction == "multiply_fixed":
+            continue  # norms are of integer grids
+        builder = PlanBuilder()
+        out = builder.linear(quantize(builder, 0, quantizer, K, **norm), rng, K, M, bits)
+        builder.ops[-1]["unit"] = 9
+        model = builder.model(["features", "graph"], out)
+        assert_equals_twin(model, feat, draw_graph(rng, rows, rows, 99))
+        assert {instruction} == operations(model) & {"look_up", "look_up_fixed", "multiply_fixed"}
+        with pytest.raises(GraphError, match="NaN or infinity"):
+            model(np.where(feat == feat.max(), np.inf, feat).astype(np.float32), draw_graph(rng, rows, rows, 99))
+
+
+def test_an_integer_grid_before_a_product_in_floats():
+    builder, rng = PlanBuilder(), np.random.default_rng(0)
+    out = builder.linear(quantize(builder, 0, integer(4, 150, rng), 150), rng, 150, 5, 4)
+    model = builder.model(["features"], out)
+    assert_equals_twin(model, normal(rng, 20, 150) * (rng.random((20, 150)) < 0.05))
+    assert not {"look_up", "look_up_fixed"} & operations(model)
 
 
 def test_multipliers_are_fractions_rounded_once():

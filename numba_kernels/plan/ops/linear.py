@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...fixed_point import Multiplier, are_halves, most_steps
+from ...kernels.fields import FixedProduct
 from ...kernels.finish import NOTHING
-from ...kernels.lookup import Lookup, look_up
+from ...kernels.lookup import Lookup, LookupFixed, look_up, look_up_fixed
 from ...kernels.product import Product, ProductFixed, multiply, multiply_fixed
 from ...layout import dense_bytes, padded
 from ...levels import Levels
@@ -15,6 +16,7 @@ from ...simd import form_of
 from ...spec import FixedGrid, IntegerGrid
 from ..attributes import COUNT, LIST, NUMBERS, STRING, UNIT, choice, record, several
 from .finish import finishing
+from .quantize import coding
 from .registry import Operation, each_part, operation
 
 _PARTS = {
@@ -84,13 +86,18 @@ class Linear(Operation):
         stage.costs_products(weight.inputs * weight.columns)
         spec = op.spec.get("finish")  # of schedules only
         finished = NOTHING if spec is None else finishing(stage, spec, op.factors[0], op.columns)
+        fixed = self._fixed_fields(stage, op, weight, value, out) if "unit" in op.spec else None
         if value in stage.looked_up:
             source, target = stage.looked_up[value]
             features, _ = stage.places.matrix(source)
             scratch = stage.area("codes", 8 * (weight.inputs + 64)), stage.area("totals", 4 * padded(weight.columns))
-            operands = features, stage.places.chosen(source), target, stage.weight_fields(weight, weight.rows), finished
-            fields = Lookup(stage.at_slot(slot), op.columns, *scratch, *operands)
-            stage.add(look_up, (target.mode, min(padded(op.columns), 64)), fields)
+            operands = features, stage.places.chosen(source), target, stage.weight_fields(weight, weight.rows)
+            shared, width = (stage.at_slot(slot), op.columns, *scratch, *operands), min(padded(op.columns), 64)
+            if fixed is None:
+                stage.add(look_up, (target.mode, width), Lookup(*shared, finished))
+            else:
+                fields = LookupFixed(*shared, coding(stage, stage.grid(value)), fixed)
+                stage.add(look_up_fixed, (target.factor != 0, width), fields)
             return
         operand = stage.places.operand(value)
         form, steps = form_of(operand.bits, weight.top, weight.inputs, weight.columns)
@@ -99,13 +106,16 @@ class Linear(Operation):
         codes, groups = stage.area_of_rows("codes", room + 8), tiles.shape[1]
         numbers = room, groups, steps, operand, stage.weight_fields(weight, tiles)
         fields = stage.at_slot(slot), op.columns, codes, *numbers
-        if "unit" not in op.spec:
+        if fixed is None:
             stage.add(multiply, (operand.bits, form), Product(*fields, finished))
-            return
+        else:
+            stage.add(multiply_fixed, (operand.bits, form), ProductFixed(*fields, fixed))
+
+    def _fixed_fields(self, stage, op, weight, value, out):
         grid, at, plan = stage.grid(value), stage.at, stage.assembly.plan
         multiplied = stage.multiplied(out, lambda: self._multiplier(plan, op.spec, grid.spec), op.columns)
-        numbers = int(grid.twice_zero[0]), at(weight.twice_zeros), at(weight.twice_column_sums), multiplied
-        stage.add(multiply_fixed, (operand.bits, form), ProductFixed(*fields, *numbers))
+        numbers = at(weight.twice_zeros), at(weight.twice_column_sums), multiplied
+        return FixedProduct(int(grid.twice_zero[0]), *numbers)
 
     @staticmethod
     def _multiplier(plan, op, grid):

@@ -9,7 +9,7 @@ import numpy as np
 from ...fixed_point import normed
 from ...kernels.decode import Decode, decode
 from ...kernels.encode import Encode, encode
-from ...kernels.fields import INTEGER, Matrix
+from ...kernels.fields import INTEGER, Coding, Matrix
 from ...kernels.fixed import EncodeFixed, FixedNorm, encode_fixed, fixed_norm
 from ...kernels.silence import ClearSilent, FindSilent, clear_silent, find_silent
 from ...kernels.term import Term, term
@@ -21,15 +21,20 @@ _NO_MATRIX = Matrix(0, 0, 0)
 _DEAD_ZONE = record(thresholds=NUMBERS, of=choice("rows", "entries"))
 
 
+def coding(stage, grid) -> Coding:
+    """How an integer grid codes, as fields."""
+    arrays = stage.at(grid.power), stage.at(grid.multiplier), stage.at(grid.whole)
+    return Coding(*arrays, grid.coding.shift, grid.coding.added)
+
+
 def _emit_codes(stage, out, slot, columns, factor=0, source=_NO_MATRIX):
     """Encode a slot, which was loaded from ``source`` if it says so, as the codes ``out``."""
     stage.places.new_codes(out, stage.grid(out))
-    grid, at = stage.grid(out), stage.at
+    grid = stage.grid(out)
     target = stage.places.target(out, grid, factor)
     if grid.mode == INTEGER:
-        arrays = at(grid.power), at(grid.multiplier), at(grid.whole)
-        numbers = *arrays, grid.coding.shift, grid.coding.added, source
-        stage.add(encode_fixed, (factor != 0,), EncodeFixed(stage.at_slot(slot), columns, target, *numbers))
+        fields = EncodeFixed(stage.at_slot(slot), columns, target, coding(stage, grid), source)
+        stage.add(encode_fixed, (factor != 0,), fields)
         return
     variant, grids = (target.mode, min(target.width, 64)), stage.area_of_rows("grids", 16)
     stage.add(encode, variant, Encode(stage.at_slot(slot), columns, target, grids, source))
