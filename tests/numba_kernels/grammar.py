@@ -63,7 +63,9 @@ class Grammar:
         if not made:
             made = [self._note(self.floats, self.builder.add("dequantize", next(iter(self.codes))), width)]
         outputs = [int(value) for value in rng.choice(made, min(len(made), int(rng.integers(1, 4))), replace=False)]
-        drawn = Drawn(self.builder, outputs, [graph, normal(rng, nodes, width), normal(rng, nodes, width), weight])
+        density = 0.05 if rng.random() < 0.3 else 1.0  # of few that are not 0 products look up rows
+        first, second = (normal(rng, nodes, width) * (rng.random((nodes, width)) < density) for _ in range(2))
+        drawn = Drawn(self.builder, outputs, [graph, first, second, weight])
         if self.is_changed:
             self._change(drawn)
         return drawn
