@@ -1,9 +1,10 @@
 """Settings of Sphinx; ``make -C docs html`` builds the pages."""
 
+import re
 import sys
 from pathlib import Path
 
-from docutils.nodes import SkipNode
+from docutils.nodes import SkipNode, Text, entry
 from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import download_reference, pending_xref
@@ -82,7 +83,15 @@ def link_pages(app, doctree):
             link.replace_self(pending_xref("", *link.children, refexplicit=True, refwarn=True, **target))
 
 
+def keep_figures_whole(app, doctree):
+    """Let no line break inside "84.6 ± 0.7", "100.00 %" and "7.1 ms" in tables."""
+    for cell in doctree.findall(entry):
+        for text in list(cell.findall(Text)):
+            text.parent.replace(text, Text(re.sub(r"(?<=\d) (?=[±%]|ms\b)|(?<=±) (?=\d)", "\u00a0", text)))
+
+
 def setup(app):
     app.add_html_math_renderer("mathml", (write_formula, None), (write_formula, None))
     app.connect("doctree-read", link_pages)
+    app.connect("doctree-read", keep_figures_whole)
     app.connect("builder-inited", gallery.write_notebooks, priority=900)  # after sphinx-gallery, whose is 500
