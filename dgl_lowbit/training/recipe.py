@@ -130,6 +130,8 @@ def fit(
         As for :func:`train`.
     """
     check_model(model, "fit")
+    if config is not None and not isinstance(config, QuantConfig):
+        raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
     of_data = {name: options.get(name, default) for name, default in OF_DATA.items()}
     check_data(graph, budget=budget, pruner=pruner, protect=config and config.protect, **of_data)
     float_epochs = epochs if float_epochs is None else float_epochs
