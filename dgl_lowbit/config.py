@@ -385,6 +385,15 @@ def _probabilities(protect):
     return float(pair[0]), float(pair[1])
 
 
+def checked_config(config: QuantConfig | None, default: QuantConfig | None = None) -> QuantConfig:
+    """``config``, or where it is None ``default``, of 8 bits unless given; ValueError when it is something else."""
+    if config is None:
+        return QuantConfig() if default is None else default
+    if not isinstance(config, QuantConfig):
+        raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
+    return config
+
+
 def _fit(pattern, name, components):
     """What ``pattern`` gives bits of in the layer called ``name``: "bits", a component, or None."""
     if fnmatch.fnmatchcase(name, pattern):

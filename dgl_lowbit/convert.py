@@ -9,7 +9,7 @@ import dgl.nn
 from torch import nn
 
 from . import nn as lowbit_nn
-from .config import QuantConfig
+from .config import QuantConfig, checked_config
 from .nn.base import LAYERS
 from .nn.message_passing import Found, Hooked, discover, hook
 from .nn.stored import decoded
@@ -78,11 +78,9 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     >>> [type(layer).__module__ for layer in quantize(model, QuantConfig(2))]
     ['dgl_lowbit.nn.graphconv', 'dgl_lowbit.nn.sageconv']
     """
-    config = QuantConfig() if config is None else config
     check_model(model, "quantize")
+    config = checked_config(config)
     example, kwargs = decoded((example, kwargs))
-    if not isinstance(config, QuantConfig):
-        raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
     for name, module in model.named_modules():
         if isinstance(module, Hooked) or (isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit):
             raise ValueError(f"{name or 'the model'} is low-bit already; quantize the float model instead.")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .calibration import calibrate
-from .config import COMPONENTS, QuantConfig
+from .config import COMPONENTS, QuantConfig, checked_config
 from .convert import FloatModuleWarning, quantize
 from .nn import LowBitLayer
 from .nn.message_passing import Site
@@ -119,7 +119,7 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
     >>> sorted(row["layer"] for row in rows)
     ['0', '1']
     """
-    config = QuantConfig(4) if config is None else config
+    config = checked_config(config, QuantConfig(4))
     off: dict[str, Any] = {component: None for component in COMPONENTS if component not in ("states", "outputs")}
     floats = replace(config, bits=32, states=32, outputs=32, overrides={}, ends=None, **off)
     with warnings.catch_warnings():

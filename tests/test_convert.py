@@ -71,7 +71,6 @@ def test_subclasses_with_a_forward_of_their_own_stay_in_float():
     ("call", "message"),
     [
         (lambda: lowbit.quantize("gcn"), "expects a torch.nn.Module, got str"),
-        (lambda: lowbit.quantize(nn.Linear(2, 2), 4), "config must be a QuantConfig, got int"),
         (lambda: lowbit.quantize(nn.ReLU()), "no layer that can be made low-bit; these can: APPNPConv, ChebConv"),
         (lambda: lowbit.quantize(lowbit.quantize(nn.Linear(2, 2))), "the model is low-bit already"),
         (lambda: lowbit.calibrate(nn.Linear(2, 2), torch.rand(1, 2)), "no quantisers to calibrate"),
@@ -80,6 +79,26 @@ def test_subclasses_with_a_forward_of_their_own_stay_in_float():
 def test_faults_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, graph: lowbit.quantize(model, 4),
+        lambda model, graph: lowbit.fit(model, graph, 4),
+        lambda model, graph: lowbit.boost(graph, config=4),
+        lambda model, graph: lowbit.sensitivity(model, graph, graph.ndata["feat"], config=4),
+        lambda model, graph: lowbit.allocate(model, graph, graph.ndata["feat"], budget={"model": 99}, config=4),
+        lambda model, graph: lowbit.allocation.cost(model, 4, graph, graph.ndata["feat"]),
+    ],
+)
+def test_a_number_is_no_config_anywhere(call, graph):
+    feat = features(graph, 12)
+    graph.ndata.update(feat=feat, label=torch.zeros(len(feat), dtype=torch.long))
+    for name in ("train_mask", "val_mask", "test_mask"):
+        graph.ndata[name] = torch.ones(len(feat), dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"config must be a QuantConfig, got int; try QuantConfig\(bits=2\)"):
+        call(dgl.nn.GraphConv(12, 4), graph)
 
 
 def test_calibration_sets_every_range_and_keeps_the_mode(graph):

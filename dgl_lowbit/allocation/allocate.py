@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from ..config import QuantConfig
+from ..config import QuantConfig, checked_config
 from ..nn.wrappers import check_model
 from ..progress import progress_bar
 from ..quant import SUPPORTED_BITS
@@ -91,9 +91,7 @@ def allocate(
     ['inputs', 'messages', 'weights']
     """
     check_model(model, "allocate")
-    config = QuantConfig() if config is None else config
-    if not isinstance(config, QuantConfig):
-        raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}.")
+    config = checked_config(config)
     check_budget(budget)
     _check(method, widths)
     trials = Trials(model, config, widths, nodes, args, kwargs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import QuantConfig
+from ..config import QuantConfig, checked_config
 from ..convert import quantize
 from ..quant.learned import WIDTHS, LearnedBitsQuantizer
 from ..quant.qlr import GRIDS
@@ -70,9 +70,7 @@ class LearnedBits:
         self, model: nn.Module, *args, budget: Mapping[str, float], config: QuantConfig | None = None, **kwargs
     ):
         check_budget(budget)
-        config = QuantConfig() if config is None else config
-        if not isinstance(config, QuantConfig):
-            raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}.")
+        config = checked_config(config)
         if config.quantizer not in ("qlr", "hgq"):
             raise ValueError(f"bits are learned with learned ranges, quantizer='qlr', got {config.quantizer!r}.")
         if config.node_groups is not None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..calibration import calibrate
-from ..config import QuantConfig
+from ..config import QuantConfig, checked_config
 from ..convert import quantize
 from ..nn.boosted import BoostedMLP
 from ..nn.ops import TorchOps
@@ -123,7 +123,7 @@ def boost(
     check_counts(epochs=epochs, finetune=finetune or None)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
-    config = QuantConfig(bits) if config is None else config
+    config = QuantConfig(bits) if config is None else checked_config(config)
     feat, classes = graph.ndata["feat"], int(graph.ndata["label"].max()) + 1
     label = progress if isinstance(progress, str) else "boosting"
     with torch.random.fork_rng(devices=[]):

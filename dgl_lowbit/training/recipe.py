@@ -11,7 +11,7 @@ from torch import nn
 
 from ..allocation import LearnedBits, allocate_groups
 from ..allocation.groups import place_groups
-from ..config import QuantConfig
+from ..config import QuantConfig, checked_config
 from ..convert import quantize
 from ..nn.stored import is_store
 from ..nn.wrappers import check_model
@@ -130,8 +130,7 @@ def fit(
         As for :func:`train`.
     """
     check_model(model, "fit")
-    if config is not None and not isinstance(config, QuantConfig):
-        raise ValueError(f"config must be a QuantConfig, got {type(config).__name__}; try QuantConfig(bits=2).")
+    checked_config(config)
     of_data = {name: options.get(name, default) for name, default in OF_DATA.items()}
     check_data(graph, budget=budget, pruner=pruner, protect=config and config.protect, **of_data)
     float_epochs = epochs if float_epochs is None else float_epochs
