@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .convert import warn_of_float
+from .nn.example import check_example
 from .nn.message_passing import Hooked, discover
 from .nn.message_passing.last_call import remember, with_own_frames
 from .nn.stored import decoded
@@ -84,6 +85,8 @@ def calibrate(
 
     Raises
     ------
+    TypeError
+        When the model's ``forward`` does not take ``args`` and ``kwargs``.
     ValueError
         When the model has no quantisers or is wrapped, for an unknown observer, rounding or loss, for steps that are no
         whole number above 0, and where there are no floating outputs to reconstruct.
@@ -97,6 +100,7 @@ def calibrate(
         ``RelGraphConv`` from bases, or are coded by several quantisers.
     """
     check_model(model, "calibrate")
+    check_example(model, calibrate, args, kwargs)
     args, kwargs = decoded((args, kwargs))
     given = {"kind": observer, "percentile": percentile, "process_group": process_group}
     given = {name: value for name, value in given.items() if value is not None}

@@ -44,8 +44,7 @@ def _going_on(options, arguments):
     """The command line that goes on where this one stopped, for commands that keep what is done."""
     if not hasattr(options, "go_on"):
         return ""
-    # Short for --overwrite, down to what --output does not begin with, is as good as the whole.
-    kept = [argument for argument in arguments if not (argument.startswith("--ov") or argument == options.go_on)]
+    kept = [argument for argument in arguments if argument not in ("--overwrite", options.go_on)]
     return f"; to go on: {shlex.join(['dgl-lowbit', *kept, *filter(None, [options.go_on])])}"
 
 

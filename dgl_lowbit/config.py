@@ -20,7 +20,7 @@ COMPONENTS = ("inputs", "weights", "messages", "aggregates", "scores", "attentio
 # Few numbers on which everything after them depends: 8 bits unless given their own.
 _FINE = ("scores", "attention")
 # Grids, and those that are for some components only: others of the same config have the usual one, "auto".
-_GRIDS = (*GRIDS, "sign", "levels")
+ALL_GRIDS = (*GRIDS, "sign", "levels")
 # What may be in groups of nodes.
 _GROUPED = ("inputs", "aggregates")
 _OPERANDS = ("inputs", "weights", "aggregates")
@@ -188,8 +188,8 @@ class QuantConfig:
         object.__setattr__(self, "overrides", tuple(overrides.items()))
         if self.quantizer not in quantizer_names():
             raise ValueError(f"quantizer must be one of {', '.join(quantizer_names())}, got {self.quantizer!r}.")
-        if self.grid not in _GRIDS:
-            raise ValueError(f"grid must be one of {', '.join(_GRIDS)}, got {self.grid!r}.")
+        if self.grid not in ALL_GRIDS:
+            raise ValueError(f"grid must be one of {', '.join(ALL_GRIDS)}, got {self.grid!r}.")
         if self.grid not in GRIDS and self.quantizer != "qlr":
             raise ValueError(f"grid={self.grid!r} goes with quantizer='qlr', got {self.quantizer!r}.")
         if isinstance(self.gradients, bool) or self.gradients not in GRADIENT_BITS:
@@ -345,7 +345,7 @@ class QuantConfig:
         for pattern, _ in self.overrides:
             if not any(_fit(pattern, name, own) for name, own in everything.items()):
                 parts = [f"{name}.{part}".lstrip(".") for name, own in everything.items() for part in own]
-                known = [*everything, *parts]
+                known = [known for known in (*everything, *parts) if known]  # a model that is a layer has no name
                 near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3]
                 raise ValueError(
                     f"overrides: {pattern!r} names no low-bit layer and no component of one; near: {', '.join(near)}. "

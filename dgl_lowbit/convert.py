@@ -11,6 +11,7 @@ from torch import nn
 from . import nn as lowbit_nn
 from .config import QuantConfig, checked_config
 from .nn.base import LAYERS
+from .nn.example import check_example
 from .nn.message_passing import Found, Hooked, discover, hook
 from .nn.stored import decoded
 from .nn.teacher import keep_float
@@ -62,6 +63,8 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
 
     Raises
     ------
+    TypeError
+        When its ``forward`` does not take the example.
     ValueError
         When ``model`` is not a module or wraps one, is low-bit already, or holds nothing that can be made low-bit.
 
@@ -80,6 +83,8 @@ def quantize(model: nn.Module, config: QuantConfig | None = None, *example, **kw
     """
     check_model(model, "quantize")
     config = checked_config(config)
+    if example or kwargs:
+        check_example(model, quantize, example, kwargs)
     example, kwargs = decoded((example, kwargs))
     for name, module in model.named_modules():
         if isinstance(module, Hooked) or (isinstance(module, lowbit_nn.LowBitLayer) and module.is_low_bit):

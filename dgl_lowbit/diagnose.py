@@ -14,7 +14,9 @@ from .calibration import calibrate
 from .config import COMPONENTS, QuantConfig, checked_config
 from .convert import FloatModuleWarning, quantize
 from .nn import LowBitLayer
+from .nn.example import check_example
 from .nn.message_passing import Site
+from .nn.wrappers import check_model
 from .quant import Quantizer
 from .quant.evaluation import evaluating, observing
 from .quant.sparse import SparseFeatures
@@ -59,6 +61,8 @@ def diagnose(model: nn.Module, *args, **kwargs) -> Diagnosis:
 
     Raises
     ------
+    TypeError
+        When the model's ``forward`` does not take ``args`` and ``kwargs``.
     ValueError
         When the model has no quantisers.
 
@@ -74,6 +78,7 @@ def diagnose(model: nn.Module, *args, **kwargs) -> Diagnosis:
     quantizers = {name: q for name, q in model.named_modules() if isinstance(q, Quantizer) and not q.format.is_float}
     if not quantizers:
         raise ValueError("the model has no quantisers; call dgl_lowbit.quantize(model) and calibrate or train first.")
+    check_example(model, diagnose, args, kwargs)
     names = {id(q): name for name, q in quantizers.items()}
     rows: dict[str, _Tally] = {}
 
@@ -109,7 +114,7 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         As :func:`dgl_lowbit.quantize`.
 
     Examples
@@ -120,6 +125,8 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
     ['0', '1']
     """
     config = checked_config(config, QuantConfig(4))
+    check_model(model, "sensitivity")
+    check_example(model, sensitivity, args, kwargs)
     off: dict[str, Any] = {component: None for component in COMPONENTS if component not in ("states", "outputs")}
     floats = replace(config, bits=32, states=32, outputs=32, overrides={}, ends=None, **off)
     with warnings.catch_warnings():

@@ -23,13 +23,20 @@ def graphs(value, name: str, folder=None):
     Those that are made stand in files of ``folder``, where there is one.
     """
     if isinstance(value, dict):
-        return {_edge_type(key, name): Graph.of(part, folder) for key, part in value.items()}
+        return {_edge_type(key, name): _graph(part, f"{name}[{key!r}]", folder) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         if not value:
             raise GraphError(f"{name} is an empty list; pass a graph, or a block for each layer.")
         if all(map(_is_graph, value)):
             return [graphs(part, name, folder) for part in value]
-    return Graph.of(value, folder)
+    return _graph(value, name, folder)
+
+
+def _graph(value, name, folder):
+    try:
+        return Graph.of(value, folder)
+    except GraphError as error:
+        raise GraphError(f"{name}: {error}") from error
 
 
 def _is_graph(value) -> bool:

@@ -119,9 +119,11 @@ def graph_of(arrays: dict, folder=None) -> Graph:
     known = {"indptr", "indices", "num_src", "edge_ids", "batch_sizes"}
     missing, unknown = {"indptr", "indices"} - set(arrays), set(arrays) - known
     if missing or unknown:
+        wrong = [f"{name} is missing" for name in sorted(missing)]
+        wrong += [f"{name!r:.80} is none of these" for name in unknown]
         raise GraphError(
-            f"a graph is indptr and indices, with num_src, edge_ids and batch_sizes if needed, or a sparse matrix of "
-            f"scipy's; got {', '.join(map(repr, arrays)) or 'nothing'}."
+            "a graph is indptr and indices, with num_src, edge_ids and batch_sizes if needed, or a sparse matrix of "
+            f"scipy's; {', '.join(wrong)}."
         )
     if "num_src" in arrays:
         arrays = {**arrays, "num_src": _sizes(arrays, "num_src", 1)[0]}

@@ -17,7 +17,10 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line on stderr, with exit status 2."""
+    """A parser of whole options, whose errors are one line on stderr, with exit status 2."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **{**options, "allow_abbrev": False})
 
     def error(self, message):
         self.exit(2, f"{self.prog}: error: {printable(message)}; see {self.prog} --help\n")

@@ -119,6 +119,8 @@ def checked_place(path) -> tuple[Path, os.stat_result | None]:
         As :func:`replace_file`, and where ``path`` is no regular file.
     """
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it.")
     if _is_special(path):
         raise OSError(errno.EINVAL, f"{path} is no regular file, which is written in parts; name one.")
     before = path.stat() if path.exists() else None
@@ -134,7 +136,7 @@ def checked_place(path) -> tuple[Path, os.stat_result | None]:
 
 
 def _is_special(path: Path) -> bool:
-    return path.exists() and not path.is_file()
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _umask() -> int:

@@ -15,6 +15,7 @@ from .given import checked_nodes
 from .layer_by_layer import LayerByLayer
 from .model_file import decode, encode, read
 from .plan import Plan
+from .plan.attributes import argument_name
 from .prepared import Prepared
 from .run.coded import NOT_CODED, Coded, grids_of_features
 from .run.codes import Codes
@@ -195,7 +196,7 @@ class PackedModel(LayerByLayer):
         """Arguments by value, checked and converted, those of some kinds in ways of their own."""
         read_as, inputs = {**READ, **others}, {}
         for entry, value in self._bind(args, kwargs):
-            number, name = entry["value"], entry["name"]
+            number, name = entry["value"], argument_name(entry)
             inputs[number] = read_as[entry["kind"]](value, name)
             if number in self._executor.selected:
                 of_each(self._executor.selected[number].check, inputs[number], name)

@@ -58,11 +58,13 @@ def contents(path):
         When there is no such file, or it cannot be read.
     """
     try:
+        if Path(path).is_dir():
+            raise ModelFileError(f"{path} is a folder; name a file in it.")
         if not Path(path).is_file():
             raise FileNotFoundError(f"no model file at {path}.")
         with Path(path).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
+    except (FileNotFoundError, ModelFileError):
         raise
     except (OSError, ValueError) as error:  # an empty file is a ValueError
         raise ModelFileError(f"{path} is not a whole dgl-lowbit model: {error}.") from error
@@ -88,10 +90,12 @@ def decode(buffer, name="the file") -> tuple[Plan, dict]:
     except PlanError as error:
         raise ModelFileError(f"{name} holds no runnable model: {error}") from error
     except (ValueError, LookupError, RecursionError, MemoryError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        reason, instead = f"{type(error).__name__}: {error}", "save it again"
         if bytes(buffer[:4]) == _ZIP:
-            reason = "a ZIP archive, as torch.save writes; freeze the model, and save what that gives"
-        raise ModelFileError(f"{name} is not a whole dgl-lowbit model ({reason}); save it again.") from error
+            reason, instead = "a ZIP archive, as torch.save writes", "freeze the model, and save what that gives"
+        elif bytes(buffer[8:9]) != b"{":
+            reason, instead = "no safetensors file", "load the file that a packed model's save wrote"
+        raise ModelFileError(f"{name} is not a whole dgl-lowbit model ({reason}); {instead}.") from error
 
 
 def _content(header: container.Header, arrays, name) -> dict:

@@ -95,7 +95,7 @@ def test_saved_models_are_described_predicted_with_and_exported_again(made, caps
     assert main(["info", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["graph"] == "planted"
     assert main(["predict", str(file), "--output", str(tmp_path / "classes.txt")]) == 0
-    assert "planted: 560 nodes, test accuracy" in capsys.readouterr().out
+    assert "planted: 560 nodes with self-loops, test accuracy" in capsys.readouterr().out
     assert len((tmp_path / "classes.txt").read_text().split()) == 560
     assert main(["export", str(checkpoint), "--output", str(tmp_path / "again.safetensors"), "--json"]) == 0
     again = tmp_path / "again.safetensors"
@@ -108,12 +108,22 @@ def test_predict_says_where_a_model_runs_on_another_graph(made, capsys, monkeypa
     assert main(["info", file]) == 0 and "graph: planted, 560 nodes, " in capsys.readouterr().out
     assert main(["predict", file, "--json"]) == 0
     out, error = capsys.readouterr()
-    assert json.loads(out)["trained_on_it"] is True and error == ""
+    assert json.loads(out)["trained_on_it"] is json.loads(out)["self_loops"] is True and error == ""
+    assert main(["predict", file, "--no-self-loops"]) == 2
+    error = capsys.readouterr().err
+    assert "trained on another graph" in error and "does not fit planted: There are 0-in-degree nodes" in error
     monkeypatch.setattr(data, "planted_graph", functools.partial(data.planted_graph, seed=1))
     assert main(["predict", file, "--json"]) == 0
     out, error = capsys.readouterr()
     assert json.loads(out)["trained_on_it"] is False
     assert error.startswith("dgl-lowbit predict: note: the model was trained on another graph, planted, 560 nodes")
+
+
+@pytest.mark.parametrize("line", ["demo --bit 2", "demo --over", "predict x --out y"])
+def test_options_are_written_out(line, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(line.split())
+    assert f"unrecognized arguments: {line[line.index('--') :]}" in capsys.readouterr().err
 
 
 def test_what_files_say_cannot_steer_the_terminal(made, capsys, tmp_path):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from ..config import QuantConfig, checked_config
+from ..nn.example import check_example
 from ..nn.wrappers import check_model
 from ..progress import progress_bar
 from ..quant import SUPPORTED_BITS
@@ -72,6 +73,8 @@ def allocate(
 
     Raises
     ------
+    TypeError
+        When the model's ``forward`` does not take ``args`` and ``kwargs``.
     ValueError
         For a budget that cannot be kept (the error says the least possible), unknown measures, methods or widths, a
         space too large for "exhaustive", an output of one column or with NaN, ``nodes`` that do not fit the output or
@@ -93,6 +96,7 @@ def allocate(
     check_model(model, "allocate")
     config = checked_config(config)
     check_budget(budget)
+    check_example(model, allocate, args, kwargs)
     _check(method, widths)
     trials = Trials(model, config, widths, nodes, args, kwargs)
     check_possible(trials.costs, budget, trials.widths[0])

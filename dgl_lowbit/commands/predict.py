@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 
@@ -25,6 +26,10 @@ def add(commands) -> None:
         "--graph", choices=GRAPH_NAMES, metavar="GRAPH",
         help=f"one of {', '.join(GRAPH_NAMES)}; default: the one it was trained on",
     )  # fmt: skip
+    command.add_argument(
+        "--self-loops", action=argparse.BooleanOptionalAction,
+        help="add self-loops to the graph, or leave it as it is; default: what the file says, else add them",
+    )  # fmt: skip
     command.add_argument("--output", metavar="FILE", help="write the predicted class of every node, one a line")
     add_json(command)
     command.set_defaults(run=_run)
@@ -44,7 +49,8 @@ def _run(options):
     if name is None:
         raise ValueError(f"{options.model} does not say what graph it was trained on; pass --graph.")
     graph = load_graph(name, facts.seed)
-    if facts.self_loops:
+    self_loops = facts.self_loops if options.self_loops is None else options.self_loops
+    if self_loops:
         graph = dgl.add_self_loop(graph)
     is_same = facts.is_same(graph_identity(graph))
     if is_same is False:
@@ -58,8 +64,12 @@ def _run(options):
     if options.output:
         classes = "".join(f"{c}\n" for c in logits.argmax(1).tolist())
         replace_file(options.output, classes.encode())
-    result = {"graph": name, "nodes": len(logits), "test_accuracy": accuracy(logits, graph), "trained_on_it": is_same}
+    result = {
+        "graph": name, "nodes": len(logits), "self_loops": self_loops, "test_accuracy": accuracy(logits, graph),
+        "trained_on_it": is_same,
+    }  # fmt: skip
     if options.json:
         print(json.dumps(result))
     else:
-        print(f"{name}: {len(logits):,} nodes, test accuracy {100 * result['test_accuracy']:.1f} %")
+        nodes = f"{len(logits):,} nodes{' with self-loops' if self_loops else ''}"
+        print(f"{name}: {nodes}, test accuracy {100 * result['test_accuracy']:.1f} %")

@@ -12,6 +12,7 @@ from numba_kernels import PlanError
 from .. import nn as lowbit_nn
 from .._version import __version__
 from ..config import ARITHMETICS
+from ..nn.example import check_example
 from ..nn.message_passing import Site
 from ..nn.message_passing.last_call import recall
 from ..nn.stored import decoded
@@ -69,6 +70,8 @@ def freeze(
     ------
     FreezeError
         Names the layer or line that has no packed form, or the quantisers without a range.
+    TypeError
+        When ``model.forward`` does not take the example.
     ValueError
         When ``model`` is not a module or holds no low-bit layer.
     """
@@ -82,6 +85,8 @@ def freeze(
     _refuse_hooks(model)
     if arithmetic not in (None, *ARITHMETICS):
         raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {arithmetic!r}.")
+    if example or kwargs:
+        check_example(model, freeze, example, kwargs)
     model, args, kwargs = on_cpu(model, *decoded(_example(model, example, kwargs)))
     layers = _low_bit_layers(model)
     with computing_in(arithmetic, layers):

@@ -238,6 +238,7 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
     def _run_here(self, run, args, kwargs):
         kwargs = {**self.defaults, **kwargs, **self._frame_columns(args, kwargs)}
         given = (*args, *kwargs.values())
+        self._refuse_tensors_as_graphs(args, kwargs)
         names = itertools.chain(self._names(), itertools.repeat("an argument"))
         wants_tensor = any(_holds(part, torch.Tensor) for part in given) or (
             any(_holds(part, DGLGraph) for part in given) and not any(_holds(part, np.ndarray) for part in given)
@@ -249,6 +250,13 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
             result._gives_tensors = wants_tensor
             return result
         return _tensors(result) if wants_tensor else result
+
+    def _refuse_tensors_as_graphs(self, args, kwargs):
+        graphs = {entry["name"] for entry in self.plan.inputs if entry["kind"] == "graph"}
+        for name, value in (*zip(self._names(), args), *kwargs.items()):
+            if name in graphs and isinstance(value, torch.Tensor):
+                takes = ", ".join(self._names())
+                raise ArgumentsError(f"{name} must be a DGLGraph, got a Tensor; the model takes ({takes}).")
 
     def _names(self):
         """Names of the arguments, in calling order."""

@@ -12,13 +12,14 @@ from numba_kernels.plan.ops.attend import MOST_SLOPE
 
 from ..nn import LowBitLayer
 from ..nn.arguments import Role
+from ..nn.protocol import OnlyOps
 from .values import AttentionCodes, Value
 from .writer import Writer
 
 ROW_FUNCTIONS = ("standardise", "normalize", "softmax", "log_softmax")
 
 
-class Recorder(Writer):
+class Recorder(Writer, OnlyOps):
     """The operations of :class:`dgl_lowbit.nn.Ops`, written down instead of run.
 
     They take and return values, :class:`~dgl_lowbit.deploy.values.Value`, tuples of two where features are a pair.

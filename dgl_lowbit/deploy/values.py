@@ -5,6 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .errors import FreezeError
+
+_INSTEAD = (
+    "compute(ops, …) of a layer is recorded by its calls of ops, dgl_lowbit.nn.Ops: write ops.combine((1, a), (1, b)) "
+    "for sums, ops.bias(x, bias), ops.activate(x, function), and nothing else of values."
+)
+
 
 @dataclass(frozen=True)
 class Value:
@@ -32,6 +39,16 @@ class Value:
     may_be_pair: bool = field(default=False, compare=False)
     is_made: bool = field(default=False, compare=False)
     quantizer: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+
+    def _refuse(self, *others):
+        raise FreezeError(_INSTEAD)
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _refuse
+    __matmul__ = __rmatmul__ = __pow__ = __neg__ = __getitem__ = _refuse
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        raise FreezeError(f"{_INSTEAD} Met {getattr(function, '__name__', function)}.")
 
 
 @dataclass(frozen=True)

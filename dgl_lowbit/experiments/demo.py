@@ -27,7 +27,7 @@ _COLUMNS = {
 DEMO_NOTES = """\
 test accuracy: % at the best validation epoch, fake-quantised in DGL; packed: the frozen model's;
 equal: share of nodes on which both predict the same; bytes: of the file (float32: of the state dict);
-ms: median time of full-graph inference; faster: over DGL float32 in the same process and threads."""
+ms: median time of full-graph inference; faster: over DGL float32, timed anew beside each row."""
 
 
 def run_demo(

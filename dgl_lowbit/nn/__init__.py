@@ -4,7 +4,7 @@ from dgl.nn import EdgeWeightNorm
 
 from .appnpconv import APPNPConv
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand, register_layer
+from .base import LowBitLayer, register_layer
 from .boosted import BoostedMLP
 from .chebconv import ChebConv
 from .deepgraphconv import DeepGraphConv
@@ -16,6 +16,7 @@ from .gineconv import GINEConv
 from .graphconv import GraphConv
 from .heterographconv import HeteroGraphConv
 from .linear import Linear
+from .operands import Operand
 from .propagation import silent_shares
 from .protection import with_degree_ranks
 from .protocol import Ops

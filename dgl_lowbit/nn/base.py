@@ -5,10 +5,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
 
 from ..config import QuantConfig
 from ..quant.precision import converted, floating_tensor, keep_float32, no_autocast
@@ -18,6 +17,7 @@ from .history import HistoryOps, kept_messages
 from .integer import IntegerOps
 from .message_passing.hook import scope
 from .message_passing.last_call import Remembered
+from .operands import Operand, Quantizers, check_operands
 from .ops import TorchOps
 from .protection import protecting
 
@@ -48,27 +48,6 @@ def register_layer(low_bit_class: type[Layer]) -> type[Layer]:
         raise TypeError(f"{low_bit_class.__name__} replaces no layer; set its float_class.")
     LAYERS[low_bit_class.float_class] = low_bit_class
     return low_bit_class
-
-
-class Operand(NamedTuple):
-    """An operand of a layer's integer operations.
-
-    Attributes
-    ----------
-    component : str
-        One of those of :class:`dgl_lowbit.QuantConfig`, such as "weights".
-    channels : int or None
-        Number of channels; None where it is not known.
-    axis : int
-        Channel axis. Default: the last.
-    grid : str, optional
-        The grid it needs. Default: the config's.
-    """
-
-    component: str
-    channels: int | None
-    axis: int = -1
-    grid: str | None = None
 
 
 class LowBitLayer(Remembered):
@@ -140,8 +119,9 @@ class LowBitLayer(Remembered):
         if config is not None and not config.is_float:
             self._check_arithmetic(config)
             reference = next(self.parameters(), torch.empty(0))
-            self.quantizers = nn.ModuleDict(
-                {name: config.quantizer_for(*operand) for name, operand in self.all_operands().items()}
+            operands = self.all_operands()
+            self.quantizers = Quantizers(
+                {name: config.quantizer_for(*operand) for name, operand in operands.items()}
             ).to(reference.device)
             self.quantizers.train(self.training)
             self.float()
@@ -195,6 +175,7 @@ class LowBitLayer(Remembered):
     def all_operands(self):
         """:meth:`operands`, and what a layer under a smoothness bound returns, if states are to be quantised."""
         operands = self.operands()
+        check_operands(self, operands)
         if "smoothness" in self._modules and self.config.bits_of("states") < 32:
             channels = operands["outputs"].channels if "outputs" in operands else None
             operands = {**operands, "states": Operand("states", channels)}

@@ -6,8 +6,9 @@ import dgl.nn
 from dgl.base import dgl_warning
 
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand, register_layer
+from .base import LowBitLayer, register_layer
 from .checks import check_features, check_homogeneous
+from .operands import Operand
 from .propagation import Channel, channel_operands
 
 

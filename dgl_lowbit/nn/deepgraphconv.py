@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .base import Operand
+from .operands import Operand
 from .propagation import Channel, Propagation, channel_operands
 
 

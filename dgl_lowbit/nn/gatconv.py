@@ -7,8 +7,9 @@ from torch import nn
 
 from .arguments import Role, roles
 from .attention import Attention
-from .base import Operand, register_layer
+from .base import register_layer
 from .checks import check_edge_weight
+from .operands import Operand
 
 
 @register_layer

@@ -7,7 +7,8 @@ from torch import nn
 
 from .arguments import Role, roles
 from .attention import Attention
-from .base import Operand, register_layer
+from .base import register_layer
+from .operands import Operand
 
 
 @register_layer

@@ -6,8 +6,9 @@ import dgl.nn
 from dgl import DGLError
 
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand, register_layer
+from .base import LowBitLayer, register_layer
 from .checks import check_edge_weight, check_features, check_graph, pair_rows
+from .operands import Operand
 
 
 @register_layer

@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand, register_layer
+from .base import LowBitLayer, register_layer
 from .checks import check_features
+from .operands import Operand
 
 
 @register_layer

@@ -18,6 +18,7 @@ from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
 from ..quant.stochastic import with_gradient_in
 from .protection import protected_messages, protected_rows
+from .protocol import OnlyOps
 from .sums import can_sum_packed, exactly_summed, sum_packed
 from .typed import TypedProducts, meet_by_type
 from .watching import summed
@@ -26,7 +27,7 @@ from .watching import summed
 _SUMS = ("sum", "mean")
 
 
-class TorchOps:
+class TorchOps(OnlyOps):
     """The operations :class:`dgl_lowbit.nn.Ops`, run: fake-quantised, differentiable, through DGL's message passing.
 
     They write to ``graph.local_var()``, never to the caller's frames: DGL 1.x's ``local_scope`` leaves what was written
@@ -72,6 +73,7 @@ class TorchOps:
 
     @staticmethod
     def dequantize(codes):
+        _expect_codes("dequantize", codes)
         return codes.centered * codes.scale
 
     @staticmethod
@@ -84,6 +86,7 @@ class TorchOps:
 
     @staticmethod
     def product(codes, quantizer, weight, norm=None, bias=None, onto=None):
+        each(partial(_expect_product, weight), codes)
         quantizer.meets(weight, list(codes) if is_pair(codes) else [codes])
         quantized, after = quantizer.quantized(weight), _of_degrees(norm, codes)
         return each(lambda part: product(part, quantized, after, bias, onto), codes)
@@ -94,10 +97,12 @@ class TorchOps:
         if is_pair(codes) or any(other is not codes for other in others):
             return tuple(TorchOps.product(*term) for term in terms)
         for _, quantizer, weight in terms:
+            _expect_product(weight, codes)
             quantizer.meets(weight, [codes])
         return products(codes, [quantizer.quantized(weight) for _, quantizer, weight in terms])
 
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
+        _expect_codes("aggregate", codes)
         if edge_weight is None:
             summed(graph, codes)
         after = _of_degrees(norm, codes)
@@ -116,6 +121,7 @@ class TorchOps:
 
     @staticmethod
     def reduce(graph, codes, edge_weight, reducer, scaled=True):
+        _expect_codes("largest and reduce", codes)
         messages = codes.centered * codes.scale if scaled else codes.centered
         if graph.num_edges() == 0:
             return _nothing(graph, messages)
@@ -201,6 +207,7 @@ class TorchOps:
         return quantizer.quantized(weights, protected=protected)
 
     def attend(self, graph, codes, attention):
+        _expect_codes("attend", codes, attention)
         if graph.num_edges() == 0:
             return _nothing(graph, codes.centered)
         graph = graph.local_var()
@@ -264,6 +271,23 @@ def _most_attention(graph, attention, sums):
     graph.edata["weight"] = magnitudes
     graph.update_all(fn.copy_e("weight", "m"), fn.sum("m", "weight"))
     return float(graph.dstdata["weight"].max())
+
+
+def _expect_codes(operation, *given):
+    for codes in given:
+        if not isinstance(codes, Quantized):
+            raise TypeError(
+                f"ops.{operation} takes codes, which ops.quantize(quantizer, x) makes, got {type(codes).__name__}."
+            )
+
+
+def _expect_product(weight, codes):
+    _expect_codes("product", codes)
+    if codes.shape[-1] != weight.shape[0]:
+        raise ValueError(
+            f"ops.product takes codes of (rows, in) and a weight of (in, out), got shapes {tuple(codes.shape)} and "
+            f"{tuple(weight.shape)}; torch.nn.Linear keeps (out, in): write weight.t()."
+        )
 
 
 def _nothing(graph, messages):

@@ -9,8 +9,9 @@ from ..quant.dead_zone import DeadZone
 from ..quant.evaluation import evaluating
 from ..smoothness import SmoothnessControl
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand
+from .base import LowBitLayer
 from .checks import check_features, check_graph, check_homogeneous
+from .operands import Operand
 from .ops import Quantized
 
 MESSAGES = ("delta", "direct")

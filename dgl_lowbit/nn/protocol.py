@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 # In training tensors, codes (:class:`~dgl_lowbit.nn.ops.Quantized`) and pairs of these; for the recorder its values.
 Rows = Any
+
+
+class OnlyOps:
+    """Base of what runs or records :class:`Ops`: says what there is where something else is asked for."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        known = ", ".join(name for name in vars(Ops) if not name.startswith("_"))
+        raise AttributeError(
+            f"dgl_lowbit.nn.Ops has no operation {name!r}; it has {known}. Functions of torch that act number by "
+            "number go through ops.activate(x, function)."
+        )
 
 
 @runtime_checkable

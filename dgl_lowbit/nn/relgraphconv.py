@@ -7,8 +7,9 @@ import torch
 from dgl import DGLError
 
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand, register_layer
+from .base import LowBitLayer, register_layer
 from .checks import check_edge_weight, check_features
+from .operands import Operand
 
 
 @register_layer

@@ -6,8 +6,9 @@ import dgl.nn
 import torch.nn.functional as F
 
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand, register_layer
+from .base import LowBitLayer, register_layer
 from .checks import check_edge_weight, check_sources
+from .operands import Operand
 
 
 @register_layer

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dgl.nn
 
 from .arguments import Role, roles
-from .base import LowBitLayer, Operand, register_layer
+from .base import LowBitLayer, register_layer
 from .checks import check_edge_weight, check_features, check_graph, check_homogeneous
+from .operands import Operand
 from .propagation import Channel, channel_operands
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Operand
+from .operands import Operand
 from .propagation import Channel, Propagation, channel_operands
 
 

@@ -28,7 +28,16 @@ def register_quantizer(name: str, factory: Callable[..., Quantizer]) -> None:
     factory : callable
         Makes a :class:`Quantizer`, which says what one of one's own states. ``options`` are those of
         :class:`Quantizer` and ``grid``.
+
+    Raises
+    ------
+    TypeError
+        When ``name`` is no string, or ``factory`` cannot be called.
     """
+    if not isinstance(name, str) or not callable(factory):
+        raise TypeError(
+            f"register_quantizer(name, factory) takes a string and a Quantizer subclass, got {name!r} and {factory!r}."
+        )
     _QUANTIZERS[name] = factory
 
 

@@ -196,10 +196,21 @@ class Quantizer(FollowedRange):
         return quantized.centered, quantized.scale
 
     def quantized(self, x: torch.Tensor, observed: Values = None, protected: Mask = None) -> Quantized:
-        """What :meth:`split` gives, with codes that are made when they are asked for."""
+        """What :meth:`split` gives, with codes that are made when they are asked for.
+
+        Raises
+        ------
+        ValueError
+            When ``x`` has another number of channels.
+        """
         if self.format.is_float:
             return Quantized(x, torch.ones((), device=x.device))
         x = converted(x, torch.float32)
+        if self.granularity == "channel" and x.shape[self.axis] != self.channels:
+            raise ValueError(
+                f"a quantiser of {self.channels} channels along axis {self.axis} met a tensor of shape "
+                f"{tuple(x.shape)}; an Operand says how many its tensor has, and along which axis."
+            )
         if self.granularity == "channel" and isinstance(x, SparseFeatures):  # whose non-zeros go by rows
             x = x.to_dense()
         protected = self._protected.as_first(x, protected) if self.training else None

@@ -15,6 +15,15 @@ from ..spec import is_number
 _DEEPEST = 32
 
 
+def argument_name(entry: dict) -> str:
+    """What errors call an input of a plan: its argument, with the key where it is an entry of that.
+
+    >>> argument_name({"name": "feat"}), argument_name({"name": "feat", "key": "user"})
+    ('feat', "feat['user']")
+    """
+    return f"{entry['name']}[{entry['key']!r}]" if "key" in entry else entry["name"]
+
+
 class Frozen(dict):
     """A dict that does not change.
 

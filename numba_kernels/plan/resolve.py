@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 
 from ..graph import Graph, GraphError
+from .attributes import argument_name
 from .ops import OPERATIONS, Operation
 from .ops.finish import FINISH
 from .plan import Plan
@@ -81,7 +82,8 @@ class Resolver:
     def __init__(self, plan, shapes, graphs, edge_weights, arrays):
         self.plan, self.graphs, self.edge_weights, self.arrays = plan, graphs, set(edge_weights), arrays
         self.names, self.rows, self.columns, self.ops = {None: None}, {}, {}, []
-        self.alike: dict = {}  # the first value that others have the width of
+        self.alike: dict = {}  # the first value that others have rows and width of
+        self.made_of: dict = {}  # the first value that others have the rows of
         self.names.update({value: value for value in arrays})
         self.rows.update(dict.fromkeys(arrays))
         for value, shape in shapes.items():
@@ -145,32 +147,42 @@ class Resolver:
         weight = op["in"][place] if len(op["in"]) > place else None
         return [weight] if weight in self.names and weight is not None else []
 
-    def called(self, name) -> str:
-        """What an argument is called, or what was made of it without changing its width; nothing of other values."""
-        name = self.alike.get(name, name)
+    def called(self, name, of: dict) -> str:
+        """What the argument is called that ``of`` leads from a value to; nothing where it leads to none."""
+        name = of.get(name, name)
         value, part = name if isinstance(name, tuple) and len(name) == 2 else (name, None)
-        given = next((entry["name"] for entry in self.plan.inputs if entry["value"] == value), None)
+        given = next((argument_name(entry) for entry in self.plan.inputs if entry["value"] == value), None)
         return "" if given is None else f"{given}: " if part is None else f"{given}[{part}]: "
 
     # -- what they expect -------------------------------------------------------------------------------
     def expect_width(self, name, columns: int) -> None:
         if self.columns[name] != columns:
-            raise GraphError(f"{self.called(name)}expected features of width {columns}, got {self.columns[name]}.")
+            argument = self.called(name, self.alike)
+            raise GraphError(f"{argument}expected features of width {columns}, got {self.columns[name]}.")
 
     def expect_rows(self, name, rows: int) -> None:
         if self.rows[name] != rows:
-            raise GraphError(f"a sum of values of {rows} and of {self.rows[name]} rows.")
+            raise GraphError(f"{self.called(name, self.made_of)}expected {rows} rows, got {self.rows[name]}.")
+
+    def expect_same_rows(self, values: list) -> None:
+        if len({self.rows[value] for value in values}) > 1:
+            given = [value for value in values if self.called(value, self.made_of)]
+            of_graphs = [self.rows[value] for value in values if value not in given]
+            for value in (*given, *values):
+                self.expect_rows(value, (*of_graphs, self.rows[values[0]])[0])
 
     def expect_nodes(self, count: int, what: str, *names) -> None:
         for name in names:
             if self.rows[name] != count:
                 rows = f"expected a row for each of {count} {what}, got {self.rows[name]} rows."
-                raise GraphError(self.called(name) + rows)
+                raise GraphError(self.called(name, self.made_of) + rows)
 
     # -- what they write --------------------------------------------------------------------------------
     def emit(self, op: dict, reads: list, writes: list, columns: int, rows: int | None = None) -> None:
         """Add an operation that writes ``writes``, of ``columns``, and as many rows as what it reads first."""
-        rows = self.rows[reads[0]] if rows is None else rows
+        if rows is None:
+            rows = self.rows[reads[0]]
+            self.made_of.update(dict.fromkeys(writes, self.made_of.get(reads[0], reads[0])))
         if reads and self.columns.get(reads[0]) == columns:
             self.alike.update(dict.fromkeys(writes, self.alike.get(reads[0], reads[0])))
         for value in writes:
@@ -198,8 +210,7 @@ class Resolver:
         """An operation on rows of the same nodes; ``columns`` makes its width of theirs, else all are of one."""
         values = [self.one(value) for value in op["in"]]
         widths = [self.columns[value] for value in values]
-        for value in values[1:]:
-            self.expect_rows(value, self.rows[values[0]])
+        self.expect_same_rows(values)
         if columns is None and len(set(widths)) > 1:
             raise GraphError(f"values of widths {widths[0]} and {max(set(widths) - {widths[0]})} do not go together.")
         self.names[op["out"]] = op["out"]

@@ -11,6 +11,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from ..graph import GraphError
 from ..partition import whole_graph
+from ..plan.attributes import argument_name
 from ..plan.ops import OPERATIONS
 from ..plan.ops.call import written
 from ..plan.plan import INPUT_KINDS, Plan
@@ -263,7 +264,7 @@ class Executor:
 
 def names_of(plan: Plan) -> dict:
     """What features, and matrices made of arrays, are called in messages."""
-    names = {entry["value"]: entry["name"] for entry in plan.inputs}
+    names = {entry["value"]: argument_name(entry) for entry in plan.inputs}
     for op in plan.ops:
         if op["op"] == "call":
             names.update(dict.fromkeys(written(op), f"the result of {op['function']}"))

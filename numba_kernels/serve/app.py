@@ -92,7 +92,7 @@ async def _body(request, max_bytes):
 # What ends a request without an answer: the status, and the sentence where it is not the error's own.
 _STATUS = {
     RequestError: (None, None),
-    HTTPException: (None, "there are POST /predict and GET /health."),
+    HTTPException: (None, "{method} {path:.80} is not served; there are POST /predict and GET /health."),
     GraphError: (422, None),
     asyncio.TimeoutError: (408, "the request did not arrive in time."),
     MemoryError: (503, "there is not enough memory for this request; ask for less at once."),
@@ -106,4 +106,5 @@ async def _refusal(request, error):
     status, sentence = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     status = status or getattr(error, "status", None) or error.status_code
     headers = _HEADERS.get(status, getattr(error, "headers", None))
-    return JSONResponse({"error": sentence or str(error)}, status, headers)
+    called = {"method": request.method, "path": request.url.path}
+    return JSONResponse({"error": sentence.format(**called) if sentence else str(error)}, status, headers)

@@ -55,6 +55,17 @@ def test_truncated_files_are_refused(packed, tmp_path, share):
         lowbit.load(path)
 
 
+def test_folders_and_other_files_are_told_from_models(packed, tmp_path):
+    with pytest.raises(IsADirectoryError, match="is a folder; name a file in it"):
+        packed.save(tmp_path)
+    with pytest.raises(ModelFileError, match="is a folder; name a file in it"):
+        lowbit.load(tmp_path)
+    (tmp_path / "model.py").write_text("import dgl_lowbit\n")
+    with pytest.raises(ModelFileError, match=r"no safetensors file\); load the file that a packed model's save wrote"):
+        lowbit.load(tmp_path / "model.py")
+    assert not list(tmp_path.glob(".lowbit*"))
+
+
 def test_foreign_files_are_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     torch.save({"weight": torch.ones(3)}, path)

@@ -99,3 +99,38 @@ def test_attention_has_a_code_for_none():
             make()
     for config in (lowbit.QuantConfig(2, quantizer="bt*", attention=32), lowbit.QuantConfig(2, quantizer="bt")):
         assert GATConv(4, 4, 1, config=config).is_low_bit
+
+
+def test_arguments_in_another_order(packed, graph, feat):
+    with pytest.raises(dgl.DGLError, match=r"^g must be a DGLGraph, got a Tensor; the model takes \(g, x"):
+        packed(feat, graph)
+    with pytest.raises(dgl.DGLError, match="^g: a graph is a numba_kernels.Graph"):
+        packed(None, feat)
+
+
+class OfTypes(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = dgl.nn.HeteroGraphConv({
+            "likes": dgl.nn.SAGEConv((8, 6), 4, "mean"),
+            "liked": dgl.nn.SAGEConv((6, 8), 4, "mean"),
+        })  # fmt: skip
+
+    def forward(self, graph, nodes):
+        return self.conv(graph, nodes)
+
+
+def test_rows_and_widths_of_a_type_are_said_of_it():
+    ends = torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1])
+    graph = dgl.heterograph({("user", "likes", "item"): ends, ("item", "liked", "user"): ends[::-1]})
+    nodes = {"user": torch.randn(3, 8), "item": torch.randn(2, 6)}
+    model = lowbit.calibrate(lowbit.quantize(OfTypes(), lowbit.QuantConfig(4)), graph, nodes)
+    packed = lowbit.freeze(model, graph, nodes)
+    for name, wrong, words in [
+        ("user", torch.randn(30, 8), r"^nodes\['user'\]: expected .*3.*, got 30"),
+        ("item", torch.randn(20, 6), r"^nodes\['item'\]: expected .*2.*, got 20"),
+        ("item", torch.randn(2, 7), r"^nodes\['item'\]: expected features of width 6, got 7"),
+        ("user", torch.full((3, 8), torch.nan), r"^nodes\['user'\] holds NaN"),
+    ]:
+        with pytest.raises(dgl.DGLError, match=words):
+            packed(graph, {**nodes, name: wrong})

@@ -148,7 +148,7 @@ def test_a_request_may_bring_its_own_graph_and_features(port):
         ({"nodes": {"0": 1}}, 422, "nodes must be a list of whole numbers"),
         ({"nodes": [0] * 21}, 413, "the request has 21 nodes, more than 20; ask for fewer"),
         ({"graph": []}, 422, "graph must be an object of indptr and indices, got list"),
-        ({"graph": {"indptr": [0]}}, 422, "a graph is indptr and indices"),
+        ({"graph": {"indptr": [0]}}, 422, "a sparse matrix of scipy's; indices is missing."),
         ({"graph": {"indptr": [0, 1], "indices": [7]}}, 422, "indices must name one of 1 source nodes"),
         ({"graph": {"indptr": [0] * 22, "indices": []}}, 413, "the graph has 21 nodes"),
         ({"graph": {"indptr": [0], "indices": [], "num_src": 10**9}}, 413, "the graph has 1,000,000,000 nodes"),
@@ -174,7 +174,9 @@ def test_bytes_are_counted_where_no_length_is_said(port):
 
 
 def test_other_paths_and_methods(port):
-    assert get(port, "/")[0] == 404 and get(port, "/predict")[0] == 405
+    assert get(port, "/")[0] == 404
+    refused = "GET /predict is not served; there are POST /predict and GET /health."
+    assert get(port, "/predict") == (405, {"error": refused})
     assert get(port)[1]["nodes"] == 12 and "POST /predict and GET /health" in get(port, "/x")[1]["error"]
 
 
