@@ -104,7 +104,7 @@ class _Run:
     def add_float(self, entry):
         shallow = self.recipe.train_teacher(self.graph, self.seed, self.report["epochs"])
         self.teacher = build(self.report["model"], self.graph, self.seed)
-        self._train(self.teacher, "float32", teacher=shallow)
+        self._train(self.teacher, "float32", teacher=shallow, patience=PATIENCE)
         entry["accuracy"].append(accuracy(predict(self.teacher, self.graph), self.graph))
         entry["bytes"] = sum(t.nbytes for t in self.teacher.state_dict().values())
         [seconds] = median_seconds(self.graph, self.graph.ndata["feat"], self.teacher.eval())

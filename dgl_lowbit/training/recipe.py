@@ -62,7 +62,7 @@ def fit(
     float_epochs: int | None = None,
     bits_epochs: int = BITS_EPOCHS,
     patience: int | None = PATIENCE,
-    float_patience: int | None = None,
+    float_patience: int | None = PATIENCE,
     pruner: Pruner | None = None,
     checkpoint=None,
     resume: bool = False,

@@ -94,8 +94,12 @@ def learns(sampler) -> bool:
     return hasattr(sampler, "learning")
 
 
-def seed_samplers(sampler, seed: int) -> None:
-    """Let DGL's samplers, and one that keeps a seed of its own, draw from ``seed`` on."""
+def seed_generators(sampler, seed: int) -> None:
+    """Let torch, DGL's samplers, and one that keeps a seed of its own, draw from ``seed`` on."""
+    # torch.manual_seed makes a stack trace for each kind of device that it does not find: a millisecond together.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
     dgl.seed(seed)
     if hasattr(sampler, "set_seed"):
         sampler.set_seed(seed)
@@ -109,8 +113,7 @@ class _Seeded(dgl.dataloading.Sampler):
         self.sampler = sampler
 
     def sample(self, graph, draw):
-        torch.manual_seed(draw.seed)
-        seed_samplers(self.sampler, draw.seed)
+        seed_generators(self.sampler, draw.seed)
         random.seed(draw.seed)
         np.random.seed(draw.seed)  # noqa: NPY002 - what samplers in Python draw from
         return self.sampler.sample_blocks(graph, draw.nodes)

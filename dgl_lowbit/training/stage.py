@@ -26,7 +26,7 @@ from .identity import content_of, identity_of
 from .in_batches import InBatches
 from .message_history import MessageHistory
 from .processes import Processes
-from .sampling import learns, sampled, seed_samplers
+from .sampling import learns, sampled, seed_generators
 
 
 class Run:
@@ -72,8 +72,7 @@ class Run:
         # One draw an epoch, so that an epoch is the same wherever a run is taken up again.
         drawn_from = [self.seed, number, processes.rank] if processes.rank else [self.seed, number]
         state = int(np.random.SeedSequence(drawn_from).generate_state(1)[0] >> 1)
-        torch.manual_seed(state)
-        seed_samplers(self.data.sampler, state)
+        seed_generators(self.data.sampler, state)
         if self.pruner is not None:
             self.pruner.advance(number, self.data.whole, self.data.all_features())
         self.model.train()

@@ -84,13 +84,15 @@ def test_fit_is_a_float_stage_and_a_low_bit_one_taught_by_it(planted):
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [({}, (6, 6)), ({"patience": 1}, (6, 2)), ({"float_patience": 1}, (2, 6)), ({"patience": None}, (6, 6))],
+    [({}, (4, 4)), ({"patience": 1}, (4, 2)), ({"float_patience": 1}, (2, 4)), ({"patience": None}, (4, 6))],
 )
 def test_patience_is_that_of_a_stage(given, expected, planted, monkeypatch):
     monkeypatch.setattr(history, "_rank", lambda record: 0)  # no epoch is better than the first
+    defaults = {"patience": 3, "float_patience": 3}
+    assert all(inspect.signature(lowbit.fit).parameters[name].default == PATIENCE for name in defaults)
+    given = {**defaults, **given}
     fitted = lowbit.fit(build(), planted, lowbit.QuantConfig(4), epochs=6, progress=False, **given)
     assert (len(fitted.teacher_history.epochs), len(fitted.history.epochs)) == expected
-    assert inspect.signature(lowbit.fit).parameters["patience"].default == PATIENCE
 
 
 @pytest.mark.parametrize(
