@@ -75,11 +75,6 @@ class LearnedBitsQuantizer(QLRQuantizer):
     def _in_use(self, values):
         return values[0 if self._is_off else WIDTHS.index(self.format.bits)]
 
-    def state_at(self, bits: int) -> dict[str, torch.Tensor]:
-        """The state of a :class:`QLRQuantizer` of as many bits with the range that this one has at these."""
-        state = {name: value for name, value in self.state_dict().items() if name not in ("bits", "_extra_state")}
-        return {**state, **{name: state[name][WIDTHS.index(bits)] for name in ("log_start", "drift")}}
-
     def _minimise_error(self, x, reduce):
         learned = self.bits.clone()
         for width in WIDTHS:

@@ -51,14 +51,16 @@ def test_every_layer_learns_bits_and_is_frozen_with_them(make):
         torch.testing.assert_close(packed[key], expected[key], rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_settled_computes_what_was_trained():
+def test_what_is_settled_begins_anew_at_the_bits_that_were_found():
     model, *call = case(GCN)
     learned = LearnedBits(model, *call, budget={"bits": 3})
     trained(learned, *call, steps=3)
     for module in learned.model.modules():
         if isinstance(module, LearnedBitsQuantizer) and module.bits.requires_grad:
             module.bits.data.fill_(3)
-    assert torch.equal(learned.settled().eval()(*call), learned.model.eval()(*call))
+    fresh = lowbit.calibrate(lowbit.quantize(model, lowbit.QuantConfig(3)), *call)
+    assert torch.equal(learned.settled().eval()(*call), fresh.eval()(*call))
+    assert not torch.equal(learned.model.eval()(*call), fresh(*call))  # whose ranges have moved
     assert learned.widths() == dict.fromkeys(learned.bits, 3)
 
 
