@@ -139,3 +139,16 @@ def test_stages_train_resume_and_freeze(device, how, small, tmp_path, monkeypatc
     if how == "dense":
         found, expected = lowbit.freeze(student)(small, small.ndata["feat"]), predict(student, graph).cpu()
         assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_models_are_pruned_and_boosted(device, small):
+    graph = small.to(device)
+    torch.manual_seed(4)
+    model = MODELS["gcn"](12, 4, 8).to(device)
+    pruner = lowbit.Pruner(model, graph, features=0.25, channels=0.5, edges=0.2, start=0, stop=2, every=1)
+    lowbit.train(model, graph, epochs=4, pruner=pruner, progress=False)
+    narrow = pruner.squeeze()(pruner.graph, graph.ndata["feat"])
+    torch.testing.assert_close(narrow, model(graph, graph.ndata["feat"]), rtol=1e-3, atol=1e-4)
+    boosted = lowbit.boost(graph, rounds=3, hidden=8, epochs=3, finetune=3, progress=False)
+    assert all(part.device.type == device for part in (narrow, *boosted.model.parameters()))

@@ -28,8 +28,7 @@ class Gate(nn.Module):
 
     def attach(self, layer: nn.Module) -> None:
         parameter = next(iter(layer.parameters()), self.mask)
-        setattr(layer, _CHILD, self.to(parameter.device))
-        layer.register_forward_pre_hook(self, with_kwargs=True)
+        attach(layer, _CHILD, self.to(parameter.device))
 
     def forward(self, layer, args, kwargs):
         if self.watched is None and bool(self.mask.all()):
@@ -63,10 +62,24 @@ class Gate(nn.Module):
         return torch.zeros_like(self.mask).index_add(0, columns, squares)
 
 
+def attach(module: nn.Module, child: str, gate: nn.Module) -> None:
+    """Make ``gate`` a child of a module, and its hook.
+
+    Raises
+    ------
+    ValueError
+        When the module has something else of that name.
+    """
+    if hasattr(module, child):
+        raise ValueError(f"{type(module).__name__} has {child!r} already, as pruning calls its gate there; rename it.")
+    setattr(module, child, gate)
+    module.register_forward_pre_hook(gate, with_kwargs=True)
+
+
 def detach(module: nn.Module, child: str) -> None:
-    """Remove a child that is a hook, and the hook, from a module that has it."""
-    gate = module._modules.pop(child, None)
-    if gate is not None:
-        for number in [number for number, hook in module._forward_pre_hooks.items() if hook is gate]:
-            del module._forward_pre_hooks[number]
-            module._forward_pre_hooks_with_kwargs.pop(number, None)
+    """Remove a child that :func:`attach` made, and the hook, from a module that has it."""
+    gate = module._modules.get(child)
+    for number in [number for number, hook in module._forward_pre_hooks.items() if hook is gate]:
+        del module._forward_pre_hooks[number]
+        module._forward_pre_hooks_with_kwargs.pop(number, None)
+        module._modules.pop(child, None)

@@ -10,6 +10,8 @@ import dgl
 import torch
 from torch import nn
 
+from .gates import attach
+
 _CHILD = "edges"
 
 
@@ -40,8 +42,7 @@ class EdgeGate(nn.Module):
                 f"edges={share} of {len(self.mask)} cannot leave: loops and one in-edge of every node stay, "
                 f"{self.least}; prune at most {1 - self.least / len(self.mask):.2f} of them."
             )
-        setattr(model, _CHILD, self)
-        model.register_forward_pre_hook(self, with_kwargs=True)
+        attach(model, _CHILD, self)
 
     def forward(self, model, args, kwargs):
         return self._mapped(args), self._mapped(kwargs)

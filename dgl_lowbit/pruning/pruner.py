@@ -99,20 +99,29 @@ class Pruner:
         self.model, self.graph_whole = model, graph
         self.start, self.stop, self.every, self.regrow = start, stop, every, regrow
         self.criterion, self.seed, self._held = criterion, seed, None
-        feat = features_of(graph, feat)
+        self._example = graph, features_of(graph, feat)
         self.gates: dict[str, Gate] = {}
-        self.edges = None if edges is None else EdgeGate(model, graph, edges)
-        if features is not None or channels is not None:
-            self.ties = Ties(model, *small_example(graph, feat))
-            self._spaces = self._to_prune(features, channels)
-            pruned = torch.cat(list(self._spaces.values()))
-            for name, (layer, known) in self.ties.layers.items():
-                if torch.isin(self.ties.ins[name], pruned).any():
-                    self.gates[name] = Gate(known.features, known.columns)
-                    self.gates[name].attach(layer)
-            self._try(*small_example(graph, feat))
-        else:
-            self.ties, self._spaces = None, {}
+        self.ties, self._spaces, self.edges = None, {}, None
+        try:
+            self._attach(features, channels, edges)
+        except BaseException:
+            self.detach()
+            raise
+
+    def _attach(self, features, channels, edges):
+        if edges is not None:
+            self.edges = EdgeGate(self.model, self.graph_whole, edges)
+        if features is None and channels is None:
+            return
+        example = small_example(*self._example)
+        self.ties = Ties(self.model, *example)
+        self._spaces = self._to_prune(features, channels)
+        pruned = torch.cat(list(self._spaces.values()))
+        for name, (layer, known) in self.ties.layers.items():
+            if torch.isin(self.ties.ins[name], pruned).any():
+                self.gates[name] = Gate(known.features, known.columns)
+                self.gates[name].attach(layer)
+        self._try(*example)
 
     def _to_prune(self, features, channels):
         ties, spaces = self.ties, {}
@@ -142,11 +151,10 @@ class Pruner:
                 cut = small(graph, feat)
             is_same = torch.allclose(gated, cut, rtol=1e-3, atol=1e-4 * (1 + float(gated.abs().max())))
             reason = "it computes something else without some of its channels"
-        except (RuntimeError, dgl.DGLError, ValueError, IndexError) as error:
-            is_same, reason = False, f"without some of its channels it raises {error}"
+        except Exception as error:  # of the model's code, which may be any
+            is_same, reason = False, f"without some of its channels it raises {type(error).__name__}: {error}"
         self._set(torch.empty(0, dtype=torch.long))
         if not is_same:
-            self.detach()
             raise ValueError(
                 f"{type(self.model).__name__} has widths built into its own code or parameters: {reason}. Take them "
                 "from shapes, or leave channels=None."
@@ -209,10 +217,10 @@ class Pruner:
         is_due = self.start <= epoch <= self.stop and ((epoch - self.start) % self.every == 0 or epoch == self.stop)
         if not is_due:
             return
-        part = (epoch - self.start) / max(self.stop - self.start, 1)
+        part = (epoch - self.start) / (self.stop - self.start) if self.stop > self.start else 1.0
         done = 1 - (1 - part) ** 3
         swapped = self.regrow * 0.5 * (1 + math.cos(math.pi * part))
-        scores, of_edges = self._scores(epoch, example or (self.graph_whole, self.graph_whole.ndata["feat"]))
+        scores, of_edges = self._scores(epoch, example or self._example)
         before, dead = self._dead(), []
         for name, groups in self._spaces.items():
             share = self.shares[FEATURES if name == FEATURES else "channels"]

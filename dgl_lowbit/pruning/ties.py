@@ -120,7 +120,7 @@ class Ties:
         returned = [self._example[1]] if source == FEATURES else _tensors(self._returned[source][0][2])
         size = 1 + max((float(part.abs().max()) for part in returned if part.numel()), default=0.0)
         like = next(iter(_tensors(self._returned[source][0][2])), None) if source != FEATURES else None
-        shift = size * chosen.float()
+        shift = size * chosen.float().to(self._example[1].device)
         seen = self._run({source: shift if like is None else shift.view(like.shape[1:])})
         return {name: _columns(self._base[name], seen.get(name, [])) for name in self._base}
 
@@ -163,7 +163,7 @@ class Ties:
         fixed.update(self.outs[source].tolist())
 
     def _from_opaque(self, source):
-        shifts = [torch.ones(()) * (1 + 10 * n) for n in range(2)]
+        shifts = [torch.ones((), device=self._example[1].device) * (1 + 10 * n) for n in range(2)]
         runs = [self._run({source: shift}) for shift in shifts]
         return {
             reader: torch.stack([_columns(self._base[reader], seen.get(reader, [])) for seen in runs]).any(0)
@@ -247,4 +247,4 @@ def _columns(base, seen):
         is_same = len(base) == len(seen) and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(base, seen))
         return torch.full((max(widths, default=1),), not is_same)
     changes = [(a != b).flatten(0, -2).any(0) for a, b in zip(base, seen)]
-    return torch.stack(changes).any(0)
+    return torch.stack(changes).any(0).cpu()

@@ -197,7 +197,7 @@ class BanditSampler(dgl.dataloading.BlockSampler):
             raise ValueError(f"expected weights of {len(self.fanouts)} layers, got shape {tuple(weights.shape)}.")
         if self._neighbours is not None and weights.shape != self._weights.shape:
             raise ValueError(f"the weights are of {weights.shape[1]} edges, the graph has {self._weights.shape[1]}.")
-        self._weights, self._updates = weights.clone(), int(state["updates"])
+        self._weights, self._updates = weights.to(self._weights.device, copy=True), int(state["updates"])
         self._chances = self._chances_of(self._weights)
 
     def _bind(self, graph):
@@ -214,9 +214,8 @@ class BanditSampler(dgl.dataloading.BlockSampler):
         if self._neighbours is None:
             self._neighbours = Neighbours(graph)
             if learned != edges:
-                self._weights, self._chances = (
-                    torch.ones(len(self.fanouts), edges, device=graph.device) for _ in range(2)
-                )
+                self._weights = self._chances = torch.ones(len(self.fanouts), edges)
+            self._weights, self._chances = (part.to(graph.device, copy=True) for part in (self._weights, self._chances))
 
     def _chances_of(self, weights):
         return (1 - self.gamma) * weights + self.gamma

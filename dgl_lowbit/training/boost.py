@@ -19,6 +19,7 @@ from ..nn.ops import TorchOps
 from ..progress import progress_bar
 from .batches import check_graph
 from .options import check_counts, parameter_groups
+from .sampling import seed_torch
 from .stage import accuracy, distillation_loss, predict
 
 # Rows without a label that a step of the low-bit stage learns from.
@@ -126,9 +127,9 @@ def boost(
     config = QuantConfig(bits) if config is None else checked_config(config)
     feat, classes = graph.ndata["feat"], int(graph.ndata["label"].max()) + 1
     label = progress if isinstance(progress, str) else "boosting"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = BoostedMLP(feat.shape[1], classes, rounds, hidden, propagate, **options)
+    with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
+        seed_torch(seed, graph.device)
+        model = BoostedMLP(feat.shape[1], classes, rounds, hidden, propagate, **options).to(graph.device)
         model.validate(graph, feat)
         total = rounds * epochs + finetune * (1 + (not config.is_float))
         with progress_bar(progress, label, total=total) as bar:
@@ -158,8 +159,9 @@ class _Stage:
     @torch.no_grad()
     def boost(self, model, epochs):
         """Train one learner after another; the features at all scales, and what is known of each learner."""
-        weights, learners = torch.full((len(self.train),), 1 / len(self.train)), []
-        votes = torch.zeros(len(self.labels), model.num_classes)
+        device = self.labels.device
+        weights, learners = torch.full((len(self.train),), 1 / len(self.train), device=device), []
+        votes = torch.zeros(len(self.labels), model.num_classes, device=device)
 
         def learn(t, scales, spread=None):
             with torch.enable_grad():
@@ -200,7 +202,7 @@ class _Stage:
         def loss():
             rows = self.train
             if teacher is not None:
-                rows = torch.cat([rows, torch.randint(len(self.labels), (_OTHERS,))])
+                rows = torch.cat([rows, torch.randint(len(self.labels), (_OTHERS,)).to(rows.device)])
             scores = model.scores(ops, [x[rows] for x in scales])
             total = F.cross_entropy(scores[:train], self.labels[self.train])
             if teacher is not None:
@@ -248,7 +250,7 @@ def aligned(spread: list, labels: torch.Tensor) -> torch.Tensor:
     target, spread = target - target.mean(0), [z - z.mean(0) for z in spread]
     target = target @ target.T
     products = torch.stack([torch.stack([a @ b.T for b in spread]) for a in spread])
-    free = torch.zeros(len(spread), requires_grad=True)
+    free = torch.zeros(len(spread), device=labels.device, requires_grad=True)
     optimizer = torch.optim.Adam([free], lr=0.1)
     for _ in range(_ALIGNING_STEPS):
         theta = free.softmax(0)

@@ -144,8 +144,11 @@ def train(
     check_counts(epochs=epochs, patience=patience, batch_size=batch_size)
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
-    if bits is not None and bits.model is not model:
-        raise ValueError("bits are those of bits.model; train that.")
+    if bits is not None and getattr(bits, "model", None) is not model:
+        raise ValueError(
+            "bits is a LearnedBits, whose bits.model is what is trained; the width of codes is that of the config, as "
+            f"in fit(model, graph, QuantConfig(bits=2)); got {bits!r:.80}."
+        )
     if bits is None and any(isinstance(module, LearnedBitsQuantizer) for module in model.modules()):
         raise ValueError(WITHOUT_PRICE)
     check_pruner(pruner, model, epochs, **of_data)

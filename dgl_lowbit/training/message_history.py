@@ -73,7 +73,7 @@ class MessageHistory:
         if len(graph.ntypes) > 1 or len(graph.etypes) > 1:
             raise ValueError(f"a history keeps messages of one type of nodes, got {graph.ntypes} and {graph.etypes}.")
         self.model, self.graph = model, with_degrees(graph)
-        self.layers = _layers_that_sum(model)
+        self.layers = layers_that_sum(model)
         neighbours = Neighbours(graph)
         self.kept = {name: _kept_of(layer, neighbours) for name, layer in self.layers.items()}
         for name, layer in self.layers.items():
@@ -167,8 +167,8 @@ def _kept_of(layer, neighbours):
     return KeptMessages(neighbours, columns, bits, quantizer.granularity == "shift")
 
 
-def _layers_that_sum(model):
-    """The layers of a low-bit model whose messages are kept, by name."""
+def layers_that_sum(model):
+    """The layers of a low-bit model whose messages are kept, by name; ValueError where a history does not serve it."""
     layers = {}
     for name, module in model.named_modules():
         if isinstance(module, Site):

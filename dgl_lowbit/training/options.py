@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 from torch import nn
 
 from ..nn.protection import protects
@@ -12,7 +14,7 @@ from .batches import check_graph
 from .distributed import Shares, check_dist_graph, is_distributed
 from .features import check_store, is_large
 from .message_history import check_history
-from .sampling import check_workers
+from .sampling import check_workers, learns
 from .stage import PartlyDecoded, WholeGraph
 
 BATCH_SIZE = 512
@@ -93,6 +95,8 @@ def data_of(graph, model, sampler, batch_size, feat=None, **options):
 
 def check_counts(**counts):
     for name, count in counts.items():
+        if count is not None and (isinstance(count, bool) or not isinstance(count, numbers.Integral)):
+            raise ValueError(f"{name} must be a whole number, got {count!r}.")
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, got {count!r}.")
 
@@ -108,5 +112,10 @@ def check_pruner(pruner, model, epochs, sampler, history, **_):
         )
     if pruner.edges is not None and sampler is not None:
         raise ValueError("edges are pruned of a graph that is trained on whole; leave sampler=None, or edges=None.")
+    if learns(sampler):
+        raise ValueError(
+            f"{type(sampler).__name__} learns from codes, and pruning is of float models; sample with "
+            "dgl.dataloading.NeighborSampler, or pass pruner=None."
+        )
     if history:
         raise ValueError("a history keeps codes, and pruning is of float models; leave history=False, or pruner=None.")

@@ -20,7 +20,7 @@ from .distributed import processes_of
 from .features import all_rows
 from .history import History
 from .loop import train
-from .message_history import sending_codes
+from .message_history import layers_that_sum, sending_codes
 from .options import BATCH_SIZE, BITS_EPOCHS, OF_DATA, WITHOUT_PRICE, check_counts, check_data, check_pruner, data_of
 from .resume import Checkpoint
 from .sampling import learns
@@ -148,9 +148,12 @@ def fit(
         if float_epochs:  # what the config asks for may not be: said before any work
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                quantize(model if pruner is None else pruner.squeeze(), config, *data.example())
+                planned = [quantize(model if pruner is None else pruner.squeeze(), config, *data.example())]
                 if budget is not None:
-                    _under_budget(model, data.example(), budget, config)
+                    bounded = _under_budget(model, data.example(), budget, config)
+                    planned.append(bounded.model if isinstance(bounded, LearnedBits) else bounded)
+                for low_bit in planned if of_data["history"] else ():
+                    layers_that_sum(low_bit)
         label = progress if isinstance(progress, str) else "training"
         saved = Checkpoint(checkpoint, resume, data.processes)
         bits = "low-bit" if config is None else f"INT{config.bits}"

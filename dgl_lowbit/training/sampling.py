@@ -94,12 +94,18 @@ def learns(sampler) -> bool:
     return hasattr(sampler, "learning")
 
 
-def seed_generators(sampler, seed: int) -> None:
-    """Let torch, DGL's samplers, and one that keeps a seed of its own, draw from ``seed`` on."""
+def seed_torch(seed: int, device: torch.device | None = None) -> None:
+    """Let torch draw from ``seed`` on, on the CPU and on a GPU that ``device`` is, not on others."""
     # torch.manual_seed makes a stack trace for each kind of device that it does not find: a millisecond together.
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(seed)
+    if device is not None and device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+def seed_generators(sampler, seed: int, device: torch.device | None = None) -> None:
+    """:func:`seed_torch`, and let DGL's samplers, and one that keeps a seed of its own, draw from it."""
+    seed_torch(seed, device)
     dgl.seed(seed)
     if hasattr(sampler, "set_seed"):
         sampler.set_seed(seed)

@@ -38,7 +38,7 @@ class Run:
 
     def __init__(self, model, data, distillation=0.5, bits=None, seed=0, pruner=None):
         self.model, self.data, self.distillation, self.seed = model, data, distillation, seed
-        self.history, self.best_state, self.teacher_logits = History(), None, None
+        self.history, self.best_state, self.teacher_logits, self._is_checked = History(), None, None, False
         self.smoothness = SmoothnessRegularizer.attached(model)
         # What adds to the loss, and takes a step of its own after it.
         self.pruner = pruner
@@ -72,7 +72,7 @@ class Run:
         # One draw an epoch, so that an epoch is the same wherever a run is taken up again.
         drawn_from = [self.seed, number, processes.rank] if processes.rank else [self.seed, number]
         state = int(np.random.SeedSequence(drawn_from).generate_state(1)[0] >> 1)
-        seed_generators(self.data.sampler, state)
+        seed_generators(self.data.sampler, state, self.data.labels.device)
         if self.pruner is not None:
             self.pruner.advance(number, self.data.whole, self.data.all_features())
         self.model.train()
@@ -92,11 +92,28 @@ class Run:
             self.best_state = copy.deepcopy(self.model.state_dict())
         return record
 
+    def _check(self, logits, labels, labelled):
+        """Raise ValueError in the first step unless the model returns logits of all classes, as many as its teacher."""
+        if self._is_checked:
+            return
+        name, rows, most = type(self.model).__name__, len(labels), int(labels[labelled].max())
+        if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or len(logits) != rows:
+            got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ValueError(f"{name} must return logits, a tensor of shape ({rows}, classes), got {got}.")
+        if logits.shape[1] <= most:
+            raise ValueError(f"{name} returns logits of {logits.shape[1]} classes, and labels go up to {most}.")
+        taught = logits.shape if self.teacher_logits is None else self.teacher_logits.shape
+        if taught[1] != logits.shape[1]:
+            raise ValueError(f"{name} returns logits of {logits.shape[1]} classes, its teacher of {taught[1]}.")
+        self._is_checked = True
+
     def _step(self, batch, epoch):
         sampler = self.data.sampler
         with sampler.learning(batch.graph) if learns(sampler) else nullcontext():
             logits = self.model(batch.graph, batch.feat)
-        loss = F.cross_entropy(logits[batch.labelled], self.data.labels[batch.nodes][batch.labelled])
+        labels = self.data.labels[batch.nodes]
+        self._check(logits, labels, batch.labelled)
+        loss = F.cross_entropy(logits[batch.labelled], labels[batch.labelled])
         if self.teacher_logits is not None:
             learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
             loss = (1 - self.distillation) * loss + self.distillation * learned

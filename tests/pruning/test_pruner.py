@@ -193,6 +193,58 @@ def test_gates_leave_with_their_pruner():
     assert set(model.state_dict()) == names and not any(module._forward_pre_hooks for module in model.modules())
 
 
+class Asserting(Plain):
+    """A model that counts on its width."""
+
+    def forward(self, graph, feat):
+        assert self.first.weight.shape[-1] == HIDDEN or self.first.weight.shape[0] == HIDDEN
+        return super().forward(graph, feat)
+
+
+class Named(Plain):
+    """A model that has children of the names of gates."""
+
+    def __init__(self):
+        super().__init__()
+        self.edges = nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (lambda: Plain(nn.LayerNorm(HIDDEN)), {"edges": 0.2, "channels": 0.5}, "no channels can leave"),
+        (Asserting, {"edges": 0.2, "channels": 0.5}, "has widths built into .* it raises AssertionError"),
+        (
+            Named,
+            {"channels": 0.5, "edges": 0.2},
+            "Named has 'edges' already, as pruning calls its gate there; rename it",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_pruned_is_left_as_it_was(make, options, message):
+    model = make()
+    names = set(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        Pruner(model, graph(), **options)
+    assert set(model.state_dict()) == names and not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_all_that_is_to_leave_may_leave_at_once():
+    pruner = Pruner(Plain(), graph(), features=0.5, start=3, stop=3)
+    pruner.advance(3)
+    ((left, total),) = alive(pruner).values()
+    assert left == total - round(0.5 * total) and pruner.is_done(3)
+
+
+def test_features_that_are_given_are_those_that_are_scored():
+    g = graph()
+    feat, expected = g.ndata.pop("feat"), pruned(Plain(), graph(), features=0.5)
+    found = Pruner(copy.deepcopy(Plain()), g, feat=feat, features=0.5, **STEPS)
+    for epoch in range(3):
+        found.advance(epoch)
+    assert alive(found) == alive(expected)
+
+
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
@@ -227,6 +279,8 @@ def test_refused_where_it_does_not_belong():
         train(Plain(), g, epochs=200, pruner=pruner)
     with pytest.raises(ValueError, match="low-bit already"):
         Pruner(lowbit.quantize(Plain(), lowbit.QuantConfig(2)), g, channels=0.5)
+    with pytest.raises(ValueError, match="BanditSampler learns from codes, and pruning is of float models"):
+        train(model, g, epochs=200, pruner=pruner, sampler=lowbit.BanditSampler([2, 2]))
     edges = Pruner(Plain(), g, edges=0.2)
     with pytest.raises(ValueError, match="edges are pruned of a graph that is trained on whole"):
         train(edges.model, g, epochs=200, pruner=edges, sampler=dgl.dataloading.NeighborSampler([2, 2]))

@@ -103,7 +103,7 @@ def test_what_cannot_be_is_said_before_any_work(options, message, planted, monke
 
 def test_bits_of_another_model_are_refused(planted):
     learned = LearnedBits(build(), planted, planted.ndata["feat"], budget={"bits": 2})
-    with pytest.raises(ValueError, match="bits are those of bits.model"):
+    with pytest.raises(ValueError, match="bits is a LearnedBits, whose bits.model is what is trained"):
         train(build(), planted, bits=learned, progress=False)
 
 

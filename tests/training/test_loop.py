@@ -95,13 +95,28 @@ def test_patience_is_that_of_a_stage(given, expected, planted, monkeypatch):
     assert (len(fitted.teacher_history.epochs), len(fitted.history.epochs)) == expected
 
 
+SAMPLED = {"sampler": dgl.dataloading.NeighborSampler([2, 2]), "history": True}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"patience": 0}, "^patience must be at least 1, got 0"),
         ({"float_patience": 0}, "^float_patience must be at least 1, got 0"),
         ({"epochs": 0, "float_epochs": 3}, "^epochs must be at least 1, got 0"),
+        ({"epochs": 1e2}, "^epochs must be a whole number, got 100.0"),
+        ({"batch_size": "64"}, "^batch_size must be a whole number, got '64'"),
         ({"config": lowbit.QuantConfig(2, overrides={"nothing": 8})}, "nothing"),
+        (
+            {"bits": 2},
+            r"the width of codes is that of the config, as in fit\(model, graph, QuantConfig\(bits=2\)\); got 2",
+        ),
+        ({**SAMPLED, "config": lowbit.QuantConfig(2, protect=(0.1, 0.2))}, "takes neither arithmetic='integer' nor"),
+        (
+            {**SAMPLED, "config": lowbit.QuantConfig(2, messages=32)},
+            "a history keeps codes, and messages of .* 32 bits",
+        ),
+        ({**SAMPLED, "budget": {"bits": 2}}, "a history keeps codes of fixed bits"),
     ],
 )
 def test_faults_of_a_later_stage_are_named_before_any_work(options, message, planted, monkeypatch):
@@ -267,6 +282,37 @@ def test_what_is_said_to_be_written_gives_the_graph():
     for adj in (ADJACENCY, ADJACENCY.to_sparse_csr(), ADJACENCY.to_dense()):
         graph = dgl.graph(tuple(adj.to_sparse_coo().coalesce().indices()), num_nodes=len(adj))
         assert torch.equal(torch.stack(graph.edges()), EDGES) and graph.num_nodes() == 3
+
+
+class Returning(torch.nn.Module):
+    """A model of two classes that returns what ``make`` makes of its logits."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.linear, self.make = torch.nn.Linear(3, 2), make
+
+    def forward(self, graph, feat):
+        return self.make(self.linear(feat))
+
+
+@pytest.mark.parametrize(
+    ("make", "label", "message"),
+    [
+        (lambda h: (h, h), LABELS, r"must return logits, a tensor of shape \(6, classes\), got tuple"),
+        (lambda h: h[:, 0], LABELS, r"shape \(6, classes\), got \(6,\)"),
+        (lambda h: h[:3], LABELS, r"shape \(6, classes\), got \(3, 2\)"),
+        (lambda h: h, LABELS + 4, "Returning returns logits of 2 classes, and labels go up to 4"),
+    ],
+)
+def test_models_whose_outputs_are_no_logits_of_the_labels(make, label, message):
+    with pytest.raises(ValueError, match=message):
+        train(Returning(make), tiny(label=label), epochs=1, sparse=False, progress=False)
+
+
+def test_a_teacher_of_other_classes():
+    teacher = Returning(lambda h: torch.cat([h, h], 1))
+    with pytest.raises(ValueError, match="Returning returns logits of 2 classes, its teacher of 4"):
+        train(Returning(lambda h: h), tiny(), teacher=teacher, epochs=1, sparse=False, progress=False)
 
 
 def test_wrapped_models_are_sent_back(planted):
