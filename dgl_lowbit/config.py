@@ -127,7 +127,8 @@ class QuantConfig:
         Of delta-coded messages (``SMPConv``, ``APPNPConv``, ``DeepGraphConv``; other layers take no notice), after the
         first step: a node sends nothing as long as what its neighbours have of it is off, in every column, by less than
         this part of the first message's step, which is trained. Packed models skip these silent rows, exactly, in sums
-        over unweighted edges; what it gives stands in ``dgl-lowbit study silent``. Default: None, all rows are sent.
+        over unweighted edges; ``dgl-lowbit study relatives --method silent`` says what it gives. Default: None, all
+        rows are sent.
     dead_zone_of : {"rows", "entries"}
         "entries" (arXiv:2403.13268) also sends 0 for the entries below the threshold in rows that are not silent, on a
         grid that has a code for 0. Such rows are coded more coarsely, and are as long.

@@ -16,6 +16,7 @@ from .convert import FloatModuleWarning, quantize
 from .nn import LowBitLayer
 from .nn.example import check_example
 from .nn.message_passing import Site
+from .nn.stored import decoded
 from .nn.wrappers import check_model
 from .quant import Quantizer
 from .quant.evaluation import evaluating, observing
@@ -79,6 +80,7 @@ def diagnose(model: nn.Module, *args, **kwargs) -> Diagnosis:
     if not quantizers:
         raise ValueError("the model has no quantisers; call dgl_lowbit.quantize(model) and calibrate or train first.")
     check_example(model, diagnose, args, kwargs)
+    args, kwargs = decoded((args, kwargs))
     names = {id(q): name for name, q in quantizers.items()}
     rows: dict[str, _Tally] = {}
 
@@ -127,6 +129,7 @@ def sensitivity(model: nn.Module, *args, config: QuantConfig | None = None, metr
     config = checked_config(config, QuantConfig(4))
     check_model(model, "sensitivity")
     check_example(model, sensitivity, args, kwargs)
+    args, kwargs = decoded((args, kwargs))
     off: dict[str, Any] = {component: None for component in COMPONENTS if component not in ("states", "outputs")}
     floats = replace(config, bits=32, states=32, outputs=32, overrides={}, ends=None, **off)
     with warnings.catch_warnings():

@@ -27,7 +27,7 @@ def graphs(value, name: str, folder=None):
     if isinstance(value, (list, tuple)):
         if not value:
             raise GraphError(f"{name} is an empty list; pass a graph, or a block for each layer.")
-        if all(map(_is_graph, value)):
+        if all(map(is_graph, value)):
             return [graphs(part, name, folder) for part in value]
     return _graph(value, name, folder)
 
@@ -39,7 +39,7 @@ def _graph(value, name, folder):
         raise GraphError(f"{name}: {error}") from error
 
 
-def _is_graph(value) -> bool:
+def is_graph(value) -> bool:
     """Whether a part of a list is a graph of its own, not one half of a pair (indptr, indices)."""
     if isinstance(value, (list, tuple)):
         return len(value) == 2 and all(isinstance(part, (list, tuple)) or getattr(part, "ndim", 0) for part in value)

@@ -30,7 +30,7 @@ class Codewords:
     Raises
     ------
     ValueError
-        For arrays of other shapes or dtypes, numbers that are not finite, and words that are not in the book.
+        For arrays of other shapes or dtypes, and words that are not finite.
     """
 
     packed: np.ndarray
@@ -64,7 +64,18 @@ class Codewords:
         return Codewords(np.take(self.packed, rows, axis=0), self.book, self.columns)
 
     def values(self) -> np.ndarray:
-        """What they stand for, (rows, columns) float32; IndexError for a number that has no word."""
+        """What they stand for, (rows, columns) float32.
+
+        Raises
+        ------
+        GraphError
+            For a number that has no word.
+        """
+        most = int(self.packed.max(initial=0))
+        if most >= self.book.shape[1]:
+            raise GraphError(
+                f"a row names word {most}, and the book has {self.book.shape[1]}: rows are damaged; code them again."
+            )
         found = self.book[np.arange(self.packed.shape[1]), self.packed]
         return np.ascontiguousarray(found.reshape(len(found), -1)[:, : self.columns])
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .arguments import is_graph
 from .given import whole_number
 from .graph import Graph, GraphError
 from .layout import AHEAD
@@ -93,6 +94,8 @@ def _sizes(graph, nodes, edges):
     """Numbers of nodes and edges, without reading a graph."""
     if graph is not None and (nodes is not None or edges is not None):
         raise GraphError("give a graph, or nodes and edges.")
+    if isinstance(graph, list) and graph and all(map(is_graph, graph)):  # the same for each block
+        graph = graph[0]
     if isinstance(graph, (tuple, list)) and len(graph) == 2:
         indptr, indices = (np.asanyarray(part) for part in graph)
         return len(indptr) - 1, len(indices)
@@ -144,8 +147,9 @@ def _seconds(model, nodes, edges, batch_size):
     few = min(nodes, _MEASURED)
     if few == 0:
         return 0.0
-    degree, rng, threads = edges // nodes, np.random.default_rng(0), checked(model.threads)
-    graph = Graph(degree * np.arange(few + 1), rng.integers(few, size=few * degree))
+    rng, threads = np.random.default_rng(0), checked(model.threads)
+    indptr = np.arange(few + 1) * max(edges, nodes) // nodes  # as many edges a node, and at least one
+    graph = Graph(indptr, rng.integers(few, size=indptr[-1]))
     inputs = _inputs(model, graph)
 
     def once():

@@ -8,6 +8,7 @@ from torch import nn
 
 from ..config import QuantConfig, checked_config
 from ..nn.example import check_example
+from ..nn.stored import decoded
 from ..nn.wrappers import check_model
 from ..progress import progress_bar
 from ..quant import SUPPORTED_BITS
@@ -97,6 +98,7 @@ def allocate(
     config = checked_config(config)
     check_budget(budget)
     check_example(model, allocate, args, kwargs)
+    args, kwargs = decoded((args, kwargs))
     _check(method, widths)
     trials = Trials(model, config, widths, nodes, args, kwargs)
     check_possible(trials.costs, budget, trials.widths[0])

@@ -85,8 +85,6 @@ def freeze(
     _refuse_hooks(model)
     if arithmetic not in (None, *ARITHMETICS):
         raise ValueError(f"arithmetic must be one of {', '.join(ARITHMETICS)}, got {arithmetic!r}.")
-    if example or kwargs:
-        check_example(model, freeze, example, kwargs)
     model, args, kwargs = on_cpu(model, *decoded(_example(model, example, kwargs)))
     layers = _low_bit_layers(model)
     with computing_in(arithmetic, layers):
@@ -148,6 +146,7 @@ def _example(model, args, kwargs):
     call = recall(model.stages[0] if isinstance(model, Stages) else model)
     alone = len(args) + len(kwargs) == 1 and all(isinstance(value, dgl.DGLGraph) for value in (*args, *kwargs.values()))
     if (args or kwargs) and not (alone and (call or len(inspect.signature(model.forward).parameters) > 1)):
+        check_example(model, freeze, args, kwargs)
         return args, kwargs
     if call is None:
         if uncalibrated_quantizers(model):

@@ -192,6 +192,8 @@ class PackedModel(numba_kernels.PackedModel, nn.Module):
         DGLError
             As :meth:`numba_kernels.PackedModel.estimate`.
         """
+        if isinstance(graph, list) and graph and all(isinstance(part, DGLGraph) for part in graph):
+            graph = graph[0]  # the same for each block
         if isinstance(graph, DGLGraph):
             if len(graph.canonical_etypes) != 1 or graph.is_block:
                 raise ArgumentsError("estimates are of graphs of one type of nodes and edges.")

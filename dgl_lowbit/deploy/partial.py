@@ -52,6 +52,7 @@ class PartlyPacked(nn.Module):
 
     def __init__(self, model: nn.Module, packed: dict[str, PackedModel], reasons: dict[str, str]):
         super().__init__()
+        self.training = False
         self.model = copy.deepcopy(model).eval().cpu()
         self.packed_parts, self.float_parts = list(packed), dict(reasons)
         for name, layer in packed.items():
@@ -70,6 +71,10 @@ class PartlyPacked(nn.Module):
             FloatModuleWarning,
             stacklevel=3,
         )
+
+    def train(self, mode: bool = True) -> PartlyPacked:
+        """Nothing: as a packed model it is always in evaluation mode."""
+        return self
 
     def forward(self, *args, **kwargs):
         return with_whole_openmp(self._forward, *args, **kwargs)

@@ -48,14 +48,19 @@ class Recorder(Writer, OnlyOps):
         control = layer._modules.get("smoothness")
         if control is None:
             return target
+        if isinstance(target, tuple):  # with attention beside
+            return self._under_bound(layer, bound, target[0]), *target[1:]
         graph, feat = (layer.argument(role, bound.arguments) for role in (Role.GRAPH, Role.FEATURES))
         before = self.destination(feat, graph) if control.step_size != 1 or isinstance(feat, tuple) else feat
-        widths = {self.columns(before), self.columns(target)} - {None}
-        if before.heads != target.heads or len(widths) > 1:  # there is no step between these: the hook takes none
+        widths, heads = {self.columns(before), self.columns(target)} - {None}, target.heads
+        if before.heads not in (0, heads) or len(widths) > 1:  # there is no step between these: the hook takes none
             return target
+        target = self.with_heads(target, before.heads)  # side by side
         if control.step_size != 1:
             target = self.combine((1 - control.step_size, before), (control.step_size, target))
-        return self.requantize(layer.quantizers["states"], target) if "states" in layer.quantizers else target
+        if "states" in layer.quantizers:
+            target = self.requantize(layer.quantizers["states"], target)
+        return self.with_heads(target, heads)
 
     # -- operations -------------------------------------------------------------------------------------
     def item(self, graphs, index):

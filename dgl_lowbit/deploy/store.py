@@ -85,7 +85,8 @@ class FeatureStore(FeatureStorage):
         if rows is None:
             return self.coded
         try:
-            taken = slice_of(self.coded, rows) if isinstance(rows, slice) else self.coded.rows(np.asarray(rows))
+            rows = rows.cpu() if isinstance(rows, torch.Tensor) else rows
+            taken = slice_of(self.coded, rows) if isinstance(rows, slice) else self.coded.rows(rows)
         except GraphError as error:
             raise ArgumentsError(str(error)) from error
         self.bytes_fetched += taken.shape[0] * self.row_bytes
@@ -102,7 +103,7 @@ class FeatureStore(FeatureStorage):
 
     def fetch(self, indices, device, pin_memory=False, **kwargs) -> torch.Tensor:
         """What DGL's loaders call: rows of features, on ``device``."""
-        found = self[indices.cpu()]
+        found = self[indices]
         return (found.pin_memory() if pin_memory else found).to(device, **kwargs)
 
     def attach(self, graph: DGLGraph, key: str = "feat", ntype: str | None = None) -> DGLGraph:
@@ -154,10 +155,12 @@ class FeatureStore(FeatureStorage):
         ------
         DGLError
             For other bytes than a row of this store has.
+        GraphError
+            For a row that names a word which the book of codewords has not.
         """
         if records.dtype != torch.uint8 or records.dim() != 2 or records.shape[1] != self.row_bytes:
             raise ArgumentsError(f"records are (n, {self.row_bytes}) uint8, got {records.dtype} {(*records.shape,)}.")
-        given, coded, start, parts = records.numpy(), self.coded, 0, []
+        given, coded, start, parts = records.cpu().numpy(), self.coded, 0, []
         for part in of_rows(coded).values():
             width = part.itemsize * (part.shape[1] if part.ndim == 2 else 1)
             taken = np.ascontiguousarray(given[:, start : start + width]).view(part.dtype)

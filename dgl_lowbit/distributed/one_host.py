@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
@@ -154,7 +155,8 @@ def _clear_up():
     for left in _SHARED_MEMORY.glob("lowbit-*"):
         owner = left.name.split("-")[1]
         if owner.isdecimal() and not Path("/proc", owner).exists():
-            left.unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # another user's
+                left.unlink(missing_ok=True)
 
 
 def _free_ports(count):

@@ -122,6 +122,9 @@ class Partition:
                     f"parts must say which worker computes each of {graph.num_nodes(ntype)} nodes of type {ntype!r}, "
                     f"got {'nothing' if shape is None else f'shape {shape}'}."
                 )
+            others = owners[ntype][(owners[ntype] < 0) | (owners[ntype] >= workers)]
+            if others.size:
+                raise DGLError(f"parts of {ntype!r} must be workers from 0 to {workers - 1}, got {others[0]}.")
         nodes = {ntype: np.flatnonzero(owners[ntype] == rank) for ntype in graph.ntypes}
         edges = {}
         for etype in graph.canonical_etypes:

@@ -9,7 +9,7 @@ from .cache import GraphCache
 
 _kept = GraphCache()
 # Columns of nodes with their degrees, as blocks have them of the graph that they are sampled from.
-_COLUMNS = {"in": "degree_in", "out": "degree_out"}
+_COLUMNS = {"in": "_lowbit_degree_in", "out": "_lowbit_degree_out"}
 
 
 def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:

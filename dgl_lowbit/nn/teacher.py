@@ -10,6 +10,7 @@ from torch import nn
 from ..quant.evaluation import evaluating
 from ..quant.reconstruction import LOSSES, check_comparable, tensors_of
 from .message_passing.last_call import with_own_frames
+from .stored import decoded
 
 
 class _Kept:
@@ -91,7 +92,7 @@ def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwar
             f"the float model is on {_named(placed)}, the low-bit one on {_named(own)}; move the float model too, or "
             "call quantize after moving it."
         )
-    own_args, own_kwargs = with_own_frames((args, kwargs))
+    own_args, own_kwargs = with_own_frames(decoded((args, kwargs)))
     with torch.no_grad(), evaluating(kept.module):
         expected = kept.module(*own_args, **own_kwargs)
     shapes, wanted = ([tuple(part.shape) for part in tensors_of(value)] for value in (outputs, expected))

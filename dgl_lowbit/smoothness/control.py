@@ -201,21 +201,28 @@ class SmoothnessControl(OptionalState):
 
     # -- attached to a layer ----------------------------------------------------------------------------
     def forward(self, layer, args, kwargs, output):
-        """The forward hook of the layer this is attached to, called as ``layer(graph, feat, …)``."""
+        """The forward hook of the layer this is attached to, called as ``layer(graph, feat, …)``.
+
+        Of several heads it bounds what they make side by side, of an output with attention the first part.
+        """
+        if isinstance(output, tuple):
+            return self.forward(layer, args, kwargs, output[0]), *output[1:]
         graph, feat = [*args, *kwargs.values()][:2]
         if isinstance(feat, dgl.DGLGraph):
             graph, feat = feat, graph
         if isinstance(output, dict):
             return self._over_types(graph, feat, output)
-        before = _destination(graph, feat)
+        before, shape = _destination(graph, feat), output.shape
+        if output.dim() > before.dim() == 2:
+            output = output.flatten(1)
         if before.shape != output.shape:
-            return output
+            return output.view(shape)
         step = self.step_size
         if self.is_watching and (graph.is_block or graph.num_src_nodes() == graph.num_dst_nodes()):
             step = self._watch_relations(graph.is_block, {0: (graph, before, before, output, output)})
         mixed = _mix(step, before, output)
         quantizers = getattr(layer, "quantizers", {})
-        return quantizers["states"](mixed).to(mixed.dtype) if "states" in quantizers else mixed
+        return (quantizers["states"](mixed).to(mixed.dtype) if "states" in quantizers else mixed).view(shape)
 
     def _over_types(self, graph, feats, outputs):
         """Of a layer over node types: a bound for each edge type both of whose ends it computes, and one step."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import dgl.nn
 import torch
 from torch import nn
@@ -20,7 +22,7 @@ class SmoothnessRegularizer:
     layer as its child ``smoothness`` and as a forward hook; multipliers and what was measured are therefore part of
     the model's ``state_dict``, of copies, of :func:`dgl_lowbit.quantize` and of :func:`dgl_lowbit.freeze`, where λ is a
     constant. Constrained are DGL's layers whose output has the shape of their input; on blocks, the edges among the
-    nodes a layer computes. A ``HeteroGraphConv`` has a bound for each edge type.
+    nodes a layer computes; heads count side by side. A ``HeteroGraphConv`` has a bound for each edge type.
 
     Parameters
     ----------
@@ -46,7 +48,8 @@ class SmoothnessRegularizer:
     Raises
     ------
     ValueError
-        When the model holds no such layer, a name is unknown, or a layer has a bound already or is low-bit.
+        When the model holds no such layer, a name is unknown or that of a module without a graph, or a layer has a
+        bound already or is low-bit.
 
     Examples
     --------
@@ -75,6 +78,9 @@ class SmoothnessRegularizer:
         if unknown:
             raise ValueError(f"the model has no layer {', '.join(unknown)}; it has {', '.join(filter(None, modules))}.")
         chosen = _constrainable(modules) if layers is None else list(layers)
+        others = [name for name in chosen if len(inspect.signature(modules[name].forward).parameters) < 2]
+        if others:
+            raise ValueError(f"{', '.join(others)} takes no graph with its features; bound layers of dgl.nn.")
         if not chosen:
             raise ValueError(
                 f"{type(model).__name__} holds no layer of dgl.nn with as many output as input features; name the "

@@ -66,7 +66,7 @@ def train(
         share of the masks (``node_split``), with a ``sampler``. All make as many steps, on mean gradients and on ranges
         of all (:func:`dgl_lowbit.training.synchronize`), and start from the first one's weights. Scores are of all
         neighbours; ``test_accuracy`` is NaN in epochs that are not the best so far. There are no ``transform``,
-        ``num_workers``, ``sparse`` and ``bits`` then.
+        ``num_workers``, ``sparse``, ``history``, ``bits``, ``pruner`` and samplers that learn then.
     feat : FeatureStore or torch.Tensor, optional
         (N, D) features in the place of the graph's ``feat``, which it then need not have. Of a store, see
         :func:`dgl_lowbit.compress`, a ``sampler``'s batches fetch and decode their rows. Ranges, a teacher's logits and

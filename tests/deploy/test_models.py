@@ -185,6 +185,7 @@ def test_inference_in_batches(batch_size, graph, tmp_path):
     assert torch.equal(packed.inference(graph, feat, out=tmp_path / "file.npy", **options), expected)
     told = packed.estimate(graph)
     assert told == packed.estimate(nodes=40, edges=graph.num_edges())._replace(seconds=told.seconds)
+    assert told == packed.estimate([graph] * 3)._replace(seconds=told.seconds)
     assert told.results == expected.numel() * 4
 
 

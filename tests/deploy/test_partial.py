@@ -43,6 +43,8 @@ def test_part_of_a_model_only_when_asked_for(graph, tmp_path):
     assert "lstm" in packed.float_parts["recurrent"] and "LayerNorm" in packed.float_parts["norm"]
     torch.testing.assert_close(packed(graph, feat), model(graph, feat).detach(), rtol=1e-5, atol=1e-5)
     assert isinstance(packed.model.conv, dgl.nn.GraphConv) and packed.model.attention.activation is None
+    for module in (packed.train(), nn.ModuleList([packed]).train()[0]):
+        assert not module.training and not any(part.training for part in module.modules())
     path = packed.save(tmp_path / "part.safetensors")
     with pytest.raises(numba_kernels.ModelFileError, match=r"load\(path, model="):
         lowbit.load(path)

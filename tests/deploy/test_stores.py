@@ -104,6 +104,14 @@ def test_an_example_may_hold_a_store(graph):
         model = lowbit.quantize(Net(dgl.nn.SAGEConv, "mean"), lowbit.QuantConfig(2), graph, feat).eval()
         packed.append(lowbit.freeze(lowbit.calibrate(model, graph, feat), graph, feat))
     assert packed[0].to_bytes() == packed[1].to_bytes()
+    float_model = Net(dgl.nn.SAGEConv, "mean")
+    model = lowbit.calibrate(lowbit.quantize(float_model, lowbit.QuantConfig(2)), graph, store)
+    assert lowbit.diagnose(model, graph, store) == lowbit.diagnose(model, graph, store[:])
+    assert lowbit.sensitivity(float_model, graph, store) == lowbit.sensitivity(float_model, graph, store[:])
+    outputs = model(graph, store[:])
+    assert lowbit.teacher_loss(model, outputs, graph, store) == lowbit.teacher_loss(model, outputs, graph, store[:])
+    chosen = [lowbit.allocate(float_model, graph, f, budget={"bits": 4}, progress=False) for f in (store, store[:])]
+    assert chosen[0] == chosen[1]
 
 
 def test_what_else_reads_features_gets_them_decoded(graph):
@@ -223,6 +231,11 @@ def test_what_a_store_has_not_is_refused(graph):
         store.attach(graph)
     with pytest.raises(DGLError, match="rows must be from 0 to 2"):
         store[torch.tensor([3])]
+    with pytest.raises(DGLError, match="rows must be an array, got list"):
+        store[[[0], [1, 2]]]
+    few = lowbit.compress(torch.randn(3, 2), codebook=2)  # of three words
+    with pytest.raises(ValueError, match="a row names word 7, and the book has 3: rows are damaged"):
+        few.decode(torch.full((1, few.row_bytes), 7, dtype=torch.uint8))
 
 
 _DISTRIBUTED = """

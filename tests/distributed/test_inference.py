@@ -104,8 +104,18 @@ def test_partitions_are_checked():
     graph, _ = models.homogeneous()
     with pytest.raises(dgl.DGLError, match="which worker computes each of 60 nodes of type '_N', got shape"):
         Partition.split(graph, torch.zeros(59, dtype=torch.int64), 0, 1)
+    for number in (2, -1):
+        with pytest.raises(dgl.DGLError, match=f"parts of '_N' must be workers from 0 to 1, got {number}"):
+            Partition.split(graph, torch.zeros(60).index_fill(0, torch.tensor([7]), number), 0, 2)
+    ids, ends = np.arange(60), tuple(part.numpy() for part in graph.edges(form="all"))
     with pytest.raises(dgl.DGLError, match="have no owner among the 2 workers"):
-        Partition.split(graph, torch.arange(60) % 3, 0, 2)
+        Partition(
+            {"_N": ids[:20]},
+            {graph.canonical_etypes[0]: tuple(part[ends[1] < 20] for part in ends)},
+            lambda ntype, nodes: np.full(len(nodes), 2),
+            0,
+            2,
+        )
     with pytest.raises(dgl.DGLError, match="worker 2 is none of 2"):
         Partition.split(graph, torch.zeros(60), 2, 2)
     ids = np.array([0, 1])

@@ -31,7 +31,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("function", [name for name in FUNCTIONS if name != "freeze"])  # which knows the last call
 def test_a_missing_argument_is_named_before_any_work(graph, function):
     with pytest.raises(
         TypeError, match=rf"^{function} calls Net.forward\(graph, feat.*\): missing .* argument: 'feat'.$"

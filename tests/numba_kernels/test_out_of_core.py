@@ -317,6 +317,8 @@ def test_an_estimate_is_what_a_run_takes(model, files):
     assert told.seconds > 0 and "GiB" in str(told)
     larger = model.estimate(nodes=10**8, edges=10**9, most_memory=10**8)
     assert larger.sources == 16 * 10**8 and larger.memory_with_folder < 10**9 < larger.memory
+    assert model.estimate(nodes=1000, edges=10).seconds > 0  # nodes that have no in-edge are not made
+    assert model.estimate([GRAPH, GRAPH])._replace(seconds=0) == model.estimate(GRAPH)._replace(seconds=0)
     for arguments, message in (({}, "nodes must be"), ({"graph": GRAPH, "nodes": 3}, "a graph, or nodes and edges")):
         with pytest.raises(GraphError, match=message):
             model.estimate(**arguments)

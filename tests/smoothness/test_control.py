@@ -283,3 +283,37 @@ def test_bad_settings_are_refused():
         SmoothnessRegularizer(nn.Linear(2, 2), 1.0)
     with pytest.raises(ValueError, match="acts must be one of"):
         SmoothnessControl(1.0, acts="somehow")
+    graphless = nn.ModuleList([dgl.nn.GraphConv(8, 8), nn.Linear(8, 8)])
+    with pytest.raises(ValueError, match="1 takes no graph with its features; bound layers of dgl.nn"):
+        SmoothnessRegularizer(graphless, 1.0, layers=["0", "1"])
+
+
+class Heads(nn.Module):
+    """Attention of some heads that keeps the width, whose output may have its attention beside it."""
+
+    def __init__(self, heads, get_attention):
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv, self.get_attention = dgl.nn.GATConv(8, 8 // heads, heads), get_attention
+
+    def forward(self, graph, feat):
+        h = self.conv(graph, feat, get_attention=self.get_attention)
+        return h[0].flatten(1) if self.get_attention else h.flatten(1)
+
+
+@pytest.mark.parametrize("get_attention", [False, True])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_heads_are_bounded_side_by_side_and_frozen_so(heads, get_attention, undirected, feat):
+    graph, model = dgl.add_self_loop(undirected), Heads(heads, get_attention)
+    whole = model(graph, feat).detach()
+    regularizer = SmoothnessRegularizer(model, 1e-3, acts="projection", layers=["conv"])
+    for config in (lowbit.QuantConfig(8), lowbit.QuantConfig(8, states=8)):
+        low_bit = lowbit.calibrate(lowbit.quantize(model, config), graph, feat)
+        bounds = SmoothnessRegularizer.attached(low_bit)
+        (row,) = bounds.settle(graph, feat)
+        assert row["multiplier"] > 0 and row["violation"] == pytest.approx(0, abs=1e-3)
+        expected = low_bit.eval()(graph, feat)
+        torch.testing.assert_close(lowbit.freeze(low_bit, graph, feat)(graph, feat), expected, rtol=1e-4, atol=1e-4)
+    model.train()(graph, feat)
+    step = regularizer.report()[0]["step"]
+    torch.testing.assert_close(model.eval()(graph, feat), (1 - step) * feat + step * whole)
