@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from numba_kernels.layout import storage_bits
+from numba_kernels.layout import dense_bytes, storage_bits
 
 from ..calibration import calibrate
 from ..nn import LowBitLayer
@@ -140,7 +140,7 @@ def row_bytes(columns: int, bits: int) -> int:
     >>> row_bytes(10, 2), row_bytes(10, 3)
     (3, 5)
     """
-    return -(-columns * storage_bits(bits) // 8)
+    return dense_bytes(columns, storage_bits(bits))
 
 
 def hidden_bytes(model: nn.Module, *args, **kwargs) -> int:

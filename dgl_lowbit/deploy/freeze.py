@@ -12,7 +12,6 @@ from numba_kernels import PlanError
 from .. import nn as lowbit_nn
 from .._version import __version__
 from ..config import ARITHMETICS
-from ..nn.example import check_example
 from ..nn.message_passing import Site
 from ..nn.message_passing.last_call import recall
 from ..nn.stored import decoded
@@ -70,8 +69,6 @@ def freeze(
     ------
     FreezeError
         Names the layer or line that has no packed form, or the quantisers without a range.
-    TypeError
-        When ``model.forward`` does not take the example.
     ValueError
         When ``model`` is not a module or holds no low-bit layer.
     """
@@ -146,7 +143,6 @@ def _example(model, args, kwargs):
     call = recall(model.stages[0] if isinstance(model, Stages) else model)
     alone = len(args) + len(kwargs) == 1 and all(isinstance(value, dgl.DGLGraph) for value in (*args, *kwargs.values()))
     if (args or kwargs) and not (alone and (call or len(inspect.signature(model.forward).parameters) > 1)):
-        check_example(model, freeze, args, kwargs)
         return args, kwargs
     if call is None:
         if uncalibrated_quantizers(model):

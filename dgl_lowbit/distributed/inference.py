@@ -14,6 +14,7 @@ from dgl.distributed import DistGraph, DistTensor
 
 from ..deploy import PackedModel
 from ..training.processes import LostProcessError
+from ..trees import mapped
 from .halo import Halo
 from .partition import Partition
 from .workers import Workers
@@ -86,7 +87,7 @@ def inference(
         given = {name: _given(value, partition) for name, value in bound.items()}
         partition.sent = []
         result = packed.inference(**given, **names, batch_size=batch_size, exchange=halo.exchange)
-        result = _each(result, lambda rows: torch.from_numpy(np.ascontiguousarray(rows)))
+        result = mapped(result, lambda rows: torch.from_numpy(np.ascontiguousarray(rows)))
         places = [] if out is None else _places(out, result, partition)
         workers.agree()
     for tensor, ids, rows in places:
@@ -146,7 +147,7 @@ def _bound(packed, args, kwargs, graphs):
 def _given(value, partition):
     """An argument with rows of DistTensors."""
     if isinstance(value, (tuple, list, dict)):
-        return _each(value, lambda part: _given(part, partition))
+        return mapped(value, lambda part: _given(part, partition))
     if not isinstance(value, DistTensor):
         return value
     ids = _ids_of(value, partition)
@@ -188,9 +189,3 @@ def _places(out, result, partition):
     if len(ids) != len(result):
         raise DGLError(f"the model returns {len(result)} rows, out has {len(ids)} of this worker.")
     return [(out, ids, result)]
-
-
-def _each(value, function):
-    if isinstance(value, dict):
-        return {key: _each(part, function) for key, part in value.items()}
-    return type(value)(_each(part, function) for part in value) if isinstance(value, (tuple, list)) else function(value)

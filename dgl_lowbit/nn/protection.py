@@ -22,7 +22,7 @@ from ..graphs.cache import GraphCache
 from ..quant.evaluation import is_aside
 from ..quant.recompute import is_recomputing
 from ..quant.stochastic import chances, new_seed
-from .trees import leaves
+from ..trees import leaves
 
 # Column of nodes with their F(d), as blocks have it of the graph that they are sampled from.
 DEGREE_RANK = "degree_rank"

@@ -6,7 +6,7 @@ from typing import Any
 
 from dgl.storages import FeatureStorage
 
-from .trees import mapped
+from ..trees import mapped
 
 
 def is_store(value: Any) -> bool:

@@ -10,6 +10,7 @@ import dgl
 import torch
 from torch import nn
 
+from ..trees import mapped
 from .gates import attach
 
 _CHILD = "edges"
@@ -45,14 +46,10 @@ class EdgeGate(nn.Module):
         attach(model, _CHILD, self)
 
     def forward(self, model, args, kwargs):
-        return self._mapped(args), self._mapped(kwargs)
+        return mapped((args, kwargs), self._seen)
 
-    def _mapped(self, part):
-        if isinstance(part, dgl.DGLGraph):
-            return part if self.watched is not None else self.of(part)
-        if isinstance(part, (list, tuple)):
-            return type(part)(map(self._mapped, part))
-        return {key: self._mapped(one) for key, one in part.items()} if isinstance(part, dict) else part
+    def _seen(self, part):
+        return self.of(part) if isinstance(part, dgl.DGLGraph) and self.watched is None else part
 
     def of(self, graph: dgl.DGLGraph) -> dgl.DGLGraph:
         """``graph`` without its dead edges; one with others than were learned on as it is, with a warning."""

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ..quant.evaluation import evaluating
+from ..trees import leaves, mapped
 from .layers import layers_of
 
 FEATURES = "features"
@@ -97,7 +98,7 @@ class Ties:
     def _replay(self, name, turns, seen, shifts, *args, **kwargs):
         seen.setdefault(name, []).extend(_tensors((args, kwargs)))
         out, shift = next(turns)[2], shifts.get(name)
-        return out if shift is None else _map(lambda tensor: tensor + shift, out)
+        return out if shift is None else mapped(out, lambda leaf: leaf + shift if _is_floating(leaf) else leaf)
 
     # -- what follows from what ---------------------------------------------------------------------------
     def _follows(self, source, count, width) -> dict[str, torch.Tensor]:
@@ -220,24 +221,13 @@ class _Groups:
         return numbers, len(known)
 
 
+def _is_floating(leaf):
+    return isinstance(leaf, torch.Tensor) and leaf.is_floating_point()
+
+
 def _tensors(tree) -> Iterator[torch.Tensor]:
     """The floating tensors in what is passed or returned."""
-    if isinstance(tree, torch.Tensor):
-        if tree.is_floating_point():
-            yield tree
-    elif isinstance(tree, (list, tuple)):
-        for part in tree:
-            yield from _tensors(part)
-    elif isinstance(tree, dict):
-        yield from _tensors(list(tree.values()))
-
-
-def _map(function, tree):
-    if isinstance(tree, torch.Tensor):
-        return function(tree) if tree.is_floating_point() else tree
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_map(function, part) for part in tree)
-    return {key: _map(function, part) for key, part in tree.items()} if isinstance(tree, dict) else tree
+    return filter(_is_floating, leaves(tree))
 
 
 def _columns(base, seen):

@@ -19,13 +19,14 @@ ALLOWED = {
     "quant": {"quant"},
     "graphs": {"graphs", "quant"},
     "smoothness": {"smoothness", "graphs", "quant"},
-    "pruning": {"pruning", "quant"},
+    "pruning": {"pruning", "quant", "trees"},
     "config": {"quant"},
-    "nn": {"nn", "graphs", "quant", "config", "smoothness"},
+    "nn": {"nn", "graphs", "quant", "config", "smoothness", "trees"},
     "convert": {"nn", "quant", "config"},
     "calibration": {"convert", "nn", "progress", "quant"},
     "diagnose": {"calibration", "config", "convert", "figures", "nn", "quant", "report", "verdicts"},
     "report": set(),
+    "trees": set(),
     "verdicts": set(),
     "progress": set(),
     "figures": {"deploy", "verdicts"},
@@ -34,7 +35,7 @@ ALLOWED = {
     | {"graphs", "nn", "quant"}
     | {"progress", "pruning", "smoothness"},
     "deploy": {"deploy", "graphs", "nn", "quant", "config", "convert", "_version"},
-    "distributed": {"distributed", "deploy", "training"},
+    "distributed": {"distributed", "deploy", "training", "trees"},
 }
 # The same of numba_kernels, whose folders build on each other in this order.
 KERNELS_ORDER = (

@@ -13,7 +13,7 @@ import torch
 from dgl import DGLGraph
 from torch import nn
 
-from ..trees import leaves, mapped
+from ...trees import leaves, mapped
 from .hook import current_module
 
 _MOST_BYTES = 16 << 20  # of what is kept alive for a model
