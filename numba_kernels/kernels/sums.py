@@ -154,25 +154,16 @@ def clear(totals, room):
 @kernel
 def center(totals, count, exact, zero, scale, columns, row):
     """row ← (totals − zero · count) · scale. Up to ``exact`` codes float32 holds the difference, beyond float64."""
+    none, lanes = simd.zeros_i32(), simd.zeros_f32()
     if abs(count) > exact:
-        none, lanes = simd.zeros_i32(), simd.zeros_f32()
         wide = simd.fill(simd.to_f64(lanes), np.float64(count))
         for c in range(0, columns, 16):
             moved = simd.multiply(simd.to_f64(simd.load(lanes, zero, c)), wide)
             centered = simd.to_f32(simd.subtract(simd.to_f64(simd.load(none, totals, c)), moved))
             simd.store(simd.multiply(centered, simd.load(lanes, scale, c)), row, c)
     else:
-        whole = columns // 64 * 64
-        for c in range(0, whole, 64):
-            _center_lanes(totals, count, zero, scale, row, c, simd.to_i32(simd.zeros64()))
-        for c in range(whole, columns, 16):
-            _center_lanes(totals, count, zero, scale, row, c, simd.zeros_i32())
-
-
-@kernel
-def _center_lanes(totals, count, zero, scale, row, c, none):
-    """Columns of :func:`center` from ``c`` on, as many as ``none`` has lanes."""
-    lanes = simd.to_f32(none)
-    moved = simd.multiply(simd.load(lanes, zero, c), simd.fill(lanes, np.float32(count)))
-    centered = simd.subtract(simd.to_f32(simd.load(none, totals, c)), moved)
-    simd.store(simd.multiply(centered, simd.load(lanes, scale, c)), row, c)
+        times = simd.fill(lanes, np.float32(count))
+        for c in range(0, columns, 16):
+            moved = simd.multiply(simd.load(lanes, zero, c), times)
+            centered = simd.subtract(simd.to_f32(simd.load(none, totals, c)), moved)
+            simd.store(simd.multiply(centered, simd.load(lanes, scale, c)), row, c)
