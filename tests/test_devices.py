@@ -141,6 +141,7 @@ def test_stages_train_resume_and_freeze(device, how, small, tmp_path, monkeypatc
         assert (found.argmax(1) == expected.argmax(1)).float().mean() > 0.98
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 def test_models_are_pruned_and_boosted(device, small):
     graph = small.to(device)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from torch import nn
 
@@ -20,9 +20,31 @@ def check_example(model: nn.Module, function: Callable, args: tuple, kwargs: dic
     try:
         signature.bind(*args, **kwargs)
     except TypeError as error:
-        own = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-        near = [match for name in kwargs for match in difflib.get_close_matches(name, own, n=1)]
-        meant = f", or did you mean {', '.join(near)}" if near else ""
-        raise TypeError(
-            f"{function.__name__} calls {type(model).__name__}.forward{signature}: {error}{meant}."
-        ) from None
+        reason, own = str(error), [p.name for p in _parameters(function) if p.kind is p.KEYWORD_ONLY]
+        unknown = [name for name in kwargs if name not in signature.parameters]
+        if unknown:  # of several faults the one that is easily overlooked
+            reason = f"got an unexpected keyword argument {unknown[0]!r}{meant(unknown[0], own)}"
+        raise TypeError(f"{function.__name__} calls {type(model).__name__}.forward{signature}: {reason}.") from None
+
+
+def check_options(function: Callable, passed_to: Callable, options: dict) -> None:
+    """Raise TypeError unless ``passed_to``, which ``function`` hands its other ``options``, knows them."""
+    own = [p.name for which in (function, passed_to) for p in _parameters(which)]
+    for name in options:
+        if name not in own:
+            near = meant(name, own)
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument {name!r}{near}.")
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that asks whether the nearest of ``known`` was meant; nothing where none is near.
+
+    >>> meant("roundin", ["rounding", "loss"]), meant("x", ["rounding"])
+    (', or did you mean rounding', '')
+    """
+    near = difflib.get_close_matches(name, known, n=1)
+    return f", or did you mean {near[0]}" if near else ""
+
+
+def _parameters(function):
+    return inspect.signature(function).parameters.values()

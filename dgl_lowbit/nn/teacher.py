@@ -9,6 +9,7 @@ from torch import nn
 
 from ..quant.evaluation import evaluating
 from ..quant.reconstruction import LOSSES, check_comparable, tensors_of
+from .example import check_example
 from .message_passing.last_call import with_own_frames
 from .stored import decoded
 
@@ -66,6 +67,8 @@ def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwar
 
     Raises
     ------
+    TypeError
+        When the float model's ``forward`` does not take ``args`` and ``kwargs``.
     ValueError
         When no float model is known, as after unpickling, or it is on another device; for an unknown ``loss``; when the
         float model returns other shapes than ``outputs``, or what ``loss`` cannot compare.
@@ -84,6 +87,7 @@ def teacher_loss(model: nn.Module, outputs: Any, *args, loss: str = "kl", **kwar
             "no float model is known to learn from: pass the model that quantize returned, not one that was unpickled "
             "or wrapped."
         )
+    check_example(kept.module, teacher_loss, args, kwargs)
     if loss not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {loss!r}.")
     placed, own = ({part.device for part in module.parameters()} for module in (kept.module, model))

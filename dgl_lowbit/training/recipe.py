@@ -13,6 +13,7 @@ from ..allocation import LearnedBits, allocate_groups
 from ..allocation.groups import place_groups
 from ..config import QuantConfig, checked_config
 from ..convert import quantize
+from ..nn.example import check_options
 from ..nn.stored import is_store
 from ..nn.wrappers import check_model
 from ..pruning import Pruner
@@ -123,6 +124,8 @@ def fit(
 
     Raises
     ------
+    TypeError
+        For options that there are not.
     ValueError
         As for :func:`train` and :func:`quantize`; when ``checkpoint`` belongs to another run; for a budget that cannot
         be kept.
@@ -130,6 +133,7 @@ def fit(
         As for :func:`train`.
     """
     check_model(model, "fit")
+    check_options(fit, train, options)
     checked_config(config)
     of_data = {name: options.get(name, default) for name, default in OF_DATA.items()}
     check_data(graph, budget=budget, pruner=pruner, protect=config and config.protect, **of_data)

@@ -52,6 +52,25 @@ def test_a_misspelt_keyword_is_no_argument_of_the_model(graph, function, keyword
         FUNCTIONS[function](graph, features(graph, 8), **{keyword: 2})
 
 
+def test_a_keyword_that_nothing_takes_is_said_before_what_is_missing():
+    with pytest.raises(TypeError, match="quantize calls Net.forward.*: got an unexpected keyword argument 'bits'.$"):
+        lowbit.quantize(Net(), bits=2)
+
+
+def test_fit_knows_its_options(graph):
+    with pytest.raises(
+        TypeError, match=r"^fit\(\) got an unexpected keyword argument 'epoch', or did you mean epochs.$"
+    ):
+        lowbit.fit(Net(), graph, _CONFIG, epoch=2)
+
+
+def test_a_teacher_is_called_as_its_model(graph):
+    feat = features(graph, 8)
+    model = lowbit.calibrate(lowbit.quantize(Net(), _CONFIG), graph, feat)
+    with pytest.raises(TypeError, match=r"^teacher_loss calls Net.forward\(.*: missing .* argument: 'feat'.$"):
+        lowbit.teacher_loss(model, graph, feat)
+
+
 def test_keywords_of_the_model_reach_it(graph):
     feat = features(graph, 8)
     model = lowbit.calibrate(lowbit.quantize(Net(), _CONFIG), graph, feat, scale=2.0)

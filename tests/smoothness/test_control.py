@@ -301,8 +301,7 @@ class Heads(nn.Module):
         return h[0].flatten(1) if self.get_attention else h.flatten(1)
 
 
-@pytest.mark.parametrize("get_attention", [False, True])
-@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize(("heads", "get_attention"), [(1, True), (2, False)])
 def test_heads_are_bounded_side_by_side_and_frozen_so(heads, get_attention, undirected, feat):
     graph, model = dgl.add_self_loop(undirected), Heads(heads, get_attention)
     whole = model(graph, feat).detach()
