@@ -84,6 +84,7 @@ def test_threads_share_whole_blocks(monkeypatch, rows, threads):
     assert all(stop == start and start % 1024 == 0 for (_, stop), (start, _) in zip(parts, parts[1:]))
 
 
+@pytest.mark.slow
 def test_scales_do_not_depend_on_threads():
     first, second, before, results = drawn((4100, 1), 1).exp(), drawn((1, 70), 2).exp(), torch.get_num_threads(), []
     try:
