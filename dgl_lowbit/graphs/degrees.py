@@ -13,10 +13,39 @@ _COLUMNS = {"in": "_lowbit_degree_in", "out": "_lowbit_degree_out"}
 
 
 def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
-    """``graph``, whose blocks know the degrees that their nodes have in it; the frames of the argument stay."""
+    """``graph``, whose blocks know the degrees that their nodes have in it; the frames of the argument stay.
+
+    On blocks that are sampled from it, low-bit layers sum in the mean over draws to what they sum to on the graph:
+    degrees are the graph's, and the sum over the k neighbours that were drawn of d is taken d/k times. On other blocks
+    they sum as DGL's layers do, to less the fewer are drawn; few bits cannot follow that, whose ranges are those of the
+    whole graph. ``fit`` and ``train`` do this themselves for models that need it.
+
+    Parameters
+    ----------
+    graph : DGLGraph
+        Of one type of nodes and edges.
+
+    Returns
+    -------
+    DGLGraph
+
+    Examples
+    --------
+    >>> import dgl
+    >>> graph = with_degrees(dgl.graph(([0, 1, 2], [3, 3, 3])))
+    >>> block = dgl.to_block(dgl.sampling.sample_neighbors(graph, [3], 2), [3])
+    >>> times_drawn(graph.ndata["_lowbit_degree_in"].float(), block)
+    tensor([1.5000])
+    """
     graph = graph.local_var()
     graph.ndata[_COLUMNS["in"]], graph.ndata[_COLUMNS["out"]] = graph.in_degrees(), graph.out_degrees()
     return graph
+
+
+def keep_degrees(block: dgl.DGLGraph, graph) -> None:
+    """Let ``block`` know the degrees that its nodes have in ``graph``, a DistGraph, whose blocks have no columns."""
+    block.srcdata[_COLUMNS["out"]] = graph.out_degrees(block.srcdata[dgl.NID])
+    block.dstdata[_COLUMNS["in"]] = graph.in_degrees(block.dstdata[dgl.NID])
 
 
 def most_messages(graph: dgl.DGLGraph) -> int:
@@ -62,16 +91,42 @@ def power_of_degrees(
     """
 
     def made():
-        nodes = graph.srcdata if side == "out" else graph.dstdata
-        degrees = nodes.get(_COLUMNS[side]) if graph.is_block and not own else None
-        if degrees is None:
-            degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
-        degrees = (degrees.to(like) + plus).clamp_(min=1)
+        degrees = (degrees_of(graph, side, own).to(like) + plus).clamp_(min=1)
         if power == -1:
             return degrees.reciprocal_()
         return degrees.sqrt_() if power == 0.5 else degrees.sqrt_().reciprocal_()
 
     return _of(graph, (side, power, plus, own, like.dtype, like.device), made)
+
+
+def degrees_of(graph: dgl.DGLGraph, side: str, own: bool = False) -> torch.Tensor:
+    """Degrees, (N,), ``side`` "in" or "out"; as :func:`power_of_degrees` takes them."""
+    known = None if own else _known(graph, side)
+    if known is not None:
+        return known
+    return graph.out_degrees() if side == "out" else graph.in_degrees()
+
+
+def times_drawn(like: torch.Tensor, graph: dgl.DGLGraph) -> torch.Tensor | None:
+    """How many in-neighbours each node has for one that the block has, (N_dst,), in the dtype of ``like``.
+
+    None where the graph is no block of :func:`with_degrees`.
+    """
+    known = _known(graph, "in")
+    if known is None:
+        return None
+
+    def made():
+        return known.to(like) / graph.in_degrees().to(like).clamp_(min=1)
+
+    return _of(graph, ("drawn", like.dtype, like.device), made)
+
+
+def _known(graph, side):
+    """Degrees in the graph that a block is of, where it knows them."""
+    if not graph.is_block:
+        return None
+    return (graph.srcdata if side == "out" else graph.dstdata).get(_COLUMNS[side])
 
 
 def span_of_degrees(like: torch.Tensor, graph: dgl.DGLGraph) -> torch.Tensor:

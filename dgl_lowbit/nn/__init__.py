@@ -2,6 +2,7 @@
 
 from dgl.nn import EdgeWeightNorm
 
+from ..graphs.degrees import with_degrees
 from .appnpconv import APPNPConv
 from .arguments import Role, roles
 from .base import LowBitLayer, register_layer
@@ -53,4 +54,5 @@ __all__ = [
     "roles",
     "silent_shares",
     "with_degree_ranks",
+    "with_degrees",
 ]

@@ -164,6 +164,11 @@ class LowBitLayer(Remembered):
         return "quantizers" in self._modules
 
     @property
+    def counts_neighbours(self) -> bool:
+        """Whether sums over some of a node's neighbours are smaller than those over all; means are not."""
+        return False
+
+    @property
     def has_integers(self) -> bool:
         """Whether all that the layer computes between codes has integer arithmetic."""
         return False

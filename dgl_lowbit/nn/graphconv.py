@@ -60,6 +60,11 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
         del operands["aggregates" if self.multiplies_first else "inputs"]
         return operands
 
+    @property
+    def counts_neighbours(self) -> bool:
+        """All but means."""
+        return self._norm != "right"
+
     def validate(self, graph, feat, weight=None, edge_weight=None):
         if weight is not None and self.weight is not None:
             raise DGLError(

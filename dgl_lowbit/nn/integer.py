@@ -5,6 +5,7 @@ from __future__ import annotations
 import dgl.function as fn
 import torch
 
+from ..graphs.degrees import degrees_of
 from ..quant.integer import (
     IntegerCodes,
     fixed_product,
@@ -18,7 +19,7 @@ from ..quant.integer import (
 from ..quant.products import finished, product
 from ..quant.scaled import scaled
 from ..quant.stochastic import with_gradient_in
-from .ops import TorchOps, each, is_pair
+from .ops import TorchOps, each, is_pair, of_all_neighbours
 
 
 class IntegerOps(TorchOps):
@@ -33,7 +34,7 @@ class IntegerOps(TorchOps):
     def quantize(quantizer, x, norm=None):
         if quantizer.format.is_float:
             return TorchOps.quantize(quantizer, x, norm)
-        norm = None if norm is None else norm_of_degrees(*norm)
+        norm = _of_15_bits(norm)
         if not is_pair(x):
             return integer_codes(quantizer, x, norm)
         together, first = integer_codes(quantizer, torch.cat(x), norm), len(x[0])
@@ -43,7 +44,7 @@ class IntegerOps(TorchOps):
         if quantizer.format.is_float or not isinstance(codes[0] if is_pair(codes) else codes, IntegerCodes):
             return TorchOps.product(codes, quantizer, weight, norm, bias, onto)
         quantizer.meets(weight, list(codes) if is_pair(codes) else [codes])
-        quantized, norm = quantizer.quantized(weight), None if norm is None else norm_of_degrees(*norm)
+        quantized, norm = quantizer.quantized(weight), _of_15_bits(norm)
 
         def multiplied(part):
             values, unit = fixed_product(part, quantized, quantizer.format.storage_bits)
@@ -61,10 +62,9 @@ class IntegerOps(TorchOps):
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None):
         if not isinstance(codes, IntegerCodes):
             return super().aggregate(graph, codes, edge_weight, self_codes, norm)
-        total = self.reduce(graph, codes, None, fn.sum("m", "neigh"), scaled=False)
-        total = total if self_codes is None else total + self_codes.centered
-        norm = None if norm is None else norm_of_degrees(*norm)
-        values, unit = fixed_sum(total, codes, graph.in_degrees() + (self_codes is not None), norm)
+        total = of_all_neighbours(self.reduce(graph, codes, None, fn.sum("m", "neigh"), scaled=False), graph)
+        total, norm = total if self_codes is None else total + self_codes.centered, _of_15_bits(norm)
+        values, unit = fixed_sum(total, codes, degrees_of(graph, "in") + (self_codes is not None), norm)
         if torch.is_grad_enabled():
             floats = scaled(total.to(codes.centered.dtype), codes.scale)
             values = instead(finished(with_gradient_in(floats, self.gradients), norm), values)
@@ -74,6 +74,14 @@ class IntegerOps(TorchOps):
     def bias(x, bias):
         unit = getattr(x, "unit", None)
         return TorchOps.bias(x, bias if unit is None or bias is None else on_unit(bias, unit))
+
+
+def _of_15_bits(norm):
+    """Degree norms, (N,), of a graph, side, power and what is added to degrees, if given."""
+    if norm is None:
+        return None
+    graph, side, *power = norm
+    return norm_of_degrees(degrees_of(graph, side), *power)
 
 
 def _of_unit(values, unit):

@@ -12,7 +12,7 @@ from dgl.core import is_builtin
 from dgl.nn.functional import edge_softmax
 from dgl.nn.pytorch import EdgeWeightNorm
 
-from ..graphs.degrees import most_messages, power_of_degrees
+from ..graphs.degrees import most_messages, power_of_degrees, times_drawn
 from ..quant.products import finished, product, products
 from ..quant.quantized import Quantized
 from ..quant.scaled import scale_rows, scaled
@@ -107,8 +107,10 @@ class TorchOps(OnlyOps):
             summed(graph, codes)
         after = _of_degrees(norm, codes)
         if edge_weight is None and self_codes is None and can_sum_packed(graph, codes):
+            times = times_drawn(codes.scale, graph)
+            after = times if after is None else after if times is None else after * times
             return sum_packed(graph, codes, after, self.gradients)
-        total = self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False)
+        total = of_all_neighbours(self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False), graph)
         if self_codes is not None:
             total = total + self_codes.centered
         total = scaled(total.to(codes.centered.dtype), codes.scale)
@@ -147,8 +149,8 @@ class TorchOps(OnlyOps):
         graph.apply_edges(fn.u_add_e("h", "e", "m"))
         graph.edata["m"] = exactly_summed(F.relu(graph.edata["m"]), most_messages(graph))
         graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
-        total = scaled(graph.dstdata["neigh"].to(codes.centered.dtype), codes.scale)
-        return with_gradient_in(total, self.gradients)
+        total = of_all_neighbours(graph.dstdata["neigh"], graph)
+        return with_gradient_in(scaled(total.to(codes.centered.dtype), codes.scale), self.gradients)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         source, destination = graph.edges(order="eid")
@@ -293,6 +295,12 @@ def _expect_product(weight, codes):
 def _nothing(graph, messages):
     """Zeros for each node, which depend on messages that none of them gets."""
     return messages.new_zeros(graph.num_dst_nodes(), *messages.shape[1:]) + 0 * messages.sum()
+
+
+def of_all_neighbours(total, graph):
+    """Sums over the neighbours that were drawn as those over all of them, in the mean, where degrees are known."""
+    times = times_drawn(total, graph)
+    return total if times is None else total * times.view(-1, *[1] * (total.dim() - 1))
 
 
 def _of_degrees(norm, codes):

@@ -140,13 +140,12 @@ def fixed_sum(total: torch.Tensor, codes: IntegerCodes, count: torch.Tensor, nor
     """Sums of ``count`` centred codes, (rows,), as fixed-point numbers, times degree norms if given; and their unit."""
     scale, counts = _numpy(codes.scale), count.cpu().numpy().reshape(-1, *[1] * (total.dim() - 1))
     unit = unit_of_sum(scale, codes.most)
-    values = fixed(2 * total.detach(), Multiplier.of_sums(scale, codes.most, unit), counts)
+    values = fixed((2 * total.detach()).round(), Multiplier.of_sums(scale, codes.most, unit), counts)
     return (values, unit) if norm is None else (normed(values, norm, unit + NORM_FRACTION), unit + NORM_FRACTION)
 
 
-def norm_of_degrees(graph, side: str, power: float, plus: int = 0) -> torch.Tensor:
+def norm_of_degrees(degrees: torch.Tensor, power: float, plus: int = 0) -> torch.Tensor:
     """(degree + plus)^power of each node, with 15 bits, float32; degrees of 0 count as 1."""
-    degrees = graph.out_degrees() if side == "out" else graph.in_degrees()
     return torch.from_numpy(degree_norm(degrees.cpu().numpy(), power, plus)).to(degrees.device)
 
 

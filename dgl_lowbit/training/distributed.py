@@ -9,6 +9,7 @@ import dgl
 import torch
 import torch.distributed as dist
 
+from ..graphs.degrees import keep_degrees
 from ..nn.stored import is_store
 from .batches import Batch, check_label, check_names
 from .identity import identity_of
@@ -94,6 +95,8 @@ class Shares(InBatches):
         Labelled nodes of a step of one process.
     store : FeatureStore, optional
         Decodes the features, which are then its records.
+    degrees : bool
+        Whether blocks are to know the degrees of the graph.
 
     Raises
     ------
@@ -103,8 +106,9 @@ class Shares(InBatches):
 
     messages = None
 
-    def __init__(self, graph, sampler, batch_size, store=None):
+    def __init__(self, graph, sampler, batch_size, store=None, degrees=False):
         self.graph, self.sampler, self.processes, self.store = graph, sampler, processes_of(graph), store
+        self._degrees = degrees
         with watch("masks and labels"):
             masks = {name: graph.ndata[f"{name}_mask"] for name in ("train", "val", "test")}
             self.nodes = {name: self._share(mask) for name, mask in masks.items()}
@@ -155,7 +159,7 @@ class Shares(InBatches):
     def loaded(self, batches, sampler):
         """Of each of ``batches`` of nodes its number, blocks and features, in any order; sampled by DGL's samplers."""
         loader = dgl.distributed.DistDataLoader(
-            torch.arange(len(batches)), batch_size=1, collate_fn=_Sampling(self.graph, sampler, batches)
+            torch.arange(len(batches)), batch_size=1, collate_fn=_Sampling(self.graph, sampler, batches, self._degrees)
         )
         rest = iter(loader)
         for _ in batches:
@@ -176,10 +180,12 @@ class Shares(InBatches):
 class _Sampling:
     """Makes blocks of a batch by its number, in this process or in one of DGL's samplers."""
 
-    def __init__(self, graph, sampler, batches):
-        self.graph, self.sampler, self.batches = graph, sampler, batches
+    def __init__(self, graph, sampler, batches, degrees):
+        self.graph, self.sampler, self.batches, self.degrees = graph, sampler, batches, degrees
 
     def __call__(self, numbers):
         (number,) = numbers
         sources, _, blocks = self.sampler.sample_blocks(self.graph, self.batches[number])
+        for block in blocks if self.degrees else ():
+            keep_degrees(block, self.graph)
         return number, sources, blocks

@@ -89,7 +89,8 @@ def train(
     transform : callable, optional
         Makes of the graph the one that a step trains on, as ``dgl.DropEdge(0.3)`` does.
     sampler : dgl.dataloading.BlockSampler, optional
-        Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block.
+        Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block. Low-bit
+        sums, but not those of a float model, are then estimates of whole ones, see :func:`dgl_lowbit.nn.with_degrees`.
     batch_size : int
         Labelled nodes a block is sampled for, of each process; with a teacher, as many others come along to be learned
         from.

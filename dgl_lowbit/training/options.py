@@ -6,6 +6,7 @@ import numbers
 
 from torch import nn
 
+from ..nn import LowBitLayer
 from ..nn.protection import protects
 from ..pruning import Pruner
 from ..quant import LearnedBitsQuantizer
@@ -87,10 +88,19 @@ def check_data(graph, sampler, transform, num_workers, history, sparse, feat, pr
 
 
 def data_of(graph, model, sampler, batch_size, feat=None, **options):
+    degrees = counts_neighbours(model)
     if is_distributed(graph):
-        return Shares(graph, sampler, batch_size, feat)
+        return Shares(graph, sampler, batch_size, feat, degrees)
     kind = PartlyDecoded if is_large(feat) and sampler is not None else WholeGraph
-    return kind(graph, sampler=sampler, batch_size=batch_size, feat=feat, ranks=protects(model), **options)
+    known = {"ranks": protects(model), "degrees": degrees and len(graph.etypes) == 1}
+    return kind(graph, sampler=sampler, batch_size=batch_size, feat=feat, **known, **options)
+
+
+def counts_neighbours(model: nn.Module) -> bool:
+    """Whether sums of a low-bit model are smaller on sampled blocks, unless these know the degrees of the graph."""
+    return any(
+        isinstance(layer, LowBitLayer) and layer.is_low_bit and layer.counts_neighbours for layer in model.modules()
+    )
 
 
 def check_counts(**counts):

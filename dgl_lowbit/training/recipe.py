@@ -22,7 +22,17 @@ from .features import all_rows
 from .history import History
 from .loop import train
 from .message_history import layers_that_sum, sending_codes
-from .options import BATCH_SIZE, BITS_EPOCHS, OF_DATA, WITHOUT_PRICE, check_counts, check_data, check_pruner, data_of
+from .options import (
+    BATCH_SIZE,
+    BITS_EPOCHS,
+    OF_DATA,
+    WITHOUT_PRICE,
+    check_counts,
+    check_data,
+    check_pruner,
+    counts_neighbours,
+    data_of,
+)
 from .resume import Checkpoint
 from .sampling import learns
 
@@ -78,6 +88,10 @@ def fit(
     :class:`dgl_lowbit.allocation.LearnedBits`; the low-bit stage goes on from there with bits that stay. With a
     ``pruner`` the trained float model is pruned in a stage of its own, taught by what it was, and squeezed; the low-bit
     copy is of that, and is taught by the whole model.
+
+    With a ``sampler``, where sums depend on how many neighbours there are (GraphConv, GIN), both stages take those of a
+    block for the sums over whole neighbourhoods that they are in the mean, see :func:`dgl_lowbit.nn.with_degrees`; the
+    float model sends codes of 8 bits for it.
 
     Parameters
     ----------
@@ -168,8 +182,11 @@ def fit(
                 progress=progress and f"{label} {name}", **{**options, **more},
             )  # fmt: skip
 
-        teacher_history, sends_codes = History(), of_data["history"] or learns(of_data["sampler"])
+        teacher_history = History()
         if float_epochs:
+            sampler = of_data["sampler"]
+            counts = pruner is None and any(map(counts_neighbours, planned))
+            sends_codes = sampler is not None and (of_data["history"] or learns(sampler) or counts)
             trained = sending_codes(model, config, data.example()) if sends_codes else model
             teacher_history = stage("float32", trained, teacher, float_epochs, float_patience)
             if sends_codes:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..calibration import calibrate
+from ..graphs.degrees import with_degrees
 from ..nn.protection import with_degree_ranks
 from ..nn.stored import is_store
 from ..quant import Quantizer
@@ -148,10 +149,12 @@ class WholeGraph:
         sparse=None,
         feat=None,
         ranks=False,
+        degrees=False,
     ):
         self.given, self.graph = graph, as_sampled(graph, sampler)
-        if ranks and sampler is not None:
-            self.graph = with_degree_ranks(self.graph)
+        if sampler is not None:
+            self.graph = with_degree_ranks(self.graph) if ranks else self.graph
+            self.graph = with_degrees(self.graph) if degrees else self.graph
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
         self.whole, self.keeps_messages = whole_graph(self.graph, sampler), history
         self.labels, self.sparse = graph.ndata["label"], sparse

@@ -13,9 +13,11 @@ from torch import nn
 import dgl_lowbit as lowbit
 from dgl_lowbit.distributed import OneHost, initialize
 from dgl_lowbit.experiments.data import load_graph
+from dgl_lowbit.graphs.degrees import times_drawn
 from dgl_lowbit.quant import QLRQuantizer
 from dgl_lowbit.smoothness import SmoothnessControl
 from dgl_lowbit.training import LostProcessError, synchronize
+from dgl_lowbit.training.distributed import Shares
 from dgl_lowbit.training.processes import Processes
 from numba_kernels import Codewords
 from tests.test_processes import world
@@ -73,6 +75,16 @@ def test_a_dist_graph_is_trained_on_from_records_of_a_store(dist_graph, planted,
     for whole, shares in zip(*histories):
         for key in ("loss", "val_loss", "val_accuracy"):
             assert shares[key] == pytest.approx(whole[key], rel=1e-3), key
+
+
+def test_blocks_of_a_dist_graph_know_its_degrees_where_sums_count(dist_graph, planted):
+    shares, (nodes,) = [], [torch.arange(40)]
+    for degrees in (True, False):
+        sampler = dgl.dataloading.NeighborSampler([2])
+        ((_, (block,), _),) = Shares(dist_graph, sampler, 1000, degrees=degrees).loaded([nodes], sampler)
+        shares.append(times_drawn(torch.ones(()), block))
+    assert shares[1] is None
+    assert torch.equal(shares[0], planted.in_degrees(nodes) / planted.in_degrees(nodes).clamp(1, 2))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from tqdm import TMonitor
 import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments.models import MODELS
+from dgl_lowbit.graphs.degrees import times_drawn
 from dgl_lowbit.training import batches, stage, train
 from dgl_lowbit.training.sampling import fetched_ahead
 
@@ -194,3 +195,25 @@ def test_a_sampler_with_a_seed_of_its_own_draws_anew_each_epoch_and_repeats(num_
 
     seen = losses()
     assert len(set(seen)) == 3 and losses() == seen
+
+
+@pytest.mark.parametrize(("model", "counts"), [("gcn", True), ("sage", False)])
+def test_both_stages_know_degrees_where_sums_count(model, counts, planted):
+    seen = []
+
+    class Watched(dgl.dataloading.NeighborSampler):
+        def sample_blocks(self, graph, *args, **kwargs):
+            drawn = super().sample_blocks(graph, *args, **kwargs)
+            seen.append([times_drawn(torch.ones(()), block) is not None for block in drawn[2]])
+            return drawn
+
+    torch.manual_seed(0)
+    net = MODELS[model](planted.ndata["feat"].shape[1], 7)
+    before = [name for name, _ in net.named_parameters()]
+    fitted = lowbit.fit(
+        net, planted, lowbit.QuantConfig(2), sampler=Watched([2, 2]), batch_size=60, epochs=2, progress=False
+    )
+    drawn = [known for known in seen if known == [counts, counts]]
+    assert len(drawn) >= 2 * 2 * -(-int(planted.ndata["train_mask"].sum()) // 60)
+    assert [name for name, _ in fitted.teacher.named_parameters()] == before
+    assert not any(name.startswith("_lowbit") for name in planted.ndata)
