@@ -147,7 +147,7 @@ def sign_tasks(graph, seeds, epochs, widths=(64, 256)):
             usual = [Variant("INT1, messages INT2", bits, **_TRAINED), low_bit("gcn", 2)]
             tasks.append(Task(f"gcn, width {width}", graph, "gcn", seed, epochs, usual, {"hidden": width}))
             options = {"hidden": width, "norm": True}
-            own = [Variant("signs, messages INT2", signs, distill=0.9, **_TRAINED)]
+            own = [Variant("signs, messages INT2", signs, distill=0.9, longer=2, **_TRAINED)]
             tasks.append(Task(f"with norm, width {width}", graph, "gcn", seed, epochs, own, options, "gcn"))
     return tasks
 
