@@ -29,6 +29,11 @@ def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
     -------
     DGLGraph
 
+    Raises
+    ------
+    ValueError
+        For another graph.
+
     Examples
     --------
     >>> import dgl
@@ -37,6 +42,9 @@ def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
     >>> times_drawn(graph.ndata["_lowbit_degree_in"].float(), block)
     tensor([1.5000])
     """
+    if not isinstance(graph, dgl.DGLGraph) or len(graph.ntypes) > 1 or len(graph.etypes) > 1:
+        got = f"{graph.ntypes} and {graph.etypes}" if isinstance(graph, dgl.DGLGraph) else type(graph).__name__
+        raise ValueError(f"with_degrees takes a DGLGraph of one type of nodes and edges, got {got}.")
     graph = graph.local_var()
     graph.ndata[_COLUMNS["in"]], graph.ndata[_COLUMNS["out"]] = graph.in_degrees(), graph.out_degrees()
     return graph

@@ -1,9 +1,10 @@
 """What layers keep of the degrees of graphs."""
 
 import dgl
+import pytest
 import torch
 
-from dgl_lowbit.graphs.degrees import leaves_out_nodes, most_messages, power_of_degrees
+from dgl_lowbit.graphs.degrees import leaves_out_nodes, most_messages, power_of_degrees, with_degrees
 
 ONE = torch.ones(())
 
@@ -26,3 +27,12 @@ def test_degrees_met_in_inference_serve_training():
         power_of_degrees(ONE, graph, "in", -0.5)
     (x * power_of_degrees(ONE, graph, "in", -0.5)).sum().backward()
     assert x.grad.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("graph", "got"),
+    [(dgl.heterograph({("a", "to", "b"): ([0], [0])}), r"\['a', 'b'\] and \['to'\]"), (torch.ones(2, 2), "Tensor")],
+)
+def test_graphs_whose_degrees_blocks_cannot_know_are_named(graph, got):
+    with pytest.raises(ValueError, match=f"with_degrees takes a DGLGraph of one type.*got {got}"):
+        with_degrees(graph)
