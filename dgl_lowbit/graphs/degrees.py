@@ -18,7 +18,8 @@ def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
     On blocks that are sampled from it, low-bit layers sum in the mean over draws to what they sum to on the graph:
     degrees are the graph's, and the sum over the k neighbours that were drawn of d is taken d/k times. On other blocks
     they sum as DGL's layers do, to less the fewer are drawn; few bits cannot follow that, whose ranges are those of the
-    whole graph. ``fit`` and ``train`` do this themselves for models that need it.
+    whole graph. So do layers that are given edge weights, which may be normalised over what was drawn. ``fit`` and
+    ``train`` do this themselves for models that need it.
 
     Parameters
     ----------
@@ -47,6 +48,17 @@ def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
         raise ValueError(f"with_degrees takes a DGLGraph of one type of nodes and edges, got {got}.")
     graph = graph.local_var()
     graph.ndata[_COLUMNS["in"]], graph.ndata[_COLUMNS["out"]] = graph.in_degrees(), graph.out_degrees()
+    return graph
+
+
+def without_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
+    """``graph``, or where it is a block that knows degrees of its nodes, one that does not."""
+    if _known(graph, "in") is None:
+        return graph
+    graph = graph.local_var()
+    for frame in (graph.srcdata, graph.dstdata):
+        for column in _COLUMNS.values():
+            frame.pop(column, None)
     return graph
 
 

@@ -8,9 +8,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from dgl import DGLGraph
 
 from ..config import QuantConfig
+from ..graphs.degrees import without_degrees
 from ..quant.precision import converted, floating_tensor, keep_float32, no_autocast
+from ..trees import mapped
 from .arguments import Role, roles
 from .checks import check_is_graph
 from .history import HistoryOps, kept_messages
@@ -206,6 +209,10 @@ class LowBitLayer(Remembered):
         return next((values.get(name) for name, own in self.arguments.items() if own is role), None)
 
 
+def _own_degrees(value):
+    return without_degrees(value) if isinstance(value, DGLGraph) else value
+
+
 def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
     """The ``forward`` of a low-bit layer class, with the signature and docstring of its ``compute``.
 
@@ -232,9 +239,12 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
             with no_autocast(torch.device("cpu") if given is None else given.device) as autocast:
                 if self.is_low_bit or autocast:
                     args, kwargs = converted((args, kwargs), torch.float32)
-                for name, value in {**dict(zip(names, args)), **kwargs}.items():
+                given_by_name = {**dict(zip(names, args)), **kwargs}
+                for name, value in given_by_name.items():
                     if self.arguments.get(name) is Role.GRAPH:
                         check_is_graph(value, type(self).__name__)
+                if self.argument(Role.EDGE_WEIGHT, given_by_name) is not None:
+                    args, kwargs = mapped((args, kwargs), _own_degrees)
                 self.validate(*args, **kwargs)
                 with protecting(self, self.config if self.is_low_bit else None, (args, kwargs)):
                     output = self.compute(self._operations(), *args, **kwargs)

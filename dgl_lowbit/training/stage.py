@@ -155,6 +155,7 @@ class WholeGraph:
         if sampler is not None:
             self.graph = with_degree_ranks(self.graph) if ranks else self.graph
             self.graph = with_degrees(self.graph) if degrees else self.graph
+        self._degrees = degrees
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
         self.whole, self.keeps_messages = whole_graph(self.graph, sampler), history
         self.labels, self.sparse = graph.ndata["label"], sparse
@@ -197,6 +198,8 @@ class WholeGraph:
 
     def batches(self, with_others):
         graph = self.graph if self.transform is None else self.transform(self.graph)
+        if self.transform is not None and self._degrees:
+            graph = with_degrees(graph)  # those of the edges that this epoch has
         return batches(graph, self.feat, self.sampler, self.batch_size, with_others, self.num_workers)
 
     def scores(self, model, is_better):

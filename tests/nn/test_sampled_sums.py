@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import dgl_lowbit as lowbit
+from dgl_lowbit.graphs.degrees import times_drawn
 from dgl_lowbit.nn import GINConv, GINEConv, GraphConv, SAGEConv, with_degrees
 from dgl_lowbit.training.options import counts_neighbours
 
@@ -67,6 +68,19 @@ def test_sums_over_all_neighbours_in_a_block_are_those_on_the_graph(graph):
     chosen = torch.arange(40, 60)
     (block,) = dgl.dataloading.MultiLayerFullNeighborSampler(1).sample_blocks(with_degrees(graph), chosen)[2]
     assert torch.equal(layer(block, feat[block.srcdata[dgl.NID]]), layer(graph, feat)[chosen])
+
+
+def test_weights_of_edges_are_taken_as_they_are(graph):
+    """As those that are normalised over what was drawn, whose sums are means."""
+    feat, norm = torch.ones(60, 6), dgl.nn.EdgeWeightNorm("right")
+    layer = GraphConv(6, 4, norm="none", config=CONFIG, allow_zero_in_degree=True)
+    ones = torch.ones(graph.num_edges())
+    lowbit.calibrate(layer, graph, feat, edge_weight=norm(graph, ones))
+    whole = layer.eval()(graph, feat, edge_weight=norm(graph, ones))
+    block = sampled(with_degrees(graph), 3)
+    weight = norm(block, ones[: block.num_edges()])
+    assert torch.allclose(layer(block, feat[block.srcdata[dgl.NID]], edge_weight=weight), whole, atol=1e-4)
+    assert times_drawn(ones, block) is not None
 
 
 def test_edges_features_count_as_often_as_their_messages(graph):

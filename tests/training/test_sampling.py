@@ -217,3 +217,20 @@ def test_both_stages_know_degrees_where_sums_count(model, counts, planted):
     assert len(drawn) >= 2 * 2 * -(-int(planted.ndata["train_mask"].sum()) // 60)
     assert [name for name, _ in fitted.teacher.named_parameters()] == before
     assert not any(name.startswith("_lowbit") for name in planted.ndata)
+
+
+def test_degrees_are_of_the_edges_that_an_epoch_has(planted):
+    lonely, seen = dgl.remove_self_loop(planted), []
+    lonely.remove_edges(torch.arange(0, lonely.num_edges(), 2))
+
+    class Watched(dgl.dataloading.NeighborSampler):
+        def sample_blocks(self, graph, *args, **kwargs):
+            drawn = super().sample_blocks(graph, *args, **kwargs)
+            seen.extend(times_drawn(torch.ones(()), block).min() for block in drawn[2] if block.num_edges() > 1)
+            return drawn
+
+    model = lowbit.quantize(MODELS["gcn"](planted.ndata["feat"].shape[1], 7), lowbit.QuantConfig(4))
+    for layer in model.layers:
+        layer.set_allow_zero_in_degree(True)
+    train(model, lonely, sampler=Watched([2, 2]), transform=dgl.AddSelfLoop(), epochs=1, progress=False)
+    assert len(seen) >= 2 and min(seen) >= 1
