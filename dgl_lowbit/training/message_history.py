@@ -36,8 +36,8 @@ class MessageHistory:
     anyway, and which keeps gradients too, a term ⟨messages, kept gradients⟩ for what rows outside the batch would send
     back. With few labelled nodes most rows never have one to be kept, and training was slower by it. The history serves
     GraphConv, GINConv (sum, mean) and SAGEConv (mean, gcn) without edge weights. It is of no use where fan-outs cover
-    most neighbourhoods, and training does not come up to that on the whole graph, whose gradients have less noise, nor to
-    plain sampling whose sums count for whole ones (:func:`dgl_lowbit.nn.with_degrees`), see ``docs/relatives.md``.
+    most neighbourhoods, and training does not come up to that on the whole graph, whose gradients have less noise, nor
+    to plain sampling whose sums count for whole ones (:func:`dgl_lowbit.nn.with_degrees`), see ``docs/relatives.md``.
 
     Parameters
     ----------
