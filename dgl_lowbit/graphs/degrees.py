@@ -15,11 +15,12 @@ _COLUMNS = {"in": "_lowbit_degree_in", "out": "_lowbit_degree_out"}
 def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
     """``graph``, whose blocks know the degrees that their nodes have in it; the frames of the argument stay.
 
-    On blocks that are sampled from it, low-bit layers sum in the mean over draws to what they sum to on the graph:
-    degrees are the graph's, and the sum over the k neighbours that were drawn of d is taken d/k times. On other blocks
-    they sum as DGL's layers do, to less the fewer are drawn; few bits cannot follow that, whose ranges are those of the
-    whole graph. So do layers that are given edge weights, which may be normalised over what was drawn. ``fit`` and
-    ``train`` do this themselves for models that need it.
+    On blocks that are sampled from it, a low-bit ``GraphConv(norm="both")`` sums in the mean over uniform draws to what
+    it sums to on the graph: degrees are the graph's, and the sum over the k neighbours that were drawn of d is taken
+    d/k times. On other blocks it sums as DGL's does, and what it sends and sums has other magnitudes the fewer are
+    drawn; few bits cannot follow that, whose ranges are those of the whole graph. So do all other layers, those left in
+    float32, and calls with edge weights, which may be normalised over what was drawn. Edges that a sampler's ``mask``
+    never draws count as well: take them out of the graph. ``fit`` and ``train`` do all this themselves.
 
     Parameters
     ----------
@@ -43,9 +44,12 @@ def with_degrees(graph: dgl.DGLGraph) -> dgl.DGLGraph:
     >>> times_drawn(graph.ndata["_lowbit_degree_in"].float(), block)
     tensor([1.5000])
     """
-    if not isinstance(graph, dgl.DGLGraph) or len(graph.ntypes) > 1 or len(graph.etypes) > 1:
+    is_one = isinstance(graph, dgl.DGLGraph) and (graph.is_block or len(graph.ntypes) == len(graph.etypes) == 1)
+    if not is_one:
         got = f"{graph.ntypes} and {graph.etypes}" if isinstance(graph, dgl.DGLGraph) else type(graph).__name__
         raise ValueError(f"with_degrees takes a DGLGraph of one type of nodes and edges, got {got}.")
+    if graph.is_block:
+        raise ValueError("with_degrees takes the graph that blocks are sampled from, got a block.")
     graph = graph.local_var()
     graph.ndata[_COLUMNS["in"]], graph.ndata[_COLUMNS["out"]] = graph.in_degrees(), graph.out_degrees()
     return graph

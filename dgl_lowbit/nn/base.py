@@ -168,7 +168,7 @@ class LowBitLayer(Remembered):
 
     @property
     def counts_neighbours(self) -> bool:
-        """Whether sums over some of a node's neighbours are smaller than those over all; means are not."""
+        """Whether, on blocks that know the degrees of the graph, sums stand for those over whole neighbourhoods."""
         return False
 
     @property
@@ -243,7 +243,8 @@ def _forward_of(layer_class: type[LowBitLayer]) -> Callable:
                 for name, value in given_by_name.items():
                     if self.arguments.get(name) is Role.GRAPH:
                         check_is_graph(value, type(self).__name__)
-                if self.argument(Role.EDGE_WEIGHT, given_by_name) is not None:
+                is_weighted = self.argument(Role.EDGE_WEIGHT, given_by_name) is not None
+                if (is_weighted or not self.counts_neighbours) and kept_messages(self) is None:
                     args, kwargs = mapped((args, kwargs), _own_degrees)
                 self.validate(*args, **kwargs)
                 with protecting(self, self.config if self.is_low_bit else None, (args, kwargs)):

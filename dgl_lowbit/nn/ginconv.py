@@ -43,11 +43,6 @@ class GINConv(LowBitLayer, dgl.nn.GINConv):
         """Those that sum."""
         return self._aggregator_type in ("sum", "mean")
 
-    @property
-    def counts_neighbours(self) -> bool:
-        """Those that sum."""
-        return self._aggregator_type == "sum"
-
     def operands(self):
         return {
             "messages": Operand("messages", first_width(self.apply_func)),

@@ -38,8 +38,6 @@ class GINEConv(LowBitLayer, dgl.nn.GINEConv):
     arguments = roles(graph=Role.GRAPH, node_feat=Role.FEATURES, edge_feat=Role.FEATURES)
     inner = ("apply_func",)
 
-    counts_neighbours = True
-
     def operands(self):
         return {"messages": Operand("messages", first_width(self.apply_func)), "outputs": Operand("outputs", None)}
 

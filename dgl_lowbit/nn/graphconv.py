@@ -62,8 +62,8 @@ class GraphConv(LowBitLayer, dgl.nn.GraphConv):
 
     @property
     def counts_neighbours(self) -> bool:
-        """All but means."""
-        return self._norm != "right"
+        """Where degrees of both ends are in what is sent, so that what is left of a sum on a block says little."""
+        return self._norm == "both"
 
     def validate(self, graph, feat, weight=None, edge_weight=None):
         if weight is not None and self.weight is not None:

@@ -149,8 +149,8 @@ class TorchOps(OnlyOps):
         graph.apply_edges(fn.u_add_e("h", "e", "m"))
         graph.edata["m"] = exactly_summed(F.relu(graph.edata["m"]), most_messages(graph))
         graph.update_all(fn.copy_e("m", "m"), fn.sum("m", "neigh"))
-        total = of_all_neighbours(graph.dstdata["neigh"], graph)
-        return with_gradient_in(scaled(total.to(codes.centered.dtype), codes.scale), self.gradients)
+        total = scaled(graph.dstdata["neigh"].to(codes.centered.dtype), codes.scale)
+        return with_gradient_in(total, self.gradients)
 
     def aggregate_by_type(self, graph, codes, weight_quantizer, weights, quantizer, edge_types, edge_weight=None):
         source, destination = graph.edges(order="eid")

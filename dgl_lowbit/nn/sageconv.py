@@ -50,11 +50,6 @@ class SAGEConv(LowBitLayer, dgl.nn.SAGEConv):
         """Whether the product with ``fc_neigh`` comes before the aggregation."""
         return self._aggre_type in ("mean", "gcn") and self._in_src_feats > self._out_feats
 
-    @property
-    def counts_neighbours(self) -> bool:
-        """Those whose own features are one more neighbour."""
-        return self._aggre_type == "gcn"
-
     def operands(self):
         aggregator, first = self._aggre_type, self.multiplies_first
         operands = {

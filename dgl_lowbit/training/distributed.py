@@ -174,7 +174,8 @@ class Shares(InBatches):
             f"{self.graph.num_nodes()} nodes, {self.graph.num_edges()} edges, in {book.num_partitions()} parts, for "
             f"{self.processes.size} processes"
         )
-        return identity_of(model, content, teacher, blocks=self.sampler)
+        sums = {"sums": "for whole neighbourhoods"} if self._degrees else {}
+        return identity_of(model, content, teacher, blocks=self.sampler, **sums)
 
 
 class _Sampling:

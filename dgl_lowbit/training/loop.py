@@ -89,8 +89,9 @@ def train(
     transform : callable, optional
         Makes of the graph the one that a step trains on, as ``dgl.DropEdge(0.3)`` does.
     sampler : dgl.dataloading.BlockSampler, optional
-        Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block. Low-bit
-        sums, but not those of a float model, are then estimates of whole ones, see :func:`dgl_lowbit.nn.with_degrees`.
+        Trains on its blocks instead of the whole graph; validation sees the whole graph, once for each block. Sums of a
+        low-bit ``GraphConv(norm="both")`` stand for whole ones then, see :func:`dgl_lowbit.nn.with_degrees`; those of a
+        float model do not.
     batch_size : int
         Labelled nodes a block is sampled for, of each process; with a teacher, as many others come along to be learned
         from.

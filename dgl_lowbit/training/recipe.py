@@ -20,6 +20,7 @@ from ..pruning import Pruner
 from .distributed import processes_of
 from .features import all_rows
 from .history import History
+from .in_batches import InBatches
 from .loop import train
 from .message_history import layers_that_sum, sending_codes
 from .options import (
@@ -89,9 +90,10 @@ def fit(
     ``pruner`` the trained float model is pruned in a stage of its own, taught by what it was, and squeezed; the low-bit
     copy is of that, and is taught by the whole model.
 
-    With a ``sampler``, where sums depend on how many neighbours there are (GraphConv, GIN), both stages take those of a
-    block for the sums over whole neighbourhoods that they are in the mean, see :func:`dgl_lowbit.nn.with_degrees`; the
-    float model sends codes of 8 bits for it.
+    With a ``sampler``, and no ``pruner``, a model with ``GraphConv(norm="both")`` has in both stages sums over what was
+    drawn that stand for those over whole neighbourhoods, see :func:`dgl_lowbit.nn.with_degrees`. For that, as with
+    histories and samplers that learn, the float stage trains a copy which sends codes of 8 bits, and ``model`` takes
+    its parameters and buffers.
 
     Parameters
     ----------
@@ -172,7 +174,7 @@ def fit(
                     planned.append(bounded.model if isinstance(bounded, LearnedBits) else bounded)
                 for low_bit in planned if of_data["history"] else ():
                     layers_that_sum(low_bit)
-        label = progress if isinstance(progress, str) else "training"
+        given_teacher, label = teacher, progress if isinstance(progress, str) else "training"
         saved = Checkpoint(checkpoint, resume, data.processes)
         bits = "low-bit" if config is None else f"INT{config.bits}"
 
@@ -182,19 +184,21 @@ def fit(
                 progress=progress and f"{label} {name}", **{**options, **more},
             )  # fmt: skip
 
-        teacher_history = History()
+        teacher_history, teacher, taught_by = History(), model, model
         if float_epochs:
             sampler = of_data["sampler"]
-            counts = pruner is None and any(map(counts_neighbours, planned))
+            counts = pruner is None and len(graph.etypes) == 1 and any(map(counts_neighbours, planned))
             sends_codes = sampler is not None and (of_data["history"] or learns(sampler) or counts)
             trained = sending_codes(model, config, data.example()) if sends_codes else model
-            teacher_history = stage("float32", trained, teacher, float_epochs, float_patience)
+            teacher_history = stage("float32", trained, given_teacher, float_epochs, float_patience)
             if sends_codes:
-                model.load_state_dict({name: trained.state_dict()[name] for name in model.state_dict()})
+                state = trained.state_dict()
+                model.load_state_dict({name: state[name] for name in model.state_dict()})
                 model.eval()
-        teacher = model
+                # Of blocks, which it is then called with, the copy alone knows the degrees of the graph.
+                taught_by = trained if isinstance(data, InBatches) else model
         if pruner is not None:
-            teacher = pruner.squeeze()  # nothing has left
+            teacher = taught_by = pruner.squeeze()  # nothing has left
             stage("pruned", model, teacher, epochs, None, pruner=pruner)
             model, graph = pruner.squeeze(), pruner.graph
             data = data_of(graph, model, batch_size=options.get("batch_size", BATCH_SIZE), **of_data)
@@ -203,9 +207,9 @@ def fit(
             low_bit = quantize(model, config, *data.example()) if learned is None else learned
         else:
             bits = "low-bit"
-            stage("learned bits", learned.model, teacher, bits_epochs, None, bits=learned, schedule="cosine")
+            stage("learned bits", learned.model, taught_by, bits_epochs, None, bits=learned, schedule="cosine")
             low_bit, config = learned.settled(), learned.config()
-        record = stage(bits if bits != "INT32" else "float32 again", low_bit, teacher, epochs, patience)
+        record = stage(bits if bits != "INT32" else "float32 again", low_bit, taught_by, epochs, patience)
         if learned is not None and learned is low_bit:
             place_groups(learned, data.example(), {})
         return Fitted(low_bit, teacher, record, teacher_history, config or QuantConfig())

@@ -155,7 +155,7 @@ class WholeGraph:
         if sampler is not None:
             self.graph = with_degree_ranks(self.graph) if ranks else self.graph
             self.graph = with_degrees(self.graph) if degrees else self.graph
-        self._degrees = degrees
+        self._degrees = degrees and sampler is not None
         self.transform, self.sampler, self.batch_size, self.num_workers = transform, sampler, batch_size, num_workers
         self.whole, self.keeps_messages = whole_graph(self.graph, sampler), history
         self.labels, self.sparse = graph.ndata["label"], sparse
@@ -214,7 +214,8 @@ class WholeGraph:
 
     def identity(self, model, teacher):
         content = content_of(self.given, self.given_feat)
-        return identity_of(model, content, teacher, transform=self.transform, blocks=self.sampler)
+        sums = {"sums": "for whole neighbourhoods"} if self._degrees and not self.keeps_messages else {}
+        return identity_of(model, content, teacher, transform=self.transform, blocks=self.sampler, **sums)
 
 
 class PartlyDecoded(InBatches, WholeGraph):

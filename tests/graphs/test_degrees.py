@@ -36,3 +36,9 @@ def test_degrees_met_in_inference_serve_training():
 def test_graphs_whose_degrees_blocks_cannot_know_are_named(graph, got):
     with pytest.raises(ValueError, match=f"with_degrees takes a DGLGraph of one type.*got {got}"):
         with_degrees(graph)
+
+
+def test_a_block_is_sampled_already():
+    block = dgl.to_block(dgl.graph(([0, 1], [1, 0])))
+    with pytest.raises(ValueError, match="with_degrees takes the graph that blocks are sampled from, got a block"):
+        with_degrees(block)
