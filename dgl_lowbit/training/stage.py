@@ -264,7 +264,8 @@ def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:
     ----------
     model : torch.nn.Module
         Called as ``model(graph, feat)``.
-    graph : DGLGraph
+    graph : DGLGraph or list of DGLGraph
+        A model of blocks takes the whole graph once for each.
     feat : torch.Tensor or FeatureStore, optional
         (N, D). Default: ``graph.ndata["feat"]``.
 
@@ -273,7 +274,8 @@ def predict(model: nn.Module, graph: dgl.DGLGraph, feat=None) -> torch.Tensor:
     torch.Tensor
         (N, classes), without gradients.
     """
-    return evaluation_logits(model, graph, given_features(graph, feat, None))
+    first = graph[0] if isinstance(graph, (list, tuple)) and graph else graph
+    return evaluation_logits(model, graph, given_features(first, feat, None))
 
 
 def accuracy(logits: torch.Tensor, graph: dgl.DGLGraph, mask: str = "test_mask") -> float:

@@ -319,3 +319,8 @@ def test_wrapped_models_are_sent_back(planted):
     for function in (train, lowbit.fit):
         with pytest.raises(ValueError, match="expects the model itself, got AveragedModel, .*; pass model.module"):
             function(torch.optim.swa_utils.AveragedModel(build()), planted)
+
+
+def test_models_of_blocks_predict_from_the_graph_for_each(planted):
+    model = MODELS["gcn"](planted.ndata["feat"].shape[1], 7)
+    assert torch.equal(predict(model, [planted, planted]), predict(model, planted))
