@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import dgl
@@ -107,9 +108,8 @@ class TorchOps(OnlyOps):
             summed(graph, codes)
         after = _of_degrees(norm, codes)
         if edge_weight is None and self_codes is None and can_sum_packed(graph, codes):
-            times = times_drawn(codes.scale, graph)
-            after = times if after is None else after if times is None else after * times
-            return sum_packed(graph, codes, after, self.gradients)
+            factors = [part for part in (after, times_drawn(codes.scale, graph)) if part is not None]
+            return sum_packed(graph, codes, math.prod(factors) if factors else None, self.gradients)
         total = of_all_neighbours(self.reduce(graph, codes, edge_weight, fn.sum("m", "neigh"), scaled=False), graph)
         if self_codes is not None:
             total = total + self_codes.centered

@@ -69,8 +69,8 @@ class Ops(Protocol):
     def aggregate(self, graph, codes, edge_weight=None, self_codes=None, norm=None) -> Rows:
         """Sum of the codes of the in-neighbours (weighted, where weights are given) plus ``self_codes``.
 
-        With ``norm``, (graph, side, power) or (graph, side, power, plus), :meth:`scale_by_degree` of that. In training
-        of a layer that :attr:`~dgl_lowbit.nn.LowBitLayer.counts_neighbours`, on blocks of
+        With ``norm``, (graph, side, power) or (graph, side, power, plus), :meth:`scale_by_degree` of that. In a
+        layer that :attr:`~dgl_lowbit.nn.LowBitLayer.counts_neighbours`, on blocks of
         :func:`dgl_lowbit.nn.with_degrees`, the sum over k of d in-neighbours is taken d/k times.
         """
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from ..graphs.degrees import keep_degrees
 from ..nn.stored import is_store
 from .batches import Batch, check_label, check_names
-from .identity import identity_of
+from .identity import blocks_of, identity_of
 from .in_batches import InBatches
 from .processes import Processes, watch
 from .sampling import learns
@@ -174,8 +174,7 @@ class Shares(InBatches):
             f"{self.graph.num_nodes()} nodes, {self.graph.num_edges()} edges, in {book.num_partitions()} parts, for "
             f"{self.processes.size} processes"
         )
-        sums = {"sums": "for whole neighbourhoods"} if self._degrees else {}
-        return identity_of(model, content, teacher, blocks=self.sampler, **sums)
+        return identity_of(model, content, teacher, blocks=blocks_of(self.sampler, self._degrees))
 
 
 class _Sampling:

@@ -44,6 +44,11 @@ def identity_of(model: nn.Module, content: str, teacher: nn.Module | None, **oth
     }
 
 
+def blocks_of(sampler: Any, stand_for_whole: bool) -> Any:
+    """What blocks of a run are told by: its sampler, and whether sums on them stand for whole neighbourhoods."""
+    return [sampler, "sums stand for whole neighbourhoods"] if stand_for_whole else sampler
+
+
 def differences(was: Any, now: Any, name: str) -> list[str]:
     """How two values of a setting differ, one sentence each; of dicts entry by entry."""
     if isinstance(was, dict) and isinstance(now, dict):

@@ -23,7 +23,7 @@ from ..smoothness import SmoothnessRegularizer
 from .batches import as_sampled, batches, whole_graph
 from .features import all_rows, given_features, rows_of
 from .history import History
-from .identity import content_of, identity_of
+from .identity import blocks_of, content_of, identity_of
 from .in_batches import InBatches
 from .message_history import MessageHistory
 from .processes import Processes
@@ -214,8 +214,8 @@ class WholeGraph:
 
     def identity(self, model, teacher):
         content = content_of(self.given, self.given_feat)
-        sums = {"sums": "for whole neighbourhoods"} if self._degrees and not self.keeps_messages else {}
-        return identity_of(model, content, teacher, transform=self.transform, blocks=self.sampler, **sums)
+        blocks = blocks_of(self.sampler, self._degrees and not self.keeps_messages)
+        return identity_of(model, content, teacher, transform=self.transform, blocks=blocks)
 
 
 class PartlyDecoded(InBatches, WholeGraph):

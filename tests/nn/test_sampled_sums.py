@@ -9,7 +9,8 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.graphs.degrees import times_drawn
-from dgl_lowbit.nn import GINConv, GraphConv, SAGEConv, with_degrees
+from dgl_lowbit.nn import GINConv, GraphConv, SAGEConv, ops, sums, with_degrees
+from dgl_lowbit.quant import passes
 from dgl_lowbit.training.options import counts_neighbours
 
 CONFIG = lowbit.QuantConfig(8)
@@ -62,6 +63,20 @@ def test_whichever_neighbours_are_drawn_sums_are_whole(name, arithmetic, graph):
     near = partial(torch.allclose, whole, atol=0.01 * float(whole.abs().max()))
     assert near(layer(block, feat[block.srcdata[dgl.NID]]))
     assert not near(layer(sampled(graph, 3), feat[block.srcdata[dgl.NID]]))
+
+
+def test_packed_sums_count_as_often(graph, monkeypatch):
+    """As those of DGL, which serve what is small."""
+    feat, found = torch.randn(60, 4, generator=torch.Generator().manual_seed(1)), []
+    layer, block = made(LAYERS["multiplied last"], graph, feat), sampled(with_degrees(graph), 3)
+    called: list = []
+    monkeypatch.setattr(ops, "sum_packed", lambda *args: called.append(True) or sums.sum_packed(*args))
+    for least in (1 << 20, 0):
+        monkeypatch.setattr(sums, "_LEAST", least)
+        monkeypatch.setattr(passes, "_LEAST", least)
+        found.append(layer(block, feat[block.srcdata[dgl.NID]]))
+        assert bool(called) == (least == 0)
+    assert torch.allclose(*found, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", OTHERS)

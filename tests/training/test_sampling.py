@@ -14,7 +14,8 @@ import dgl_lowbit as lowbit
 from dgl_lowbit.data import load_graph
 from dgl_lowbit.experiments.models import MODELS
 from dgl_lowbit.graphs.degrees import times_drawn
-from dgl_lowbit.training import batches, stage, train
+from dgl_lowbit.training import batches, options, stage, train
+from dgl_lowbit.training.resume import CheckpointError
 from dgl_lowbit.training.sampling import fetched_ahead
 
 SECONDS = 10
@@ -234,3 +235,13 @@ def test_degrees_are_of_the_edges_that_an_epoch_has(planted):
         layer.set_allow_zero_in_degree(True)
     train(model, lonely, sampler=Watched([2, 2]), transform=dgl.AddSelfLoop(), epochs=1, progress=False)
     assert len(seen) >= 2 and min(seen) >= 1
+
+
+def test_runs_whose_sums_were_of_blocks_do_not_go_on(planted, tmp_path, monkeypatch):
+    more = {"sampler": dgl.dataloading.NeighborSampler([2, 2]), "checkpoint": tmp_path / "run.pt", "progress": False}
+    model = lowbit.quantize(MODELS["gcn"](planted.ndata["feat"].shape[1], 7), lowbit.QuantConfig(4))
+    with monkeypatch.context() as patch:
+        patch.setattr(options, "counts_neighbours", lambda model: False)
+        train(model, planted, epochs=1, **more)
+    with pytest.raises(CheckpointError, match="blocks was .*, is .*sums stand for whole neighbourhoods"):
+        train(model, planted, epochs=1, resume=True, **more)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import dgl_lowbit as lowbit
-from dgl_lowbit.training import features, stage, train
+from dgl_lowbit.training import features, in_batches, predict, stage, train
 
 from .models import build
 
@@ -137,3 +137,15 @@ def test_what_cannot_be_trained_from_is_said_before(feat, options, message, grap
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(ValueError, match=message):
         lowbit.fit(torch.nn.Linear(1433, 7), graph, feat=store if feat is STORE else feat, **options)
+
+
+def test_what_teaches_from_blocks_is_the_model_that_was_trained(graph, store, monkeypatch):
+    """With the degrees of the graph, which a block of all neighbours of some nodes does not have."""
+    monkeypatch.setattr(features, "MOST_DECODED", 0)
+    monkeypatch.setattr(in_batches, "_EVALUATED", 20)
+    taught = []
+    prepare = stage.Run.prepare
+    monkeypatch.setattr(stage.Run, "prepare", lambda run, teacher: prepare(run, teacher) or taught.append(run))
+    fitted = lowbit.fit(build("gcn"), graph, lowbit.QuantConfig(4), feat=store, epochs=2, progress=False, **SAMPLER)
+    whole = predict(fitted.teacher, [graph, graph], store)
+    assert (taught[-1].teacher_logits - whole).norm() < 0.05 * whole.norm()
