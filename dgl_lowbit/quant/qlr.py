@@ -173,8 +173,8 @@ class QLRQuantizer(Quantizer):
 
     def qparams(self, x=None):
         if self.granularity == "row":
-            low, high = ranges_of_rows(x)
-            return self._grid_params(self.alpha * low, self.alpha * high)
+            alpha, (low, high) = self.alpha, ranges_of_rows(x)
+            return self._grid_params(alpha * low, alpha * high)
         params = self._common_params()
         if self.granularity == "shift":
             return params._replace(scale=params.scale * self._powers(x.detach()))
@@ -232,7 +232,8 @@ class QLRQuantizer(Quantizer):
     def _common_params(self):
         """Scale, zero point and offset of the observed range: of the tensor, or of each channel."""
         # Copies: a layer may meet a quantiser twice in a forward, and ranges change in place.
-        return self._grid_params(self.alpha * self.low.clone(), self.alpha * self.high.clone())
+        alpha = self.alpha
+        return self._grid_params(alpha * self.low.clone(), alpha * self.high.clone())
 
     def _grid_params(self, low, high):
         qmax = self._range_qmax

@@ -39,7 +39,7 @@ class Run:
 
     def __init__(self, model, data, distillation=0.5, bits=None, seed=0, pruner=None):
         self.model, self.data, self.distillation, self.seed = model, data, distillation, seed
-        self.history, self.best_state, self.teacher_logits, self._is_checked = History(), None, None, False
+        self.history, self.best_state, self.teacher_log_probs, self._is_checked = History(), None, None, False
         self.smoothness = SmoothnessRegularizer.attached(model)
         # What adds to the loss, and takes a step of its own after it.
         self.pruner = pruner
@@ -53,7 +53,7 @@ class Run:
         self.data.show(self._look)
         self.history.messages = self.data.keep_messages(self.model)
         if teacher is not None:
-            self.teacher_logits = self.data.logits(teacher)
+            self.teacher_log_probs = self.data.logits(teacher).log_softmax(-1)
 
     def close(self) -> None:
         """Leave the model's layers as they were."""
@@ -77,7 +77,7 @@ class Run:
         if self.pruner is not None:
             self.pruner.advance(number, self.data.whole, self.data.all_features())
         self.model.train()
-        with closing(self.data.batches(self.teacher_logits is not None)) as steps:
+        with closing(self.data.batches(self.teacher_log_probs is not None)) as steps:
             losses = [self._step(batch, number) for batch in steps]
         if self.schedule is not None:
             self.schedule.step()
@@ -103,7 +103,7 @@ class Run:
             raise ValueError(f"{name} must return logits, a tensor of shape ({rows}, classes), got {got}.")
         if logits.shape[1] <= most:
             raise ValueError(f"{name} returns logits of {logits.shape[1]} classes, and labels go up to {most}.")
-        taught = logits.shape if self.teacher_logits is None else self.teacher_logits.shape
+        taught = logits.shape if self.teacher_log_probs is None else self.teacher_log_probs.shape
         if taught[1] != logits.shape[1]:
             raise ValueError(f"{name} returns logits of {logits.shape[1]} classes, its teacher of {taught[1]}.")
         self._is_checked = True
@@ -115,8 +115,8 @@ class Run:
         labels = self.data.labels[batch.nodes]
         self._check(logits, labels, batch.labelled)
         loss = F.cross_entropy(logits[batch.labelled], labels[batch.labelled])
-        if self.teacher_logits is not None:
-            learned = distillation_loss(logits, self.teacher_logits[batch.nodes])
+        if self.teacher_log_probs is not None:
+            learned = _divergence(logits, self.teacher_log_probs[batch.nodes])
             loss = (1 - self.distillation) * loss + self.distillation * learned
         for term in self.terms:
             loss = loss + term.loss()
@@ -248,7 +248,11 @@ def distillation_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> tor
     torch.Tensor
         A scalar.
     """
-    return F.kl_div(logits.log_softmax(-1), teacher_logits.log_softmax(-1), reduction="batchmean", log_target=True)
+    return _divergence(logits, teacher_logits.log_softmax(-1))
+
+
+def _divergence(logits, teacher_log_probs):
+    return F.kl_div(logits.log_softmax(-1), teacher_log_probs, reduction="batchmean", log_target=True)
 
 
 @torch.no_grad()

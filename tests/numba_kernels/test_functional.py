@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 import numba_kernels as nk
 from numba_kernels.kernels import limits
-from numba_kernels.layout import PACKED_BITS
+from numba_kernels.layout import PACKED_BITS, padded
+from numba_kernels.packing import pack
 from numba_kernels.plan.ops.neighbours import sum_codes
 from numba_kernels.run.memory import Arena, aligned_empty
 
@@ -97,9 +98,17 @@ def test_what_does_not_fit_is_refused(run, message):
 
 
 RING = nk.Graph([0, 1, 2, 3], [1, 2, 0])
-CODES = nk.quantize(np.ones((3, 4)), nk.Grid(4, 2, scale=1.0))
-WIDE = nk.quantize(np.ones((1, 70_000)), nk.Grid(70_000, 8, scale=1.0))
-PER_CHANNEL = nk.quantize(np.ones((3, 4)), nk.Grid(4, 2, scale=np.arange(1.0, 5.0)))
+
+
+def codes_of_one(rows, columns, bits, scale=1.0):
+    """Made without kernels, which would be compiled where tests are only collected."""
+    grid, scales = nk.Grid(columns, bits, scale=scale), np.ones(padded(columns), np.float32)
+    scales[:columns] = scale
+    return nk.Codes(pack(np.ones((rows, columns), np.uint8), bits), grid, scales, np.zeros_like(scales))
+
+
+CODES, WIDE = codes_of_one(3, 4, 2), codes_of_one(1, 70_000, 8)
+PER_CHANNEL = codes_of_one(3, 4, 2, np.arange(1.0, 5.0))
 
 
 @pytest.mark.skipif(JIT_OFF, reason="too slow in Python")

@@ -189,7 +189,7 @@ def test_training_learns_and_resumes(planted, tmp_path, monkeypatch):
     assert (sampler.state_dict()["weights"] != 1).any()
 
     def interrupted(self, number):
-        if number == 1 and self.teacher_logits is not None:
+        if number == 1 and self.teacher_log_probs is not None:
             raise Interrupt
         return original(self, number)
 

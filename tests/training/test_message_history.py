@@ -253,7 +253,7 @@ def test_training_resumes_and_leaves_nothing(planted, tmp_path, monkeypatch):
     assert set(build().state_dict()) == set(expected.teacher.state_dict())
 
     def interrupted(self, number):
-        if number == 1 and self.teacher_logits is not None:
+        if number == 1 and self.teacher_log_probs is not None:
             raise Interrupt
         return original(self, number)
 
