@@ -289,7 +289,7 @@ class Graph:
         if (weights <= 0).any():
             raise GraphError("edge_weight must be positive to be normalised.")
         targets = np.repeat(np.arange(self.num_dst), self.in_degrees)
-        out = np.bincount(self.indices, weights, self.num_src).astype(np.float32)
+        out = self._sums_by_source(weights).astype(np.float32)
         into = np.bincount(targets, weights, self.num_dst).astype(np.float32)
         weights = weights * (out[self.indices] ** np.float32(-0.5) * into[targets] ** np.float32(-0.5))
         if self.edge_ids is None:
@@ -297,6 +297,9 @@ class Graph:
         ordered = np.empty_like(weights)
         ordered[self.edge_ids] = weights
         return ordered
+
+    def _sums_by_source(self, weights):
+        return np.bincount(self.indices, weights, self.num_src)
 
     def degree_factor(self, side: str, power: float, plus: int, of_15_bits: bool = False) -> np.ndarray:
         """(degree + plus)^power for power −1, −½ or ½, (N,) float32, or what 15 bits hold; degrees of 0 count as 1."""

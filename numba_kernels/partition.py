@@ -78,16 +78,10 @@ class PartitionGraph(Graph):
         degrees[: sources.inner] = out_degrees
         vars(self)["out_degrees"] = degrees
 
-    def normed(self, edge_weight) -> np.ndarray:
+    def _sums_by_source(self, weights):
         if self.total is None:
             raise GraphError("weights of edges are normed by sums over the whole graph; give the graph a total.")
-        weights = self.edge_weights(edge_weight).astype(np.float32)
-        if (weights <= 0).any():
-            raise GraphError("edge_weight must be positive to be normalised.")
-        targets = np.repeat(np.arange(self.num_dst), self.in_degrees)
-        out = self.total(np.bincount(self.indices, weights, self.num_src)).astype(np.float32)
-        into = np.bincount(targets, weights, self.num_dst).astype(np.float32)
-        return weights * (out[self.indices] ** np.float32(-0.5) * into[targets] ** np.float32(-0.5))
+        return self.total(super()._sums_by_source(weights))
 
     def _of_types(self, indices, count):
         typed = _TypedPartitionGraph(self.indptr, indices, count * self.num_src)
