@@ -68,7 +68,8 @@ def calibrate(
         gradients, so that the model returns what it returns in float32 (as arXiv:2102.05426, for the whole model): some
         seconds to a minute on a graph of some ten thousand nodes.
     loss : {"kl", "squared"}
-        How ``"reconstruct"`` compares outputs: as scores of classes, by the divergence of their softmax, or as numbers.
+        How ``"reconstruct"`` compares outputs: as scores of classes, by the divergence of their softmax at temperature
+        ¼, by which the classes that win are kept rather than their probabilities, or as numbers.
     steps : int
         Of ``"reconstruct"``, each a pass forward and backward over the data.
     progress : bool or str
