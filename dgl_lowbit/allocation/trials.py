@@ -12,7 +12,7 @@ from torch import nn
 
 from ..config import QuantConfig
 from ..nn.message_passing.last_call import with_own_frames
-from ..quant.evaluation import evaluating, observing
+from ..quant.evaluation import evaluating, forget, observing
 from .mixture import Mixture
 from .outputs import log_probabilities, rows_of
 from .widths import costs_of, quantized_at
@@ -129,8 +129,6 @@ class Trials:
 
     def _run(self, searched):
         args, kwargs = with_own_frames(self._call)
-        for module in self._model.modules():
-            if getattr(module, "_cached_h", None) is not None:
-                module._cached_h = None  # it was propagated at other bits
+        forget(self._model)  # it was propagated at other bits
         with evaluating(self._model), observing(searched, observing=True):
             return self._model(*args, **kwargs)

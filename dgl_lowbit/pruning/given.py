@@ -26,7 +26,9 @@ def features_of(graph, feat):
 def small_example(graph, feat):
     """Some nodes of a graph, and of features numbers that are all different."""
     count = min(graph.num_nodes(), _TRIED_NODES)
-    part = dgl.add_self_loop(dgl.remove_self_loop(dgl.node_subgraph(graph, torch.arange(count, device=graph.device))))
+    part = dgl.add_self_loop(
+        dgl.remove_self_loop(dgl.node_subgraph(graph, torch.arange(count, dtype=graph.idtype, device=graph.device)))
+    )
     drawn = torch.Generator().manual_seed(0)
     return part, torch.rand(count, feat.shape[1], generator=drawn).to(feat)
 
@@ -37,6 +39,11 @@ def check(model, shares, start, stop, every, regrow, criterion):
     given = {name: share for name, share in shares.items() if share is not None}
     if not given:
         raise ValueError("nothing is to be pruned; give features=, channels= or edges=, the shares that leave.")
+    if isinstance(model, nn.Sequential) and set(given) != {"channels"}:
+        raise ValueError(
+            f"{type(model).__name__} calls whatever it holds as a layer, also what a pruner puts there; make it part "
+            "of a module whose forward calls it."
+        )
     for name, share in given.items():
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
             raise ValueError(f"{name} is the share that leaves, above 0 and below 1, got {share!r}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dgl
@@ -23,17 +25,19 @@ class OtherGraphWarning(UserWarning):
 class EdgeGate(nn.Module):
     """Lets a model see a graph without its dead edges: its child ``edges``, and its hook.
 
-    While ``watched`` is a list, the graph is seen whole, and each layer's edge weights, 1 or 0, are put there.
+    While ``watched`` is a list, each layer's edge weights are put there: 1 of each edge that is alive, or, where the
+    graph is seen ``whole``, also 0 of each dead one.
     """
 
     mask: torch.Tensor
     watched: list | None
+    whole: bool
     _kept: Any
     _of: torch.Tensor | None
 
     def __init__(self, model: nn.Module, graph: dgl.DGLGraph, share: float):
         super().__init__()
-        self.graph, self.watched = graph, None
+        self.graph, self.watched, self.whole = graph, None, False
         self._kept, self._of = None, None  # the graph that is left, and by which mask
         self.register_buffer("mask", torch.ones(graph.num_edges(), dtype=torch.bool, device=graph.device))
         self.layers = _weighted(model)
@@ -49,7 +53,7 @@ class EdgeGate(nn.Module):
         return mapped((args, kwargs), self._seen)
 
     def _seen(self, part):
-        return self.of(part) if isinstance(part, dgl.DGLGraph) and self.watched is None else part
+        return self.of(part) if isinstance(part, dgl.DGLGraph) and not self.whole else part
 
     def of(self, graph: dgl.DGLGraph) -> dgl.DGLGraph:
         """``graph`` without its dead edges; one with others than were learned on as it is, with a warning."""
@@ -70,17 +74,18 @@ class EdgeGate(nn.Module):
         """The graph of the edges that are alive, with all nodes and their data."""
         if self._of is None or not torch.equal(self._of, self.mask):
             self._of = self.mask.clone()
-            self._kept = dgl.edge_subgraph(self.graph, self.mask.nonzero().flatten(), relabel_nodes=False)
+            alive = self.mask.nonzero().flatten().to(self.graph.idtype)
+            self._kept = dgl.edge_subgraph(self.graph, alive, relabel_nodes=False)
             self._kept.edata.pop(dgl.EID)
         return self._kept
 
     def protected(self, scores: torch.Tensor) -> torch.Tensor:
-        """``scores`` of edges, infinite for those that stay: loops, and of a node without one its best in-edge."""
+        """``scores`` of edges, infinite where they stay: loops, and of a node without one its best living in-edge."""
         source, destination = self.graph.edges(order="eid")
         loops = source == destination
         has_loop = torch.zeros(self.graph.num_nodes(), dtype=torch.bool, device=loops.device)
         has_loop[destination[loops].long()] = True
-        order = scores.argsort(descending=True, stable=True)
+        order = scores.masked_fill(~self.mask, -torch.inf).argsort(descending=True, stable=True)
         places, count = torch.arange(len(order), device=order.device), len(order)
         first = torch.full((len(has_loop),), count, device=order.device)
         first.scatter_reduce_(0, destination[order].long(), places, "amin")
@@ -88,13 +93,20 @@ class EdgeGate(nn.Module):
         stays = loops.index_fill(0, best, True)
         return scores.masked_fill(stays, torch.inf)
 
-    def watch(self) -> list:
-        """Hooks that hand layers the mask as edge weights with gradients, to be removed."""
-        self.watched = []
-        return [layer.register_forward_pre_hook(self._weigh, with_kwargs=True) for layer in self.layers]
+    @contextmanager
+    def watching(self, whole: bool) -> Iterator[list]:
+        """Within, layers are given edge weights, which are put into the list; they see the graph ``whole`` or cut."""
+        hooks = [layer.register_forward_pre_hook(self._weigh, with_kwargs=True) for layer in self.layers]
+        self.watched, self.whole = [], whole
+        try:
+            yield self.watched
+        finally:
+            self.watched, self.whole = None, False
+            for hook in hooks:
+                hook.remove()
 
     def _weigh(self, layer, args, kwargs):
-        weight = self.mask.float().requires_grad_()
+        weight = (self.mask if self.whole else self.mask[self.mask]).float().requires_grad_()
         self.watched.append(weight)
         names = list(inspect.signature(layer.forward).parameters)
         given = dict(zip(names, args), **kwargs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import torch
 import torch.nn.functional as F
 
@@ -39,32 +41,43 @@ def fisher_scores(model, example, gates, edges, count, drawn):
     Raises
     ------
     ValueError
-        When the model returns something else than logits.
+        When the model returns something else than logits of at least two classes.
     """
-    hooks = edges.watch() if edges is not None else []
+    of_groups, of_living = _watched(model, example, gates, edges, count, drawn)
+    if edges is None:
+        return of_groups, None
+    of_edges = torch.zeros(len(edges.mask), device=edges.mask.device)
+    of_edges[edges.mask] = of_living
+    if not edges.mask.all():
+        # What a dead edge would change: in the whole graph, in which dead ones weigh 0.
+        of_edges = torch.where(edges.mask, of_edges, _watched(model, example, {}, edges, count, drawn, whole=True)[1])
+    return of_groups, of_edges
+
+
+def _watched(model, example, gates, edges, count, drawn, whole=False):
+    """Scores of groups, and of the edges that are alive, or of all."""
     for gate, _ in gates.values():
         gate.watched = []
     try:
-        with evaluating(model), torch.enable_grad():
-            logits = model(*example)
-        return _squares(logits, gates, edges, count, drawn)
+        with ExitStack() as stack:
+            weights = [] if edges is None else stack.enter_context(edges.watching(whole))
+            with evaluating(model), torch.enable_grad():
+                logits = model(*example)
+            return _squares(logits, gates, weights, count, drawn)
     finally:
-        for hook in hooks:
-            hook.remove()
-        for gate in [*(gate for gate, _ in gates.values()), *([edges] if edges is not None else [])]:
+        for gate, _ in gates.values():
             gate.watched = None
 
 
-def _squares(logits, gates, edges, count, drawn):
-    if not isinstance(logits, torch.Tensor) or logits.dim() != 2:
+def _squares(logits, gates, weights, count, drawn):
+    if not isinstance(logits, torch.Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(
-            "what matters is told by predictions: the model must return logits, (N, classes); or use "
-            "criterion='random'."
+            "what matters is told by predictions: the model must return logits, (N, classes), of two classes or more; "
+            "or use criterion='random'."
         )
     passed = [(gate, groups, *one) for gate, groups in gates.values() for one in gate.watched]
-    weights = [] if edges is None else edges.watched
     tensors, scores = [out for _, _, _, out, _ in passed] + list(weights), torch.zeros(count)
-    of_edges = None if edges is None else torch.zeros(len(edges.mask), device=edges.mask.device)
+    of_edges = torch.zeros_like(weights[0], requires_grad=False) if weights else None
     for turn in range(_DRAWN):
         labels = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=drawn).flatten()
         loss = F.cross_entropy(logits, labels.to(logits.device), reduction="sum")

@@ -9,7 +9,8 @@ import dgl
 import torch
 from torch import nn
 
-from ..quant.evaluation import evaluating
+from ..quant.evaluation import evaluating, forget
+from ..quant.reconstruction import tensors_of
 from .columns import SelectedColumns
 from .gates import Gate, detach
 from .given import check, features_of, small_example
@@ -98,7 +99,8 @@ class Pruner:
         check(model, self.shares, start, stop, every, regrow, criterion)
         self.model, self.graph_whole = model, graph
         self.start, self.stop, self.every, self.regrow = start, stop, every, regrow
-        self.criterion, self.seed, self._held = criterion, seed, None
+        self.criterion, self.seed = criterion, seed
+        self._held, self._held_of = [], None  # weights of dead channels, and of which masks
         self._example = graph, features_of(graph, feat)
         self.gates: dict[str, Gate] = {}
         self.ties, self._spaces, self.edges = None, {}, None
@@ -118,7 +120,8 @@ class Pruner:
         self._spaces = self._to_prune(features, channels)
         pruned = torch.cat(list(self._spaces.values()))
         for name, (layer, known) in self.ties.layers.items():
-            if torch.isin(self.ties.ins[name], pruned).any():
+            # A norm goes on with what dead channels would be, or its statistics were of zeros when one comes back.
+            if not known.channelwise and torch.isin(self.ties.ins[name], pruned).any():
                 self.gates[name] = Gate(known.features, known.columns)
                 self.gates[name].attach(layer)
         self._try(*example)
@@ -144,12 +147,13 @@ class Pruner:
         dead = torch.cat([groups[::2] for groups in self._spaces.values() if len(groups) > 1] or [torch.empty(0)])
         self._set(dead.long())
         try:
-            with evaluating(self.model):
-                gated = self.model(graph, feat)
-            small = self.squeeze()
+            whole, small = self._copy(), self.squeeze()
+            with evaluating(whole):
+                gated = whole(graph, feat)
             with evaluating(small):
                 cut = small(graph, feat)
-            is_same = torch.allclose(gated, cut, rtol=1e-3, atol=1e-4 * (1 + float(gated.abs().max())))
+            pairs = zip(tensors_of(gated), tensors_of(cut))
+            is_same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4 * (1 + float(a.abs().max()))) for a, b in pairs)
             reason = "it computes something else without some of its channels"
         except Exception as error:  # of the model's code, which may be any
             is_same, reason = False, f"without some of its channels it raises {type(error).__name__}: {error}"
@@ -169,7 +173,6 @@ class Pruner:
     def _set(self, dead):
         for name, gate in self.gates.items():
             gate.mask.copy_((~torch.isin(self.ties.ins[name], dead)).float())
-        self._held = None
 
     @property
     def graph(self) -> dgl.DGLGraph:
@@ -244,9 +247,11 @@ class Pruner:
 
     def loss(self) -> float:
         """Nothing is added to the loss; what the weights of dead channels are is remembered."""
-        if self._held is None:
+        # Masks are set here, and where a state is loaded, with other weights.
+        masks = [(gate.mask, gate.mask._version) for gate in self.gates.values()]
+        if not _are_same(masks, self._held_of):
             dead = self._dead()
-            self._held = []
+            self._held, self._held_of = [], masks
             for name, (layer, known) in self.ties.layers.items() if self.ties else ():
                 parts = [torch.isin(table[name], dead).nonzero().flatten() for table in (self.ties.ins, self.ties.outs)]
                 for parameter, dim, places in dead_parts(layer, known, *parts):
@@ -257,7 +262,7 @@ class Pruner:
     @torch.no_grad()
     def step(self) -> None:
         """After a step of the optimiser: weights of dead channels, which decay would shrink, are as they were."""
-        for parameter, dim, places, values in self._held or ():
+        for parameter, dim, places, values in self._held:
             parameter.index_copy_(dim, places, values)
 
     # -- after it ---------------------------------------------------------------------------------------
@@ -267,8 +272,7 @@ class Pruner:
         Where columns of the features left, it has a child ``columns``, a :class:`SelectedColumns`, and takes features
         whole or with the columns it reads. Edges that left are not part of it: it is called with :attr:`graph`.
         """
-        shared = {} if self.edges is None else {id(graph): graph for graph in (self.edges.graph, self.edges.kept)}
-        small, dead = copy.deepcopy(self.model, shared), self._dead()
+        small, dead = self._copy(), self._dead()
         _strip(small)
         for name, (_, known) in self.ties.layers.items() if self.ties else ():
             kept = [(~torch.isin(table[name], dead)).nonzero().flatten() for table in (self.ties.ins, self.ties.outs)]
@@ -281,6 +285,13 @@ class Pruner:
                 SelectedColumns(index.to(device), len(group)).attach(small)
         return small
 
+    def _copy(self):
+        """The model with its gates, which keeps nothing that it has computed."""
+        shared = {} if self.edges is None else {id(graph): graph for graph in (self.edges.graph, self.edges.kept)}
+        copied = copy.deepcopy(self.model, shared)
+        forget(copied)
+        return copied
+
     def detach(self) -> None:
         """Take the gates off the model, which then is as wide as before."""
         _strip(self.model)
@@ -291,6 +302,10 @@ def _strip(model):
     for module in model.modules():
         detach(module, "gate")
     detach(model, "edges")
+
+
+def _are_same(masks, others):
+    return others is not None and all(a is b and m == n for (a, m), (b, n) in zip(masks, others))
 
 
 def _chosen(scores, alive, count, swapped):

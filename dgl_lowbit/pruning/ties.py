@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from ..quant.evaluation import evaluating
+from ..quant.evaluation import evaluating, forget
 from ..trees import leaves, mapped
 from .layers import layers_of
 
@@ -41,13 +43,16 @@ class Ties:
     """
 
     def __init__(self, model: nn.Module, graph, feat: torch.Tensor):
-        self.model, self._example = model, (graph, feat)
-        found = list(layers_of(model))
+        self.model, self._example = copy.deepcopy(model), (graph, feat)  # it may keep what it computes
+        forget(self.model)
+        found = list(layers_of(self.model))
         self._opaque = {name: layer for name, layer, known in found if known is None}
         self.layers = {name: (layer, known) for name, layer, known in found if known is not None}
         self.reasons: dict[str, str] = {}
         self._record()
         self._tie()
+        self.layers = {name: (model.get_submodule(name), known) for name, (_, known) in self.layers.items()}
+        del self.model, self._returned, self._base
 
     # -- runs -------------------------------------------------------------------------------------------
     def _record(self):
@@ -96,7 +101,14 @@ class Ties:
                     layer.forward = kept[name]
 
     def _replay(self, name, turns, seen, shifts, *args, **kwargs):
-        seen.setdefault(name, []).extend(_tensors((args, kwargs)))
+        given: tuple = (args, kwargs)
+        if name in self.layers:
+            layer, known = self.layers[name]
+            by_name = {**dict(zip(inspect.signature(type(layer).forward).parameters, (layer, *args))), **kwargs}
+            given = by_name.pop(known.features)
+            others = {key: value for key, value in by_name.items() if value is not layer}
+            seen.setdefault(f"{name}, beside its features", []).extend(_tensors(others))
+        seen.setdefault(name, []).extend(_tensors(given))
         out, shift = next(turns)[2], shifts.get(name)
         return out if shift is None else mapped(out, lambda leaf: leaf + shift if _is_floating(leaf) else leaf)
 
@@ -185,8 +197,9 @@ class Ties:
                 for number in group.tolist():
                     makers[number].append(name)
         is_read = torch.zeros(count, dtype=torch.bool)
-        for group in self.ins.values():
-            is_read[group] = True
+        for name, group in self.ins.items():
+            if not self.layers[name][1].channelwise:
+                is_read[group] = True
         for number, names in enumerate(makers):
             if FEATURES in names and len(names) > 1:
                 self.fixed[number] = True
@@ -231,10 +244,12 @@ def _tensors(tree) -> Iterator[torch.Tensor]:
 
 
 def _columns(base, seen):
-    """Which columns of tensors, of the same width, changed; all of them where shapes did."""
+    """Which columns of tensors, of the same width, changed; all of them where shapes, or numbers alone, did."""
     widths = {part.shape[-1] for part in base if part.dim()}
-    if len(widths) != 1 or len(base) != len(seen) or any(a.shape != b.shape for a, b in zip(base, seen)):
-        is_same = len(base) == len(seen) and all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(base, seen))
+    pairs = list(zip(base, seen))
+    is_alike = len(base) == len(seen) and all(a.shape == b.shape and (a.dim() or torch.equal(a, b)) for a, b in pairs)
+    if len(widths) != 1 or not is_alike:
+        is_same = len(base) == len(seen) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
         return torch.full((max(widths, default=1),), not is_same)
-    changes = [(a != b).flatten(0, -2).any(0) for a, b in zip(base, seen)]
+    changes = [(a != b).view(-1, a.shape[-1]).any(0) for a, b in pairs if a.dim()]
     return torch.stack(changes).any(0).cpu()

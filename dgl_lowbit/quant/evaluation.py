@@ -76,3 +76,10 @@ def aside() -> Iterator[None]:
 def is_aside() -> bool:
     """Whether the thread is within :func:`aside`."""
     return _thread.depth > 0
+
+
+def forget(model: nn.Module) -> None:
+    """Drop what layers keep of what they propagated once, as ``dgl.nn.SGConv(cached=True)`` does."""
+    for module in model.modules():
+        if getattr(module, "_cached_h", None) is not None:
+            vars(module)["_cached_h"] = None
