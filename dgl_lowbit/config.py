@@ -90,9 +90,10 @@ class QuantConfig:
     node_groups : int, optional
         A²Q (arXiv:2302.00193): so many groups, 2 to 256, of nodes of alike magnitude, in which rows of inputs and
         aggregates have bits and ranges of their own (:class:`dgl_lowbit.quant.GroupQuantizer`); not for inputs of the
-        first layer, which are no hidden states. All groups have the component's bits until ``fit(…, budget={"hidden":
-        bytes})`` or :func:`dgl_lowbit.allocation.allocate_groups` choose them. It saves bytes where states are stored
-        or sent; a running packed model keeps rows in the most bits that a group has, and is no faster. Default: None.
+        layer that is defined first, which is to be the one that reads the features. All groups have the component's
+        bits until ``fit(…, budget={"hidden": bytes})`` or :func:`dgl_lowbit.allocation.allocate_groups` choose them. It
+        saves bytes where states are stored or sent; a running packed model keeps rows in the most bits that a group
+        has, and is no faster. Default: None.
     arithmetic : {"float", "integer"}
         What stands between accumulators and the next codes: float32, or whole numbers, multipliers and shifts
         (:mod:`numba_kernels.fixed_point`, arXiv:2007.06919). In integer arithmetic a packed model equals the trained

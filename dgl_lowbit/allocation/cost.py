@@ -20,6 +20,7 @@ from ..nn import LowBitLayer
 from ..nn.arguments import Role
 from ..nn.message_passing import Call, FakeQuantise, Site, coded, handling
 from ..nn.message_passing.last_call import with_own_frames
+from ..nn.stored import decoded
 from ..quant import QFormat, Quantizer
 from ..quant.evaluation import evaluating, observing
 from ..quant.learned import WIDTHS
@@ -125,6 +126,7 @@ def cost(model: nn.Module, config: QuantConfig, *args, **kwargs) -> dict[str, fl
     >>> cost(dgl.nn.GraphConv(100, 64), QuantConfig(2), graph, torch.randn(10, 100))
     {'model': 2368, 'states': 480, 'edges': 480, 'bits': 2.0}
     """
+    args, kwargs = decoded((args, kwargs))
     low_bit = calibrate(quantize(model, config, *args, **kwargs), *args, **kwargs)
     costs = measured(low_bit, args, kwargs)
     return costs.of({name: bits_of(low_bit, part) for name, part in costs.components.items()})

@@ -14,12 +14,14 @@ from numba_kernels.layout import dense_bytes, storage_bits
 from ..calibration import calibrate
 from ..nn import LowBitLayer
 from ..nn.message_passing.last_call import with_own_frames
+from ..nn.stored import decoded
 from ..nn.wrappers import check_model
 from ..quant import GroupQuantizer, Quantizer
 from ..quant.evaluation import evaluating, observing
 from ..quant.learned import WIDTHS
 from ..quant.observer import sample
 from ..quant.sparse import SparseFeatures
+from ..trees import leaves
 
 _HIDDEN = ("inputs", "aggregates")
 
@@ -76,12 +78,18 @@ def allocate_groups(model: nn.Module, *args, budget: float, **kwargs) -> nn.Modu
     True
     """
     check_model(model, "allocate_groups")
-    if not any(isinstance(quantizer, GroupQuantizer) for quantizer in _hidden_states(model)):
+    if not any(isinstance(quantizer, GroupQuantizer) for quantizer in _states(model)):
         raise ValueError("the model has no groups of nodes; quantize it with QuantConfig(node_groups=8).")
     if not isinstance(budget, Real) or isinstance(budget, bool) or not 0 < float(budget) < math.inf:
         raise ValueError(f"the budget of hidden states is a positive number of bytes, got {budget!r}.")
+    args, kwargs = decoded((args, kwargs))
     calibrate(model, *args, **kwargs)
     known = {quantizer: _Known.of(quantizer, rows) for quantizer, rows in _grouped(model, args, kwargs).items()}
+    if not known:
+        raise ValueError(
+            "no hidden state has groups of nodes: the layer that a model defines first gets none, as it is to read the "
+            "features; define layers in the order in which they are called."
+        )
     for quantizer in known:
         quantizer.bits.fill_(1)
     calibrate(model, *args, **kwargs)
@@ -146,7 +154,8 @@ def row_bytes(columns: int, bits: int) -> int:
 def hidden_bytes(model: nn.Module, *args, **kwargs) -> int:
     """Bytes of the codes of hidden states, as a file or a store of states would hold them.
 
-    These are inputs of all low-bit layers but the first, and all aggregates. Rows have the bits of their groups, and
+    These are all aggregates, and inputs of low-bit layers but of the first that is called and others that read the
+    model's features as well. Rows have the bits of their groups, and
     stand side by side without padding; 3-bit codes take 4 bits. Where there are groups, a byte says each row's. Not
     counted are scales and zero points of rows, which there are with groups and without. A running packed model takes
     more: it pads rows, and keeps all in the most bits that a group has.
@@ -163,7 +172,7 @@ def hidden_bytes(model: nn.Module, *args, **kwargs) -> int:
     int
     """
     total = 0
-    for quantizer, x in _met(model, args, kwargs):
+    for quantizer, x in _met(model, *decoded((args, kwargs))):
         if isinstance(quantizer, GroupQuantizer):
             widths, counts = quantizer.bits[quantizer.qparams(x).group].unique(return_counts=True)
             sizes = [row_bytes(x.shape[-1], width) + 1 for width in widths.tolist()]
@@ -189,29 +198,40 @@ def _grouped(model, args, kwargs) -> dict[GroupQuantizer, torch.Tensor]:
     return {quantizer: torch.cat(calls) for quantizer, calls in found.items()}
 
 
-def _hidden_states(model) -> list[Quantizer]:
-    """Quantisers of the hidden states of a low-bit model."""
-    layers = [layer for layer in model.modules() if isinstance(layer, LowBitLayer) and layer.is_low_bit]
-    found: list[Quantizer] = []
-    for layer in layers:
+def _states(model) -> dict[Quantizer, str]:
+    """Quantisers of the states of a low-bit model, each with its component."""
+    found: dict[Quantizer, str] = {}
+    for layer in _layers(model):
         quantizers: Any = layer.quantizers
         for name, operand in layer.all_operands().items():
-            is_given = operand.component == "inputs" and layer is layers[0] and len(layers) > 1
-            if operand.component in _HIDDEN and not is_given and not quantizers[name].format.is_float:
-                found.append(quantizers[name])
+            if operand.component in _HIDDEN and not quantizers[name].format.is_float:
+                found[quantizers[name]] = operand.component
     return found
+
+
+def _layers(model):
+    return [layer for layer in model.modules() if isinstance(layer, LowBitLayer) and layer.is_low_bit]
 
 
 @torch.no_grad()
 def _met(model, args, kwargs) -> list[tuple[Quantizer, torch.Tensor]]:
-    """The hidden states that quantisers meet in a run, (rows, columns), in its order."""
-    found: list[tuple[Quantizer, torch.Tensor]] = []
+    """The hidden states that quantisers meet in a run, (rows, columns), in its order.
+
+    Of several layers the inputs of the first that is called are none, nor are others that are what the model is given.
+    """
+    states, found = _states(model), []
 
     def watch(quantizer, x, params):
         dense = x.to_dense() if isinstance(x, SparseFeatures) else x
         found.append((quantizer, dense.reshape(-1, dense.shape[-1])))
 
-    args, kwargs = with_own_frames((args, kwargs))
-    with evaluating(model), observing(_hidden_states(model), watch=watch):
-        model(*args, **kwargs)
-    return found
+    own_args, own_kwargs = with_own_frames((args, kwargs))
+    with evaluating(model), observing(states, watch=watch):
+        model(*own_args, **own_kwargs)
+    given = [x for quantizer, x in found if states[quantizer] == "inputs"][:1] if len(_layers(model)) > 1 else []
+    given += [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)] if given else []
+    return [
+        (quantizer, x)
+        for quantizer, x in found
+        if states[quantizer] != "inputs" or not any(x.shape == part.shape and torch.equal(x, part) for part in given)
+    ]

@@ -12,6 +12,7 @@ from torch import nn
 from ..calibration import calibrate
 from ..config import QuantConfig, checked_config
 from ..convert import quantize
+from ..nn.stored import decoded
 from ..quant.learned import WIDTHS, LearnedBitsQuantizer
 from ..quant.qlr import GRIDS
 from .budget import check_budget, check_possible, excess, within_budget
@@ -80,6 +81,7 @@ class LearnedBits:
             )
         if config.grid not in GRIDS:
             raise ValueError(f"bits are learned on a grid of {', '.join(GRIDS)}, got {config.grid!r}.")
+        args, kwargs = decoded((args, kwargs))
         copies = quantized_at((WIDTHS[0], WIDTHS[-1]), model, replace(config, quantizer="hgq"), args, kwargs)
         self.model, self.budget = copies[WIDTHS[-1]], {measure: float(limit) for measure, limit in budget.items()}
         self._float, self._call, self._config = model, (args, kwargs), replace(config, quantizer="qlr")

@@ -88,7 +88,7 @@ class BoostedMLP(Propagation):
         *,
         config=None,
     ):
-        check_rounds(rounds=rounds, hidden=hidden)
+        check_rounds(in_feats=in_feats, num_classes=num_classes, rounds=rounds, hidden=hidden)
         if propagate not in PROPAGATIONS:
             raise ValueError(f"propagate must be one of {', '.join(PROPAGATIONS)}, got {propagate!r}.")
         if not 0 < share <= 1:

@@ -51,10 +51,10 @@ class KeptMessages:
         """Let ``layer`` keep its messages here."""
         _kept[layer] = self
 
-    @staticmethod
-    def detach(layer) -> None:
-        """Let ``layer`` keep no messages."""
-        _kept.pop(layer, None)
+    def detach(self, layer) -> None:
+        """Let ``layer`` keep no messages here; if it keeps them elsewhere by now, it goes on."""
+        if _kept.get(layer) is self:
+            del _kept[layer]
 
     def keep(self, rows: torch.Tensor | slice, codes) -> torch.Tensor:
         """Keep ``codes``, a row for each of ``rows``; returns their zero point.

@@ -14,6 +14,8 @@ from ..nn.watching import watching_sums
 
 # What the logarithm of a weight changes by, at most, in one update.
 _MOST = 1.0
+# The least weight, of which the mean is 1: what became 0 would never be learned again.
+_LEAST = 1e-6
 # The column of edges that is drawn by.
 _CHANCE = "_chance"
 
@@ -229,7 +231,8 @@ class BanditSampler(dgl.dataloading.BlockSampler):
         weights[met.id] *= (self.eta * worth).clamp_(-_MOST, _MOST).exp_()
         sums = weights.new_zeros(len(targets)).index_add_(0, edges.row, weights[edges.id])
         counts = torch.bincount(edges.row, minlength=len(targets))
-        weights[edges.id] *= (counts / sums)[edges.row]  # the mean of a node's is 1
+        of_mean = (counts / sums)[edges.row]  # the mean of a node's is 1
+        weights[edges.id] = (weights[edges.id] * of_mean).clamp_min_(_LEAST)
         self._chances[layer, edges.id] = self._chances_of(weights[edges.id])
 
 

@@ -18,7 +18,7 @@ from ..nn.boosted import BoostedMLP
 from ..nn.ops import TorchOps
 from ..progress import progress_bar
 from .batches import check_graph
-from .options import check_counts, parameter_groups
+from .options import WITHOUT_PRICE, check_counts, parameter_groups
 from .sampling import seed_torch
 from .stage import accuracy, distillation_loss, predict
 
@@ -125,7 +125,11 @@ def boost(
     if not 0 <= distillation <= 1:
         raise ValueError(f"distillation is a part of the loss, from 0 to 1, got {distillation!r}.")
     config = QuantConfig(bits) if config is None else checked_config(config)
+    if config.quantizer == "hgq":
+        raise ValueError(WITHOUT_PRICE)
     feat, classes = graph.ndata["feat"], int(graph.ndata["label"].max()) + 1
+    if classes < 2:
+        raise ValueError('learners vote for classes, and graph.ndata["label"] has one; give labels of at least two.')
     label = progress if isinstance(progress, str) else "boosting"
     with torch.random.fork_rng(devices=[graph.device] if graph.device.type == "cuda" else []):
         seed_torch(seed, graph.device)
@@ -199,17 +203,20 @@ class _Stage:
         """Train all learners and their votes at once, with a ``teacher``'s scores of all nodes to learn from."""
         ops, train, known = model._operations(), len(self.train), [x[self.val] for x in scales]
 
+        def made(rows):
+            return model.finish(ops, model.scores(ops, rows))
+
         def loss():
             rows = self.train
             if teacher is not None:
                 rows = torch.cat([rows, torch.randint(len(self.labels), (_OTHERS,)).to(rows.device)])
-            scores = model.scores(ops, [x[rows] for x in scales])
+            scores = made([x[rows] for x in scales])
             total = F.cross_entropy(scores[:train], self.labels[self.train])
             if teacher is not None:
                 total = (1 - distillation) * total + distillation * distillation_loss(scores, teacher[rows])
             return total
 
-        self._best(model, epochs, loss, lambda: model.scores(ops, known))
+        self._best(model, epochs, loss, lambda: made(known))
 
     def _best(self, model: nn.Module, epochs, loss, on_val, rates=None):
         """Steps of Adam, after which the model has the weights of its best epoch on validation nodes."""
@@ -246,17 +253,32 @@ def aligned(spread: list, labels: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         (len(spread),).
     """
-    target = F.one_hot(labels).float()
-    target, spread = target - target.mean(0), [z - z.mean(0) for z in spread]
-    target = target @ target.T
-    products = torch.stack([torch.stack([a @ b.T for b in spread]) for a in spread])
-    free = torch.zeros(len(spread), device=labels.device, requires_grad=True)
+    target, spread = _centered(F.one_hot(labels)), [_centered(z) for z in spread]
+    of_labels = torch.stack([target.T @ z for z in spread]).flatten(1)
+    gains, norms = of_labels @ of_labels.T, _norms(spread)
+    most = (target.T @ target).norm()
+    free = torch.zeros(len(spread), dtype=gains.dtype, device=labels.device, requires_grad=True)
     optimizer = torch.optim.Adam([free], lr=0.1)
     for _ in range(_ALIGNING_STEPS):
         theta = free.softmax(0)
-        kernel = torch.einsum("i,j,ijab->ab", theta, theta, products)
-        alignment = (kernel * target).sum() / (kernel.norm() * target.norm()).clamp_min(1e-12)
+        norm = torch.einsum("i,j,k,l,ijkl->", theta, theta, theta, theta, norms).clamp_min(0).sqrt()
+        alignment = theta @ gains @ theta / (norm * most).clamp_min(1e-12)
         optimizer.zero_grad()
         (-alignment).backward()
         optimizer.step()
-    return free.detach().softmax(0)
+    return free.detach().softmax(0).float()
+
+
+def _centered(x):
+    x = x.double()
+    return x - x.mean(0)
+
+
+def _norms(spread):
+    """⟨Z_i Z_jᵀ, Z_k Z_lᵀ⟩ of all i, j, k and l, from products of rows, or of columns where these are fewer."""
+    count, (rows, columns) = len(spread), spread[0].shape
+    if rows > columns:  # ⟨Z_kᵀ Z_i, Z_lᵀ Z_j⟩
+        of_pairs = torch.stack([a.T @ b for a in spread for b in spread]).flatten(1)
+        return (of_pairs @ of_pairs.T).view([count] * 4).permute(1, 3, 0, 2)
+    of_pairs = torch.stack([a @ b.T for a in spread for b in spread]).flatten(1)
+    return (of_pairs @ of_pairs.T).view([count] * 4)

@@ -142,8 +142,8 @@ class MessageHistory:
 
     def detach(self) -> None:
         """Let the model's layers sum over blocks as they did before."""
-        for layer in self.layers.values():
-            KeptMessages.detach(layer)
+        for name, layer in self.layers.items():
+            self.kept[name].detach(layer)
 
 
 def check_history(history: Any, sampler, transform) -> None:

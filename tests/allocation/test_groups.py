@@ -28,6 +28,17 @@ class GCN(nn.Module):
         return self.layers[1](graph, F.relu(self.layers[0](graph, feat)))
 
 
+class Skipping(nn.Module):
+    """The layer that is called first stands last, and a third reads the features as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.last, self.skip, self.first = dgl.nn.GraphConv(40, 4), nn.Linear(70, 4), dgl.nn.GraphConv(70, 40)
+
+    def forward(self, graph, feat):
+        return self.last(graph, F.relu(self.first(graph, feat))) + self.skip(feat)
+
+
 @pytest.fixture
 def case():
     torch.manual_seed(0)
@@ -37,6 +48,27 @@ def case():
 
 def hidden(model):
     return model.layers[1].quantizers["inputs"]
+
+
+def test_what_the_model_is_given_is_no_hidden_state(case):
+    _, *call = case
+    low_bit = lowbit.calibrate(lowbit.quantize(Skipping(), GROUPS), *call)
+    assert hidden_bytes(low_bit, *call) == 90 * 10
+    with pytest.raises(ValueError, match="define layers in the order in which they are called"):
+        allocate_groups(low_bit, *call, budget=90 * 12)
+
+
+def test_features_may_come_in_a_store(case):
+    model, graph, feat = case
+    store = lowbit.compress(feat, bits=8)
+    groups = lowbit.calibrate(lowbit.quantize(model, GROUPS), graph, store)
+    assert hidden_bytes(groups, graph, store) == hidden_bytes(groups, graph, store[:])
+    budget = 1.2 * hidden_bytes(groups, graph, store)
+    allocate_groups(groups, graph, store, budget=budget)
+    assert hidden_bytes(groups, graph, store) <= budget
+    config = lowbit.QuantConfig(4)
+    assert lowbit.allocation.cost(model, config, graph, store) == lowbit.allocation.cost(model, config, graph, feat)
+    assert LearnedBits(model, graph, store, budget={"bits": 2}).widths()
 
 
 def test_hidden_bytes_are_rows_at_the_bits_of_their_groups(case):

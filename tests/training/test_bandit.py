@@ -64,6 +64,17 @@ def test_weights_are_those_of_the_formula():
     np.testing.assert_allclose(sums[graph.in_degrees().numpy() > 0], 1, rtol=1e-5)
 
 
+def test_no_weight_is_lost_for_good():
+    torch.manual_seed(0)
+    graph, rows = dgl.rand_graph(30, 200), torch.randn(30, 5)
+    sampler = BanditSampler([2], gamma=0.3, eta=1.0, reset=None)
+    for _ in range(150):
+        _, _, blocks = sampler.sample_blocks(graph, torch.arange(30))
+        sampler.update(blocks, sent_by(blocks, rows))
+    weights = sampler.state_dict()["weights"]
+    assert weights.max() > 2 and weights.min() > 0
+
+
 def homophilous(nodes=600, degree=20, informative=4, classes=20):
     """Nodes whose in-neighbours are of their class in one case of five, and of other classes else."""
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ import torch
 import dgl_lowbit as lowbit
 from dgl_lowbit.nn import BoostedMLP
 from dgl_lowbit.nn.ops import TorchOps
-from dgl_lowbit.training.boost import aligned
+from dgl_lowbit.training.boost import _norms, aligned
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,22 @@ def test_alignment_finds_the_kernel_of_the_labels():
     assert theta.argmax() == 1 and theta[1] > 0.8 and theta.sum().item() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("shape", [(20, 5), (5, 20)])
+def test_alignment_is_that_of_the_kernels(shape):
+    torch.manual_seed(0)
+    spread, weights = [torch.randn(shape) for _ in range(3)], torch.tensor([0.5, 0.2, 0.3]).double()
+    centered = [(z - z.mean(0)).double() for z in spread]
+    kernel = sum(weights[i] * weights[j] * a @ b.T for i, a in enumerate(centered) for j, b in enumerate(centered))
+    norms = torch.einsum("i,j,k,l,ijkl->", *[weights] * 4, _norms(centered))
+    assert norms.item() == pytest.approx(kernel.square().sum().item())
+
+
+def test_the_range_of_what_is_returned_is_trained(graph):
+    config = lowbit.QuantConfig(2, outputs=8)
+    boosted = boost(graph, config=config, finetune=40, lr=0.05)
+    assert boosted.model.quantizers["outputs"].drift.item() != 0
+
+
 @pytest.mark.parametrize(
     ("propagate", "bits"),
     [("adj", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("ii", 1), ("kta", 2)))],
@@ -110,11 +126,21 @@ def test_many_scales_do_not_collapse(graph):
         ({"finetune": -1}, "finetune must be"),
         ({"distillation": 2}, "distillation is a part"),
         ({"bits": 5}, "bits"),
+        ({"config": lowbit.QuantConfig(2, quantizer="hgq")}, "need a price"),
     ],
 )
 def test_what_does_not_fit_is_refused(graph, options, fault):
     with pytest.raises(ValueError, match=fault):
         boost(graph, **options)
+
+
+def test_one_class_is_none_to_vote_for(graph):
+    graph = graph.local_var()
+    graph.ndata["label"] = torch.zeros(90, dtype=torch.long)
+    with pytest.raises(ValueError, match="has one; give labels of at least two"):
+        boost(graph)
+    with pytest.raises(ValueError, match="num_classes must be a whole number, at least 1, got 0"):
+        BoostedMLP(12, 0)
 
 
 def test_nodes_without_in_edges_are_refused(graph):

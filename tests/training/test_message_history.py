@@ -183,6 +183,16 @@ def test_a_state_belongs_to_its_model_and_graph():
     other.detach()
 
 
+def test_a_history_is_detached_from_layers_that_still_keep_theirs_there():
+    graph, _ = graph_and_features()
+    low_bit = lowbit.quantize(Layers(dgl.nn.GraphConv(12, 4)), lowbit.QuantConfig(2))
+    first, second = MessageHistory(low_bit, graph), MessageHistory(low_bit, graph)
+    first.detach()
+    assert kept_messages(low_bit.layers[0]) is second.kept["layers.0"]
+    second.detach()
+    assert kept_messages(low_bit.layers[0]) is None
+
+
 REFUSED = {
     "attention": ((dgl.nn.GATConv(12, 4, 1),), {}, "'layers.0', GATConv, is none of these"),
     "pooling": ((dgl.nn.SAGEConv(12, 4, "pool"),), {}, "'layers.0', SAGEConv, is none of these"),
