@@ -37,6 +37,8 @@ def parameter_groups(
 ) -> list:
     """Optimiser groups: weights with decay; those without; ranges, and bits, at own rates without decay.
 
+    Each group has its rate and decay, whatever ``lr`` and ``weight_decay`` the optimiser is given beside them.
+
     Parameters
     ----------
     model : torch.nn.Module
