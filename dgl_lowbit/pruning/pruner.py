@@ -36,7 +36,7 @@ class Pruner:
 
     with labels y drawn from the model's own predictions: to second order twice the KL divergence between what it
     predicts with and without, node by node. It needs no labels, and no scores that start at random. An edge's gate is
-    its weight.
+    its weight; dead edges are judged in the whole graph, in which all dead ones weigh 0.
 
     Which channels are tied is found by trying: with residuals, concatenations (``JumpingKnowledge``) and batch norms
     between them, channels that are read together leave together, those of ``GATConv`` as whole heads. Channels that the
