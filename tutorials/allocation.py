@@ -104,5 +104,5 @@ ax.set_xlabel("budget: the file's size with as many bits everywhere")
 plt.show()
 
 # %%
-# Train with what was chosen, ``lowbit.fit(float_model, graph, config, float_epochs=0)``. :doc:`/which_bits` says when this
-# pays, and ``lowbit.fit(…, budget=…)`` learns the widths in training instead.
+# Train with what was chosen, ``lowbit.fit(float_model, graph, config, float_epochs=0)``. :doc:`/which_bits` says when
+# this pays, and ``lowbit.fit(…, budget=…)`` learns the widths in training instead.

@@ -111,13 +111,15 @@ class Pruner:
             raise
 
     def _attach(self, features, channels, edges):
+        is_narrowed = features is not None or channels is not None
+        example = small_example(*self._example) if is_narrowed else ()
+        if is_narrowed:
+            self.ties = Ties(self.model, *example)
+            self._spaces = self._to_prune(features, channels)
         if edges is not None:
             self.edges = EdgeGate(self.model, self.graph_whole, edges)
-        if features is None and channels is None:
+        if not is_narrowed:
             return
-        example = small_example(*self._example)
-        self.ties = Ties(self.model, *example)
-        self._spaces = self._to_prune(features, channels)
         pruned = torch.cat(list(self._spaces.values()))
         for name, (layer, known) in self.ties.layers.items():
             # A norm goes on with what dead channels would be, or its statistics were of zeros when one comes back.
