@@ -25,19 +25,17 @@ class OtherGraphWarning(UserWarning):
 class EdgeGate(nn.Module):
     """Lets a model see a graph without its dead edges: its child ``edges``, and its hook.
 
-    While ``watched`` is a list, each layer's edge weights are put there: 1 of each edge that is alive, or, where the
-    graph is seen ``whole``, also 0 of each dead one.
+    While ``watched`` is a list, the graph is seen whole, and each layer's edge weights, 1 or 0, are put there.
     """
 
     mask: torch.Tensor
     watched: list | None
-    whole: bool
     _kept: Any
     _of: torch.Tensor | None
 
     def __init__(self, model: nn.Module, graph: dgl.DGLGraph, share: float):
         super().__init__()
-        self.graph, self.watched, self.whole = graph, None, False
+        self.graph, self.watched = graph, None
         self._kept, self._of = None, None  # the graph that is left, and by which mask
         self.register_buffer("mask", torch.ones(graph.num_edges(), dtype=torch.bool, device=graph.device))
         self.layers = _weighted(model)
@@ -53,7 +51,7 @@ class EdgeGate(nn.Module):
         return mapped((args, kwargs), self._seen)
 
     def _seen(self, part):
-        return self.of(part) if isinstance(part, dgl.DGLGraph) and not self.whole else part
+        return self.of(part) if isinstance(part, dgl.DGLGraph) and self.watched is None else part
 
     def of(self, graph: dgl.DGLGraph) -> dgl.DGLGraph:
         """``graph`` without its dead edges; one with others than were learned on as it is, with a warning."""
@@ -94,19 +92,19 @@ class EdgeGate(nn.Module):
         return scores.masked_fill(stays, torch.inf)
 
     @contextmanager
-    def watching(self, whole: bool) -> Iterator[list]:
-        """Within, layers are given edge weights, which are put into the list; they see the graph ``whole`` or cut."""
+    def watching(self) -> Iterator[list]:
+        """Within, layers see the whole graph and are given edge weights with gradients, which are put into the list."""
         hooks = [layer.register_forward_pre_hook(self._weigh, with_kwargs=True) for layer in self.layers]
-        self.watched, self.whole = [], whole
+        self.watched = []
         try:
             yield self.watched
         finally:
-            self.watched, self.whole = None, False
+            self.watched = None
             for hook in hooks:
                 hook.remove()
 
     def _weigh(self, layer, args, kwargs):
-        weight = (self.mask if self.whole else self.mask[self.mask]).float().requires_grad_()
+        weight = self.mask.float().requires_grad_()
         self.watched.append(weight)
         names = list(inspect.signature(layer.forward).parameters)
         given = dict(zip(names, args), **kwargs)

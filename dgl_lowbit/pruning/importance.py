@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -43,24 +43,20 @@ def fisher_scores(model, example, gates, edges, count, drawn):
     ValueError
         When the model returns something else than logits of at least two classes.
     """
-    of_groups, of_living = _watched(model, example, gates, edges, count, drawn)
-    if edges is None:
-        return of_groups, None
-    of_edges = torch.zeros(len(edges.mask), device=edges.mask.device)
-    of_edges[edges.mask] = of_living
-    if not edges.mask.all():
-        # What a dead edge would change: in the whole graph, in which dead ones weigh 0.
-        of_edges = torch.where(edges.mask, of_edges, _watched(model, example, {}, edges, count, drawn, whole=True)[1])
+    of_groups, of_edges = torch.zeros(count), None
+    if gates:
+        of_groups, _ = _watched(model, example, gates, None, count, drawn)
+    if edges is not None:
+        _, of_edges = _watched(model, example, {}, edges, count, drawn)
     return of_groups, of_edges
 
 
-def _watched(model, example, gates, edges, count, drawn, whole=False):
-    """Scores of groups, and of the edges that are alive, or of all."""
+def _watched(model, example, gates, edges, count, drawn):
+    """Scores of groups, in the graph as it is; or those of edges, in the whole graph, of which dead ones weigh 0."""
     for gate, _ in gates.values():
         gate.watched = []
     try:
-        with ExitStack() as stack:
-            weights = [] if edges is None else stack.enter_context(edges.watching(whole))
+        with nullcontext([]) if edges is None else edges.watching() as weights:
             with evaluating(model), torch.enable_grad():
                 logits = model(*example)
             return _squares(logits, gates, weights, count, drawn)

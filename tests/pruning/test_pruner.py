@@ -9,6 +9,7 @@ from torch import nn
 
 import dgl_lowbit as lowbit
 from dgl_lowbit.pruning import OtherGraphWarning, Pruner
+from dgl_lowbit.pruning.importance import fisher_scores
 from dgl_lowbit.pruning.pruner import _chosen
 from dgl_lowbit.quant.sparse import SparseFeatures
 from dgl_lowbit.training import train
@@ -343,18 +344,14 @@ def test_no_node_ever_loses_its_last_in_edge(criterion, regrow):
     assert pruner.graph.num_edges() < 0.3 * g.num_edges()
 
 
-def test_living_edges_are_judged_in_the_model_that_trains():
-    g = graph()
-    model = Residual.__new__(Residual)  # its layers norm by degrees, average and attend
-    nn.Module.__init__(model)
-    model.first, model.second = dgl.nn.SAGEConv(FEATS, HIDDEN, "mean"), dgl.nn.GATConv(HIDDEN, CLASSES, 1)
-    model.forward = lambda graph, feat: model.second(graph, F.relu(model.first(graph, feat))).flatten(1)
-    model.eval()
-    pruner = pruned(model, g, edges=0.5, criterion="random")
-    expected = model(g, g.ndata["feat"])
-    with pruner.edges.watching(whole=False) as weights:
-        assert torch.allclose(model(g, g.ndata["feat"]), expected, atol=1e-6)
-    assert {len(weight) for weight in weights} == {pruner.graph.num_edges()}
+def test_channels_are_judged_on_the_edges_that_are_alive():
+    g, model = graph(), Plain().eval()
+    pruner = pruned(model, g, channels=0.5, edges=0.5)
+    scores, of_edges = pruner._scores(1, (g, g.ndata["feat"]))
+    groups = {name: (gate, pruner.ties.ins[name]) for name, gate in pruner.gates.items()}
+    drawn, kept = torch.Generator().manual_seed(1), (pruner.graph, g.ndata["feat"])
+    expected, _ = fisher_scores(model, kept, groups, None, len(scores), drawn)
+    assert torch.equal(scores, expected) and len(of_edges) == g.num_edges()
 
 
 def test_norms_go_on_with_what_dead_channels_would_be():
