@@ -4,7 +4,8 @@
         [--bits 8 4 2] [--variants plain protected taught] [--table FILE]
 
 Of the variants ``plain`` has the two lines alone; ``protected`` leaves most rows of a step unrounded, and begins with
-weights that were rounded on data; ``taught`` has the float model's outputs in the loss. The optimiser is Adam over
+weights that were rounded on data; ``reconstructed`` begins with what returns the float model's outputs before it is
+trained; ``taught`` has these in the loss. The optimiser is Adam over
 ``model.parameters()`` in all of them. Graphs are those of ``dgl_lowbit.data.load_graph``.
 """
 
@@ -34,8 +35,8 @@ CONVOLUTIONS = {
 }
 
 
-VARIANTS = {"plain": {}, "protected": {"protect": (0.8, 0.8)}, "taught": {}}  # fields of QuantConfig
-ROUNDINGS = {"protected": "gptq"}
+VARIANTS = {"plain": {}, "protected": {"protect": (0.8, 0.8)}, "reconstructed": {}, "taught": {}}  # of QuantConfig
+ROUNDINGS = {"protected": "gptq", "reconstructed": "reconstruct"}
 
 
 class TwoLayers(nn.Module):
