@@ -21,7 +21,6 @@ from ..quant.evaluation import evaluating, observing
 from ..quant.learned import WIDTHS
 from ..quant.observer import sample
 from ..quant.sparse import SparseFeatures
-from ..trees import leaves
 
 _HIDDEN = ("inputs", "aggregates")
 
@@ -229,7 +228,7 @@ def _met(model, args, kwargs) -> list[tuple[Quantizer, torch.Tensor]]:
     with evaluating(model), observing(states, watch=watch):
         model(*own_args, **own_kwargs)
     given = [x for quantizer, x in found if states[quantizer] == "inputs"][:1] if len(_layers(model)) > 1 else []
-    given += [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)] if given else []
+    given += [part for part in (*args, *kwargs.values()) if isinstance(part, torch.Tensor)] if given else []
     return [
         (quantizer, x)
         for quantizer, x in found

@@ -34,6 +34,7 @@ def arguments(rng, nodes, columns=20):
     )
 
 
+@pytest.mark.slow
 def test_a_call_between_kernels_on_two_graphs(mixed, rng, tmp_path):
     again = load(mixed.save(tmp_path / "model.safetensors"))
     for nodes in (30, 50):

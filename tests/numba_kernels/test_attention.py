@@ -81,6 +81,7 @@ def test_attention_of_more_edges_than_are_kept(heads, per_head, scored):
     check_attend(graph, 2, heads, per_head, scored, rng)
 
 
+@pytest.mark.slow
 def test_attention_with_weights_of_edges():
     """One node has more edges than are kept, and weights below 0 count as 0."""
     rng, degrees = np.random.default_rng(0), [0, KEPT // 8 + 5, 3]

@@ -322,7 +322,7 @@ class Normed(nn.Module):
         return self.second(graph, F.relu(self.norm(self.first(graph, feat))))
 
 
-@pytest.mark.parametrize("criterion", ["fisher", "random"])
+@pytest.mark.parametrize("criterion", ["fisher", pytest.param("random", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("regrow", [0.0, 0.1])
 def test_no_node_ever_loses_its_last_in_edge(criterion, regrow):
     torch.manual_seed(0)

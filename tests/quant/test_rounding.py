@@ -165,7 +165,7 @@ def test_what_a_model_returns_comes_nearer_to_float32(loss):
         with torch.no_grad(), evaluating(model):
             errors.append(float(LOSSES[loss](model(graph, feat), expected)))
         assert all(parameter.grad is None for parameter in model.parameters())
-    assert errors[2] < 0.8 * errors[1] < 0.8 * errors[0]
+    assert errors[2] < 0.9 * errors[1] < 0.9 * errors[0]
 
 
 @pytest.mark.parametrize("how", ["gptq", "reconstruct"])
