@@ -1,12 +1,12 @@
 """A model and training loop of a user's own, made low-bit with two lines, and with what may be added to them.
 
     python benchmarks/own_model.py [--graphs cora planted] [--layers GraphConv] [--seeds 3] [--epochs 200]
-        [--bits 8 4 2] [--variants plain protected taught] [--table FILE]
+        [--bits 8 4 2] [--variants plain reconstructed taught] [--table FILE]
 
 Of the variants ``plain`` has the two lines alone; ``protected`` leaves most rows of a step unrounded, and begins with
 weights that were rounded on data; ``reconstructed`` begins with what returns the float model's outputs before it is
-trained; ``taught`` has these in the loss. The optimiser is Adam over
-``model.parameters()`` in all of them. Graphs are those of ``dgl_lowbit.data.load_graph``.
+trained; ``taught`` has these in the loss. The optimiser is Adam over ``model.parameters()`` in all of them. Graphs are
+those of ``dgl_lowbit.data.load_graph``.
 """
 
 import argparse

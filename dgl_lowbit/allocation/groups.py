@@ -154,10 +154,10 @@ def hidden_bytes(model: nn.Module, *args, **kwargs) -> int:
     """Bytes of the codes of hidden states, as a file or a store of states would hold them.
 
     These are all aggregates, and inputs of low-bit layers but of the first that is called and others that read the
-    model's features as well. Rows have the bits of their groups, and
-    stand side by side without padding; 3-bit codes take 4 bits. Where there are groups, a byte says each row's. Not
-    counted are scales and zero points of rows, which there are with groups and without. A running packed model takes
-    more: it pads rows, and keeps all in the most bits that a group has.
+    model's features as well. Rows have the bits of their groups, and stand side by side without padding; 3-bit codes
+    take 4 bits. Where there are groups, a byte says each row's. Not counted are scales and zero points of rows, which
+    there are with groups and without. A running packed model takes more: it pads rows, and keeps all in the most bits
+    that a group has.
 
     Parameters
     ----------

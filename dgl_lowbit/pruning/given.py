@@ -26,9 +26,8 @@ def features_of(graph, feat):
 def small_example(graph, feat):
     """Some nodes of a graph, and of features numbers that are all different."""
     count = min(graph.num_nodes(), _TRIED_NODES)
-    part = dgl.add_self_loop(
-        dgl.remove_self_loop(dgl.node_subgraph(graph, torch.arange(count, dtype=graph.idtype, device=graph.device)))
-    )
+    nodes = torch.arange(count, dtype=graph.idtype, device=graph.device)
+    part = dgl.add_self_loop(dgl.remove_self_loop(dgl.node_subgraph(graph, nodes)))
     drawn = torch.Generator().manual_seed(0)
     return part, torch.rand(count, feat.shape[1], generator=drawn).to(feat)
 

@@ -134,7 +134,9 @@ class Ties:
         size = 1 + max((float(part.abs().max()) for part in returned if part.numel()), default=0.0)
         like = next(iter(_tensors(self._returned[source][0][2])), None) if source != FEATURES else None
         shift = size * chosen.float().to(self._example[1].device)
-        seen = self._run({source: shift if like is None else shift.view(like.shape[1:])})
+        if like is not None and len(shift) != like.shape[-1]:  # heads have a dimension of their own
+            shift = shift.view(like.shape[1:])
+        seen = self._run({source: shift})
         return {name: _columns(self._base[name], seen.get(name, [])) for name in self._base}
 
     def _tie(self):
@@ -251,5 +253,5 @@ def _columns(base, seen):
     if len(widths) != 1 or not is_alike:
         is_same = len(base) == len(seen) and all(a.shape == b.shape and torch.equal(a, b) for a, b in pairs)
         return torch.full((max(widths, default=1),), not is_same)
-    changes = [(a != b).view(-1, a.shape[-1]).any(0) for a, b in pairs if a.dim()]
+    changes = [(a != b).reshape(-1, a.shape[-1]).any(0) for a, b in pairs if a.dim()]
     return torch.stack(changes).any(0).cpu()

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dgl_lowbit.pruning import Pruner
+
 FEATS, HIDDEN, CLASSES = 12, 8, 3
 
 
@@ -19,6 +21,20 @@ def graph(seed=0, nodes=40):
     for number, name in enumerate(("train_mask", "val_mask", "test_mask")):
         made.ndata[name] = parts == number
     return made
+
+
+STEPS = {"start": 0, "stop": 2, "every": 1}
+
+
+def pruned(model, g, **options):
+    pruner = Pruner(model, g, **{**STEPS, **options})
+    for epoch in range(3):
+        pruner.advance(epoch)
+    return pruner
+
+
+def alive(pruner):
+    return {row["of"]: (row["alive"], row["total"]) for row in pruner.report()}
 
 
 class Residual(nn.Module):
@@ -63,3 +79,37 @@ class Scaled(Plain):
 
     def forward(self, graph, feat):
         return self.last(graph, self.first(graph, feat) * self.scale)
+
+
+class Weighted(nn.Module):
+    """Two layers that are called with weights of edges."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = dgl.nn.GraphConv(FEATS, HIDDEN), dgl.nn.GraphConv(HIDDEN, CLASSES)
+
+    def forward(self, graph, feat):
+        weight = torch.linspace(0.5, 1.5, graph.num_edges())
+        return self.second(graph, F.relu(self.first(graph, feat, edge_weight=weight)), edge_weight=weight)
+
+
+class Kept(nn.Module):
+    """What the first layer propagated it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = dgl.nn.SGConv(FEATS, HIDDEN, 2, cached=True), nn.Linear(HIDDEN, HIDDEN)
+        self.last = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(self, graph, feat):
+        return self.last(F.relu(self.second(self.first(graph, feat))))
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = dgl.nn.GraphConv(FEATS, HIDDEN), nn.BatchNorm1d(HIDDEN)
+        self.second = dgl.nn.GraphConv(HIDDEN, CLASSES)
+
+    def forward(self, graph, feat):
+        return self.second(graph, F.relu(self.norm(self.first(graph, feat))))

@@ -14,20 +14,7 @@ from dgl_lowbit.pruning.pruner import _chosen
 from dgl_lowbit.quant.sparse import SparseFeatures
 from dgl_lowbit.training import train
 
-from .models import CLASSES, FEATS, HIDDEN, Plain, Residual, Scaled, graph
-
-STEPS = {"start": 0, "stop": 2, "every": 1}
-
-
-def pruned(model, g, **options):
-    pruner = Pruner(model, g, **{**STEPS, **options})
-    for epoch in range(3):
-        pruner.advance(epoch)
-    return pruner
-
-
-def alive(pruner):
-    return {row["of"]: (row["alive"], row["total"]) for row in pruner.report()}
+from .models import CLASSES, FEATS, HIDDEN, STEPS, Normed, Plain, Residual, Scaled, Weighted, alive, graph, pruned
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -288,40 +275,6 @@ def test_refused_where_it_does_not_belong():
         train(edges.model, g, epochs=200, pruner=edges, sampler=dgl.dataloading.NeighborSampler([2, 2]))
 
 
-class Weighted(nn.Module):
-    """Two layers that are called with weights of edges."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = dgl.nn.GraphConv(FEATS, HIDDEN), dgl.nn.GraphConv(HIDDEN, CLASSES)
-
-    def forward(self, graph, feat):
-        weight = torch.linspace(0.5, 1.5, graph.num_edges())
-        return self.second(graph, F.relu(self.first(graph, feat, edge_weight=weight)), edge_weight=weight)
-
-
-class Kept(nn.Module):
-    """What the first layer propagated it keeps."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = dgl.nn.SGConv(FEATS, HIDDEN, 2, cached=True), nn.Linear(HIDDEN, HIDDEN)
-        self.last = nn.Linear(HIDDEN, CLASSES)
-
-    def forward(self, graph, feat):
-        return self.last(F.relu(self.second(self.first(graph, feat))))
-
-
-class Normed(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.first, self.norm = dgl.nn.GraphConv(FEATS, HIDDEN), nn.BatchNorm1d(HIDDEN)
-        self.second = dgl.nn.GraphConv(HIDDEN, CLASSES)
-
-    def forward(self, graph, feat):
-        return self.second(graph, F.relu(self.norm(self.first(graph, feat))))
-
-
 @pytest.mark.parametrize("criterion", ["fisher", pytest.param("random", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("regrow", [0.0, 0.1])
 def test_no_node_ever_loses_its_last_in_edge(criterion, regrow):
@@ -367,31 +320,6 @@ def test_norms_go_on_with_what_dead_channels_would_be():
     assert (scores[pruner._dead()] > 0).all()
 
 
-def test_layers_may_be_called_with_weights_of_edges():
-    g, model = graph(), Weighted().eval()
-    pruner = pruned(model, g, features=0.5, channels=0.5)
-    assert torch.allclose(pruner.squeeze()(g, g.ndata["feat"]), model(g, g.ndata["feat"]), atol=1e-6)
-
-
-def test_weights_of_edges_that_follow_from_channels_keep_these():
-    class Following(Weighted):
-        def forward(self, graph, feat):
-            h = self.first(graph, feat)
-            return self.second(graph, h, edge_weight=dgl.ops.u_dot_v(graph, h, h).flatten())
-
-    with pytest.raises(ValueError, match="no channels can leave: of first they are read by second, beside its"):
-        Pruner(Following(), graph(), channels=0.5, **STEPS)
-
-
-@pytest.mark.parametrize("nodes", [40, 300])
-def test_what_layers_keep_is_of_what_the_user_gave(nodes):
-    g, model = graph(nodes=nodes), Kept().eval()
-    expected = copy.deepcopy(model)(g, g.ndata["feat"])
-    Pruner(model, g, channels=0.5, **STEPS)
-    assert torch.equal(model(g, g.ndata["feat"]), expected)
-    Pruner(Kept(), g, channels=0.5, **STEPS).squeeze()(g, g.ndata["feat"])
-
-
 def test_channels_that_a_loaded_state_brings_back_are_trained():
     g, model = graph(), Normed()
     pruner = Pruner(model, g, channels=0.5, **STEPS)
@@ -413,37 +341,3 @@ def test_channels_that_a_loaded_state_brings_back_are_trained():
     step()
     for weight in (before, start["first.weight"]):
         assert (model.first.weight != weight).any(0).all()
-
-
-def test_one_logit_tells_nothing_of_classes():
-    class One(Normed):
-        def forward(self, graph, feat):
-            return super().forward(graph, feat)[:, :1]
-
-    pruner = Pruner(One(), graph(), features=0.5, **STEPS)
-    with pytest.raises(ValueError, match="of two classes or more; or use criterion='random'"):
-        pruner.advance(0)
-
-
-def test_a_model_may_return_a_number_beside_its_logits():
-    class Two(Normed):
-        def forward(self, graph, feat):
-            logits = super().forward(graph, feat)
-            return logits, logits.sum()
-
-    assert alive(pruned(Two(), graph(), channels=0.5, criterion="random")) == {"first": (4, 8)}
-
-
-@pytest.mark.parametrize("what", ["features", "channels", "edges"])
-def test_graphs_of_int32_are_pruned(what):
-    g, model = graph().int(), Plain().eval()
-    pruner = pruned(model, g, **{what: 0.5})
-    small = pruner.squeeze()
-    assert torch.allclose(small(pruner.graph, g.ndata["feat"]), model(g, g.ndata["feat"]), atol=1e-6)
-
-
-def test_a_container_that_would_call_gates_as_layers_is_refused():
-    model = dgl.nn.Sequential(dgl.nn.GraphConv(FEATS, HIDDEN), dgl.nn.GraphConv(HIDDEN, CLASSES))
-    with pytest.raises(ValueError, match="calls whatever it holds as a layer"):
-        Pruner(model, graph(), edges=0.5, **STEPS)
-    assert alive(pruned(model, graph(), channels=0.5)) == {"0": (4, 8)}
